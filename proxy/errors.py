@@ -1,0 +1,140 @@
+"""One tree of errors. Each knows its HTTP status, OpenAI `type` and `code`, and whether a repeat of the request can help.
+
+The message is safe to show to the caller: whoever raises an error words it so. Rendering is done by the faces (`chat/`, …).
+Source: shared contract `heroku-chat.md`, section Errors.
+
+    ProxyError
+    ├── InvalidRequest                400  the request is wrong; `param` is the path of the field
+    │   ├── ContextLengthExceeded     400  the prompt is too long for the model
+    │   ├── ModelNotFound             404
+    │   ├── UnknownUrl                404
+    │   ├── MethodNotAllowed          405
+    │   └── RequestTooLarge           413
+    ├── InvalidApiKey                 401
+    ├── PermissionDenied              403
+    ├── IdempotencyConflict           409  same key still running elsewhere
+    ├── IdempotencyMismatch           422  same key, another body
+    ├── RateLimited                   429
+    ├── InternalError                 500  a bug here
+    ├── UpstreamError                 502  Narrative failed or answered nonsense; `code` says how
+    ├── Overloaded                    503  too much in flight here, or draining
+    └── JobTimeout                    504  the job did not end in time
+"""
+
+from typing import ClassVar
+
+
+class ProxyError(Exception):
+    """Base of all errors that leave the server.
+
+    Args:
+        message: a sentence for the caller, free of secrets and prompts.
+        param: path of the field at fault, such as `messages[2].content[0].type`.
+        code: the machine-readable code, where it differs from the class's own.
+        retry_after: seconds after which a repeat can help; None when a repeat cannot help or could pay twice.
+        job_id: the Narrative job concerned, once one exists.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    default_code: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        job_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.default_code
+        self.retry_after = retry_after
+        self.job_id = job_id
+
+
+class InvalidRequest(ProxyError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    default_code = "context_length_exceeded"
+
+
+class ModelNotFound(InvalidRequest):
+    status = 404
+    default_code = "model_not_found"
+
+
+class UnknownUrl(InvalidRequest):
+    status = 404
+    default_code = "unknown_url"
+
+
+class MethodNotAllowed(InvalidRequest):
+    status = 405
+    default_code = "method_not_allowed"
+
+
+class RequestTooLarge(InvalidRequest):
+    status = 413
+    default_code = "request_too_large"
+
+
+class InvalidApiKey(ProxyError):
+    status = 401
+    type = "authentication_error"
+    default_code = "invalid_api_key"
+
+
+class PermissionDenied(ProxyError):
+    status = 403
+    type = "permission_error"
+
+
+class IdempotencyConflict(ProxyError):
+    status = 409
+    type = "idempotency_error"
+    default_code = "idempotency_key_in_use"
+
+
+class IdempotencyMismatch(ProxyError):
+    status = 422
+    type = "idempotency_error"
+    default_code = "idempotency_key_reused"
+
+
+class RateLimited(ProxyError):
+    status = 429
+    type = "rate_limit_error"
+    default_code = "rate_limit_exceeded"
+
+
+class InternalError(ProxyError):
+    status = 500
+    type = "server_error"
+    default_code = "internal_error"
+
+
+class UpstreamError(ProxyError):
+    """Codes in use: `narrative_unavailable` (nothing was enqueued), `narrative_submit_unknown` (a job may exist),
+    `narrative_unauthorized`, `narrative_rejected`, `narrative_job_failed`, `narrative_job_cancelled`,
+    `narrative_job_lost`, `narrative_invalid_output`."""
+
+    status = 502
+    type = "upstream_error"
+
+
+class Overloaded(ProxyError):
+    status = 503
+    type = "overloaded_error"
+
+
+class JobTimeout(ProxyError):
+    status = 504
+    type = "timeout_error"
+    default_code = "job_timeout"

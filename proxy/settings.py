@@ -1,0 +1,230 @@
+"""One frozen value with every setting: command line over environment over `config/proxy.toml` over the defaults below.
+
+The environment is read here and nowhere else. Every fault is found before any is reported, each named by where it was set.
+(pydantic-settings would merge the same sources, but reports a fault by the field's name and not by the variable or file that holds it.)
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+ENVIRONMENT_NAMES: Mapping[str, tuple[str, str]] = {
+    "NARRATIVE_API_KEY": ("narrative", "api_key"),
+    "NARRATIVE_ENVIRONMENT": ("narrative", "environment"),
+    "NARRATIVE_DATA_PLANE_ID": ("narrative", "data_plane_id"),
+    "PROXY_HOST": ("server", "host"),
+    "PROXY_PORT": ("server", "port"),
+    "PROXY_API_KEYS": ("server", "api_keys"),
+}
+"""Variables with names of their own; every other setting is `PROXY_<SECTION>__<NAME>`."""
+
+CONFIG_VARIABLE = "PROXY_CONFIG"
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. `faults` lists every one, a line each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def _comma_separated(value: Any) -> Any:
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_separated)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(_Section):
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(1, ge=1, le=256, description="Worker processes.")
+    api_keys: Secrets = Field(
+        (),
+        description="Keys that clients present when the proxy uses its own Narrative token (comma-separated in the environment).",
+    )
+    max_body_bytes: int = Field(
+        16 * 1024 * 1024, ge=1024, description="Largest request body, in bytes; larger ones are a 413."
+    )
+    cors_origins: Words = Field(("*",), description="Origins that browsers may call from.")
+    keep_alive_s: int = Field(
+        75, ge=1, description="Seconds an idle client connection is kept; longer than the load balancer's in front."
+    )
+    shutdown_grace_s: int = Field(
+        30, ge=0, description="Seconds that requests in flight are given to finish at shutdown."
+    )
+    log_format: Literal["auto", "console", "json"] = Field(
+        "auto", description="Log lines: `console`, `json`, or `auto`: console on a terminal, JSON otherwise."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
+
+
+class NarrativeSettings(_Section):
+    api_key: SecretStr | None = Field(
+        None,
+        description="The proxy's Narrative token. Unset: each client's bearer token is passed through to Narrative.",
+    )
+    environment: str = Field("prod", description="`prod`, `dev` or a base URL.")
+    data_plane_id: str | None = Field(None, description="Data plane that runs the inference.")
+    connect_timeout_s: float = Field(5.0, gt=0, description="Seconds to connect to Narrative.")
+    read_timeout_s: float = Field(30.0, gt=0, description="Seconds to wait for an answer to one call.")
+    max_connections: int = Field(100, ge=1, description="Connections to Narrative at a time.")
+
+
+class JobSettings(_Section):
+    deadline_s: float = Field(600.0, gt=0, description="Seconds a request may take overall; then 504 `job_timeout`.")
+
+
+class ChatSettings(_Section):
+    models_file: Path | None = Field(None, description="The model table; unset: `models.toml` beside this file.")
+    max_choices: int = Field(8, ge=1, le=128, description="Largest `n`: each choice is a job of its own.")
+    max_tools: int = Field(512, ge=1, description="Most tools in one request.")
+    heartbeat_s: float = Field(10.0, ge=0, description="Seconds between heartbeats of a waiting stream; 0 is off.")
+    heartbeat_style: Literal["comment", "chunk"] = Field(
+        "comment",
+        description="Heartbeats as SSE comments, or as chunks with an empty delta for watchdogs that count only data.",
+    )
+    send_timeout_s: float = Field(60.0, gt=0, description="Seconds a stream may block on a client that does not read.")
+    headroom_tokens: int = Field(
+        64, ge=0, description="Tokens added to a request's limit for the JSON around the reply."
+    )
+    strict_history: bool = Field(False, description="Refuse histories that would otherwise be repaired.")
+    repair_tries: int = Field(
+        1, ge=0, le=3, description="Further jobs when the output does not match what was asked for."
+    )
+    media: Literal["refuse", "placeholder"] = Field(
+        "refuse",
+        description="Images, audio and files in earlier turns and tool results: a 400, or a visible placeholder.",
+    )
+    reasoning_object: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Heroku's `reasoning` object beside `reasoning_content`: `auto` for callers of `extended_thinking`.",
+    )
+
+
+class ThinkingSettings(_Section):
+    """Budgets, in tokens, that `reasoning_effort` asks for. `none` turns thinking off."""
+
+    minimal: int = Field(1024, ge=1024, description="`reasoning_effort: minimal`, in tokens.")
+    low: int = Field(2048, ge=1024, description="`reasoning_effort: low`, in tokens.")
+    medium: int = Field(
+        4096, ge=1024, description="`reasoning_effort: medium`, in tokens; also `extended_thinking` without a budget."
+    )
+    high: int = Field(8192, ge=1024, description="`reasoning_effort: high`, in tokens.")
+    xhigh: int = Field(16384, ge=1024, description="`reasoning_effort: xhigh`, in tokens.")
+
+
+class SandboxSettings(_Section):
+    pending_s: float = Field(0.1, ge=0, description="Seconds a sandbox job is pending.")
+    running_s: float = Field(0.4, ge=0, description="Seconds a sandbox job runs.")
+
+
+class Settings(_Section):
+    """Every setting, by section. `config/proxy.toml` shows them all at their defaults."""
+
+    server: ServerSettings = ServerSettings()
+    narrative: NarrativeSettings = NarrativeSettings()
+    jobs: JobSettings = JobSettings()
+    chat: ChatSettings = ChatSettings()
+    thinking: ThinkingSettings = ThinkingSettings()
+    sandbox: SandboxSettings = SandboxSettings()
+
+
+def config_folder() -> Path:
+    """Where the shipped `proxy.toml` and `models.toml` are: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).parent
+    inside = package / "config"
+    return inside if inside.is_dir() else package.parent / "config"
+
+
+Path_ = tuple[str, str]
+
+
+def load_settings(
+    environ: Mapping[str, str],
+    *,
+    config: Path | None = None,
+    overrides: Mapping[Path_, object] | None = None,
+) -> Settings:
+    """Merge all sources and validate the result.
+
+    Args:
+        environ: environment variables; empty values count as unset.
+        config: the file given on the command line; else `PROXY_CONFIG`, else the shipped `proxy.toml`.
+        overrides: (section, name) → value, from the command line.
+
+    Raises:
+        SettingsError: something is unknown, unreadable or out of range; all faults at once.
+    """
+    environ = {name: value for name, value in environ.items() if value.strip()}
+    file = config or (Path(environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in environ else config_folder() / "proxy.toml")
+    faults: list[str] = []
+    values: dict[Path_, object] = {}
+    origins: dict[Path_, str] = {}
+    sources = [
+        _from_file(file, faults),
+        _from_environment(environ, faults),
+        {path: (value, f"--{path[1]}") for path, value in (overrides or {}).items()},
+    ]
+    for source in sources:
+        for path, (value, origin) in source.items():
+            values[path], origins[path] = value, origin
+    nested: dict[str, dict[str, object]] = {}
+    for (section, name), value in values.items():
+        nested.setdefault(section, {})[name] = value
+    try:
+        settings = Settings.model_validate(nested)
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_input=False, include_context=False):
+            section, name = (str(part) for part in fault["loc"][:2])
+            what = "no such setting" if fault["type"] == "extra_forbidden" else fault["msg"]
+            faults.append(f"{origins[section, name]}: {what}")
+    if faults:
+        raise SettingsError(faults)
+    return settings
+
+
+_Found = dict[Path_, tuple[object, str]]
+
+
+def _from_file(file: Path, faults: list[str]) -> _Found:
+    try:
+        tables = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        faults.append(f"{file}: {error}")
+        return {}
+    found: _Found = {}
+    for section, table in tables.items():
+        if section not in Settings.model_fields:
+            faults.append(f"{file}: [{section}]: no such section; there are {', '.join(Settings.model_fields)}")
+        elif not isinstance(table, dict):
+            faults.append(f"{file}: {section}: expected a table [{section}]")
+        else:
+            found |= {(section, name): (value, f"{file}: {section}.{name}") for name, value in table.items()}
+    return found
+
+
+def _from_environment(environ: Mapping[str, str], faults: list[str]) -> _Found:
+    found: _Found = {}
+    for variable, value in environ.items():
+        section, separator, name = variable.removeprefix("PROXY_").lower().partition("__")
+        if variable in ENVIRONMENT_NAMES:
+            found[ENVIRONMENT_NAMES[variable]] = (value, variable)
+        elif not variable.startswith("PROXY_") or variable == CONFIG_VARIABLE:
+            continue
+        elif separator and section in Settings.model_fields:
+            found[section, name] = (value, variable)
+        else:
+            faults.append(f"{variable}: no such setting; the form is PROXY_<SECTION>__<NAME>")
+    return found

@@ -1,0 +1,96 @@
+"""Settings: command line over environment over file over defaults; every fault at once, named by where it was set."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from proxy.settings import ENVIRONMENT_NAMES, Settings, SettingsError, config_folder, load_settings
+
+SHIPPED = config_folder() / "proxy.toml"
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "settings.toml"
+    file.write_text(text, "utf-8")
+    return file
+
+
+def test_the_shipped_file_is_all_defaults() -> None:
+    assert load_settings({}) == Settings()
+
+
+def test_the_shipped_file_shows_every_setting_at_its_default_with_its_description() -> None:
+    text = SHIPPED.read_text("utf-8")
+    shown = tomllib.loads("\n".join(line.removeprefix("#") for line in text.splitlines() if not line.startswith("# ")))
+    assert list(shown) == list(Settings.model_fields)
+    for section, table in shown.items():
+        fields = type(getattr(Settings(), section)).model_fields
+        assert list(table) == list(fields), section
+        for name, field in fields.items():
+            default = field.default if field.default is not None else ""
+            assert table[name] == (list(default) if isinstance(default, tuple) else default), name
+            assert field.description in text, name
+
+
+def test_environment_beats_file_and_command_line_beats_environment(tmp_path: Path) -> None:
+    file = write(tmp_path, "[server]\nhost = '1.1.1.1'\nport = 1\nworkers = 2\n")
+    environ = {"PROXY_HOST": "2.2.2.2", "PROXY_PORT": "2"}
+    server = load_settings(environ, config=file, overrides={("server", "port"): 3}).server
+    assert (server.host, server.port, server.workers) == ("2.2.2.2", 3, 2)
+
+
+@pytest.mark.parametrize(("variable", "path"), ENVIRONMENT_NAMES.items())
+def test_the_fixed_names_reach_their_settings(variable: str, path: tuple[str, str]) -> None:
+    settings = load_settings({variable: "81"})
+    value = getattr(getattr(settings, path[0]), path[1])
+    assert "81" in str(value.get_secret_value() if hasattr(value, "get_secret_value") else [*_plain(value)])
+
+
+def _plain(value: object) -> list[object]:
+    return [item.get_secret_value() for item in value] if isinstance(value, tuple) else [value]
+
+
+def test_every_other_setting_is_reachable_by_section_and_name() -> None:
+    settings = load_settings({"PROXY_JOBS__DEADLINE_S": "12.5", "PROXY_SERVER__CORS_ORIGINS": "https://a, https://b"})
+    assert settings.jobs.deadline_s == 12.5
+    assert settings.server.cors_origins == ("https://a", "https://b")
+
+
+def test_empty_counts_as_unset() -> None:
+    assert load_settings({"NARRATIVE_API_KEY": "", "PROXY_PORT": " ", "PROXY_CONFIG": ""}) == Settings()
+
+
+def test_clients_keys_are_comma_separated_and_never_shown() -> None:
+    settings = load_settings({"PROXY_API_KEYS": "one, two,", "NARRATIVE_API_KEY": "three"})
+    assert [key.get_secret_value() for key in settings.server.api_keys] == ["one", "two"]
+    assert not any(secret in repr(settings) for secret in ("'one'", "'two'", "three"))
+
+
+def test_all_faults_are_reported_at_once_each_by_where_it_was_set(tmp_path: Path) -> None:
+    file = write(tmp_path, "[server]\nhots = 'x'\n[nonsense]\na = 1\n[chat]\nmax_choices = 0\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings({"PROXY_PORT": "many", "PROXY_NONSENSE": "1", "PROXY_JOBS__NOPE": "1"}, config=file)
+    report = "\n".join(caught.value.faults)
+    for named in (
+        "server.hots: no such",
+        "[nonsense]",
+        "chat.max_choices",
+        "PROXY_PORT",
+        "PROXY_NONSENSE",
+        "PROXY_JOBS__NOPE",
+    ):
+        assert named in report
+    assert len(caught.value.faults) == 6
+
+
+@pytest.mark.parametrize("text", ["not toml", "[server\n", "server = 3\n"])
+def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, text: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(SettingsError, match=r"settings\.toml"):
+        load_settings({}, config=file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="absent"):
+        load_settings({"PROXY_CONFIG": str(tmp_path / "absent.toml")})
