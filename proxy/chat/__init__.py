@@ -1,0 +1,1 @@
+"""The OpenAI face: routes, bytes and errors as Chat Completions clients expect them."""

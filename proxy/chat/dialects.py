@@ -1,0 +1,42 @@
+"""What was learned of a model while serving: that its upstream refused a form which its card promises.
+
+A refusal is met once with a simpler form; where that worked, the model keeps it for a while.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from proxy.catalog import ModelCard
+from proxy.failures import Cause
+
+
+def simpler(card: ModelCard, cause: Cause) -> ModelCard | None:
+    """The card for another try after a refusal of that cause, None when there is nothing simpler to try."""
+    if cause is Cause.INVALID_SCHEMA and card.tool_encoding != "text":
+        return card.model_copy(update={"tool_encoding": "text"})
+    if cause is Cause.TOOL_BLOCKS and card.tool_history != "text":
+        return card.model_copy(update={"tool_history": "text"})
+    return None
+
+
+@dataclass(slots=True)
+class Dialects:
+    """Cards in force instead of the catalog's, by model id; at most one a model of the catalog.
+
+    Attributes:
+        remember_s: seconds after which the catalog's card is tried again.
+    """
+
+    remember_s: float = 3600.0
+    clock: Callable[[], float] = time.monotonic
+    _learned: dict[str, tuple[float, ModelCard]] = field(default_factory=dict)
+
+    def card(self, card: ModelCard) -> ModelCard:
+        """The card in force for a model."""
+        until, learned = self._learned.get(card.id, (0.0, card))
+        return learned if self.clock() < until else card
+
+    def learn(self, card: ModelCard) -> None:
+        """Keep a card that worked where the catalog's did not."""
+        self._learned[card.id] = (self.clock() + self.remember_s, card)

@@ -1,0 +1,233 @@
+"""The `narrative-proxy` command."""
+
+import asyncio
+import ipaddress
+import os
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.supervisors import Multiprocess
+
+from proxy import __version__
+from proxy.app import create_app
+from proxy.catalog import CatalogError, load_catalog
+from proxy.errors import ProxyError
+from proxy.logs import configure_logging
+from proxy.narrative import NarrativeClient
+from proxy.sandbox import SandboxOptions, create_sandbox
+from proxy.settings import Settings, SettingsError, config_folder, load_settings
+
+CANNOT_START = 2
+"""Exit code when a setting is missing or wrong."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="narrative-proxy")
+def main() -> None:
+    """OpenAI Chat Completions on top of Narrative model inference.
+
+    \b
+    Try it without an account:   narrative-proxy serve --sandbox
+    With an account:             NARRATIVE_API_KEY=… NARRATIVE_DATA_PLANE_ID=… narrative-proxy serve
+    """
+
+
+_config_option = click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings file [env: PROXY_CONFIG; default: config/proxy.toml]."
+)
+
+
+@main.command()
+@click.option("--host", help="Address to listen on [env: PROXY_HOST; default: 127.0.0.1].")
+@click.option("--port", type=int, help="Port to listen on, 0 for a free one [env: PROXY_PORT; default: 8080].")
+@_config_option
+@click.option("--sandbox", is_flag=True, help="Run on an embedded sandbox: no account, no cost, canned wit.")
+@click.option("--workers", type=int, help="Worker processes [env: PROXY_SERVER__WORKERS; default: 1].")
+def serve(host: str | None, port: int | None, config: Path | None, sandbox: bool, workers: int | None) -> None:
+    """Serve /v1/chat/completions.
+
+    With NARRATIVE_API_KEY set, clients present one of PROXY_API_KEYS; with none configured the server starts on a loopback address
+    only. Without it, each client's own bearer token is passed through to Narrative.
+    """
+    given = {("server", "host"): host, ("server", "port"): port, ("server", "workers"): workers}
+    settings = _settings(config, {path: value for path, value in given.items() if value is not None})
+    if faults := _missing(settings, sandbox=sandbox):
+        _fail(faults)
+    _run(partial(_worker_app, settings, sandbox), settings, _banner(settings, sandbox))
+
+
+@main.command("sandbox")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=int, default=8090, show_default=True, help="Port to listen on.")
+@_config_option
+def sandbox_command(host: str, port: int, config: Path | None) -> None:
+    """Serve the sandbox alone: an imitation of Narrative's API for development and tests."""
+    settings = _settings(config, {("server", "host"): host, ("server", "port"): port})
+    banner = (
+        "Narrative sandbox on {url}\n\n"
+        "Point the proxy at it:  NARRATIVE_ENVIRONMENT={url} NARRATIVE_API_KEY=any "
+        "NARRATIVE_DATA_PLANE_ID=<any uuid> narrative-proxy serve"
+    )
+    _run(partial(_sandbox_app, settings), settings, banner)
+
+
+@main.command()
+@_config_option
+def check(config: Path | None) -> None:
+    """Check the settings and the Narrative credentials (one cheap read call), and say in plain words what is wrong."""
+    settings = _settings(config, {})
+    faults = _missing(settings, sandbox=False)
+    try:
+        load_catalog(settings.chat.models_file or config_folder() / "models.toml")
+    except CatalogError as error:
+        faults.append(str(error))
+    if faults:
+        _fail(faults)
+    click.echo("Settings: fine.")
+    if settings.narrative.api_key is None:
+        click.echo("Credentials: none to check; each client's own token is passed through to Narrative.")
+        return
+    try:
+        asyncio.run(_read_once(settings, settings.narrative.api_key.get_secret_value()))
+    except ProxyError as error:
+        _fail([f"Narrative ({settings.narrative.environment}): {error.message}"])
+    click.echo(f"Credentials: Narrative ({settings.narrative.environment}) accepts the API key for reading jobs.")
+
+
+@main.command()
+@_config_option
+def health(config: Path | None) -> None:
+    """Ask a running server on this machine whether it is ready; exit code 0 when it is. For container health checks."""
+    settings = _settings(config, {})
+    host = "127.0.0.1" if settings.server.host in ("0.0.0.0", "::", "") else settings.server.host
+    try:
+        answer = httpx.get(f"http://{_bracketed(host)}:{settings.server.port}/readyz", timeout=3.0)
+    except httpx.HTTPError as error:
+        _fail([f"not reachable: {error}"], code=1)
+    click.echo(answer.text)
+    sys.exit(0 if answer.is_success else 1)
+
+
+async def _read_once(settings: Settings, api_key: str) -> None:
+    async with NarrativeClient(api_key, environment=settings.narrative.environment) as narrative:
+        await narrative.list_jobs(type="model_inference", per_page=1)
+
+
+def _settings(config: Path | None, overrides: dict[tuple[str, str], Any]) -> Settings:
+    try:
+        return load_settings(os.environ, config=config, overrides=overrides)
+    except SettingsError as error:
+        _fail(error.faults)
+
+
+def _missing(settings: Settings, *, sandbox: bool) -> list[str]:
+    """What keeps the server from starting, in plain words."""
+    if sandbox:
+        return []
+    narrative, server = settings.narrative, settings.server
+    if narrative.api_key is None:
+        unusable = "PROXY_API_KEYS is set, but not NARRATIVE_API_KEY: the proxy has no token that these keys could give access to."
+        return [unusable] if server.api_keys else []
+    faults = []
+    if narrative.data_plane_id is None:
+        faults.append("NARRATIVE_DATA_PLANE_ID is missing: the id of the data plane that runs the inference.")
+    if not server.api_keys and not _is_loopback(server.host):
+        faults.append(
+            f"PROXY_API_KEYS is missing: on {server.host} anyone who reaches the port could spend your Narrative account. "
+            "Set keys, or listen on 127.0.0.1."
+        )
+    return faults
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _fail(faults: list[str], code: int = CANNOT_START) -> NoReturn:
+    for fault in faults:
+        click.echo(f"narrative-proxy: {fault}", err=True)
+    sys.exit(code)
+
+
+# ---------------------------------------------------------------- running
+
+
+def _worker_app(settings: Settings, sandbox: bool) -> Starlette:
+    configure_logging(settings.server.log_format, settings.server.log_level)
+    return create_app(settings, sandbox=sandbox)
+
+
+def _sandbox_app(settings: Settings) -> Starlette:
+    configure_logging(settings.server.log_format, settings.server.log_level)
+    return create_sandbox(SandboxOptions(pending_s=settings.sandbox.pending_s, running_s=settings.sandbox.running_s))
+
+
+def _banner(settings: Settings, sandbox: bool) -> str:
+    if sandbox:
+        what = "on the embedded sandbox (no account, no cost; answers are canned)"
+    elif settings.narrative.api_key is None:
+        what = f"for Narrative ({settings.narrative.environment}), passing each client's own token through"
+    else:
+        what = f"for Narrative ({settings.narrative.environment})"
+    key = "any-key" if sandbox and not settings.server.api_keys else "$KEY"
+    return (
+        f"narrative-proxy {__version__} {what}\n\n"
+        "  base URL   {url}/v1\n\n"
+        f"  curl {{url}}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\\n"
+        '    -d \'{{"model": "claude-4-5-haiku", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'\n'
+    )
+
+
+class _Server(uvicorn.Server):
+    """Says how to call it once it listens."""
+
+    def __init__(self, config: uvicorn.Config, banner: str) -> None:
+        super().__init__(config)
+        self._banner = banner
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            click.echo(self._banner)
+
+
+def _run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
+    server = settings.server
+    try:
+        app()  # so that a fault shows here and not in a worker
+    except CatalogError as error:
+        _fail([str(error)])
+    config = uvicorn.Config(
+        app,
+        factory=True,
+        host=server.host,
+        port=server.port,
+        workers=server.workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=server.keep_alive_s,
+        timeout_graceful_shutdown=server.shutdown_grace_s,
+    )
+    listener = config.bind_socket()
+    banner = banner.format(url=f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}")
+    if server.workers > 1:
+        click.echo(banner)
+        Multiprocess(config, sockets=[listener]).run()
+    else:
+        _Server(config, banner).run(sockets=[listener])
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,1 @@
+"""Pure functions between the two wires: no I/O, no clocks, no randomness. Ids and times come in as arguments."""

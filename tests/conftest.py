@@ -1,0 +1,80 @@
+"""Fixtures for tests over real sockets: a sandbox and a proxy in front of it, each a server of its own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+from proxy.app import create_app
+from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, create_sandbox
+from proxy.settings import load_settings
+from tests.serving import serve
+
+hypothesis_settings.register_profile(
+    "default",
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.getenv("CI")),
+)
+hypothesis_settings.load_profile("default")
+
+
+class House:
+    """A proxy and the sandbox it runs on.
+
+    Attributes:
+        url: the proxy's base URL, without `/v1`.
+        sandbox: the sandbox's app; `sandbox.state.store` holds its jobs.
+    """
+
+    def __init__(self, stack: ExitStack, environ: dict[str, str], options: dict[str, Any]) -> None:
+        self.sandbox = create_sandbox(SandboxOptions(**{"pending_s": 0, "running_s": 0, **options}))
+        self.sandbox_url = stack.enter_context(serve(self.sandbox))
+        settings = load_settings(
+            {
+                "NARRATIVE_ENVIRONMENT": self.sandbox_url,
+                "NARRATIVE_API_KEY": "narrative-token",
+                "NARRATIVE_DATA_PLANE_ID": SANDBOX_DATA_PLANE,
+                "PROXY_API_KEYS": "test-key",
+                **environ,
+            }
+        )
+        self.app = create_app(settings)
+        self.url = stack.enter_context(serve(self.app))
+        self.http = stack.enter_context(
+            httpx.Client(base_url=self.url, headers={"authorization": "Bearer test-key"}, timeout=30)
+        )
+
+    def jobs_submitted(self) -> int:
+        return int(self.sandbox.state.store.enqueued)
+
+    def in_flight(self) -> int:
+        """Jobs that the proxy waits for."""
+        return int(self.app.state.jobs.in_flight)
+
+    def submissions(self) -> list[dict[str, Any]]:
+        """The bodies of all jobs the sandbox holds, oldest first."""
+        return [job.body for job in self.sandbox.state.store.jobs()]
+
+    def chat(self, body: dict[str, Any], **kwargs: Any) -> httpx.Response:
+        return self.http.post("/v1/chat/completions", json={"model": "claude-4-5-haiku", **body}, **kwargs)
+
+
+@pytest.fixture(scope="session")
+def house() -> Iterator[House]:
+    """One for all tests that do not mind company."""
+    with ExitStack() as stack:
+        yield House(stack, {}, {})
+
+
+@pytest.fixture
+def make_house() -> Iterator[Any]:
+    """Makes houses with settings of their own: `make_house({"PROXY_…": …}, running_s=…)`."""
+    with ExitStack() as stack:
+        yield lambda environ=None, **options: House(stack, environ or {}, options)

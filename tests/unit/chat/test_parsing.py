@@ -1,0 +1,137 @@
+"""Bytes → request, or a 400 that names the field."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.chat.parsing import parse_chat_request
+from proxy.errors import InvalidRequest
+
+HI = [{"role": "user", "content": "hi"}]
+
+
+def parse(**fields: object):
+    return parse_chat_request(json.dumps({"model": "m", "messages": HI, **fields}).encode())
+
+
+def refusal(body: bytes) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat_request(body)
+    return caught.value
+
+
+def test_null_is_the_same_as_absent_in_every_optional_field() -> None:
+    optional = [
+        "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "stream", "stream_options", "tools", "tool_choice",
+        "parallel_tool_calls", "functions", "function_call", "extended_thinking", "reasoning_effort", "response_format", "n", "user",
+        "metadata",
+    ]  # fmt: skip
+    with_nulls = parse(**dict.fromkeys(optional))
+    assert with_nulls == parse()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{", b"[]", b'"x"', b"null", b"{}x", b'{"model": NaN}', b"\xff\xfe{}", '{"model": "é"}'.encode("latin-1"),
+        b'{"model": ' + b"[" * 100_000, b'{"model": 1' + b"0" * 10_000 + b"}",
+    ],
+)  # fmt: skip
+def test_what_is_no_json_object_is_a_400_and_never_a_crash(body: bytes) -> None:
+    assert refusal(body).status == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": ["hi"]}, "messages[0]"),
+        ({"messages": [*HI, {"role": "robot", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]},
+            "messages[0].tool_calls[0].function.name",
+        ),
+        ({"messages": [{"role": "tool", "content": [{"tool_call_id": 1}]}]}, "messages[0].content[0].tool_call_id"),
+        ({"model": ""}, "model"),
+        ({"model": 5}, "model"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"stop": [1]}, "stop[0]"),
+        ({"stream": "yes"}, "stream"),
+        ({"tools": [{"type": "code_interpreter"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools[0].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "x" * 129}}]}, "tools[0].function.name"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"tool_choice": {"type": "function"}}, "tool_choice.function"),
+        ({"extended_thinking": {"enabled": True, "budget_tokens": 1023}}, "extended_thinking.budget_tokens"),
+        ({"extended_thinking": "yes"}, "extended_thinking"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"metadata": {"a": 1}}, "metadata.a"),
+        ({"stream_options": []}, "stream_options"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_exact_path(fields: dict, param: str) -> None:
+    error = refusal(json.dumps({"model": "m", "messages": HI, **fields}).encode())
+    assert error.param == param
+    assert param in error.message
+
+
+@pytest.mark.parametrize("field", ["model", "messages"])
+def test_a_missing_required_field_is_named(field: str) -> None:
+    body = {"model": "m", "messages": HI}
+    del body[field]
+    assert refusal(json.dumps(body).encode()).param == field
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (rb"half \ud83d here", "half � here"),
+        (rb"\udc00\ud800", "��"),
+        (rb"\ud83d\ude00", "😀"),
+        (rb"C:\\ud800", r"C:\ud800"),
+        (rb"\\\ud800", "\\�"),
+    ],
+)
+def test_lone_surrogates_become_the_replacement_character(written: bytes, read: str) -> None:
+    request = parse_chat_request(b'{"model":"m","messages":[{"role":"user","content":"' + written + b'"}]}')
+    assert request.messages[0].content == read
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_any_text_a_client_can_write_is_read(text: str) -> None:
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
+    content = parse_chat_request(body).messages[0].content
+    paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert content is not None
+    content.encode()
+    assert len(content) <= len(text)
+    if text == paired:
+        assert content == text
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        parse_chat_request(body)
+
+
+def test_a_byte_order_mark_is_tolerated() -> None:
+    assert parse_chat_request(b"\xef\xbb\xbf" + json.dumps({"model": "m", "messages": HI}).encode()).model == "m"

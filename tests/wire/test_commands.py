@@ -1,0 +1,119 @@
+"""The commands as a new user meets them: real processes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import House
+
+PLANE = "fef9904e-d263-4930-85f7-1e28cce40f89"
+HELLO = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "Hello!"}]}
+
+
+def command(*arguments: str, **environ: str) -> dict[str, Any]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PROXY_", "NARRATIVE_"))}
+    return {"args": [sys.executable, "-m", "proxy", *arguments], "env": {**clean, **environ}, "text": True}
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(**command(*arguments, **environ), capture_output=True, timeout=60, check=False)
+
+
+@contextmanager
+def running(*arguments: str, **environ: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A started command and the URL that it printed."""
+    process = subprocess.Popen(**command(*arguments, **environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stdout
+        found = None
+        while not found:
+            line = process.stdout.readline()
+            assert line, process.stderr.read() if process.stderr else ""
+            found = re.search(r"http://127\.0\.0\.1:\d+", line)
+        yield found[0], process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def test_serve_with_the_sandbox_answers_at_the_address_it_prints_and_ends_on_sigterm() -> None:
+    with running("serve", "--sandbox", "--port", "0") as (url, process):
+        answer = httpx.post(f"{url}/v1/chat/completions", json=HELLO, timeout=30)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["choices"][0]["message"]["content"]
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
+def test_several_workers_serve_one_address() -> None:
+    with running("serve", "--sandbox", "--port", "0", "--workers", "2") as (url, _):
+        transport = httpx.HTTPTransport(retries=10)
+        with httpx.Client(transport=transport, timeout=30) as client:
+            assert client.post(f"{url}/v1/chat/completions", json=HELLO).status_code == 200
+
+
+def test_the_sandbox_alone_serves_narratives_api() -> None:
+    with running("sandbox", "--port", "0") as (url, _):
+        answer = httpx.get(f"{url}/jobs", headers={"authorization": "Bearer any"})
+        assert answer.json()["records"] == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"NARRATIVE_API_KEY": "k"}, "NARRATIVE_DATA_PLANE_ID"),
+        ({"NARRATIVE_API_KEY": "k", "NARRATIVE_DATA_PLANE_ID": PLANE, "PROXY_HOST": "0.0.0.0"}, "PROXY_API_KEYS"),
+        ({"PROXY_API_KEYS": "k"}, "NARRATIVE_API_KEY"),
+        ({"PROXY_PORT": "many", "PROXY_NONSENSE": "1"}, "PROXY_NONSENSE"),
+        ({"PROXY_CHAT__MODELS_FILE": "/nowhere/models.toml"}, "models.toml"),
+    ],
+)
+def test_a_missing_or_wrong_setting_is_a_clear_message_and_exit_code_2(environ: dict[str, str], told: str) -> None:
+    for arguments in (("serve", "--port", "0"), ("check",)):
+        ended = run(*arguments, **environ)
+        assert ended.returncode == 2
+        assert told in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_check_says_that_all_is_well(house: House) -> None:
+    ended = run("check", NARRATIVE_API_KEY="k", NARRATIVE_DATA_PLANE_ID=PLANE, NARRATIVE_ENVIRONMENT=house.sandbox_url)
+    assert ended.returncode == 0, ended.stderr
+    assert "accepts the API key" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"NARRATIVE_API_KEY": "invalid-key"}, "API key"),
+        ({"NARRATIVE_ENVIRONMENT": "http://127.0.0.1:1"}, "127.0.0.1:1"),
+    ],
+)
+def test_check_says_in_plain_words_what_is_wrong_with_the_credentials(
+    house: House, environ: dict[str, str], told: str
+) -> None:
+    fine = {"NARRATIVE_API_KEY": "k", "NARRATIVE_DATA_PLANE_ID": PLANE, "NARRATIVE_ENVIRONMENT": house.sandbox_url}
+    ended = run("check", **{**fine, **environ})
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_health_asks_the_running_server() -> None:
+    with running("serve", "--sandbox", "--port", "0") as (url, _):
+        assert run("health", PROXY_PORT=url.rsplit(":", 1)[1]).returncode == 0
+    assert run("health", PROXY_PORT="1").returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [(), ("serve",), ("sandbox",), ("check",), ("health",)])
+def test_help_reads_well(arguments: tuple[str, ...]) -> None:
+    told = run(*arguments, "--help").stdout
+    assert told.startswith("Usage: ")
+    assert "Options:" in told

@@ -1,0 +1,133 @@
+"""A stream's bytes, as the contract has them."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.conftest import House
+from tests.scripts import script
+
+EVENT = re.compile(rb"(?:data: [^\n]+\n\n|event: done\ndata: \[DONE\]\n\n|: [^\n]*\n)")
+
+
+def stream(house: House, text: str, **options: Any) -> bytes:
+    answer = house.chat({"messages": [{"role": "user", "content": text}], "stream": True, **options})
+    assert answer.status_code == 200
+    return answer.content
+
+
+def chunks(raw: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in raw.split(b"\n") if line.startswith(b"data: {")]
+
+
+def deltas(raw: bytes) -> list[dict[str, Any]]:
+    return [choice["delta"] for chunk in chunks(raw) for choice in chunk["choices"]]
+
+
+def test_only_data_lines_comments_and_the_done_event_each_ended_by_line_feeds(house: House) -> None:
+    raw = stream(house, "Hello!")
+    assert EVENT.sub(b"", raw) == b""
+    assert raw.endswith(b"event: done\ndata: [DONE]\n\n")
+    assert b"\r" not in raw
+    assert not re.search(rb"^(id|retry):", raw, re.MULTILINE)
+    assert raw.count(b"event:") == 1
+
+
+def test_headers_keep_proxies_from_buffering(house: House) -> None:
+    answer = house.chat({"messages": [{"role": "user", "content": "hi"}], "stream": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert {"no-cache", "no-transform"} <= set(answer.headers["cache-control"].split(", "))
+    assert answer.headers["x-narrative-job-id"]
+
+
+def test_chunks_share_one_id_created_and_model(house: House) -> None:
+    found = chunks(stream(house, "Hello!"))
+    assert len({(chunk["id"], chunk["created"], chunk["model"], chunk["system_fingerprint"]) for chunk in found}) == 1
+    assert {chunk["object"] for chunk in found} == {"chat.completion.chunk"}
+
+
+def test_the_first_delta_opens_the_choice_and_the_finish_delta_is_an_empty_object(house: House) -> None:
+    found = deltas(stream(house, "Hello!"))
+    assert found[0] == {"role": "assistant", "content": ""}
+    assert found[-1] == {}
+    assert sum("role" in delta for delta in found) == 1
+
+
+def test_finish_reason_is_null_until_the_one_finish_chunk(house: House) -> None:
+    reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks(stream(house, "Hello!"))]
+    assert reasons == [None] * (len(reasons) - 1) + ["stop"]
+
+
+def test_with_several_choices_every_chunk_has_the_choices_own_index(house: House) -> None:
+    found = [chunk["choices"][0] for chunk in chunks(stream(house, "Hello!", n=3))]
+    assert [choice["index"] for choice in found[:3]] == [0, 1, 2]
+    assert all(choice["delta"] == {"role": "assistant", "content": ""} for choice in found[:3])
+    for index in range(3):
+        mine = [choice for choice in found if choice["index"] == index]
+        assert mine[-1]["finish_reason"] == "stop"
+        assert "".join(choice["delta"].get("content", "") for choice in mine)
+
+
+def test_a_call_sends_its_id_type_and_name_once_and_at_least_one_piece_of_arguments(house: House) -> None:
+    tools = [{"type": "function", "function": {"name": "now"}}]
+    text = script(calls=[{"name": "now", "arguments": {}}, {"name": "now", "arguments": {}}])
+    parts = [call for delta in deltas(stream(house, text, tools=tools)) for call in delta.get("tool_calls", [])]
+    for index in (0, 1):
+        opening, *rest = [part for part in parts if part["index"] == index]
+        assert opening["type"] == "function"
+        assert opening["id"].startswith("call_")
+        assert opening["function"] == {"name": "now", "arguments": ""}
+        assert all(part.keys() == {"index", "function"} and part["function"].keys() == {"arguments"} for part in rest)
+        assert "".join(part["function"]["arguments"] for part in rest) == "{}"
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
+def test_unicode_line_breaks_are_escaped_and_arrive(house: House, mark: str) -> None:
+    raw = stream(house, script(text=f"a{mark}b"))
+    assert mark.encode() not in raw
+    assert "".join(delta.get("content", "") for delta in deltas(raw)) == f"a{mark}b"
+
+
+def test_the_reply_comes_in_pieces_of_a_few_words_that_join_to_it_exactly(house: House) -> None:
+    text = "  One  two\n\n\tthree 👩‍👩‍👧‍👦" + " word" * 100 + "\n"
+    pieces = [delta["content"] for delta in deltas(stream(house, script(text=text))) if delta.get("content")]
+    assert "".join(pieces) == text
+    assert 10 < len(pieces) < 100
+    assert any("👩‍👩‍👧‍👦" in piece for piece in pieces)
+
+
+def test_heartbeats_are_comment_lines_with_a_single_line_feed(make_house: Any) -> None:
+    raw = stream(make_house({"PROXY_CHAT__HEARTBEAT_S": "0.05"}, running_s=0.4), "Hello!")
+    comments = re.findall(rb"^: [^\n]*\n(?!\n)", raw, re.MULTILINE)
+    assert len(comments) >= 2
+    assert EVENT.sub(b"", raw) == b""
+    assert raw.startswith(b"data: ")
+
+
+def test_heartbeats_can_be_chunks_with_an_empty_delta(make_house: Any) -> None:
+    environ = {"PROXY_CHAT__HEARTBEAT_S": "0.05", "PROXY_CHAT__HEARTBEAT_STYLE": "chunk"}
+    raw = stream(make_house(environ, running_s=0.4), "Hello!")
+    assert b"\n: " not in raw
+    assert deltas(raw).count({}) >= 3
+
+
+def test_heartbeats_can_be_off(make_house: Any) -> None:
+    raw = stream(make_house({"PROXY_CHAT__HEARTBEAT_S": "0"}, running_s=0.2), "Hello!")
+    assert b": " not in raw.replace(b'": ', b"").replace(b"data: ", b"").replace(b"event: ", b"")
+
+
+def test_a_failure_after_the_start_is_a_last_error_event_and_no_done(house: House) -> None:
+    raw = stream(house, script(fail="The GPU melted"))
+    *_, last = chunks(raw)
+    assert last["error"]["code"] == "narrative_job_failed"
+    assert last["error"]["type"] == "upstream_error"
+    assert b"[DONE]" not in raw
+
+
+def test_stream_options_without_stream_are_ignored_and_named(house: House) -> None:
+    answer = house.chat({"messages": [{"role": "user", "content": "hi"}], "stream_options": {"include_usage": True}})
+    assert answer.status_code == 200
+    assert answer.headers["x-proxy-ignored"] == "stream_options"
