@@ -11,6 +11,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from proxy.app import create_app
+from proxy.logs import configure_logging
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, create_sandbox
 from proxy.settings import load_settings
 from tests.serving import serve
@@ -25,6 +26,9 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("default")
 
 
+configure_logging("json", "error")
+
+
 class House:
     """A proxy and the sandbox it runs on.
 
@@ -34,7 +38,7 @@ class House:
     """
 
     def __init__(self, stack: ExitStack, environ: dict[str, str], options: dict[str, Any]) -> None:
-        self.sandbox = create_sandbox(SandboxOptions(**{"pending_s": 0, "running_s": 0, **options}))
+        self.sandbox = create_sandbox(SandboxOptions(**{"pending_s": 0.0, "running_s": 0.0, **options}))
         self.sandbox_url = stack.enter_context(serve(self.sandbox))
         settings = load_settings(
             {

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from proxy.access.callers import Caller
 from proxy.catalog import ModelCard
-from proxy.chat.dialects import simpler
+from proxy.chat.dialects import simpler, told
 from proxy.chat.services import ChatServices
 from proxy.chat.waiting import together
 from proxy.errors import InvalidApiKey, ProxyError
@@ -39,6 +39,7 @@ class Answering:
         narrative = services.narrative
         self._narrative = narrative if caller.narrative_key is None else narrative.with_api_key(caller.narrative_key)
         self._deadline = asyncio.get_running_loop().time() + services.settings.jobs.deadline_s
+        self._plain = services.catalog.find(request.model)
         self._first: list[tuple[ModelCard, Job]] = []
         self.jobs: list[Job] = []
 
@@ -48,16 +49,16 @@ class Answering:
         Raises:
             ProxyError: the request is refused, here or by Narrative.
         """
-        card = self._services.dialects.card(self._services.catalog.find(self._request.model))
-        self.plan = make_plan(self._request, card, self._services.rules)
+        card = self._services.dialects.card(self._plain)
+        self.plan = self._planned(card)
         try:
             job = await self._submit(self.plan)
         except ProxyError as error:
             refusal = refusal_of(error)
-            other = simpler(card, cause_of(refusal.words)) if refusal else None
+            other = self._simpler(card, self.plan, cause_of(refusal.words)) if refusal else None
             if other is None:
                 raise
-            card, self.plan = other, make_plan(self._request, other, self._services.rules)
+            card, self.plan = other
             job = await self._submit(self.plan)
             self._services.dialects.learn(card)
         more = await together(self._submit(self.plan) for _ in range(self.plan.choices - 1))
@@ -77,31 +78,51 @@ class Answering:
 
     async def _ending(self, card: ModelCard, job: Job) -> Ending:
         """One choice: the first output that matches, or the last one that may be handed out."""
-        plan, usage = self.plan, Usage()
-        tries = self._services.settings.chat.repair_tries
-        while True:
-            job = await self._services.jobs.wait(job, self._narrative, deadline=self._deadline)
-            if other := simpler(card, _cause(job)):
-                card, plan = other, make_plan(self._request, other, self._services.rules)
-                job = await self._submit(plan)
-                continue
-            ending = read_ending(plan.envelope, job)
-            usage = add_usage(usage, ending.usage)
-            ending = replace(ending, usage=usage)
-            if ending.reading.faults and ending.finish == "stop" and tries > 0:
-                tries -= 1
-                try:
-                    job = await self._ask_again(plan, ending)
-                    continue
-                except ProxyError:
-                    tries = 0  # the answer at hand has to do
-            if ending.reading.fatal:
-                raise invalid_output(ending)
-            return ending
+        plan, ending = await self._read(card, job)
+        for _ in range(self._services.settings.chat.repair_tries):
+            if ending.finish != "stop" or not ending.reading.faults:
+                break
+            try:
+                ending = await self._asked_again(plan, ending)
+            except ProxyError:
+                if ending.reading.fatal:
+                    raise
+                break
+        if ending.reading.fatal:
+            raise invalid_output(ending)
+        return ending
 
-    async def _ask_again(self, plan: Plan, ending: Ending) -> Job:
+    async def _read(self, card: ModelCard, job: Job) -> tuple[Plan, Ending]:
+        """A job's ending; where its schema or history was refused, that of a job in a simpler form."""
+        job = await self._wait(job)
+        other = self._simpler(card, self.plan, _cause(job))
+        if other is None:
+            return self.plan, read_ending(self.plan.envelope, job)
+        simple_card, plan = other
+        ending = read_ending(plan.envelope, await self._wait(await self._submit(plan)))
+        self._services.dialects.learn(simple_card)
+        return plan, ending
+
+    async def _asked_again(self, plan: Plan, ending: Ending) -> Ending:
         output = ending.job.result.structured_output if ending.job.result else None
-        return await self._submit(plan.asking_again(output, ending.reading.faults))
+        job = await self._submit(plan.asking_again(output, ending.reading.faults))
+        again = read_ending(plan.envelope, await self._wait(job))
+        return replace(again, usage=add_usage(ending.usage, again.usage))
+
+    def _planned(self, card: ModelCard) -> Plan:
+        plan = make_plan(self._request, card, self._services.rules)
+        return replace(plan, adjusted=(*plan.adjusted, *told(self._plain, card)))
+
+    def _simpler(self, card: ModelCard, plan: Plan, cause: Cause) -> tuple[ModelCard, Plan] | None:
+        """Card and plan for another try after a refusal of that cause, None when they would run the very same."""
+        other = simpler(card, cause)
+        if other is None:
+            return None
+        simple = self._planned(other)
+        return None if (simple.messages, simple.config) == (plan.messages, plan.config) else (other, simple)
+
+    async def _wait(self, job: Job) -> Job:
+        return await self._services.jobs.wait(job, self._narrative, deadline=self._deadline)
 
     async def _submit(self, plan: Plan) -> Job:
         request = plan.run_request(data_plane_id=self._caller.data_plane_id, rid=str(uuid4()))

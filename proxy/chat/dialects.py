@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from proxy.catalog import ModelCard
 from proxy.failures import Cause
+from proxy.translate.plan import SIMPLE_FORM
 
 
 def simpler(card: ModelCard, cause: Cause) -> ModelCard | None:
@@ -18,6 +19,16 @@ def simpler(card: ModelCard, cause: Cause) -> ModelCard | None:
     if cause is Cause.TOOL_BLOCKS and card.tool_history != "text":
         return card.model_copy(update={"tool_history": "text"})
     return None
+
+
+def told(plain: ModelCard, card: ModelCard) -> tuple[str, ...]:
+    """What is done otherwise with `card` than with the catalog's `plain`, in words."""
+    words = []
+    if card.tool_encoding != plain.tool_encoding:
+        words.append(SIMPLE_FORM)
+    if card.tool_history != plain.tool_history:
+        words.append("history: past tool calls and results written as text")
+    return tuple(words)
 
 
 @dataclass(slots=True)
