@@ -14,8 +14,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from proxy.access.callers import Door, PassThrough, SharedToken
-from proxy.catalog import Catalog, load_catalog
+from proxy.catalog import load_catalog
 from proxy.chat.dialects import Dialects
+from proxy.chat.narrative import NarrativeUpstream
 from proxy.chat.routes import chat_routes, render_error, render_unrouted
 from proxy.chat.services import ChatServices
 from proxy.errors import ProxyError
@@ -45,7 +46,7 @@ class State(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class _Upstream:
+class _Account:
     """The Narrative that is called, and who may have it called."""
 
     url: str
@@ -68,12 +69,21 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
-            upstream = await _open_sandbox(settings, stack) if sandbox else _narrative(settings)
-            narrative = await stack.enter_async_context(
-                NarrativeClient(upstream.api_key, environment=upstream.url, options=_client_options(settings))
+            account = await _open_sandbox(settings, stack) if sandbox else _narrative(settings)
+            client = await stack.enter_async_context(
+                NarrativeClient(account.api_key, environment=account.url, options=_client_options(settings))
             )
             app.state.jobs = jobs = await stack.enter_async_context(Jobs())
-            yield {"chat": _chat_services(settings, catalog, upstream.door, narrative, jobs)}
+            upstream = NarrativeUpstream(
+                catalog,
+                _plan_rules(settings),
+                client,
+                jobs,
+                Dialects(),
+                deadline_s=settings.jobs.deadline_s,
+                repair_tries=settings.chat.repair_tries,
+            )
+            yield {"chat": ChatServices(settings, catalog, account.door, upstream)}
 
     app = Starlette(
         routes=[*chat_routes(), Route("/healthz", healthz), Route("/readyz", readyz)],
@@ -104,19 +114,19 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": "ready"})
 
 
-async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> _Upstream:
+async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> _Account:
     options = SandboxOptions(pending_s=settings.sandbox.pending_s, running_s=settings.sandbox.running_s)
     running = await stack.enter_async_context(serve_sandbox(options))
-    return _Upstream(running.url, "sandbox", SharedToken(_client_keys(settings), SANDBOX_DATA_PLANE))
+    return _Account(running.url, "sandbox", SharedToken(_client_keys(settings), SANDBOX_DATA_PLANE))
 
 
-def _narrative(settings: Settings) -> _Upstream:
+def _narrative(settings: Settings) -> _Account:
     narrative = settings.narrative
     if narrative.api_key is None:
         # The client's own token takes this one's place in every call.
-        return _Upstream(narrative.environment, "", PassThrough(narrative.data_plane_id))
+        return _Account(narrative.environment, "", PassThrough(narrative.data_plane_id))
     door = SharedToken(_client_keys(settings), narrative.data_plane_id or "")
-    return _Upstream(narrative.environment, narrative.api_key.get_secret_value(), door)
+    return _Account(narrative.environment, narrative.api_key.get_secret_value(), door)
 
 
 def _client_keys(settings: Settings) -> tuple[str, ...]:
@@ -132,11 +142,9 @@ def _client_options(settings: Settings) -> ClientOptions:
     )
 
 
-def _chat_services(
-    settings: Settings, catalog: Catalog, door: Door, narrative: NarrativeClient, jobs: Jobs
-) -> ChatServices:
+def _plan_rules(settings: Settings) -> PlanRules:
     chat = settings.chat
-    rules = PlanRules(
+    return PlanRules(
         efforts=settings.thinking.model_dump(),
         history=HistoryRules(strict=chat.strict_history, media_placeholder=chat.media == "placeholder"),
         headroom_tokens=chat.headroom_tokens,
@@ -144,4 +152,3 @@ def _chat_services(
         max_tools=chat.max_tools,
         reasoning_object=chat.reasoning_object,
     )
-    return ChatServices(settings, catalog, rules, door, narrative, jobs, Dialects())

@@ -4,25 +4,15 @@ from dataclasses import dataclass
 
 from proxy.access.callers import Door
 from proxy.catalog import Catalog
-from proxy.chat.dialects import Dialects
-from proxy.narrative import Jobs, NarrativeClient
+from proxy.chat.upstream import Upstream
 from proxy.settings import Settings
-from proxy.translate.plan import PlanRules
 
 
 @dataclass(frozen=True, slots=True)
 class ChatServices:
-    """Everything a chat request needs on its way.
-
-    Attributes:
-        narrative: the client with the proxy's own token; callers with tokens of their own get a copy of it.
-        dialects: what has been learned of models while serving.
-    """
+    """Everything a chat request needs on its way."""
 
     settings: Settings
     catalog: Catalog
-    rules: PlanRules
     door: Door
-    narrative: NarrativeClient
-    jobs: Jobs
-    dialects: Dialects
+    upstream: Upstream

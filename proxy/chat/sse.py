@@ -13,20 +13,20 @@ Source: contract `heroku-chat.md`, section Stream.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 import structlog
 from sse_starlette import EventSourceResponse
 
-from proxy.chat.answering import Answering
 from proxy.chat.errors import error_answer
 from proxy.chat.jsonbytes import json_line
+from proxy.chat.upstream import Answer
 from proxy.chat.waiting import abandon
 from proxy.errors import InternalError, ProxyError
 from proxy.settings import ChatSettings
-from proxy.translate.chunks import closing_chunks, heartbeat_chunk, opening_chunks
-from proxy.translate.reply import Stamp, completion
+from proxy.translate.chunks import heartbeat_after
+from proxy.wire.openai import Chunk
 
 _DONE = b"event: done\ndata: [DONE]\n\n"
 _COMMENT = b": waiting\n"
@@ -34,33 +34,34 @@ _COMMENT = b": waiting\n"
 log = structlog.get_logger(__name__)
 
 
-def event_stream(
-    answering: Answering, stamp: Stamp, settings: ChatSettings, headers: Mapping[str, str]
-) -> EventSourceResponse:
-    """The response that streams an answer whose jobs are submitted."""
+def event_stream(answer: Answer, settings: ChatSettings) -> EventSourceResponse:
+    """The response that streams an answer whose request was accepted."""
     return EventSourceResponse(
-        _events(answering, stamp, settings),
-        headers={**headers, "cache-control": "no-cache, no-store, no-transform"},
+        _events(answer, settings),
+        headers={**answer.headers, "cache-control": "no-cache, no-store, no-transform"},
         sep="\n",
         ping=0,  # the library's own pings would end in an empty line
         send_timeout=settings.send_timeout_s,
     )
 
 
-async def _events(answering: Answering, stamp: Stamp, settings: ChatSettings) -> AsyncIterator[bytes]:
-    """Each item is one or more whole events, or one comment line."""
-    plan = answering.plan
-    endings = asyncio.create_task(answering.endings())
+async def _events(answer: Answer, settings: ChatSettings) -> AsyncIterator[bytes]:
+    """Each item is one whole event, or one comment line."""
+    batches = answer.batches()
+    waiting = asyncio.create_task(anext(batches, None))
+    last: Chunk | None = None
     try:
-        yield b"".join(_event(chunk) for chunk in opening_chunks(stamp, plan.choices, include_usage=plan.include_usage))
-        while not await _done(endings, settings.heartbeat_s):
-            if settings.heartbeat_style == "comment":
-                yield _COMMENT
-            else:
-                yield _event(heartbeat_chunk(stamp, include_usage=plan.include_usage))
-        whole = completion(plan, stamp, endings.result())
-        for chunk in closing_chunks(whole, include_usage=plan.include_usage):
-            yield _event(chunk)
+        while True:
+            if not await _done(waiting, settings.heartbeat_s):
+                beat = None if settings.heartbeat_style == "comment" else last
+                yield _COMMENT if beat is None else _event(heartbeat_after(beat))
+                continue
+            batch = waiting.result()
+            if batch is None:
+                break
+            for last in batch:
+                yield _event(last)
+            waiting = asyncio.create_task(anext(batches, None))
         yield _DONE
     except ProxyError as error:
         log.warning("stream failed", code=error.code, job=error.job_id)
@@ -69,7 +70,7 @@ async def _events(answering: Answering, stamp: Stamp, settings: ChatSettings) ->
         log.exception("stream failed")
         yield _event(error_answer(InternalError("The server had an error while answering.")))
     finally:
-        abandon(endings)
+        abandon(waiting)
 
 
 async def _done(task: asyncio.Task[Any], heartbeat_s: float) -> bool:

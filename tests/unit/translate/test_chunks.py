@@ -6,7 +6,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.chunks import closing_chunks, heartbeat_chunk, opening_chunks, pieces
+from proxy.translate.chunks import closing_chunks, heartbeat_after, opening_chunks, pieces
 from proxy.translate.reply import Stamp
 from tests.folding import fold
 
@@ -57,9 +57,10 @@ def completions(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(completions(), st.booleans())
 def test_folding_the_chunks_gives_the_completion(completion: Any, include_usage: bool) -> None:
+    opening = list(opening_chunks(STAMP, len(completion["choices"]), include_usage=include_usage))
     chunks = [
-        *opening_chunks(STAMP, len(completion["choices"]), include_usage=include_usage),
-        heartbeat_chunk(STAMP, include_usage=include_usage),
+        *opening,
+        heartbeat_after(opening[-1]),
         *closing_chunks(completion, include_usage=include_usage),
     ]
     assert fold(chunks) == (completion if include_usage else {**completion, "usage": None})

@@ -1,0 +1,1 @@
+"""Measurements. Never part of the test run."""

@@ -1,0 +1,262 @@
+"""The sandbox over a real socket, as a client of Narrative meets it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from proxy.sandbox import RunningSandbox, SandboxOptions, serve_sandbox
+from proxy.wire.narrative import Job, JobPage, RunAccepted
+from tests.serving import serve
+from tests.unit.sandbox.building import body, says
+
+AT_ONCE = SandboxOptions(pending_s=0, running_s=0)
+TOKEN = {"Authorization": "Bearer some-token"}
+
+
+@pytest.fixture
+async def sandbox() -> AsyncIterator[RunningSandbox]:
+    async with serve_sandbox(AT_ONCE) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(sandbox: RunningSandbox) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=sandbox.url, headers=TOKEN) as opened:
+        yield opened
+
+
+async def run(client: httpx.AsyncClient, *messages: dict[str, Any], **more: Any) -> str:
+    answer = await client.post("/model-inference/run", json=body(*messages, **more))
+    assert answer.status_code == 200, answer.text
+    return RunAccepted.model_validate(answer.json()).job_id
+
+
+async def test_a_job_is_submitted_and_read(client: httpx.AsyncClient, sandbox: RunningSandbox) -> None:
+    job_id = await run(client, says("user", "Hi"), tags=["rid:1"])
+    answer = await client.get(f"/jobs/{job_id}")
+    job = Job.model_validate(answer.json())
+    assert (job.state, job.tags) == ("completed", ("rid:1",))
+    assert job.result is not None
+    assert job.result.structured_output == {"content": "Hello! How can I help you today?"}
+    assert sandbox.store.jobs()[0].tags == ["rid:1"]
+    assert sandbox.store.calls == {"run": 1, "get_job": 1}
+
+
+async def test_the_feed_of_ended_jobs_carries_results(client: httpx.AsyncClient) -> None:
+    made = [await run(client, says("user", f"say {number}")) for number in range(3)]
+    answer = await client.get(
+        "/jobs", params={"type": "model_inference", "state": "completed", "order_by": "updated_at_desc", "per_page": 2}
+    )
+    page = JobPage.model_validate(answer.json())
+    records = [Job.model_validate(record) for record in page.records]
+    assert [record.id for record in records] == [made[2], made[1]]
+    assert [record.result.structured_output for record in records if record.result] == [
+        {"content": "2"},
+        {"content": "1"},
+    ]
+    assert (page.current_page, page.total_pages, page.total_records) == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 401),
+        ({"Authorization": "Basic abc"}, 401),
+        ({"Authorization": "Bearer"}, 401),
+        ({"Authorization": "Bearer invalid-token"}, 401),
+        ({"Authorization": "Bearer forbidden-token"}, 403),
+        ({"Authorization": "bearer anything"}, 200),
+    ],
+)
+async def test_every_call_needs_a_good_token(sandbox: RunningSandbox, headers: dict[str, str], status: int) -> None:
+    async with httpx.AsyncClient(base_url=sandbox.url, headers=headers) as client:
+        answers = [
+            await client.get("/jobs"),
+            await client.get("/webhooks"),
+            await client.post("/model-inference/run", json=body()),
+        ]
+    assert [answer.status_code for answer in answers] == [status] * 3
+    assert status == 200 or all(set(answer.json()) == {"error", "error_description"} for answer in answers)
+
+
+async def test_only_listed_tokens_are_good_where_there_is_a_list() -> None:
+    async with serve_sandbox(SandboxOptions(tokens=frozenset({"a"}))) as sandbox, httpx.AsyncClient() as client:
+        statuses = [
+            (await client.get(f"{sandbox.url}/jobs", headers={"Authorization": f"Bearer {token}"})).status_code
+            for token in ("a", "b")
+        ]
+    assert statuses == [200, 401]
+
+
+async def test_refusals_have_narratives_shape_and_are_remembered(
+    client: httpx.AsyncClient, sandbox: RunningSandbox
+) -> None:
+    wrong = [
+        await client.post("/model-inference/run", content=b"{"),
+        await client.post("/model-inference/run", json=body(temperature=3)),
+        await client.get("/jobs", params={"per_page": 1000}),
+        await client.get("/jobs/00000000-0000-4000-8000-000000000000"),
+    ]
+    assert [answer.status_code for answer in wrong] == [400, 400, 400, 404]
+    assert all(set(answer.json()) == {"error", "error_description"} for answer in wrong)
+    assert [refused.status for refused in sandbox.store.refused] == [400, 400, 400, 404]
+    assert sandbox.store.refused[1].description.startswith("inference_config.temperature")
+    assert len(sandbox.store) == 0
+
+
+async def test_unknown_routes_and_methods_have_the_same_shape(client: httpx.AsyncClient) -> None:
+    answers = [await client.get("/nowhere"), await client.put("/jobs"), await client.get("/jobs/")]
+    assert [answer.status_code for answer in answers] == [404, 405, 404]
+    assert all(set(answer.json()) == {"error", "error_description"} for answer in answers)
+
+
+async def test_a_scripted_rejection_reaches_the_client_as_written(client: httpx.AsyncClient) -> None:
+    script = (
+        '[[sandbox {"reject": {"status": 502, "body": "<html>Bad gateway</html>", "headers": {"Retry-After": "2"}}}]]'
+    )
+    answer = await client.post("/model-inference/run", json=body(says("user", script)))
+    assert (answer.status_code, answer.text, answer.headers["retry-after"]) == (502, "<html>Bad gateway</html>", "2")
+    assert answer.headers["content-type"].startswith("text/html")
+
+
+async def test_the_count_of_jobs_is_open_to_other_processes(client: httpx.AsyncClient) -> None:
+    await run(client)
+    answer = await client.get("/sandbox/jobs/count", headers={"Authorization": ""})
+    assert answer.json() == {"count": 1, "enqueued": 1, "by_state": {"completed": 1}, "refused": 0}
+
+
+async def test_it_listens_where_it_is_told() -> None:
+    async with serve_sandbox(AT_ONCE) as first:
+        port = httpx.URL(first.url).port
+        assert port
+        with pytest.raises(OSError, match="in use"):
+            async with serve_sandbox(AT_ONCE, port=port):
+                pass
+    async with serve_sandbox(AT_ONCE, port=port) as second:
+        assert second.url == first.url
+
+
+async def test_many_submissions_at_once_make_as_many_jobs(client: httpx.AsyncClient, sandbox: RunningSandbox) -> None:
+    made = await asyncio.gather(*(run(client, tags=[f"rid:{number}"]) for number in range(100)))
+    assert len(set(made)) == 100
+    assert {job.tags[0] for job in sandbox.store.jobs()} == {f"rid:{number}" for number in range(100)}
+
+
+class Listener:
+    """A server that takes deliveries and answers with what is left in `statuses`, then 204."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.statuses = list(statuses)
+        self.taken: asyncio.Queue[tuple[dict[str, str], dict[str, Any]]] = asyncio.Queue()
+        self.app = Starlette(routes=[Route("/hook", self.hook, methods=["POST"])])
+        self._loop = asyncio.get_running_loop()
+
+    async def hook(self, request: Request) -> Response:
+        delivery = (dict(request.headers), await request.json())
+        # The listener's server may run in a thread of its own.
+        self._loop.call_soon_threadsafe(self.taken.put_nowait, delivery)
+        return Response(status_code=self.statuses.pop(0) if self.statuses else 204)
+
+
+async def subscribe(client: httpx.AsyncClient, url: str, **filters: Any) -> dict[str, Any]:
+    answer = await client.post("/webhooks", json={"type": "webhook_subscription_jobs", "url": url, **filters})
+    assert answer.status_code == 200, answer.text
+    created: dict[str, Any] = answer.json()
+    return created
+
+
+async def test_an_end_is_delivered_with_the_secret_and_the_result(client: httpx.AsyncClient) -> None:
+    listener = Listener()
+    with serve(listener.app) as url:
+        subscription = await subscribe(client, f"{url}/hook", states=["completed", "failed"])
+        job_id = await run(client)
+        headers, event = await asyncio.wait_for(listener.taken.get(), 10)
+    assert headers["x-narrative-webhook-secret"] == subscription["secret"]
+    assert headers["idempotency-key"]
+    assert event["type"] == "job.completed"
+    assert Job.model_validate(event["data"]).id == job_id
+    assert event["data"]["result"]["structured_output"]["content"]
+
+
+async def test_all_changes_are_delivered_in_order_to_who_takes_them_all() -> None:
+    listener = Listener()
+    options = SandboxOptions(pending_s=0.02, running_s=0.02)
+    async with serve_sandbox(options) as sandbox, httpx.AsyncClient(base_url=sandbox.url, headers=TOKEN) as client:
+        with serve(listener.app) as url:
+            await subscribe(client, f"{url}/hook")
+            await run(client)
+            types = [(await asyncio.wait_for(listener.taken.get(), 10))[1]["type"] for _ in range(3)]
+    assert sorted(types) == ["job.completed", "job.pending", "job.running"]
+
+
+async def test_a_refused_delivery_is_tried_again_under_the_same_key() -> None:
+    listener = Listener(500, 404)
+    options = SandboxOptions(pending_s=0, running_s=0, webhook_retry_s=0.01)
+    async with serve_sandbox(options) as sandbox, httpx.AsyncClient(base_url=sandbox.url, headers=TOKEN) as client:
+        with serve(listener.app) as url:
+            await subscribe(client, f"{url}/hook", job_types=["model-inference"])
+            await run(client)
+            taken = [await asyncio.wait_for(listener.taken.get(), 10) for _ in range(3)]
+    assert len({headers["idempotency-key"] for headers, _ in taken}) == 1
+    assert len({event["id"] for _, event in taken}) == 1
+
+
+async def test_a_subscription_covers_jobs_under_way_and_only_what_it_asks_for(
+    client: httpx.AsyncClient, sandbox: RunningSandbox
+) -> None:
+    listener = Listener()
+    stays = says("user", '[[sandbox {"state": "running"}]]')
+    with serve(listener.app) as url:
+        ignored, wanted = await run(client, stays), await run(client, stays)
+        await subscribe(client, f"{url}/hook", job_ids=[wanted], states=["completed", "cancelled"])
+        sandbox.store.finish(ignored)
+        sandbox.store.finish(wanted, "cancelled")
+        _, event = await asyncio.wait_for(listener.taken.get(), 10)
+    assert (event["type"], event["data"]["job_id"]) == ("job.cancelled", wanted)
+    assert listener.taken.empty()
+
+
+async def test_an_archived_subscription_gets_nothing_more(client: httpx.AsyncClient) -> None:
+    listener = Listener()
+    with serve(listener.app) as url:
+        archived = await subscribe(client, f"{url}/hook", name="old")
+        kept = await subscribe(client, f"{url}/hook", name="new", states=["completed"])
+        assert (await client.delete(f"/webhooks/{archived['id']}")).json()["status"] == "archived"
+        await run(client)
+        headers, _ = await asyncio.wait_for(listener.taken.get(), 10)
+    assert headers["x-narrative-webhook-secret"] == kept["secret"]
+    assert listener.taken.empty()
+    assert (await client.get(f"/webhooks/{kept['id']}")).json()["status"] == "active"
+    assert [each["name"] for each in (await client.get("/webhooks")).json()["records"]] == ["old", "new"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"url": "https://example.com/hook"},
+        {"url": "http://127.0.0.1.example.com/hook"},
+        {"url": "ftp://127.0.0.1/hook"},
+        {"url": "http://[::1"},
+        {"url": "http://127.0.0.1/hook", "type": "other"},
+        {"url": "http://127.0.0.1/hook", "events": []},
+    ],
+)
+async def test_a_wrong_subscription_is_refused_and_nothing_is_fetched_abroad(
+    client: httpx.AsyncClient, wrong: dict[str, Any]
+) -> None:
+    answer = await client.post("/webhooks", json={"type": "webhook_subscription_jobs", **wrong})
+    assert answer.status_code == 400
+    assert set(answer.json()) == {"error", "error_description"}
+    assert (await client.get("/webhooks/unknown")).status_code == 404
+
+
+async def test_webhooks_can_be_switched_off() -> None:
+    async with serve_sandbox(SandboxOptions(webhooks=False)) as sandbox, httpx.AsyncClient(headers=TOKEN) as client:
+        assert (await client.get(f"{sandbox.url}/webhooks")).status_code == 404
