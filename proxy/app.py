@@ -26,6 +26,7 @@ from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.settings import Settings, config_folder
 from proxy.translate.messages import HistoryRules
 from proxy.translate.plan import PlanRules
+from proxy.translate.schema import Limits
 
 _EXPOSED_HEADERS = (
     "x-request-id",
@@ -147,6 +148,7 @@ def _plan_rules(settings: Settings) -> PlanRules:
     return PlanRules(
         efforts=settings.thinking.model_dump(),
         history=HistoryRules(strict=chat.strict_history, media_placeholder=chat.media == "placeholder"),
+        schema_limits=Limits(**settings.schemas.model_dump()),
         headroom_tokens=chat.headroom_tokens,
         max_choices=chat.max_choices,
         max_tools=chat.max_tools,

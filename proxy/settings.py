@@ -125,6 +125,16 @@ class ThinkingSettings(_Section):
     xhigh: int = Field(16384, ge=1024, description="`reasoning_effort: xhigh`, in tokens.")
 
 
+class SchemaSettings(_Section):
+    """Bounds on what clients' JSON Schemas may be; over the first four is a 400 `invalid_json_schema`."""
+
+    max_bytes: int = Field(131_072, ge=1, description="Largest schema, as compact JSON.")
+    max_depth: int = Field(128, ge=1, le=200, description="Most levels of nesting in a schema.")
+    max_properties: int = Field(5_000, ge=1, description="Most properties declared in one schema.")
+    max_alternatives: int = Field(1_000, ge=1, description="Most members of one `anyOf`, `oneOf` or `allOf`.")
+    recursion_depth: int = Field(3, ge=0, le=10, description="Levels of a recursive schema that are written out before it is opened.")
+
+
 class SandboxSettings(_Section):
     pending_s: float = Field(0.1, ge=0, description="Seconds a sandbox job is pending.")
     running_s: float = Field(0.4, ge=0, description="Seconds a sandbox job runs.")
@@ -138,6 +148,7 @@ class Settings(_Section):
     jobs: JobSettings = JobSettings()
     chat: ChatSettings = ChatSettings()
     thinking: ThinkingSettings = ThinkingSettings()
+    schemas: SchemaSettings = SchemaSettings()
     sandbox: SandboxSettings = SandboxSettings()
 
 
