@@ -1,0 +1,197 @@
+"""The persona: pleasant words, tool calls that the words ask for, and an end to every agent loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from proxy.sandbox.persona import Persona
+from tests.unit.sandbox.building import CONTENT, TOOLS, as_text, calls, keyed, results, says, tagged, turns
+from tests.unit.sandbox.schema_strategies import documented_objects
+
+SHAPES = pytest.mark.parametrize("shape", [keyed, tagged, as_text])
+
+
+def reply(schema: dict[str, Any], *messages: dict[str, Any]) -> dict[str, Any]:
+    output = Persona(schema).reply(turns(*messages))
+    Draft202012Validator(schema).validate(output)
+    assert isinstance(output, dict)
+    return output
+
+
+def named_calls(output: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Calls of any shape as name and arguments."""
+    found = []
+    for call in output["tool_calls"]:
+        if "name" in call:
+            arguments = call["arguments"]
+            found.append((call["name"], orjson.loads(arguments) if isinstance(arguments, str) else arguments))
+        else:
+            ((name, arguments),) = call.items()
+            found.append((name, arguments))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Hi!", "Hello! How can I help you today?"),
+        ("Thanks a lot", "You are welcome!"),
+        ("Say hello world", "hello world"),
+        ('Reply with exactly: "pong"', "pong"),
+        ("What is 2 + 2?", "2 + 2 = 4"),
+        ("Count to 5", "1, 2, 3, 4, 5"),
+        ("The sky is blue", "You said: The sky is blue"),
+    ],
+)
+def test_it_answers_in_words(question: str, answer: str) -> None:
+    assert reply(CONTENT, says("user", question)) == {"content": answer}
+
+
+def test_it_answers_the_last_question() -> None:
+    talk = [says("system", "Be brief"), says("user", "Hi"), says("assistant", "Hello"), says("user", "The sky is blue")]
+    assert reply(CONTENT, *talk) == {"content": "You said: The sky is blue"}
+
+
+def test_long_questions_are_not_echoed_whole() -> None:
+    assert len(reply(CONTENT, says("user", "word " * 10_000))["content"]) < 600
+
+
+@SHAPES
+def test_it_calls_the_tool_that_the_words_suggest_with_their_values(shape: Callable[..., dict[str, Any]]) -> None:
+    talk = [says("system", f"get_weather takes {orjson.dumps(TOOLS['get_weather']).decode()}")]
+    output = reply(shape(), *talk, says("user", "What is the weather in Paris, in Celsius?"))
+    assert output["content"] == ""
+    assert named_calls(output) == [("get_weather", {"city": "Paris", "unit": "celsius"})]
+
+
+@SHAPES
+def test_it_does_not_call_without_a_reason(shape: Callable[..., dict[str, Any]]) -> None:
+    output = reply(shape(), says("user", "Hello"))
+    assert output == {"content": "Hello! How can I help you today?", "tool_calls": []}
+
+
+@SHAPES
+def test_it_calls_without_a_reason_where_the_schema_insists(shape: Callable[..., dict[str, Any]]) -> None:
+    assert len(named_calls(reply(shape(minItems=1), says("user", "Hello")))) == 1
+    assert len(named_calls(reply(shape(minItems=3), says("user", "Hello")))) == 3
+
+
+@SHAPES
+def test_it_turns_results_into_an_answer_and_does_not_call_again(shape: Callable[..., dict[str, Any]]) -> None:
+    talk = [
+        says("user", "Weather in Paris?"),
+        calls("get_weather"),
+        results(get_weather='{"sky": "clear", "degrees": 18}'),
+    ]
+    output = reply(shape(), *talk)
+    assert output == {"content": "Get weather says: sky: clear, degrees: 18", "tool_calls": []}
+
+
+def test_a_failed_result_is_reported_as_one() -> None:
+    failed = results(get_weather="no such city")
+    failed["content"][0]["is_error"] = True
+    output = reply(keyed(), says("user", "Weather in Paris?"), calls("get_weather"), failed)
+    assert output["content"] == "Get weather failed: no such city"
+
+
+def test_an_agent_loop_with_one_call_at_a_time_runs_to_its_end() -> None:
+    schema = keyed(maxItems=1)
+    talk = [says("user", "Weather and time in Oslo?")]
+    used = []
+    for _ in range(5):
+        called = named_calls(reply(schema, *talk))
+        if not called:
+            break
+        used += [name for name, _ in called]
+        talk += [calls(called[0][0]), results(**{called[0][0]: "fine"})]
+    assert used == ["get_weather", "get_time"]
+
+
+def test_a_new_question_after_an_answer_is_answered_with_the_tool_again() -> None:
+    talk = [says("user", "Weather in Paris?"), calls("get_weather"), results(get_weather="clear")]
+    talk += [says("assistant", "Get weather says: clear"), says("user", "And the weather in Oslo?")]
+    assert named_calls(reply(keyed(), *talk)) == [("get_weather", {"city": "Oslo"})]
+
+
+def test_calls_that_were_written_as_text_are_not_made_again() -> None:
+    talk = [says("user", "Weather in Paris?"), says("assistant", 'Called get_weather with {"city": "Paris"}')]
+    output = reply(keyed(), *talk, says("user", "Result of get_weather: clear"))
+    assert output == {"content": "Here is what came back: Result of get_weather: clear", "tool_calls": []}
+
+
+def test_several_names_make_parallel_calls_as_far_as_allowed() -> None:
+    question = says("user", "Compare the weather in Paris, London and San Francisco, CA")
+    cities = [arguments["city"] for _, arguments in named_calls(reply(keyed(), question))]
+    assert cities == ["Paris", "London", "San Francisco, CA"]
+    assert len(named_calls(reply(keyed(maxItems=1), question))) == 1
+
+
+def test_reasoning_comes_before_and_an_unneeded_answer_is_null() -> None:
+    schema = keyed()
+    schema["properties"] = {
+        "reasoning": {"type": "string"},
+        "answer": {"type": ["object", "null"], "properties": {"degrees": {"type": "integer"}}, "required": ["degrees"]},
+        "tool_calls": schema["properties"]["tool_calls"],
+    }
+    schema["required"] = ["reasoning", "answer", "tool_calls"]
+    calling = reply(schema, says("user", "Weather in Paris?"))
+    assert list(calling) == ["reasoning", "answer", "tool_calls"]
+    assert calling["reasoning"]
+    assert calling["answer"] is None
+    done = reply(
+        schema, says("user", "Weather in Paris?"), calls("get_weather"), results(get_weather='{"degrees": 18}')
+    )
+    assert (done["answer"], done["tool_calls"]) == ({"degrees": 18}, [])
+
+
+def test_structured_answers_take_values_from_the_words() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "age": {"type": "integer"},
+            "email": {"type": "string"},
+            "colour": {"type": "string", "enum": ["red", "blue"]},
+            "sizes": {"type": "array", "items": {"type": "number"}},
+            "married": {"type": "boolean"},
+        },
+        "required": ["name", "age"],
+    }
+    said = "Grace Hopper is 45 years old, not married, prefers blue; write to grace@navy.mil"
+    assert reply(schema, says("user", said)) == {
+        "name": "Grace Hopper",
+        "age": 45,
+        "email": "grace@navy.mil",
+        "colour": "blue",
+        "sizes": [45],
+        "married": False,
+    }
+
+
+def test_a_free_object_is_not_left_empty() -> None:
+    assert reply({"type": "object"}, says("user", "Hi")) == {"message": "Hello! How can I help you today?"}
+
+
+@given(documented_objects(), st.text(min_size=1, max_size=60).filter(str.strip))
+def test_whatever_is_said_the_output_fits_the_schema(schema: dict[str, Any], said: str) -> None:
+    reply(schema, says("user", said))
+
+
+@given(
+    st.dictionaries(st.sampled_from(["get_weather", "sendMail", "a-b", "x"]), documented_objects(), min_size=1),
+    st.sampled_from([keyed, tagged, as_text]),
+    st.integers(0, 2),
+    st.integers(0, 2),
+    st.sampled_from(["get the weather", "send mail to Bob 3 times", "a b x", "'quoted' \"text\" and 12"]),
+)
+def test_whatever_is_offered_the_calls_fit_the_schema(
+    tools: dict[str, Any], shape: Callable[..., dict[str, Any]], least: int, more: int, said: str
+) -> None:
+    schema = shape(tools, minItems=least, maxItems=least + more)
+    for _, arguments in named_calls(reply(schema, says("user", said))):
+        assert isinstance(arguments, dict)
