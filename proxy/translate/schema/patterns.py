@@ -1,0 +1,274 @@
+"""Clients' regular expressions, matched in linear time.
+
+JSON Schema means ECMA-262 patterns, found anywhere in the text. RE2 matches without backtracking, so no pattern can stall the
+server; what it spells differently is translated. It knows no look-around and no back-references: look-ahead at the very start,
+the common case (`^(?!internal_)…`, `^(?=.*[0-9])…`), is a condition of its own and is split off; a pattern with any other is not checked.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import re2  # type: ignore[import-untyped]
+
+_MAX_PATTERN = 4_096
+_MAX_MEMORY = 2 << 20
+_MAX_WORK = 5_000_000
+"""Characters times instructions of the compiled pattern: some 20 ms in RE2's slowest mode."""
+_MAX_REPEAT = 1_000
+
+_SPACE = r"\t\n\v\f\r \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}"
+_NOT_SPACE = (
+    r"\x{0}-\x{8}\x{e}-\x{1f}!-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027}\x{202a}-\x{202e}"
+    r"\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{fefe}\x{ff00}-\x{10ffff}"
+)
+_DOT = r"[^\n\r\x{2028}\x{2029}]"
+
+
+class BadPattern(ValueError):
+    """Not a regular expression in any spelling."""
+
+
+class _Unsupported(Exception):
+    """A regular expression that a linear-time engine cannot run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A pattern ready to search with.
+
+    Attributes:
+        plain: it needs no look-around and no back-reference, so other engines take it too.
+        conditions: expressions of which each must be found (True) or must not be (False); None when it cannot be checked.
+    """
+
+    plain: bool
+    conditions: tuple[tuple[Any, bool], ...] | None
+
+    def found_in(self, text: str) -> bool | None:
+        """Whether the pattern matches somewhere in the text; None when that cannot be told in bounded time."""
+        if self.conditions is None:
+            return None
+        data = text.encode("utf-8", "replace")
+        if any(expression.programsize * (len(data) + 1) > _MAX_WORK for expression, _ in self.conditions):
+            return None
+        return all((expression.search(data) is not None) is wanted for expression, wanted in self.conditions)
+
+
+@lru_cache(maxsize=1_024)
+def pattern(source: str) -> Pattern:
+    """Prepare an ECMA-262 pattern.
+
+    Raises:
+        BadPattern: it is no regular expression.
+    """
+    if len(source) > _MAX_PATTERN:
+        return Pattern(plain=False, conditions=None)
+    _check_brackets(source)
+    for plain, prepare in ((True, _one_condition), (False, _conditions)):
+        try:
+            return Pattern(plain=plain, conditions=prepare(source))
+        except _Unsupported:
+            continue
+    return Pattern(plain=False, conditions=None)
+
+
+def _one_condition(source: str) -> tuple[tuple[Any, bool], ...]:
+    return ((_compiled(source), True),)
+
+
+def _conditions(source: str) -> tuple[tuple[Any, bool], ...]:
+    """`^(?=a)(?!b)c` as: `^(?:a)` is found, `^(?:b)` is not, `^c` is. All start at the one place where `^` holds."""
+    rest = source.removeprefix("^")
+    if rest == source or _has_alternatives(source):
+        raise _Unsupported
+    conditions = []
+    while rest.startswith(("(?=", "(?!")):
+        end = _group_end(rest)
+        conditions.append((_compiled(f"^(?:{rest[3:end]})"), rest[2] == "="))
+        rest = rest[end + 1 :]
+    if rest.startswith(("*", "+", "?", "{")):
+        raise _Unsupported
+    return (*conditions, (_compiled(f"^{rest}"), True))
+
+
+_TOKEN = re.compile(
+    r"(?P<escape>\\(?:u\{[0-9a-fA-F]{1,6}\}|u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|c[A-Za-z]|[pP]\{[^}]*\}|k<[^>]*>|[0-9]+|.))"
+    r"|(?P<set>\[\^?)"
+    r"|(?P<open>\((?:\?(?:[=!]|<[=!]|[a-zA-Z]*(?:-[a-zA-Z]+)?[:)]|P?<[A-Za-z_$][\w$]*>))?)"
+    r"|(?P<close>\))"
+    r"|(?P<repeat>(?:[*+?]|\{[0-9]+(?:,[0-9]*)?\})\??)"
+    r"|(?P<char>.)",
+    re.DOTALL,
+)
+
+
+def _tokens(source: str) -> Iterator[tuple[str, int, str]]:
+    """(kind, start, text) of each token; a character set is one token."""
+    position = 0
+    while position < len(source):
+        match = _TOKEN.match(source, position)
+        if match is None:
+            raise BadPattern("it ends in a lone backslash")
+        kind, start, position = match.lastgroup or "char", position, match.end()
+        if kind == "set":
+            position = _set_end(source, position)
+        text = source[start:position]
+        yield ("char" if kind == "open" and text.endswith(")") else kind), start, text  # `(?i)` opens nothing
+
+
+def _set_end(source: str, position: int) -> int:
+    while position < len(source) and source[position] != "]":
+        position += 2 if source[position] == "\\" else 1
+    if position >= len(source):
+        raise BadPattern("a character set is not closed")
+    return position + 1
+
+
+def _check_brackets(source: str) -> None:
+    depth, repeatable = 0, False
+    for kind, _, text in _tokens(source):
+        if kind == "repeat" and not repeatable and text[0] != "{":
+            raise BadPattern(f"there is nothing for {text!r} to repeat")
+        depth += (kind == "open") - (kind == "close")
+        if depth < 0:
+            raise BadPattern("a bracket is closed that was not opened")
+        repeatable = kind != "open" and text != "|"
+    if depth:
+        raise BadPattern("a bracket is not closed")
+
+
+def _has_alternatives(source: str) -> bool:
+    """Whether a `|` stands outside all groups."""
+    depth = 0
+    for kind, _, text in _tokens(source):
+        depth += (kind == "open") - (kind == "close")
+        if text == "|" and depth == 0:
+            return True
+    return False
+
+
+def _group_end(source: str) -> int:
+    """The index of the bracket that closes the group at the start."""
+    depth = 0
+    for kind, start, _ in _tokens(source):
+        depth += (kind == "open") - (kind == "close")
+        if depth == 0:
+            return start
+    raise _Unsupported
+
+
+def linear(source: str) -> Any:
+    """An expression in RE2's own spelling, compiled within bounded memory; it searches bytes of UTF-8.
+
+    Raises:
+        re2.error: it is wrong, or too large.
+        UnicodeEncodeError: it has half of a character.
+    """
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MAX_MEMORY
+    return re2.compile(source, options)
+
+
+def _compiled(source: str) -> Any:
+    try:
+        return linear(_translated(source))
+    except UnicodeEncodeError as error:
+        raise _Unsupported from error
+    except re2.error as error:
+        if "character class range" in str(error):
+            raise BadPattern("a range in a character set runs backwards") from None
+        raise _Unsupported from error
+
+
+def _translated(source: str) -> str:
+    """The pattern in RE2's spelling."""
+    out: list[str] = []
+    opened: list[int] = []
+    atom = 0  # where in `out` that starts which a repeat would repeat
+    for kind, _, text in _tokens(source):
+        match kind:
+            case "repeat":
+                out[atom:] = _repeated("".join(out[atom:]), text)
+            case "close":
+                atom = opened.pop()
+                out.append(text)
+            case _:
+                atom = len(out)
+                out.append(_TRANSLATE[kind](text))
+                if kind == "open":
+                    opened.append(atom)
+    return "".join(out)
+
+
+def _repeated(atom: str, repeat: str) -> list[str]:
+    """RE2 repeats at most 1,000 times: longer ones are written as several in a row."""
+    bounds = re.match(r"\{(\d+)(,?)(\d*)\}", repeat)
+    least, most = (int(bounds[1]), int(bounds[3] or bounds[1])) if bounds else (0, 0)
+    if bounds is None or most <= _MAX_REPEAT:
+        return [atom, repeat]
+    if most > 64 * _MAX_REPEAT:
+        raise _Unsupported
+    pieces = [f"{atom}{{{size}}}" for size in _chunks(least)]
+    pieces += [f"{atom}{{0,{size}}}" for size in _chunks(most - least)]
+    return ["(?:", *pieces, f"{atom}*" if bounds[2] and not bounds[3] else "", ")"]
+
+
+def _chunks(total: int) -> list[int]:
+    full, rest = divmod(max(total, 0), _MAX_REPEAT)
+    return [_MAX_REPEAT] * full + [rest] * (rest > 0)
+
+
+def _escape(text: str, *, in_set: bool = False) -> str:
+    body = text[1:]
+    match body[0]:
+        case "s" | "S":
+            spaces = _SPACE if body == "s" else _NOT_SPACE
+            return spaces if in_set else f"[{spaces}]"
+        case "u" | "x" if len(body) > 1:
+            return f"\\x{{{body[1:].strip('{}')}}}"
+        case "c" if len(body) > 1:
+            return f"\\x{{{ord(body[1]) % 32:x}}}"
+        case "p" | "P" if len(body) > 1:
+            return re.sub(r"(?:General_Category|gc|Script|sc)=", "", text)
+        case "k":
+            raise _Unsupported
+        case "b" if in_set:
+            return r"\x{8}"
+        case "Z":
+            return r"\z"  # what Python and PCRE mean by it; ECMA-262 has no such escape
+        case "0" if body == "0":
+            return r"\x{0}"
+        case letter if letter in "dDwWbBnrtvfAz":
+            return text
+        case digit if digit.isdigit():
+            raise _Unsupported
+        case _:
+            return re.escape(body)
+
+
+def _set(text: str) -> str:
+    if text in {"[]", "[^]"}:
+        return r"[^\x{0}-\x{10ffff}]" if text == "[]" else r"[\x{0}-\x{10ffff}]"
+    head = "[^" if text.startswith("[^") else "["
+    return head + _TOKEN.sub(_set_token, text[len(head) : -1]) + "]"
+
+
+def _set_token(token: re.Match[str]) -> str:
+    return _escape(token[0], in_set=True) if token.lastgroup == "escape" else token[0].replace("[", r"\[")
+
+
+def _open(text: str) -> str:
+    if text in {"(?=", "(?!", "(?<=", "(?<!"}:
+        raise _Unsupported
+    return text.replace("(?<", "(?P<").replace("$", "_")
+
+
+def _char(text: str) -> str:
+    return {".": _DOT, "{": r"\{", "}": r"\}"}.get(text, text)
+
+
+_TRANSLATE = {"escape": _escape, "set": _set, "open": _open, "char": _char}

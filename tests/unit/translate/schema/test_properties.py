@@ -1,0 +1,132 @@
+"""What holds for every schema: never narrower, never another exception, never a changed valid value."""
+
+import json
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from jsonschema.validators import validator_for
+
+from proxy.errors import InvalidRequest
+from proxy.translate.schema import Compiled, Keywords, check, compile_parameters, compile_schema, mend
+from tests.unit.translate.schema.strategies import instances, json_values, schemas
+
+DOCUMENTED = frozenset(
+    {"type", "properties", "required", "additionalProperties", "items", "enum", "minLength", "maxLength", "pattern"}
+    | {
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+        "minItems",
+        "maxItems",
+        "uniqueItems",
+    }
+    | {"description", "title"}
+)
+relaxed = settings(
+    suppress_health_check=list(HealthCheck),
+    deadline=None,
+    max_examples=int(__import__("os").environ.get("HYPO", "200")),
+)
+
+
+def compiled_or_none(schema: Any, keywords: Keywords = "documented") -> Compiled | None:
+    try:
+        return compile_schema(schema, param="s", keywords=keywords)
+    except InvalidRequest as error:
+        assert error.code == "invalid_json_schema"
+        assert error.param is not None
+        assert error.param.startswith("s")
+        return None
+
+
+def accepts(schema: Any, instance: Any) -> bool:
+    """Whether the stock validator of the schema's draft takes the instance."""
+    checker = validator_for(schema, default=Draft202012Validator)
+    try:
+        return bool(checker(schema).is_valid(instance))
+    except RecursionError:
+        return False
+
+
+def keywords_in(schema: dict[str, Any]) -> set[str]:
+    inner = [
+        *schema.get("properties", {}).values(),
+        schema.get("items"),
+        schema.get("additionalProperties"),
+        *schema.get("anyOf", ()),
+    ]
+    return set(schema).union(*(keywords_in(member) for member in inner if isinstance(member, dict)))
+
+
+@given(st.data())
+@relaxed
+def test_every_instance_that_the_original_accepts_is_accepted_by_the_compiled_schema(data: st.DataObject) -> None:
+    schema = data.draw(schemas())
+    keywords: Keywords = data.draw(st.sampled_from(["documented", "full"]))
+    compiled = compiled_or_none(schema, keywords)
+    instance = data.draw(instances(schema))
+    if compiled is None:
+        return
+    Draft202012Validator.check_schema(compiled.schema)
+    assert keywords_in(compiled.schema) <= DOCUMENTED | ({"anyOf", "const", "format"} if keywords == "full" else set())
+    if accepts(schema, instance):
+        Draft202012Validator(compiled.schema).validate(instance)
+    elif not compiled.lossy:
+        assert not accepts(compiled.schema, instance)
+
+
+@given(st.data())
+@relaxed
+def test_check_finds_violations_exactly_where_the_stock_validator_does(data: st.DataObject) -> None:
+    schema = data.draw(schemas())
+    compiled = compiled_or_none(schema)
+    instance = data.draw(instances(schema))
+    if compiled is None or (compiled.document.patterned and "unevaluatedProperties" in json.dumps(schema)):
+        return
+    assert (check(compiled, instance) == ()) == accepts(schema, instance)
+
+
+@given(st.data())
+@relaxed
+def test_mending_leaves_valid_values_alone_and_leaves_others_with_fewer_violations(data: st.DataObject) -> None:
+    schema = data.draw(schemas())
+    compiled = compiled_or_none(schema)
+    instance = data.draw(instances(schema))
+    if compiled is None:
+        return
+    before = json.dumps(instance)
+    mended = mend(compiled, instance)
+    assert json.dumps(instance) == before
+    if mended is not instance:
+        assert len(check(compiled, mended)) < len(check(compiled, instance))
+    assert json.dumps(mend(compiled, instance)) == json.dumps(mended)
+
+
+@given(st.data())
+@relaxed
+def test_parameters_are_never_narrower_than_the_objects_of_the_original(data: st.DataObject) -> None:
+    schema = data.draw(schemas())
+    instance = data.draw(instances(schema))
+    try:
+        compiled = compile_parameters(schema, param="s")
+    except InvalidRequest:
+        return
+    if compiled.is_object:
+        assert compiled.schema["type"] == "object"
+    if accepts(schema, instance) and (isinstance(instance, dict) or not compiled.must_be_object):
+        Draft202012Validator(compiled.schema).validate(instance)
+
+
+@given(
+    json_values
+    | st.dictionaries(
+        st.sampled_from(["type", "properties", "items", "$ref", "enum", "required", "allOf", "$id"]), json_values
+    )
+)
+@relaxed
+def test_what_is_no_schema_is_refused_with_a_path_and_nothing_else_is_raised(schema: Any) -> None:
+    compiled_or_none(schema)
