@@ -21,9 +21,9 @@ def opening_chunks(stamp: Stamp, choices: int, *, include_usage: bool) -> Iterat
         yield _chunk(stamp, index, {"role": "assistant", "content": ""}, include_usage=include_usage)
 
 
-def heartbeat_chunk(stamp: Stamp, *, include_usage: bool) -> chat.Chunk:
-    """A chunk that says nothing, for clients whose watchdogs count only data."""
-    return _chunk(stamp, 0, {}, include_usage=include_usage)
+def heartbeat_after(chunk: chat.Chunk) -> chat.Chunk:
+    """A chunk of the same stream that says nothing, for clients whose watchdogs count only data."""
+    return {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": None, "logprobs": None}]}
 
 
 def closing_chunks(completion: chat.ChatCompletion, *, include_usage: bool) -> Iterator[chat.Chunk]:

@@ -1,0 +1,89 @@
+"""Reading `GET /jobs?state=…&order_by=updated_at_desc` as a feed: where the last read ended, and how much to ask for.
+
+Pure. The cursor is the ids of the last read, so it needs no clock, bears equal or missing times, and other parties' jobs. Pages
+reach a little beyond it, which finds records that were listed late.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from proxy.narrative.client import MAX_PER_PAGE
+from proxy.narrative.trust import Trust
+from proxy.wire.narrative import JobState
+
+STATES: Final = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
+_FIRST_PAGE: Final = 100
+_SMALLEST_PAGE: Final = 20
+_MOST_PAGES: Final = 4
+"""Pages of one read; what lies beyond is left to the sweep."""
+_MOST_FAILURES: Final = 3
+_MOST_DOUBLINGS: Final = 5
+_STALE: Final = 30.0
+"""Seconds without a read after which the cursor means nothing any more."""
+
+
+class FeedCursor:
+    """One feed: the jobs that reached one state."""
+
+    def __init__(self, state: str, on_trust: Callable[[bool], None]) -> None:
+        self.state = state
+        self.trust = Trust(start=1.0, patience=3, spacing=1, on_change=on_trust)
+        self.running = False
+        self.reads = 0
+        """Reads that were answered."""
+        self._started = float("-inf")
+        self._failures = 0
+        self._last_read = float("-inf")
+        self._known: frozenset[str] = frozenset()
+        self._seen: dict[str, None] = {}
+        self._pages = 0
+        self._expected = 0.0
+
+    def due(self, gap: float) -> float:
+        """Loop time of the next read when reads are `gap` seconds apart, more after failures."""
+        return self._started + gap * (1 << min(self._failures, _MOST_DOUBLINGS))
+
+    def start(self, now: float, gap: float) -> None:
+        """A read starts. The beat is kept: one that starts a little late does not delay the ones after it."""
+        beat = self._started + gap
+        self._started = beat if now - beat < gap else now
+        self.running = True
+
+    def begin(self, now: float) -> int:
+        """Open a read; returns how many records to ask for."""
+        if now - self._last_read > _STALE:
+            self._known = frozenset()
+        self._seen = {}
+        self._pages = 0
+        if not self._known:
+            return _FIRST_PAGE
+        return min(_SMALLEST_PAGE + int(2 * self._expected), MAX_PER_PAGE)
+
+    def absorb(self, records: Sequence[dict[str, Any]], asked: int) -> bool:
+        """Take in one page; returns whether the next page may hold ends that no read has shown yet."""
+        ids = [job_id for record in records if (job_id := record_id(record))]
+        reached = not self._known.isdisjoint(ids)
+        self._seen.update(dict.fromkeys(ids))
+        self._pages += 1
+        return bool(self._known) and not reached and len(records) >= asked and self._pages < _MOST_PAGES
+
+    def end(self, now: float) -> None:
+        """The read is over."""
+        new = sum(job_id not in self._known for job_id in self._seen) if self._known else 0
+        self._expected = max(new, 0.8 * self._expected)
+        self._known = frozenset(self._seen)
+        self._last_read = now
+        self.reads += 1
+        self._failures = 0
+        self.trust.settle(self.reads)
+
+    def failed(self) -> None:
+        """A read was not answered. One that stays away is as bad as one that leaves out ends."""
+        self._failures += 1
+        if self._failures >= _MOST_FAILURES:
+            self.trust.broke()
+
+
+def record_id(record: dict[str, Any]) -> str | None:
+    job_id = record.get("job_id") or record.get("id")
+    return job_id if isinstance(job_id, str) else None

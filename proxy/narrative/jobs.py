@@ -1,0 +1,193 @@
+"""Jobs from submission to end: submit once, wait, give up."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from proxy.errors import JobTimeout, Overloaded
+from proxy.narrative.client import NarrativeClient
+from proxy.narrative.events import Abandoned, Observer, Refused, ignore
+from proxy.narrative.ledger import Entry, Ledger
+from proxy.narrative.news import News
+from proxy.narrative.places import PlaceOptions, Places
+from proxy.narrative.submit import SubmitOptions, Submitter, Ticket
+from proxy.narrative.watch import WatchOptions
+from proxy.wire.narrative import Job, RunRequest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JobsOptions:
+    """How jobs are run."""
+
+    places: PlaceOptions = field(default_factory=PlaceOptions)
+    submit: SubmitOptions = field(default_factory=SubmitOptions)
+    watch: WatchOptions = field(default_factory=WatchOptions)
+    max_submissions: int = 32
+    """Submissions on their way at one time."""
+
+
+class Jobs:
+    """Runs jobs; an async context manager that owns the tasks which watch them.
+
+    Deadlines are absolute, in the running loop's `time()`. A caller that is cancelled stops waiting at once, and the job is
+    left to end by itself: Narrative cannot cancel it.
+
+    Args:
+        options: bounds and habits.
+        observe: told what happens, for metrics and journals; it must be quick and must not raise.
+    """
+
+    def __init__(self, options: JobsOptions | None = None, *, observe: Observer = ignore) -> None:
+        self._options = options = options or JobsOptions()
+        self._observe = observe
+        self._ledger = Ledger()
+        self._news = News(self._ledger, options.watch, observe)
+        self._ledger.listener = self._news
+        self._places = Places(options.places)
+        self._submitter = Submitter(options.submit, self._ledger, observe)
+        self._sending = asyncio.Semaphore(options.max_submissions)
+        self._submissions: set[asyncio.Task[Job]] = set()
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._news)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all waits with `Overloaded`: the jobs may still end, and can be waited for elsewhere."""
+        self._ledger.fail_all(lambda entry: Overloaded("the server is stopping", job_id=entry.job.id))
+        for task in list(self._submissions):
+            task.cancel()
+        await asyncio.gather(*self._submissions, return_exceptions=True)
+        await self._stack.aclose()
+
+    def __contains__(self, job_id: object) -> bool:
+        """Whether the job of that id is watched."""
+        return job_id in self._ledger
+
+    @property
+    def in_flight(self) -> int:
+        """Jobs that are watched."""
+        return len(self._ledger)
+
+    @property
+    def queued(self) -> int:
+        """Submissions that wait for a place."""
+        return self._places.waiting
+
+    @property
+    def submitting(self) -> int:
+        """Submissions on their way, those of callers who left among them."""
+        return len(self._submissions)
+
+    @property
+    def modes(self) -> Mapping[str, int]:
+        """How many accounts are watched in which mode."""
+        return self._news.modes
+
+    def expect_push(self) -> None:
+        """Webhooks are subscribed to: `hint` will be told of ends, and they can earn trust."""
+        self._news.expect_push()
+
+    def hint(self, news: Job | str) -> None:
+        """Word from a webhook that a job ended: its record, or its id when the record is not at hand."""
+        self._news.tell(news, "webhook")
+
+    async def submit(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:
+        """Enqueue a job and start to watch it.
+
+        Args:
+            request: its body; its tags hold one that is unique, `rid:<uuid>`, by which it is found if the answer is lost.
+            client: submits it and reads it.
+            deadline: loop time until which its end is of interest.
+
+        Returns:
+            The pending job.
+
+        Raises:
+            Overloaded: too much is in flight; nothing was enqueued.
+            ProxyError: as `NarrativeClient.run_model_inference`.
+        """
+        try:
+            await self._places.take(deadline)
+        except Overloaded:
+            self._observe(Refused(self.in_flight))
+            raise
+        try:
+            job = await self._send(Ticket(request, client, deadline))
+        except BaseException:
+            self._places.give_back()
+            raise
+        self._ledger.open(job, client, deadline=deadline, model=request.model, on_left=self._places.give_back)
+        return job
+
+    async def _send(self, ticket: Ticket) -> Job:
+        """Submit in a task of its own: a caller that leaves in the middle must not leave an unknown outcome behind."""
+        try:
+            async with asyncio.timeout_at(ticket.deadline):
+                await self._sending.acquire()
+        except TimeoutError:
+            raise Overloaded("too many submissions are on their way; try again later", retry_after=1.0) from None
+        task = asyncio.create_task(self._submitter.submit(ticket))
+        self._submissions.add(task)
+        task.add_done_callback(self._sent)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            ticket.abandoned = True
+            task.add_done_callback(self._sent_for_nobody)
+            raise
+        return task.result()
+
+    def _sent(self, task: asyncio.Task[Job]) -> None:
+        self._submissions.discard(task)
+        self._sending.release()
+
+    def _sent_for_nobody(self, task: asyncio.Task[Job]) -> None:
+        known = not task.cancelled() and task.exception() is None
+        self._abandon(task.result().id if known else None)
+
+    async def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Job:
+        """The ended job, whatever its end: completed, failed or cancelled.
+
+        Raises:
+            JobTimeout: the deadline passed; the job may still end, and can be waited for again.
+            UpstreamError: `narrative_job_lost` when Narrative does not know the job any more; `narrative_unauthorized`.
+            PermissionDenied: the job may no longer be read.
+            Overloaded: the engine stops.
+        """
+        entry = self._ledger.open(job, client, deadline=deadline)
+        entry.waiters += 1
+        try:
+            left = deadline - asyncio.get_running_loop().time()
+            await asyncio.wait({entry.end}, timeout=max(left, 0.0))
+            if entry.end.done():
+                return entry.end.result()
+        finally:
+            self._leave(entry)
+        raise JobTimeout(f"Job {job.id} did not end in time", job_id=job.id)
+
+    async def run(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:
+        """Submit and wait. Raises what `submit` and `wait` raise."""
+        return await self.wait(await self.submit(request, client, deadline=deadline), client, deadline=deadline)
+
+    def _leave(self, entry: Entry) -> None:
+        entry.waiters -= 1
+        if entry.waiters:
+            return
+        if not entry.end.done():
+            self._abandon(entry.job.id)
+        self._ledger.close(entry)
+
+    def _abandon(self, job_id: str | None) -> None:
+        """The place for a call that cancels the job, once Narrative has one."""
+        log.info("nobody waits for a job any more", extra={"job_id": job_id})
+        self._observe(Abandoned(job_id))

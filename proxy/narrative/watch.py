@@ -1,0 +1,390 @@
+"""Follows the jobs of one account: a single loop decides what to read next, reads run in tasks of their own."""
+
+import asyncio
+import logging
+import math
+from collections import Counter, deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+from proxy.errors import PermissionDenied, ProxyError, RateLimited, UpstreamError
+from proxy.narrative.agenda import Agenda
+from proxy.narrative.budget import Budget
+from proxy.narrative.cadence import Cadence
+from proxy.narrative.client import MAX_PER_PAGE, NarrativeClient, read_record
+from proxy.narrative.events import Observer, SourceTrusted
+from proxy.narrative.feed import STATES, FeedCursor, record_id
+from proxy.narrative.ledger import Entry, Ledger, Phase, says_all
+from proxy.narrative.pace import Load, Mode, pace
+from proxy.narrative.trust import Trust
+from proxy.wire.narrative import JobPage
+
+log = logging.getLogger(__name__)
+
+_MOST_LOOKS: Final = 16
+"""Looks at one time; as many again may follow hints."""
+_MOST_HINTS_FOLLOWED: Final = 5
+_GLANCE_PAGE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOptions:
+    """How ends are noticed. Seconds."""
+
+    reads_per_second: float = 10.0
+    """Reads an account may cost while jobs are in flight. Reading a job that is known to have ended comes on top."""
+    lost_after: float = 10.0
+    """A job that Narrative does not know, or may not be shown, is given up this long after its submission."""
+    lost_looks: int = 3
+    """And not before this many such answers in a row."""
+    longest_outlier_gap: float = 2.0
+    """Between two looks at a job that takes unusually long, when few are in flight."""
+
+
+class Watch:
+    """One account's jobs in flight.
+
+    Args:
+        ledger: where news goes.
+        client: lists the account's jobs, without repeats.
+        cadence: what is known of durations; shared by all watches.
+        push: trust in webhooks; shared by all watches.
+        observe: told when the feed is demoted or promoted.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917
+        self,
+        ledger: Ledger,
+        client: NarrativeClient,
+        cadence: Cadence,
+        options: WatchOptions,
+        push: Trust,
+        observe: Observer,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ledger = ledger
+        self._client = client
+        self._cadence = cadence
+        self._options = options
+        self._push = push
+        now = self._loop.time()
+        self._budget = Budget(options.reads_per_second, max(1.0, options.reads_per_second / 5), now)
+        self._feeds = {
+            str(state): FeedCursor(state, lambda reliable: observe(SourceTrusted("feed", reliable))) for state in STATES
+        }
+        self._entries: dict[str, Entry] = {}
+        self._planes: Counter[str | None] = Counter()
+        self._phases: Counter[Phase] = Counter()
+        self._agenda = Agenda()
+        self._looks: deque[Entry] = deque()
+        self._hinted: deque[Entry] = deque()
+        self._looking = self._following = 0
+        self._sweep_at = 0.0
+        self._last_news = now
+        self._pace = pace(Load(0, 0, 0.0, feed_reliable=True, push_reliable=False), options.reads_per_second)
+        self._wake = asyncio.Event()
+        self._reads: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def mode(self) -> Mode:
+        return self._pace.mode
+
+    # ------------------------------------------------------------ told by the ledger
+
+    def add(self, entry: Entry) -> None:
+        if not self._entries:
+            self._last_news = self._loop.time()
+        self._entries[entry.job.id] = entry
+        self._planes[entry.job.data_plane_id] += 1
+        self._phases[entry.phase] += 1
+        self._plan(entry, entry.started + self._cadence.expect(entry.model).earliest)
+        if self._task is None or self._task.done():
+            self._task = self._loop.create_task(self._run())
+            self._task.add_done_callback(self._stopped)
+
+    def drop(self, entry: Entry) -> None:
+        if self._entries.pop(entry.job.id, None) is None:
+            return
+        self._planes[entry.job.data_plane_id] -= 1
+        if not self._planes[entry.job.data_plane_id]:
+            del self._planes[entry.job.data_plane_id]
+        self._enter(entry, Phase.GONE)
+        if not self._entries:
+            self._wake.set()
+
+    def ended(self, entry: Entry, source: str, now: float) -> None:
+        """The end of one of its jobs was noticed; keep the records of its feeds."""
+        self._last_news = now
+        feed = self._feeds.get(entry.job.state)
+        if feed is None:
+            return
+        if source == "feed":
+            feed.trust.kept(feed.reads)
+        elif self._pace.mode in {Mode.FEED, Mode.LOOKS_AND_FEED}:
+            feed.trust.owe(entry.job.id, feed.reads)
+
+    def hint(self, entry: Entry, source: str) -> None:
+        """Some source says that a job ended, without saying how: read it now."""
+        if entry.hinted_by is None and entry.phase is not Phase.GONE:
+            entry.hinted_by = source
+            self._hinted.append(entry)
+            self._wake.set()
+
+    async def aclose(self) -> None:
+        tasks = [*self._reads, *([self._task] if self._task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------ the loop
+
+    async def _run(self) -> None:
+        while self._entries:
+            next_at = self._step(self._loop.time())
+            self._wake.clear()
+            wait = None if math.isinf(next_at) else max(next_at - self._loop.time(), 0.0)
+            try:
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            log.error("watching jobs failed; starting again", exc_info=error)
+            self._task = self._loop.create_task(self._run())
+            self._task.add_done_callback(self._stopped)
+
+    def _step(self, now: float) -> float:
+        """Start every read that is due; returns when to come again, infinity for not before something happens."""
+        due = self._agenda.due(now)
+        ripe = [entry for entry in due if entry.hinted_by is not None or self._ripens(entry, now)]
+        self._set_pace(now)
+        for entry in ripe:
+            self._enqueue(entry, now)
+        return min(self._follow_hints(now), self._read_feeds(now), self._take_looks(now), self._agenda.next_at)
+
+    def _ripens(self, entry: Entry, now: float) -> bool:
+        """Bring the phase of an entry up to date; returns whether it can be done by now."""
+        expected = self._cadence.expect(entry.model)
+        age = now - entry.started
+        if age < expected.earliest:
+            self._plan(entry, entry.started + expected.earliest)
+            return False
+        self._enter(entry, Phase.LATE if age >= expected.late else Phase.ACTIVE)
+        return True
+
+    def _set_pace(self, now: float) -> None:
+        self._push.settle(now)
+        late = self._phases[Phase.LATE]
+        load = Load(
+            active=self._phases[Phase.ACTIVE] + late,
+            late=late,
+            silence=now - self._last_news,
+            feed_reliable=all(feed.trust.reliable for feed in self._feeds.values()),
+            push_reliable=self._push.reliable,
+        )
+        before, self._pace = self._pace, pace(load, self._budget.rate)
+        if self._pace.looks_at_all and not before.looks_at_all:
+            self._look_at_all(now)
+        if self._pace.mode in {Mode.PUSH, Mode.REST, Mode.LOOKS}:
+            for feed in self._feeds.values():
+                feed.trust.forgive()
+
+    def _look_at_all(self, now: float) -> None:
+        """Spread the looks at all jobs that can be done over one gap."""
+        self._looks.clear()
+        entries = [entry for entry in self._entries.values() if entry.phase in {Phase.ACTIVE, Phase.LATE}]
+        for place, entry in enumerate(entries):
+            self._plan(entry, now + self._pace.look_gap * place / len(entries))
+
+    def _enqueue(self, entry: Entry, now: float) -> None:
+        if entry.hinted_by is not None:
+            self._hinted.append(entry)
+        elif self._pace.looks_at_all or entry.phase is Phase.LATE:
+            self._looks.append(entry)
+        else:
+            self._plan_next(entry, now)
+
+    def _follow_hints(self, now: float) -> float:
+        ready = self._budget.paused_until(now)
+        while self._hinted and ready <= now and self._following < _MOST_LOOKS:
+            entry = self._hinted.popleft()
+            if entry.phase is not Phase.GONE:
+                self._following += 1
+                self._start(self._follow(entry))
+        return ready if self._hinted and ready > now else math.inf
+
+    def _read_feeds(self, now: float) -> float:
+        times = [math.inf]
+        for feed in self._feeds.values():
+            gap = self._pace.feed_gaps.get(feed.state)
+            if gap is None or feed.running:
+                continue
+            at = max(feed.due(gap), self._budget.ready_at(now))
+            if at > now:
+                times.append(at)
+            else:
+                self._budget.take(now)
+                feed.start(now, gap)
+                self._start(self._read_feed(feed))
+        return min(times)
+
+    def _take_looks(self, now: float) -> float:
+        while self._looks and self._looking < _MOST_LOOKS:
+            entry = self._looks.popleft()
+            if entry.phase is Phase.GONE:
+                continue
+            at = self._budget.ready_at(now)
+            if not self._pace.looks_at_all:
+                at = max(at, self._sweep_at)
+            if at > now:
+                self._looks.appendleft(entry)
+                return at
+            self._budget.take(now)
+            self._sweep_at = now + 1 / self._pace.sweep_rate
+            self._looking += 1
+            self._start(self._look(entry))
+        return math.inf
+
+    # ------------------------------------------------------------ reads
+
+    def _start(self, read: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(read)
+        self._reads.add(task)
+        task.add_done_callback(self._ended_read)
+
+    def _ended_read(self, task: asyncio.Task[None]) -> None:
+        self._reads.discard(task)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()):
+            log.error("reading jobs failed", exc_info=error)
+
+    async def _look(self, entry: Entry) -> None:
+        source = "look" if self._pace.looks_at_all else "sweep"
+        try:
+            await self._read_job(entry, source)
+        finally:
+            self._looking -= 1
+            if entry.phase is not Phase.GONE:
+                self._plan_next(entry, self._loop.time())
+
+    async def _follow(self, entry: Entry) -> None:
+        """Read a job that is said to have ended. The listing can be ahead of the job, so it is asked a few times."""
+        try:
+            await self._read_job(entry, entry.hinted_by or "look")
+        finally:
+            self._following -= 1
+            if entry.phase is not Phase.GONE:
+                entry.hints_followed += 1
+                if entry.hints_followed >= _MOST_HINTS_FOLLOWED:
+                    entry.hinted_by, entry.hints_followed = None, 0
+                self._plan(entry, self._loop.time() + 0.1 * 2**entry.hints_followed)
+
+    async def _read_job(self, entry: Entry, source: str) -> None:
+        started = self._loop.time()
+        try:
+            job = await entry.client.get_job(entry.job.id)
+        except ProxyError as error:
+            self._trouble(error, started)
+            self._refused(entry, error)
+        else:
+            self._budget.succeeded()
+            entry.refusals = 0
+            self._ledger.report(job, source)
+
+    async def _read_feed(self, feed: FeedCursor) -> None:
+        started = self._loop.time()
+        glance = self._pace.mode is Mode.PUSH
+        asked = min(feed.begin(started), _GLANCE_PAGE if glance else MAX_PER_PAGE)
+        offset = 0
+        try:
+            while True:
+                page = await self._list(feed.state, asked, offset)
+                self._budget.succeeded()
+                self._take_in(page, feed)
+                if not feed.absorb(page.records, asked) or glance:
+                    break
+                offset += asked
+                asked = MAX_PER_PAGE
+                self._budget.take(self._loop.time())
+            feed.end(self._loop.time())
+        except ProxyError as error:
+            self._trouble(error, started)
+            if not isinstance(error, RateLimited):
+                feed.failed()
+        finally:
+            feed.running = False
+
+    async def _list(self, state: str, per_page: int, offset: int) -> JobPage:
+        return await self._client.list_jobs(
+            type="model_inference",
+            state=state,
+            data_plane_id=next(iter(self._planes)) if len(self._planes) == 1 else None,
+            per_page=per_page,
+            offset=offset or None,
+            order_by="updated_at_desc",
+        )
+
+    def _take_in(self, page: JobPage, feed: FeedCursor) -> None:
+        for record in page.records:
+            job_id = record_id(record)
+            if job_id is None:
+                continue
+            entry = self._entries.get(job_id)
+            if entry is None:
+                feed.trust.showed(job_id)
+                continue
+            job = read_record(record)
+            if job is None or (job.ended and not says_all(job)):
+                self.hint(entry, "feed")
+            else:
+                self._ledger.report(job, "feed")
+
+    def _trouble(self, error: ProxyError, started: float) -> None:
+        """Give way when Narrative limits us or is away."""
+        now = self._loop.time()
+        if isinstance(error, RateLimited):
+            self._budget.limited(started, now, error.retry_after or 1.0)
+        elif isinstance(error, UpstreamError) and error.code == "narrative_unavailable":
+            self._budget.failed(started, now)
+
+    def _refused(self, entry: Entry, error: ProxyError) -> None:
+        """Only Narrative's repeated word that there is no such job for us ends a wait; all other trouble may pass."""
+        lasting = isinstance(error, PermissionDenied) or (
+            isinstance(error, UpstreamError) and error.code in {"narrative_job_lost", "narrative_unauthorized"}
+        )
+        entry.refusals = entry.refusals + 1 if lasting else 0
+        age = self._loop.time() - entry.started
+        if entry.refusals >= self._options.lost_looks and age >= self._options.lost_after:
+            self._ledger.fail(entry, error)
+
+    # ------------------------------------------------------------ times
+
+    def _plan_next(self, entry: Entry, now: float) -> None:
+        age = now - entry.started
+        if self._pace.looks_at_all:
+            beyond = age - self._cadence.expect(entry.model).late
+            gap = max(self._pace.look_gap, min(0.05 * beyond, self._options.longest_outlier_gap))
+            self._plan(entry, now + gap)
+        elif entry.phase is Phase.LATE:
+            self._plan(entry, now + min(max(0.5 * age, 2.0), 30.0))
+        else:
+            self._plan(entry, max(entry.started + self._cadence.expect(entry.model).late, now))
+
+    def _plan(self, entry: Entry, at: float) -> None:
+        if at < self._agenda.next_at:
+            self._wake.set()
+        self._agenda.plan(entry, at)
+        self._agenda.tidy(len(self._entries))
+
+    def _enter(self, entry: Entry, phase: Phase) -> None:
+        self._phases[entry.phase] -= 1
+        entry.phase = phase
+        if phase is not Phase.GONE:
+            self._phases[phase] += 1

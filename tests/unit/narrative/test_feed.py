@@ -1,0 +1,98 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.narrative.feed import FeedCursor, record_id
+
+
+def cursor() -> FeedCursor:
+    return FeedCursor("completed", lambda _: None)
+
+
+def page(newest: int, count: int) -> list[dict[str, Any]]:
+    """Records of jobs `newest`, `newest - 1`, …"""
+    return [{"job_id": f"job {number}"} for number in range(newest, max(newest - count, -1), -1)]
+
+
+def read(feed: FeedCursor, newest: int, now: float) -> set[str]:
+    """One whole read of a list that grew to `newest`; the ids it showed."""
+    asked = feed.begin(now)
+    shown: set[str] = set()
+    offset = 0
+    while True:
+        records = page(newest - offset, asked)
+        shown |= {record["job_id"] for record in records}
+        if not feed.absorb(records, asked):
+            break
+        offset += asked
+        asked = 500
+    feed.end(now)
+    return shown
+
+
+@given(st.lists(st.integers(0, 1500), min_size=1, max_size=20))
+def test_no_end_is_missed_between_two_reads(growth: list[int]) -> None:
+    feed = cursor()
+    newest = 10
+    read(feed, newest, 0.0)
+    for number, new in enumerate(growth):
+        before, newest = newest, newest + new
+        shown = read(feed, newest, 0.2 * (number + 1))
+        assert {f"job {at}" for at in range(before + 1, newest + 1)} <= shown
+
+
+def test_a_quiet_feed_asks_for_little() -> None:
+    feed = cursor()
+    read(feed, 100, 0.0)
+    for beat in range(50):
+        read(feed, 100, float(beat) / 5)
+    assert feed.begin(11.0) <= 25
+
+
+def test_a_read_stops_after_a_few_pages() -> None:
+    feed = cursor()
+    read(feed, 100, 0.0)
+    assert len(read(feed, 1_000_000, 0.2)) <= 2_000
+
+
+def test_after_a_long_rest_the_backlog_is_left_alone() -> None:
+    feed = cursor()
+    read(feed, 100, 0.0)
+    assert len(read(feed, 100_000, 1000.0)) <= 100
+
+
+def test_records_that_were_listed_late_are_shown_by_the_overlap() -> None:
+    feed = cursor()
+    read(feed, 100, 0.0)
+    asked = feed.begin(0.2)
+    records = page(101, asked)
+    records.insert(5, {"id": "late"})
+    assert not feed.absorb(records, asked)
+
+
+def test_the_beat_is_kept_when_a_read_starts_a_little_late() -> None:
+    feed = cursor()
+    feed.start(10.0, gap=0.2)
+    feed.start(10.25, gap=0.2)
+    assert feed.due(0.2) == pytest.approx(10.4)
+    feed.start(20.0, gap=0.2)
+    assert feed.due(0.2) == pytest.approx(20.2)
+
+
+def test_a_feed_that_cannot_be_read_is_asked_less_often_and_demoted() -> None:
+    feed = cursor()
+    feed.start(10.0, gap=0.2)
+    for _ in range(10):
+        feed.failed()
+    assert feed.due(0.2) > 15
+    assert not feed.trust.reliable
+
+
+def test_records_without_an_id_are_skipped() -> None:
+    feed = cursor()
+    assert record_id({}) is None
+    assert record_id({"job_id": 5}) is None
+    assert record_id({"id": "a"}) == "a"
+    assert not feed.absorb([{}, {"job_id": None}], feed.begin(0.0))
