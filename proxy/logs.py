@@ -7,8 +7,8 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
-_CHATTY = ("httpx", "httpcore", "aiohttp", "sse_starlette", "asyncio", "uvicorn.access")
-"""Libraries that log every poll at info, or every chunk at debug."""
+_CHATTY = ("httpx", "httpcore", "aiohttp", "sse_starlette", "asyncio", "uvicorn")
+"""Libraries that log every poll at info, every chunk at debug, or say again what the banner says."""
 
 
 def configure_logging(log_format: Literal["auto", "console", "json"], level: str) -> None:

@@ -5,6 +5,7 @@ import time
 from uuid import uuid4
 
 import structlog
+from sse_starlette.sse import SendTimeoutError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,6 +45,8 @@ class RequestLog:
         with structlog.contextvars.bound_contextvars(request=request_id):
             try:
                 await self.app(scope, receive, send_with_id)
+            except SendTimeoutError:
+                log.warning("the client stopped reading its stream")
             except Exception:
                 log.exception("unforeseen error")
                 if "status" not in sent:

@@ -1,0 +1,95 @@
+"""What an operator relies on: quiet logs, and clients that cannot hold the server up."""
+
+import json
+import logging
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.settings import Settings
+from tests.conftest import House
+from tests.scripts import script
+from tests.wire.test_commands import running
+
+CANARY = "canary-7f3a"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_nothing_of_a_prompt_an_answer_or_a_key_is_logged_even_at_debug_level(log_format: str) -> None:
+    environ = {
+        "PROXY_SERVER__LOG_LEVEL": "debug",
+        "PROXY_SERVER__LOG_FORMAT": log_format,
+        "PROXY_API_KEYS": f"key-{CANARY}",
+    }
+    with running("serve", "--sandbox", "--port", "0", **environ) as (url, process):
+        headers = {"authorization": f"Bearer key-{CANARY}"}
+        for text in (CANARY, script(text=CANARY), script(fail=f"bad {CANARY}"), script(output=[CANARY])):
+            for stream in (False, True):
+                body = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": text}], "stream": stream}
+                httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+        httpx.post(f"{url}/v1/chat/completions", headers={"authorization": f"Bearer wrong-{CANARY}"})
+        httpx.post(f"{url}/v1/chat/completions", content=f'{{"model": "{CANARY}", '.encode(), headers=headers)
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    assert CANARY not in out + err
+    assert err.count("/v1/chat/completions") == 10, "one line a request"
+
+
+def test_a_log_line_tells_what_happened_without_content() -> None:
+    with running("serve", "--sandbox", "--port", "0", PROXY_SERVER__LOG_FORMAT="json") as (url, process):
+        body = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "hi"}]}
+        httpx.post(f"{url}/v1/chat/completions", json=body, headers={"x-request-id": "mine"}, timeout=30)
+        httpx.get(f"{url}/healthz")
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    lines = [json.loads(line) for line in err.splitlines() if '"event": "request"' in line]
+    assert len(lines) == 1, "probes are not logged"
+    line = lines[0]
+    assert (line["request"], line["status"], line["model"]) == ("mine", 200, "anthropic.claude-haiku-4.5")
+    assert line["ms"] >= 0
+    assert re.fullmatch(r"[0-9a-f-]{36}", line["job"])
+
+
+@pytest.fixture
+def access_log() -> Iterator[threading.Event]:
+    """Set once a request has ended and was logged."""
+    ended, logger = threading.Event(), logging.getLogger("proxy.access")
+    handler, level = logging.Handler(), logger.level
+    handler.emit = lambda record: ended.set()  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    logger.setLevel("INFO")
+    yield ended
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def test_a_client_that_stops_reading_cannot_hold_a_stream_open_for_ever(
+    make_house: Any, access_log: threading.Event
+) -> None:
+    house: House = make_house({"PROXY_CHAT__SEND_TIMEOUT_S": "0.5"}, context_tokens=None)
+    body = {
+        "model": "claude-4-5-haiku", "stream": True, "max_tokens": 10_000_000,
+        "messages": [{"role": "user", "content": script(text="word " * 200_000)}],
+    }  # fmt: skip
+    payload = json.dumps(body).encode()
+    host, port = house.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-key\r\nContent-Length: {len(payload)}\r\n\r\n"
+        client.sendall(head.encode() + payload)
+        client.settimeout(60)
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        # Reading again only after the server gave up: what was on its way arrives, and then the end instead of [DONE].
+        assert access_log.wait(60)
+        received = b""
+        while piece := client.recv(1 << 20):
+            received += piece
+    assert b"[DONE]" not in received
+
+
+def test_idle_connections_are_kept_longer_than_a_load_balancer_keeps_them() -> None:
+    assert Settings().server.keep_alive_s > 60
