@@ -1,7 +1,7 @@
 """Do tool calls come back exactly, through the real server?
 
-Each case (a question, tools, the right calls) is asked of a proxy on a real socket, whose upstream is a scripted sandbox: plain and streamed,
-in every encoding, and again with a model that answers wrongly in one case of five.
+Each case (a question, tools, the right calls) is asked of a proxy on a real socket, whose upstream is a scripted sandbox: plain
+and streamed, in every encoding, and again with a model that answers wrongly in one case of five.
 
     python -m benchmarks.fidelity_calls [--data DIR] [--limit N]
 """
@@ -32,7 +32,8 @@ from proxy.settings import load_settings
 Encoding = Literal["properties", "any_of", "text"]
 Json = Any
 ENCODINGS: tuple[Encoding, ...] = ("properties", "any_of", "text")
-OWN = Path(__file__).parents[1] / "tests" / "data"
+ROOT = Path(__file__).parents[1]
+SHARED, OWN = ROOT.parent / "shared" / "data", ROOT / "tests" / "data"
 _AT_ONCE = 32
 
 
@@ -61,7 +62,7 @@ class Score:
 
 def read_cases(folder: Path, limit: int | None = None) -> list[Case]:
     """The cases of `tool-calls.jsonl` in a folder."""
-    lines = (folder / "tool-calls.jsonl").read_text("utf-8").splitlines()[:limit]
+    lines = (folder / "tool-calls.jsonl").read_text("utf-8").rstrip("\n").split("\n")[:limit]
     return [Case(**json.loads(line)) for line in lines]
 
 
@@ -126,7 +127,10 @@ async def score(
 async def _ask(client: httpx.AsyncClient, case: Case, *, stream: bool, strict: bool, mistake: bool) -> str:
     right = {"calls": [{"name": call["name"], "arguments": call["input"]} for call in case.calls]}
     bad = {"calls": [{"name": call["name"], "arguments": _spoilt(call["input"])} for call in case.calls]}
-    directive = {"key": f"{case.id}/{stream}/{strict}/{time.monotonic_ns()}", "attempts": [bad, right] if mistake else [right]}
+    directive = {
+        "key": f"{case.id}/{stream}/{strict}/{time.monotonic_ns()}",
+        "attempts": [bad, right] if mistake else [right],
+    }
     messages = [*case.messages, {"role": "user", "content": f"[[sandbox {json.dumps(directive)}]]"}]
     tools = [{**tool, "function": {**tool["function"], "strict": strict}} for tool in case.tools]
     body = {"model": "m", "messages": messages, "tools": tools, "stream": stream}
@@ -163,15 +167,14 @@ async def measure(cases: list[Case]) -> list[Score]:
             for stream in (False, True):
                 how = "streamed" if stream else "plain"
                 scores.append(await score(f"{encoding}, {how}", url, cases, stream=stream))
-                scores.append(
-                    await score(f"{encoding}, {how}, strict, 1 in 5 wrong at first", url, cases, stream=stream, strict=True, wrong_share=0.2)
-                )
+                label = f"{encoding}, {how}, strict, 1 in 5 wrong at first"
+                scores.append(await score(label, url, cases, stream=stream, strict=True, wrong_share=0.2))
     return scores
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=OWN)
+    parser.add_argument("--data", type=Path, default=SHARED if SHARED.is_dir() else OWN)
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
     configure_logging("json", "error")
@@ -179,8 +182,8 @@ def main() -> None:
     print(f"{len(cases)} tool-call cases from {options.data}")
     print(f"{'run':<50} {'exact':>8} {'wrong':>6} {'error':>6}")
     for result in asyncio.run(measure(cases)):
-        outcomes = result.outcomes
-        print(f"{result.label:<50} {result.exact:>8.2%} {outcomes['wrong']:>6} {outcomes['error']:>6}  {' '.join(result.wrong[:5])}")
+        wrong, error = result.outcomes["wrong"], result.outcomes["error"]
+        print(f"{result.label:<50} {result.exact:>8.2%} {wrong:>6} {error:>6}  {' '.join(result.wrong[:5])}")
 
 
 if __name__ == "__main__":
