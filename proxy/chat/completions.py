@@ -7,12 +7,15 @@ key → body → request → plan → submitted jobs │ ended jobs → completi
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.chat.jsonbytes import json_bytes
 from proxy.chat.parsing import parse_chat_request
 from proxy.chat.services import ChatServices
-from proxy.chat.sse import event_stream
-from proxy.chat.waiting import ClientGone, unless_gone
-from proxy.errors import RequestTooLarge
+from proxy.chat.sse import OPENAI_VOICE
+from proxy.serving.bodies import read_body
+from proxy.serving.delivery import Delivery, whole_answer
+from proxy.serving.jsonbytes import json_bytes
+from proxy.serving.sse import event_stream
+from proxy.serving.terms import terms_of
+from proxy.serving.waiting import ClientGone, unless_gone
 
 CLIENT_GONE = 499
 """The status that is logged, and that nobody receives, when the client left before its answer."""
@@ -21,30 +24,16 @@ CLIENT_GONE = 499
 async def chat_completions(request: Request) -> Response:
     """Answer one chat completion, whole or streamed."""
     services: ChatServices = request.state.chat
-    services.door.admit(request.headers)
+    caller = await services.door.admit(request.headers)
     body = await read_body(request, services.settings.server.max_body_bytes)
     chat_request = parse_chat_request(body)
+    heartbeat_s = services.settings.chat.heartbeat_s
+    terms = terms_of(request.headers, stream=bool(chat_request.stream), heartbeat_s=heartbeat_s)
     try:
-        answer = await unless_gone(
-            request, services.upstream.accept(chat_request, services.door.caller(request.headers))
-        )
+        answer = await unless_gone(request, services.upstream.accept(chat_request, caller, terms))
         if chat_request.stream:
-            return event_stream(answer, services.settings.chat)
-        whole = await unless_gone(request, answer.whole())
+            return event_stream(answer, services.settings.chat, OPENAI_VOICE)
+        whole = await whole_answer(request, answer)
     except ClientGone:
         return Response(status_code=CLIENT_GONE)
-    return Response(json_bytes(whole), headers=answer.headers, media_type="application/json")
-
-
-async def read_body(request: Request, most: int) -> bytes:
-    """The whole body.
-
-    Raises:
-        RequestTooLarge: it is longer than `most` bytes; refused while reading.
-    """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise RequestTooLarge(f"The request body is larger than {most} bytes.")
-    return bytes(body)
+    return Delivery(answer, json_bytes(whole), answer.headers)

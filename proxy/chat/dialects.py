@@ -21,6 +21,17 @@ def simpler(card: ModelCard, cause: Cause) -> ModelCard | None:
     return None
 
 
+def form_of(card: ModelCard) -> str:
+    """How requests are put to a model with this card, as a word to be kept with their jobs."""
+    return f"{card.tool_encoding} {card.tool_history}"
+
+
+def in_form(card: ModelCard, form: str) -> ModelCard:
+    """The card with which a request of that form is planned, and its answer read."""
+    encoding, history = form.split()
+    return card.model_copy(update={"tool_encoding": encoding, "tool_history": history})
+
+
 def told(plain: ModelCard, card: ModelCard) -> tuple[str, ...]:
     """What is done otherwise with `card` than with the catalog's `plain`, in words."""
     words = []

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from proxy.chat.jsonbytes import json_bytes
 from proxy.errors import ProxyError
+from proxy.serving.jsonbytes import json_bytes
 from proxy.wire.openai import ErrorAnswer
 
 MAX_RETRY_AFTER_S = 60
@@ -22,10 +22,10 @@ def error_answer(error: ProxyError) -> ErrorAnswer:
 
 def error_headers(error: ProxyError) -> dict[str, str]:
     """Whether a repeat can help: the SDKs repeat 408, 409, 429 and every 5xx by themselves, and each repeat is a new, paid job."""
-    headers = {"x-should-retry": "false"}
+    headers = {**error.headers, "x-should-retry": "false"}
     if error.retry_after is not None:
         seconds = min(max(math.ceil(error.retry_after), 1), MAX_RETRY_AFTER_S)
-        headers = {"x-should-retry": "true", "retry-after": str(seconds)}
+        headers |= {"x-should-retry": "true", "retry-after": str(seconds)}
     if error.job_id is not None:
         headers["x-narrative-job-id"] = error.job_id
     return headers

@@ -7,19 +7,24 @@ own; after it jobs are paid for, and no error invites a repeat.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from uuid import uuid4
 
 import structlog
 
 from proxy.access.callers import Caller
 from proxy.catalog import Catalog, ModelCard
-from proxy.chat.dialects import Dialects, simpler, told
-from proxy.chat.waiting import together
-from proxy.errors import InvalidApiKey, ProxyError
+from proxy.chat.dialects import Dialects, form_of, in_form, simpler, told
+from proxy.chat.submissions import UNRECORDED, Placed, Submissions, Submit
+from proxy.errors import InvalidApiKey, JobTimeout, Overloaded, ProxyError
 from proxy.failures import Cause, cause_of
+from proxy.lifecycle import Lifecycle
+from proxy.metrics import Metrics
 from proxy.narrative import Jobs, NarrativeClient
 from proxy.narrative.answers import refusal_of
+from proxy.narrative.ledger import says_all
+from proxy.serving.upstream import DEFAULT_TERMS, Terms
+from proxy.serving.waiting import together
 from proxy.translate.chunks import closing_chunks, opening_chunks
 from proxy.translate.plan import Plan, PlanRules, make_plan
 from proxy.translate.reply import Ending, Stamp, add_usage, completion, invalid_output, read_ending, stamp_of
@@ -47,29 +52,49 @@ class NarrativeUpstream:
     dialects: Dialects
     deadline_s: float
     repair_tries: int
+    lifecycle: Lifecycle
+    metrics: Metrics
 
-    async def accept(self, request: ChatRequest, caller: Caller) -> "NarrativeAnswer":
-        answer = NarrativeAnswer(self, request, caller)
-        await answer.submit()
+    async def accept(
+        self,
+        request: ChatRequest,
+        caller: Caller,
+        terms: Terms = DEFAULT_TERMS,
+        submissions: Submissions = UNRECORDED,
+    ) -> "NarrativeAnswer":
+        answer = NarrativeAnswer(self, request, caller, terms, submissions)
+        await self.lifecycle.unless_over(answer.submit())
         return answer
 
 
 class NarrativeAnswer:
-    """The answer to one request; see `proxy.chat.upstream.Answer`."""
+    """The answer to one request; see `proxy.serving.upstream.Answer`."""
 
     _plan: Plan
     _stamp: Stamp
 
-    def __init__(self, upstream: NarrativeUpstream, request: ChatRequest, caller: Caller) -> None:
+    def __init__(
+        self,
+        upstream: NarrativeUpstream,
+        request: ChatRequest,
+        caller: Caller,
+        terms: Terms,
+        submissions: Submissions,
+    ) -> None:
         self._upstream = upstream
         self._request = request
         self._caller = caller
-        own, key = upstream.client, caller.narrative_key
+        self._submissions = submissions
+        own, key = upstream.client, caller.upstream_key
         self._client = own if key is None else own.with_api_key(key)
-        self._deadline = asyncio.get_running_loop().time() + upstream.deadline_s
+        patience = min(upstream.deadline_s, terms.patience_s)
+        self._deadline = asyncio.get_running_loop().time() + patience
         self._plain = upstream.catalog.find(request.model)
         self._first: list[tuple[ModelCard, Job]] = []
         self._jobs: list[Job] = []
+        self._own: dict[str, Job] = {}
+        self._left = False
+        self._planning_s = 0.0
 
     async def submit(self) -> None:
         """Plan the request and submit a job for each choice.
@@ -77,20 +102,23 @@ class NarrativeAnswer:
         Raises:
             ProxyError: the request is refused, here or by Narrative.
         """
+        started = time.perf_counter()
         card = self._upstream.dialects.card(self._plain)
         self._plan = self._planned(card)
+        self._planning_s = time.perf_counter() - started
         try:
-            job = await self._submit(self._plan)
+            card, job = await self._begin(card, 0)
         except ProxyError as error:
             refusal = refusal_of(error)
             other = self._simpler(card, self._plan, cause_of(refusal.words)) if refusal else None
             if other is None:
                 raise
-            card, self._plan = other
-            job = await self._submit(self._plan)
+            simple, self._plan = other
+            self._upstream.metrics.further_job("simpler_form")
+            card, job = await self._begin(simple, 0)
             self._upstream.dialects.learn(card)
-        more = await together(self._submit(self._plan) for _ in range(self._plan.choices - 1))
-        self._first = [(card, job) for job in (job, *more)]
+        more = await together(self._begin(card, choice) for choice in range(1, self._plan.choices))
+        self._first = [(card, job), *more]
         url = self._client.base_url
         self._stamp = stamp_of(self._plan, job.id, created=int(time.time()), upstream_url=url)
 
@@ -109,33 +137,53 @@ class NarrativeAnswer:
         endings = await self._endings()
         created_at = endings[0].job.created_at
         stamp = self._stamp if created_at is None else replace(self._stamp, created=int(created_at.timestamp()))
-        return completion(self._plan, stamp, endings)
+        return await self._answered(stamp, endings)
 
     async def batches(self) -> AsyncIterator[Sequence[Chunk]]:
         usage = self._plan.include_usage
         yield list(opening_chunks(self._stamp, self._plan.choices, include_usage=usage))
-        whole = completion(self._plan, self._stamp, await self._endings())
+        whole = await self._answered(self._stamp, await self._endings())
         yield list(closing_chunks(whole, include_usage=usage))
+
+    def close(self, *, delivered: bool) -> None:
+        self._submissions.close(delivered=delivered)
+
+    async def _answered(self, stamp: Stamp, endings: list[Ending]) -> ChatCompletion:
+        started = time.perf_counter()
+        whole = completion(self._plan, stamp, endings)
+        self._upstream.metrics.spent("proxy", self._planning_s + time.perf_counter() - started)
+        await self._submissions.answered(whole, self.headers)
+        return whole
 
     async def _endings(self) -> list[Ending]:
         """All choices, in order."""
         try:
-            return await together(self._ending(card, job) for card, job in self._first)
-        except ProxyError as error:
-            error.retry_after = None  # a repeat would pay again for what is paid already
+            return await self._upstream.lifecycle.unless_over(self._all_ended())
+        except Overloaded as error:
+            error.job_id = self._jobs[0].id
             raise
         except asyncio.CancelledError:
             log.info("left before its end", jobs=[job.id for job in self._jobs])
             raise
 
-    async def _ending(self, card: ModelCard, job: Job) -> Ending:
+    async def _all_ended(self) -> list[Ending]:
+        started = time.perf_counter()
+        try:
+            return await together(self._ending(choice, card, job) for choice, (card, job) in enumerate(self._first))
+        except ProxyError as error:
+            error.retry_after = None  # a repeat would pay again for what is paid already
+            raise
+        finally:
+            self._upstream.metrics.spent("narrative", time.perf_counter() - started)
+
+    async def _ending(self, choice: int, card: ModelCard, job: Job) -> Ending:
         """One choice: the first output that matches, or the last one that may be handed out."""
-        plan, ending = await self._read(card, job)
-        for _ in range(self._upstream.repair_tries):
+        plan, ending = await self._read(choice, card, job)
+        for number in range(self._upstream.repair_tries):
             if ending.finish != "stop" or not ending.reading.faults:
                 break
             try:
-                ending = await self._asked_again(plan, ending)
+                ending = await self._asked_again(f"{choice}.again{number}", plan, ending)
             except ProxyError:
                 if ending.reading.fatal:
                     raise
@@ -144,20 +192,22 @@ class NarrativeAnswer:
             raise invalid_output(ending)
         return ending
 
-    async def _read(self, card: ModelCard, job: Job) -> tuple[Plan, Ending]:
+    async def _read(self, choice: int, card: ModelCard, job: Job) -> tuple[Plan, Ending]:
         """A job's ending; where its schema or history was refused, that of a job in a simpler form."""
         job = await self._wait(job)
         other = self._simpler(card, self._plan, _cause(job))
         if other is None:
             return self._plan, read_ending(self._plan.envelope, job)
         simple_card, plan = other
-        ending = read_ending(plan.envelope, await self._wait(await self._submit(plan)))
+        self._upstream.metrics.further_job("simpler_form")
+        ending = read_ending(plan.envelope, await self._wait(await self._submit(f"{choice}.simpler", plan)))
         self._upstream.dialects.learn(simple_card)
         return plan, ending
 
-    async def _asked_again(self, plan: Plan, ending: Ending) -> Ending:
+    async def _asked_again(self, place: str, plan: Plan, ending: Ending) -> Ending:
         output = ending.job.result.structured_output if ending.job.result else None
-        job = await self._submit(plan.asking_again(output, ending.reading.faults))
+        self._upstream.metrics.further_job("repair")
+        job = await self._submit(place, plan.asking_again(output, ending.reading.faults))
         again = read_ending(plan.envelope, await self._wait(job))
         return replace(again, usage=add_usage(ending.usage, again.usage))
 
@@ -174,18 +224,66 @@ class NarrativeAnswer:
         return None if (simple.messages, simple.config) == (plan.messages, plan.config) else (other, simple)
 
     async def _wait(self, job: Job) -> Job:
+        if job.ended and says_all(job):
+            return job
         return await self._upstream.jobs.wait(job, self._client, deadline=self._deadline)
 
-    async def _submit(self, plan: Plan) -> Job:
-        request = plan.run_request(data_plane_id=self._caller.data_plane_id, rid=str(uuid4()))
+    # ------------------------------------------------------------ submissions
+
+    async def _begin(self, card: ModelCard, choice: int) -> tuple[ModelCard, Job]:
+        """The first job of a choice, and the card its output is read with: another one's where another one submitted it."""
+        place, form = f"{choice}.first", form_of(card)
+
+        async def submit(form_: str, since: float | None) -> str:
+            plan = self._plan if form_ == form else self._planned(in_form(self._plain, form_))
+            return await self._enqueue(place, plan, since)
+
+        placed = await self._placed(place, form, submit)
+        if placed.form != form:
+            card = in_form(self._plain, placed.form)
+            self._plan = self._planned(card)
+        return card, await self._taken(placed)
+
+    async def _submit(self, place: str, plan: Plan) -> Job:
+        """A further job of a choice. That it is needed follows from the ones before it, and so does its form."""
+
+        async def submit(_: str, since: float | None) -> str:
+            return await self._enqueue(place, plan, since)
+
+        return await self._taken(await self._placed(place, "", submit))
+
+    async def _placed(self, place: str, form: str, submit: Submit) -> Placed:
         try:
-            job = await self._upstream.jobs.submit(request, self._client, deadline=self._deadline)
+            return await self._submissions.place(place, form, submit)
+        except asyncio.CancelledError:
+            self._left = True
+            raise
         except ProxyError as error:
-            if error.code == "narrative_unauthorized" and self._caller.narrative_key is not None:
+            if error.code == "narrative_unauthorized" and self._caller.upstream_key is not None:
                 raise InvalidApiKey("Narrative does not accept the API key provided.") from error
             if self._jobs:
                 error.retry_after = None
             raise
+
+    async def _enqueue(self, place: str, plan: Plan, since: float | None) -> str:
+        """Submit a job. Goes on to the end when the client leaves."""
+        request = plan.run_request(data_plane_id=self._caller.plane(), rid=self._submissions.tag(place))
+        jobs = self._upstream.jobs
+        job = await jobs.submit(request, self._client, deadline=self._deadline, since=since)
+        self._own[job.id] = job
+        if self._left:
+            with suppress(JobTimeout):
+                await jobs.wait(job, self._client, deadline=0.0)
+        return job.id
+
+    async def _taken(self, placed: Placed) -> Job:
+        """The job of a place, to be waited for. One that another replica submitted, or an earlier request, may have ended by now."""
+        job_id = str(placed.job)
+        job = self._own.get(job_id)
+        if job is None and job_id in self._upstream.jobs:
+            job = Job(id=job_id, type="model_inference", data_plane_id=self._caller.plane())
+        elif job is None:
+            job = await self._client.get_job(job_id, deadline=self._deadline)
         self._jobs.append(job)
         return job
 

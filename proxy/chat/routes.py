@@ -10,10 +10,10 @@ from starlette.routing import Route
 
 from proxy.chat.completions import chat_completions
 from proxy.chat.errors import error_response
-from proxy.chat.jsonbytes import json_bytes
 from proxy.chat.models import model_info, model_list
 from proxy.chat.services import ChatServices
 from proxy.errors import MethodNotAllowed, ProxyError, UnknownUrl
+from proxy.serving.jsonbytes import json_bytes
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _CHAT_URL = "POST /v1/chat/completions"
@@ -21,15 +21,17 @@ _CHAT_URL = "POST /v1/chat/completions"
 
 async def list_models(request: Request) -> Response:
     services: ChatServices = request.state.chat
-    services.door.admit(request.headers)
-    return _json(model_list(services.catalog))
+    caller = await services.door.admit(request.headers)
+    return _json(model_list(services.catalog, await services.endpoints.all(), caller))
 
 
 async def retrieve_model(request: Request) -> Response:
     services: ChatServices = request.state.chat
-    services.door.admit(request.headers)
+    caller = await services.door.admit(request.headers)
     name = request.path_params["model"].removesuffix("/")
-    return _json(model_info(name, services.catalog.find(name)))
+    card = services.catalog.by_name.get(name)
+    endpoint = await services.endpoints.find(name) if card is None and caller.endpoints else None
+    return _json(model_info(name, card or endpoint, services.catalog, caller))
 
 
 def chat_routes() -> list[Route]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from proxy.access.callers import Door
 from proxy.catalog import Catalog
-from proxy.chat.upstream import Upstream
+from proxy.endpoints.store import Endpoints
+from proxy.serving.upstream import Upstream
 from proxy.settings import Settings
 
 
@@ -15,4 +16,5 @@ class ChatServices:
     settings: Settings
     catalog: Catalog
     door: Door
+    endpoints: Endpoints
     upstream: Upstream

@@ -1,0 +1,65 @@
+"""What headers say about a request: whether it is a repeat, and how long its client waits."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import InvalidRequest
+from proxy.serving.terms import terms_of
+
+
+@pytest.mark.parametrize(
+    ("headers", "patience"),
+    [
+        ({}, math.inf),
+        ({"x-stainless-read-timeout": "20"}, 20),
+        ({"x-stainless-timeout": "7"}, 7),
+        ({"x-request-timeout": "1.5"}, 1.5),
+        ({"x-request-timeout": "9s"}, 9),
+        ({"x-stainless-read-timeout": "20", "x-request-timeout": "30", "x-stainless-timeout": "25"}, 20),
+        ({"x-request-timeout": "soon"}, math.inf),
+        ({"x-request-timeout": "0"}, math.inf),
+        ({"x-request-timeout": "-3"}, math.inf),
+        ({"x-request-timeout": "nan"}, math.inf),
+    ],
+)
+def test_the_shortest_timeout_counts(headers: dict[str, str], patience: float) -> None:
+    assert terms_of(headers, stream=False, heartbeat_s=10).patience_s == patience
+
+
+@pytest.mark.parametrize(("heartbeat", "patience"), [(10, math.inf), (20, 20), (30, 20), (0, 20)])
+def test_heartbeats_that_come_sooner_keep_an_sdks_timeout_from_ending_a_stream(
+    heartbeat: float, patience: float
+) -> None:
+    headers = {"x-stainless-read-timeout": "20"}
+    assert terms_of(headers, stream=True, heartbeat_s=heartbeat).patience_s == patience
+    assert terms_of({"x-request-timeout": "5"}, stream=True, heartbeat_s=1).patience_s == 5
+
+
+@pytest.mark.parametrize(
+    ("count", "retry"), [("0", False), ("1", True), ("12", True), ("", False), ("x", False), ("-1", False)]
+)
+def test_a_retry_says_so(count: str, retry: bool) -> None:
+    assert terms_of({"x-stainless-retry-count": count}, stream=False, heartbeat_s=0).is_retry is retry
+
+
+def test_clients_are_told_apart_by_their_credentials_which_cannot_be_read_from_it() -> None:
+    names = {
+        terms_of(headers, stream=False, heartbeat_s=0).client
+        for headers in ({}, {"authorization": "Bearer a"}, {"authorization": "Bearer b"}, {"x-api-key": "a"})
+    }
+    assert len(names) == 4
+    assert all("Bearer" not in name for name in names)
+
+
+def test_a_key_that_is_too_long_is_refused() -> None:
+    assert terms_of({"idempotency-key": "k" * 255}, stream=False, heartbeat_s=0).key
+    with pytest.raises(InvalidRequest):
+        terms_of({"idempotency-key": "k" * 256}, stream=False, heartbeat_s=0)
+
+
+@given(st.dictionaries(st.sampled_from(["x-stainless-retry-count", "x-request-timeout", "authorization"]), st.text()))
+def test_any_text_in_a_header_is_survived(headers: dict[str, str]) -> None:
+    assert terms_of(headers, stream=False, heartbeat_s=0).patience_s > 0

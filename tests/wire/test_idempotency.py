@@ -1,0 +1,301 @@
+"""A request that is repeated is not paid twice."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from proxy.sandbox import SANDBOX_DATA_PLANE, Fault
+from tests.conftest import House
+from tests.folding import fold
+from tests.scripts import script
+
+HELLO = {"messages": [{"role": "user", "content": "Hello!"}]}
+KEY = {"idempotency-key": "order-1"}
+RETRY = {"x-stainless-retry-count": "1"}
+
+
+def chunks(answer: httpx.Response) -> list[Any]:
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]", answer.text
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def body(content: str, **fields: Any) -> dict[str, Any]:
+    return {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": content}], **fields}
+
+
+def call(**arguments: Any) -> dict[str, Any]:
+    return {"calls": [{"name": "weather", "arguments": arguments}]}
+
+
+def client_of(house: House) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=house.url, headers={"authorization": "Bearer test-key"}, timeout=30)
+
+
+async def until(holds: Any) -> None:
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def leave(house: House, request: dict[str, Any], **headers: str) -> None:
+    """Send a request, and close the connection once its job is in flight."""
+    before = house.jobs_submitted()
+    async with client_of(house) as client:
+        call = asyncio.create_task(client.post("/v1/chat/completions", json=request, headers=headers))
+        await until(lambda: house.jobs_submitted() > before and house.in_flight())
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    await until(lambda: house.in_flight() == 0)
+
+
+# ---------------------------------------------------------------- with a key
+
+
+def test_the_same_key_and_body_get_the_finished_answer_again(make_house: Any) -> None:
+    house: House = make_house()
+    first = house.chat(HELLO, headers=KEY)
+    again = house.chat(HELLO, headers=KEY)
+    assert first.status_code == again.status_code == 200
+    assert again.json() == first.json()
+    assert again.headers["x-narrative-job-id"] == first.headers["x-narrative-job-id"]
+    assert house.jobs_submitted() == 1
+
+
+@pytest.mark.parametrize("usage", [True, False])
+def test_a_finished_answer_is_given_again_as_a_stream_too(make_house: Any, usage: bool) -> None:
+    house: House = make_house()
+    first = house.chat({**HELLO, "n": 2}, headers=KEY).json()
+    options = {"stream": True, "stream_options": {"include_usage": usage}}
+    folded = fold(chunks(house.chat({**HELLO, "n": 2, **options}, headers=KEY)))
+    assert folded["choices"] == first["choices"]
+    assert folded["usage"] == (first["usage"] if usage else None)
+    assert house.jobs_submitted() == 2
+
+
+def test_a_streamed_answer_is_given_again_whole(make_house: Any) -> None:
+    house: House = make_house()
+    streamed = fold(chunks(house.chat({**HELLO, "stream": True}, headers=KEY)))
+    assert house.chat(HELLO, headers=KEY).json()["choices"] == streamed["choices"]
+    assert house.jobs_submitted() == 1
+
+
+@pytest.mark.parametrize("kept_bytes", ["0", "1048576"])
+def test_an_answer_that_took_a_second_job_is_the_same_again_without_another_one(
+    make_house: Any, kept_bytes: str
+) -> None:
+    house: House = make_house({"PROXY_STATE__MAX_ANSWER_BYTES": kept_bytes})
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    ask = {
+        "messages": [{"role": "user", "content": script(key="twice", attempts=[call(days=1), call(city="Rome")])}],
+        "tools": [{"type": "function", "function": {"name": "weather", "parameters": city}}],
+    }
+    first = house.chat(ask, headers=KEY)
+    again = house.chat(ask, headers=KEY)
+    assert first.status_code == 200, first.text
+    assert again.json() == first.json()
+    assert house.jobs_submitted() == 2
+
+
+def test_the_same_key_with_another_body_is_a_422(make_house: Any) -> None:
+    house: House = make_house()
+    house.chat(HELLO, headers=KEY)
+    refused = house.chat({**HELLO, "temperature": 0.5}, headers=KEY)
+    assert refused.status_code == 422
+    assert refused.json()["error"]["type"] == "idempotency_error"
+    assert refused.json()["error"]["code"] == "idempotency_key_reused"
+    assert refused.headers["x-should-retry"] == "false"
+    assert house.jobs_submitted() == 1
+
+
+def test_bodies_are_compared_as_parsed_not_byte_for_byte(make_house: Any) -> None:
+    house: House = make_house()
+    plain = {"model": "claude-4-5-haiku", **HELLO}
+    house.http.post("/v1/chat/completions", content=json.dumps(plain), headers=KEY)
+    shuffled = json.dumps({"temperature": None, **dict(reversed(plain.items()))}, indent=3)
+    assert house.http.post("/v1/chat/completions", content=shuffled, headers=KEY).status_code == 200
+    assert house.jobs_submitted() == 1
+
+
+def test_a_key_whose_request_was_refused_may_be_used_again(make_house: Any) -> None:
+    house: House = make_house()
+    assert house.chat({"messages": []}, headers=KEY).status_code == 400
+    refused = house.chat({"messages": [{"role": "user", "content": script(reject={"status": 400})}]}, headers=KEY)
+    assert refused.status_code >= 400
+    assert house.chat(HELLO, headers=KEY).status_code == 200
+    assert house.jobs_submitted() == 1
+
+
+async def test_requests_with_one_key_at_the_same_time_share_one_job(make_house: Any) -> None:
+    house: House = make_house(running_s=0.3)
+    async with client_of(house) as client:
+        asks = [
+            client.post("/v1/chat/completions", json=body("Hi.", stream=index % 2 == 1), headers=KEY)
+            for index in range(20)
+        ]
+        answers = await asyncio.gather(*asks)
+    plain = [answer.json()["choices"] for answer in answers[::2]]
+    streamed = [fold(chunks(answer))["choices"] for answer in answers[1::2]]
+    assert all(choices == plain[0] for choices in plain + streamed)
+    assert house.jobs_submitted() == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_left_gets_its_answer_with_the_same_key(make_house: Any, stream: bool) -> None:
+    house: House = make_house(running_s=0.5)
+    await leave(house, body("Hi.", stream=stream), **KEY)
+    async with client_of(house) as client:
+        answer = await client.post("/v1/chat/completions", json=body("Hi."), headers=KEY)
+    assert answer.status_code == 200
+    assert house.jobs_submitted() == 1
+
+
+async def test_a_client_that_left_during_the_submission_leaves_no_second_job(make_house: Any) -> None:
+    house: House = make_house()
+    fault = Fault(kind="slow", operation="run", delay_s=0.5, times=1)
+    house.sandbox.state.faults.add(fault)
+    async with client_of(house) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            await client.post("/v1/chat/completions", json=body("Hi."), headers=KEY, timeout=0.2)
+        answer = await client.post("/v1/chat/completions", json=body("Hi."), headers=KEY)
+    assert answer.status_code == 200
+    assert house.jobs_submitted() == 1
+    await until(lambda: house.in_flight() == 0)
+
+
+async def test_after_a_submission_of_unknown_outcome_the_key_finds_the_job(make_house: Any) -> None:
+    house: House = make_house()
+    faults = house.sandbox.state.faults
+    faults.add(
+        Fault(kind="close", operation="run", handled=True, times=1),
+        Fault(kind="status", operation="list_jobs", status=500),
+    )
+    async with client_of(house) as client:
+        unknown = await client.post("/v1/chat/completions", json=body("Hi."), headers={**KEY, "x-request-timeout": "3"})
+        assert unknown.json()["error"]["code"] == "narrative_submit_unknown"
+        faults.clear()
+        answer = await client.post("/v1/chat/completions", json=body("Hi."), headers=KEY)
+    assert answer.status_code == 200, answer.text
+    assert house.jobs_submitted() == 1
+
+
+def test_keys_are_scoped_to_the_caller(make_house: Any) -> None:
+    house: House = make_house({"PROXY_API_KEYS": "test-key,other-key"})
+    mine = house.chat(HELLO, headers=KEY)
+    others = house.chat(HELLO, headers={**KEY, "authorization": "Bearer other-key"})
+    assert others.json()["id"] != mine.json()["id"]
+    assert house.jobs_submitted() == 2
+
+
+def test_a_job_that_narrative_forgot_is_run_anew(make_house: Any) -> None:
+    house: House = make_house({"PROXY_STATE__MAX_ANSWER_BYTES": "0"}, max_jobs=1)
+    first = house.chat(HELLO, headers=KEY)
+    house.chat(HELLO)
+    again = house.chat(HELLO, headers=KEY)
+    assert again.status_code == 200, again.text
+    assert again.json()["id"] != first.json()["id"]
+
+
+def test_a_key_that_is_no_key_is_a_400(house: House) -> None:
+    refused = house.chat(HELLO, headers={"idempotency-key": "k" * 256})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "Idempotency-Key"
+
+
+# ---------------------------------------------------------------- without one
+
+
+@pytest.mark.parametrize("first_stream", [False, True])
+@pytest.mark.parametrize("then_stream", [False, True])
+async def test_an_sdks_own_retry_takes_up_the_job_of_the_try_that_vanished(
+    make_house: Any, first_stream: bool, then_stream: bool
+) -> None:
+    """Trap: the SDKs send no idempotency key by default, only `x-stainless-retry-count`."""
+    house: House = make_house(running_s=0.5)
+    await leave(house, body("Hi.", stream=first_stream))
+    async with client_of(house) as client:
+        answer = await client.post("/v1/chat/completions", json=body("Hi.", stream=then_stream), headers=RETRY)
+    assert answer.status_code == 200
+    assert (fold(chunks(answer)) if then_stream else answer.json())["choices"][0]["message"]["content"]
+    assert house.jobs_submitted() == 1
+
+
+async def test_a_vanished_job_is_taken_up_once(make_house: Any) -> None:
+    house: House = make_house(running_s=0.5)
+    await leave(house, body("Hi."))
+    async with client_of(house) as client:
+        asks = [client.post("/v1/chat/completions", json=body("Hi."), headers=RETRY) for _ in range(3)]
+        answers = await asyncio.gather(*asks)
+    assert len({answer.json()["id"] for answer in answers}) == 3
+    assert house.jobs_submitted() == 3
+
+
+async def test_a_retry_does_not_share_the_job_of_a_client_that_is_still_there(make_house: Any) -> None:
+    house: House = make_house(running_s=0.3)
+    async with client_of(house) as client:
+        first = asyncio.create_task(client.post("/v1/chat/completions", json=body("Hi.")))
+        await until(lambda: house.in_flight() == 1)
+        second = await client.post("/v1/chat/completions", json=body("Hi."), headers=RETRY)
+        assert second.json()["id"] != (await first).json()["id"]
+    assert house.jobs_submitted() == 2
+
+
+async def test_a_delivered_answer_is_not_given_to_a_later_retry(make_house: Any) -> None:
+    house: House = make_house()
+    async with client_of(house) as client:
+        for stream in (False, True):
+            await client.post("/v1/chat/completions", json=body("Hi.", stream=stream))
+            await client.post("/v1/chat/completions", json=body("Hi.", stream=stream), headers=RETRY)
+    assert house.jobs_submitted() == 4
+
+
+@pytest.mark.parametrize(
+    ("again", "headers"),
+    [
+        (body("Hi."), {}),
+        (body("Hi.", temperature=0.1), RETRY),
+        (body("Hi."), {**RETRY, "authorization": "Bearer other-key"}),
+        (body("Hi."), {"x-stainless-retry-count": "0"}),
+    ],
+    ids=["no retry", "another body", "another caller", "a first try"],
+)
+async def test_nothing_else_takes_up_a_vanished_job(
+    make_house: Any, again: dict[str, Any], headers: dict[str, str]
+) -> None:
+    house: House = make_house({"PROXY_API_KEYS": "test-key,other-key"}, running_s=0.3)
+    await leave(house, body("Hi."))
+    async with client_of(house) as client:
+        assert (await client.post("/v1/chat/completions", json=again, headers=headers)).status_code == 200
+    assert house.jobs_submitted() == 2
+
+
+async def test_callers_with_tokens_of_their_own_never_see_each_others_jobs(make_house: Any) -> None:
+    house: House = make_house(
+        {"NARRATIVE_API_KEY": "", "PROXY_API_KEYS": "", "NARRATIVE_DATA_PLANE_ID": SANDBOX_DATA_PLANE}, running_s=0.3
+    )
+    await leave(house, body("Hi."), authorization="Bearer token-of-a")
+    await leave(house, body("Hi."), authorization="Bearer token-of-a", **KEY)
+    async with client_of(house) as client:
+        for repeat in (RETRY, KEY):
+            headers = {**repeat, "authorization": "Bearer token-of-b"}
+            assert (await client.post("/v1/chat/completions", json=body("Hi."), headers=headers)).status_code == 200
+    assert house.jobs_submitted() == 4
+
+
+async def test_adoption_can_be_switched_off(make_house: Any) -> None:
+    house: House = make_house({"PROXY_STATE__ADOPT_RETRIES": "false"}, running_s=0.3)
+    await leave(house, body("Hi."))
+    async with client_of(house) as client:
+        await client.post("/v1/chat/completions", json=body("Hi."), headers=RETRY)
+    assert house.jobs_submitted() == 2
+
+
+async def test_what_is_kept_does_not_grow_with_the_requests_that_were_answered(make_house: Any) -> None:
+    house: House = make_house()
+    async with client_of(house) as client:
+        for index in range(30):
+            await client.post("/v1/chat/completions", json=body(f"Hi {index}.", stream=index % 2 == 0))
+    await until(lambda: len(house.app.state.store) == 0)
