@@ -1,0 +1,119 @@
+"""The proxy's own keys: made once, shown once, kept only as hashes.
+
+A key is 256 random bits, so that one SHA-256 of it is enough: there is nothing to guess, and looking it up by its hash takes the same
+time for every wrong key.
+"""
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from proxy.access.limits import NO_QUOTA, Quota
+from proxy.state.records import Records
+
+KEY_PREFIX = "np-"
+"""Every key of ours starts with it, so that one that is not known is never taken for somebody else's token."""
+
+_KIND = "key"
+
+
+class Key(BaseModel):
+    """What is stored of a key, and what it may do.
+
+    Attributes:
+        id: names the key to operators; tells nothing of the key itself.
+        name: the operator's own words for it.
+        models: names of models and endpoints it may use; None is all of them.
+        data_plane_id: where its jobs run, in place of the proxy's own data plane.
+        quota: its limits; fields that are None are not limited by the key.
+        created_at, expires_at, revoked_at: seconds since 1970 (UTC).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    name: str = Field(min_length=1, max_length=200)
+    models: tuple[str, ...] | None = None
+    data_plane_id: str | None = None
+    quota: Quota = NO_QUOTA
+    created_at: int
+    expires_at: int | None = None
+    revoked_at: int | None = None
+
+    def works_at(self, moment: float) -> bool:
+        """Whether it lets anyone in at a moment, in seconds since 1970."""
+        return self.revoked_at is None and (self.expires_at is None or moment < self.expires_at)
+
+
+class Keys:
+    """Keys in a store. Every call raises Overloaded when that cannot be reached."""
+
+    def __init__(self, records: Records, clock: Callable[[], float] = time.time) -> None:
+        self._records = records
+        self._clock = clock
+
+    async def create(
+        self,
+        name: str,
+        *,
+        models: tuple[str, ...] | None = None,
+        data_plane_id: str | None = None,
+        quota: Quota | None = None,
+        expires_at: int | None = None,
+    ) -> tuple[Key, str]:
+        """Make a key.
+
+        Returns:
+            What is stored of it, and the key itself, which nobody can read again.
+        """
+        secret = KEY_PREFIX + secrets.token_urlsafe(32)
+        key = Key(
+            id=f"key_{secrets.token_hex(6)}",
+            name=name,
+            models=models,
+            data_plane_id=data_plane_id,
+            quota=quota or NO_QUOTA,
+            created_at=int(self._clock()),
+            expires_at=expires_at,
+        )
+        await self._records.put(_KIND, _digest(secret), key.model_dump_json().encode())
+        return key, secret
+
+    async def find(self, presented: str) -> Key | None:
+        """The working key that was presented; None for one that is unknown, revoked or expired."""
+        if not presented.startswith(KEY_PREFIX):
+            return None
+        stored = await self._records.get(_KIND, _digest(presented))
+        key = None if stored is None else Key.model_validate_json(stored)
+        return key if key and key.works_at(self._clock()) else None
+
+    async def all(self) -> list[Key]:
+        """All keys ever made, oldest first, revoked and expired ones too."""
+        keys = [Key.model_validate_json(stored) for stored in (await self._records.all(_KIND)).values()]
+        return sorted(keys, key=lambda key: (key.created_at, key.id))
+
+    async def exist(self) -> bool:
+        """Whether a key was ever made."""
+        return bool(await self._records.all(_KIND))
+
+    async def revoke(self, id_or_name: str) -> list[Key]:
+        """Revoke the key of that id, or all of that name, for good.
+
+        Returns:
+            The keys that were revoked by this call.
+        """
+        revoked = []
+        for digest, stored in (await self._records.all(_KIND)).items():
+            key = Key.model_validate_json(stored)
+            if id_or_name in (key.id, key.name) and key.revoked_at is None:
+                key = key.model_copy(update={"revoked_at": int(self._clock())})
+                await self._records.put(_KIND, digest, key.model_dump_json().encode())
+                revoked.append(key)
+        return revoked
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()

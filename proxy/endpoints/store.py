@@ -1,0 +1,49 @@
+"""Where named endpoints are kept: durably, with their credentials encrypted."""
+
+from proxy.endpoints.cipher import CannotDecrypt, Cipher
+from proxy.endpoints.endpoint import Endpoint
+from proxy.errors import InternalError
+from proxy.state.records import Records
+
+_KIND = "endpoint"
+
+
+class Endpoints:
+    """Endpoints by id. Every call raises Overloaded when the store cannot be reached."""
+
+    def __init__(self, records: Records, cipher: Cipher) -> None:
+        self._records = records
+        self._cipher = cipher
+
+    async def add(self, endpoint: Endpoint, api_key: str | None) -> bool:
+        """Store a new endpoint with its credential; False, and nothing stored, when there is one of that id."""
+        sealed = None if api_key is None else self._cipher.encrypt(api_key)
+        stored = endpoint.model_copy(update={"sealed_key": sealed}).model_dump_json(exclude_none=True)
+        return await self._records.add(_KIND, endpoint.id, stored.encode())
+
+    async def find(self, name: str) -> Endpoint | None:
+        stored = await self._records.get(_KIND, name)
+        return None if stored is None else Endpoint.model_validate_json(stored)
+
+    async def all(self) -> list[Endpoint]:
+        """All of them, in the order of their ids."""
+        return [Endpoint.model_validate_json(stored) for stored in (await self._records.all(_KIND)).values()]
+
+    async def remove(self, name: str) -> bool:
+        return await self._records.remove(_KIND, name)
+
+    def api_key(self, endpoint: Endpoint) -> str | None:
+        """An endpoint's credential, None when it runs on the proxy's own.
+
+        Raises:
+            InternalError: it was stored under another PROXY_SECRET_KEY.
+        """
+        if endpoint.sealed_key is None:
+            return None
+        try:
+            return self._cipher.decrypt(endpoint.sealed_key)
+        except CannotDecrypt:
+            raise InternalError(
+                f"The credentials of endpoint `{endpoint.id}` cannot be read: they were stored under another PROXY_SECRET_KEY. "
+                "Set that one, or delete the endpoint and create it again.",
+            ) from None

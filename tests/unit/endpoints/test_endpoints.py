@@ -1,0 +1,80 @@
+"""Named endpoints: what is stored of them, and what a request to one becomes."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from proxy.endpoints.cipher import CannotDecrypt, Cipher
+from proxy.endpoints.endpoint import Endpoint, TaskDefaults
+from proxy.endpoints.store import Endpoints
+from proxy.errors import InternalError
+from proxy.state.records import SqliteRecords
+from proxy.wire.openai import ChatRequest
+
+DEFAULTS = TaskDefaults(max_tokens=100, temperature=0.5, top_k=3)
+ENDPOINT = Endpoint(id="mine", task_type="completion", service="anthropic", model_id="claude", defaults=DEFAULTS)
+
+
+def asked(**fields: object) -> ChatRequest:
+    return ENDPOINT.request_for(
+        ChatRequest.model_validate({"model": "mine", "messages": [{"role": "user", "content": "hi"}], **fields})
+    )
+
+
+def test_a_request_gets_the_services_model_and_the_defaults_it_does_not_name() -> None:
+    request = asked()
+    assert (request.model, request.max_tokens, request.temperature, request.top_p) == ("claude", 100, 0.5, None)
+    assert request.model_extra == {"top_k": 3}
+
+
+def test_a_request_overrides_defaults() -> None:
+    assert asked(max_tokens=5).max_tokens == 5
+    assert asked(max_completion_tokens=5).max_tokens is None
+    assert asked(top_p=0.1).temperature is None
+    assert asked(temperature=0.0).temperature == 0.0
+    assert asked(top_k=9).model_extra == {"top_k": 9}
+
+
+@pytest.mark.parametrize("secret", ["a secret", None])
+def test_a_cipher_reads_what_one_of_the_same_secret_wrote(tmp_path: Path, secret: str | None) -> None:
+    sealed = Cipher(secret, tmp_path / "new" / "key").encrypt("tökén")
+    assert "tökén" not in sealed
+    assert Cipher(secret, tmp_path / "new" / "key").decrypt(sealed) == "tökén"
+    for other in (Cipher("another", tmp_path / "new" / "key"), Cipher(None, tmp_path / "other")):
+        with pytest.raises(CannotDecrypt):
+            other.decrypt(sealed)
+
+
+def test_a_generated_secret_is_kept_in_a_file_of_its_owner_and_never_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "key"
+    Cipher(None, file).encrypt("x")
+    made = file.read_bytes()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    Cipher(None, file).encrypt("x")
+    assert file.read_bytes() == made
+    assert [each.name for each in file.parent.iterdir()] == ["key"]
+
+
+def test_a_secret_of_the_settings_leaves_no_file(tmp_path: Path) -> None:
+    Cipher("a secret", tmp_path / "key").encrypt("x")
+    assert not list(tmp_path.iterdir())
+
+
+async def test_an_endpoint_is_stored_with_its_credential_encrypted(tmp_path: Path) -> None:
+    records = SqliteRecords(tmp_path / "records")
+    endpoints = Endpoints(records, Cipher("a secret", tmp_path / "key"))
+    assert await endpoints.add(ENDPOINT, "the-credential")
+    assert not await endpoints.add(ENDPOINT, "another")
+    found = await endpoints.find("mine")
+    assert found is not None
+    assert found.defaults == DEFAULTS
+    assert endpoints.api_key(found) == "the-credential"
+    assert endpoints.api_key(ENDPOINT) is None
+    assert b"the-credential" not in (await records.all("endpoint"))["mine"]
+    assert [each.id for each in await endpoints.all()] == ["mine"]
+    with pytest.raises(InternalError, match="PROXY_SECRET_KEY"):
+        Endpoints(records, Cipher("another secret", tmp_path / "key")).api_key(found)
+    assert await endpoints.remove("mine")
+    assert await endpoints.find("mine") is None
+    await records.aclose()

@@ -1,0 +1,204 @@
+"""Keys and limits over real sockets, with one server and with replicas."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from proxy.cli import main
+from tests.conftest import House
+from tests.redis_server import serve_redis
+from tests.scripts import script
+
+HELLO = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "Hello!"}]}
+
+
+def keys(house: House, *arguments: str) -> str:
+    """What `narrative-proxy keys …` says on standard output, run beside a server."""
+    result = CliRunner().invoke(main, ["keys", *arguments], env=house.environ, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout.strip()
+
+
+def create(house: House, *arguments: str) -> str:
+    return keys(house, "create", "--name", "app", *arguments)
+
+
+def ask(house: House, key: str, **options: Any) -> httpx.Response:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.post(f"{house.url}/v1/chat/completions", headers=headers, json={**HELLO, **options}, timeout=30)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Look again until something holds."""
+    for _ in range(2_000):
+        if holds():
+            return
+    raise AssertionError("it never held")
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    with serve_redis() as url:
+        yield url
+
+
+@pytest.fixture
+def replicas(make_house: Any, redis_url: str) -> tuple[House, House]:
+    environ = {"PROXY_STATE__URL": redis_url, "PROXY_ACCESS__WAIT_S": "0"}
+    return make_house(environ), make_house(environ)
+
+
+def test_a_new_key_works_at_once_and_a_revoked_one_not_any_more(make_house: Any) -> None:
+    house = make_house()
+    assert ask(house, "np-unknown").status_code == 401
+    key = create(house)
+    assert ask(house, key).status_code == 200
+    keys(house, "revoke", "app")
+    until(lambda: ask(house, key).status_code == 401)
+    assert ask(house, "test-key").status_code == 200
+
+
+def test_replicas_on_one_redis_share_keys_and_their_revocation(replicas: tuple[House, House]) -> None:
+    one, other = replicas
+    key = create(one)
+    assert [ask(house, key).status_code for house in replicas] == [200, 200]
+    keys(other, "revoke", "app")
+    for house in replicas:
+        until(lambda house=house: ask(house, key).status_code == 401)
+
+
+def test_the_refusal_of_a_wrong_a_revoked_and_an_expired_key_is_the_same(make_house: Any) -> None:
+    house = make_house()
+    revoked, expired = create(house), create(house, "--expires", "2020-01-01")
+    keys(house, "revoke", "app")
+    answers = [ask(house, key) for key in ("np-wrong", "wrong", revoked, expired)]
+    assert {answer.status_code for answer in answers} == {401}
+    assert len({answer.content for answer in answers}) == 1
+    assert answers[0].json()["error"]["code"] == "invalid_api_key"
+
+
+def test_a_key_uses_and_sees_only_its_models_under_any_of_their_names(make_house: Any) -> None:
+    house = make_house()
+    key = create(house, "--models", "claude-4-5-haiku, some-endpoint")
+    assert ask(house, key, model="anthropic.claude-haiku-4.5").status_code == 200
+    headers = {"authorization": f"Bearer {key}"}
+    listed = httpx.get(f"{house.url}/v1/models", headers=headers).json()["data"]
+    assert [model["id"] for model in listed] == ["claude-4-5-haiku"]
+    for name in ("gpt-4.1", "no-such-model"):  # whether it exists is not told
+        refusal = ask(house, key, model=name)
+        assert refusal.status_code == 403
+        assert refusal.json()["error"]["type"] == "permission_error"
+        assert httpx.get(f"{house.url}/v1/models/{name}", headers=headers).status_code == 403
+
+
+def test_a_keys_data_plane_is_where_its_jobs_run(make_house: Any) -> None:
+    house = make_house()
+    plane = "11111111-2222-3333-4444-555555555555"
+    ask(house, create(house, "--data-plane", plane))
+    ask(house, "test-key")
+    planes = [body["data_plane_id"] for body in house.submissions()]
+    assert planes[0] == plane
+    assert planes[1] != plane
+
+
+def test_a_keys_requests_a_minute_are_counted_and_told(make_house: Any) -> None:
+    house = make_house({"PROXY_ACCESS__WAIT_S": "0"})
+    key = create(house, "--rpm", "2")
+    assert [ask(house, key).headers["x-ratelimit-remaining-requests"] for _ in range(2)] == ["1", "0"]
+    refusal = ask(house, key)
+    assert refusal.status_code == 429
+    assert refusal.json()["error"]["code"] == "rate_limit_exceeded"
+    assert 0 < int(refusal.headers["retry-after"]) <= 60
+    assert refusal.headers["x-should-retry"] == "true"
+    assert refusal.headers["x-ratelimit-limit-requests"] == "2"
+    assert house.jobs_submitted() == 2
+    assert "x-ratelimit-limit-requests" not in ask(house, "test-key").headers
+
+
+def test_errors_tell_what_is_left_too(make_house: Any) -> None:
+    house = make_house()
+    key = create(house, "--rpm", "9")
+    failed = ask(house, key, messages=[{"role": "user", "content": script(fail="It broke")}])
+    assert failed.status_code == 502
+    assert failed.headers["x-ratelimit-remaining-requests"] == "8"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tokens_are_settled_by_the_answers_usage_and_a_stream_shows_none_that_was_not_asked_for(
+    make_house: Any, stream: bool
+) -> None:
+    house = make_house()
+    key = create(house, "--tpm", "100000")
+    answer = ask(house, key, stream=stream, max_tokens=4000)
+    assert int(answer.headers["x-ratelimit-remaining-tokens"]) < 96_000
+    if stream:
+        assert b'"usage"' not in answer.content
+    left = int(ask(house, key, max_tokens=1).headers["x-ratelimit-remaining-tokens"])
+    assert 96_000 < left < 100_000
+
+
+def test_a_stream_with_usage_keeps_it_where_tokens_are_limited(make_house: Any) -> None:
+    house = make_house()
+    answer = ask(house, create(house, "--tpm", "100000"), stream=True, stream_options={"include_usage": True})
+    assert answer.content.count(b'"total_tokens"') == 1
+
+
+async def test_a_keys_jobs_in_flight_are_bounded(make_house: Any) -> None:
+    house = make_house({"PROXY_ACCESS__WAIT_S": "0"}, running_s=0.5)
+    key = await asyncio.to_thread(create, house, "--concurrency", "3")
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {key}"}, timeout=30) as http:
+        url = f"{house.url}/v1/chat/completions"
+        answers = await asyncio.gather(*(http.post(url, json=HELLO) for _ in range(8)))
+        assert Counter(answer.status_code for answer in answers) == {200: 3, 429: 5}
+        assert (await http.post(url, json=HELLO)).status_code == 200
+
+
+async def test_of_200_callers_at_once_through_two_replicas_50_get_in(replicas: tuple[House, House]) -> None:
+    key = await asyncio.to_thread(create, replicas[0], "--rpm", "50")
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {key}"}, timeout=60) as http:
+        answers = await asyncio.gather(
+            *(http.post(f"{replicas[n % 2].url}/v1/chat/completions", json=HELLO) for n in range(200))
+        )
+    assert Counter(answer.status_code for answer in answers) == {200: 50, 429: 150}
+    assert {answer.headers["x-ratelimit-limit-requests"] for answer in answers} == {"50"}
+    assert sum(house.jobs_submitted() for house in replicas) == 50
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert {answer.headers["x-ratelimit-remaining-requests"] for answer in refused} == {"0"}
+
+
+def test_the_models_own_limit_holds_for_all_keys_together(make_house: Any, tmp_path: Any) -> None:
+    table = tmp_path / "models.toml"
+    table.write_text(
+        '[[models]]\nid = "openai.gpt-4.1"\nnames = ["gpt-4.1"]\nmax_tokens = 100\nrequests_per_minute = 2\n', "utf-8"
+    )
+    house = make_house({"PROXY_CHAT__MODELS_FILE": str(table), "PROXY_ACCESS__WAIT_S": "0"})
+    statuses = [ask(house, key, model="gpt-4.1").status_code for key in (create(house), create(house), "test-key")]
+    assert statuses == [200, 200, 429]
+
+
+def test_every_caller_has_the_usual_limit_unless_its_key_says_otherwise(make_house: Any) -> None:
+    house = make_house({"PROXY_ACCESS__REQUESTS_PER_MINUTE": "1", "PROXY_ACCESS__WAIT_S": "0"})
+    assert [ask(house, "test-key").status_code for _ in range(2)] == [200, 429]
+    key = create(house, "--rpm", "2")
+    assert [ask(house, key).status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_the_list_of_keys_shows_no_key(make_house: Any) -> None:
+    house = make_house()
+    key = create(house, "--rpm", "7", "--models", "gpt-4.1", "--expires", "30d")
+    listed = keys(house, "list")
+    assert "app" in listed
+    assert "gpt-4.1" in listed
+    assert key not in listed
+    assert key.removeprefix("np-")[:8] not in listed
+
+
+def test_revoking_what_is_not_there_fails_and_says_so(make_house: Any) -> None:
+    result = CliRunner().invoke(main, ["keys", "revoke", "nobody"], env=make_house().environ)
+    assert result.exit_code != 0
+    assert "nobody" in result.output
