@@ -1,0 +1,1 @@
+"""Anthropic's Messages API as an upstream: requests and events translated, tokens streamed as they come."""
