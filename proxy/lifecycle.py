@@ -1,0 +1,160 @@
+"""The end of a process: what is in flight is finished, within a grace period, and nothing new is begun.
+
+    SIGTERM      `readyz` fails, new requests are answered 503, those in flight go on
+    all ended    the server stops, once no request has come for a moment
+    grace over   what is left is answered with an error, also inside streams; then the server stops
+    again        the grace period is over
+
+The listener stays open until then: a load balancer learns from `readyz` that it must send nothing more, and a request that still comes
+gets an answer.
+"""
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final, TypeVar
+
+import structlog
+
+from proxy.errors import Overloaded
+
+T = TypeVar("T")
+FAREWELL_S: Final = 2.0
+"""How long the last errors may take to be written."""
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_QUIET_S: Final = 0.3
+_RETRY_AFTER_S: Final = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+class Lifecycle:
+    """Counts the requests in flight, and sees the process to its end.
+
+    Args:
+        grace_s: seconds that requests in flight are given.
+        resumable: whether a repeat elsewhere can take up what is left unfinished: then the client is asked to repeat.
+    """
+
+    def __init__(self, grace_s: float, *, resumable: bool = False) -> None:
+        self._grace_s = grace_s
+        self._resumable = resumable
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._over = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._last_arrival = 0.0
+
+    @property
+    def draining(self) -> bool:
+        """No new requests are taken."""
+        return self._task is not None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being answered."""
+        return self._in_flight
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Around each request."""
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    def refusal(self) -> Overloaded | None:
+        """The answer to a new request: an error while the process drains. Nothing was begun, so a repeat is welcome elsewhere."""
+        self._last_arrival = time.monotonic()
+        return Overloaded("The server is shutting down.", retry_after=_RETRY_AFTER_S) if self.draining else None
+
+    def drain(self, then: Callable[[], None]) -> None:
+        """Take nothing new, and call `then` when all is answered. May be called once."""
+        log.info("draining", in_flight=self._in_flight, grace_s=self._grace_s)
+        self._task = asyncio.create_task(self._drain(then))
+
+    async def unless_over(self, work: Awaitable[T]) -> T:
+        """The result of some work, which is cancelled when the grace period is over.
+
+        Raises:
+            Overloaded: it is.
+        """
+        task = asyncio.ensure_future(work)
+        over = asyncio.create_task(self._over.wait())
+        try:
+            await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            over.cancel()
+            task.cancel()
+        retry_after = _RETRY_AFTER_S if self._resumable else None
+        raise Overloaded("The server is shutting down.", retry_after=retry_after)
+
+    def hurry(self) -> None:
+        """End the grace period now."""
+        self._over.set()
+
+    async def _drain(self, then: Callable[[], None]) -> None:
+        idle, over = (asyncio.create_task(event.wait()) for event in (self._idle, self._over))
+        await asyncio.wait({idle, over}, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED)
+        if not idle.done():
+            log.warning("the grace period is over", in_flight=self._in_flight)
+            self._over.set()
+            await asyncio.wait({idle}, timeout=FAREWELL_S)
+        idle.cancel()
+        over.cancel()
+        await self._quiet()
+        then()
+
+    async def _quiet(self) -> None:
+        """Wait until no request has come for a moment: one that is on its way gets an answer and not a broken connection."""
+        started = time.monotonic()
+        while (now := time.monotonic()) < started + FAREWELL_S:
+            wait = max(self._last_arrival, started) + _QUIET_S - now
+            if wait <= 0:
+                return
+            await asyncio.sleep(wait)
+
+
+@contextmanager
+def stopping_gently(lifecycle: Lifecycle) -> Iterator[None]:
+    """Have the server's own handlers of stop signals called only when the process is drained.
+
+    Does nothing outside the main thread, where there are no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    seen: set[int] = set()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        handler = before[signal.Signals(number)]
+        if not callable(handler):
+            return
+        if number in seen:
+            loop.call_soon_threadsafe(lifecycle.hurry)
+        elif not seen:
+            loop.call_soon_threadsafe(lifecycle.drain, lambda: handler(number, None))
+        # One of each kind is one wish: a terminal sends SIGINT to all processes, and the parent of workers then SIGTERM.
+        seen.add(number)
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
