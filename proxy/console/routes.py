@@ -1,0 +1,92 @@
+"""The console's routes: its files, and three small calls. Each call asks for the same key as a chat request does."""
+
+from dataclasses import asdict
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+
+from proxy.access.callers import Caller
+from proxy.console.pages import Pages
+from proxy.console.recent import owner_of
+from proxy.console.services import ConsoleServices
+from proxy.errors import InvalidRequest, PermissionDenied
+from proxy.serving.bodies import parse_body, read_body
+from proxy.serving.jsonbytes import json_bytes
+from proxy.translate.plan import make_plan
+from proxy.wire.openai import ChatRequest
+
+UNKNOWN_PLANE = "(the data plane)"
+_SHOWN_RID = "(a new one for each submission)"
+
+
+def console_routes() -> list[BaseRoute]:
+    """All of them."""
+    return [
+        Route("/console", to_the_page, methods=["GET"]),
+        Route("/console/api/plan", plan, methods=["POST"]),
+        Route("/console/api/recent", recent, methods=["GET"]),
+        Route("/console/api/jobs/{id}", job, methods=["GET"]),
+        Mount("/console", Pages()),
+    ]
+
+
+async def to_the_page(request: Request) -> Response:
+    """`/console` → `/console/`, relative, so that it also holds behind a prefix."""
+    return RedirectResponse("console/", headers={"cache-control": "no-cache"})
+
+
+async def plan(request: Request) -> Response:
+    """What would be submitted for a chat request: its first job, before anything is known of the answer. No job is made.
+
+    Raises:
+        ProxyError: as the chat request would be refused before its submission.
+    """
+    services: ConsoleServices = request.state.console
+    caller = await services.door.admit(request.headers)
+    chat_request = parse_body(ChatRequest, await read_body(request, services.max_body_bytes))
+    card = services.catalog.find(chat_request.model)
+    if not caller.may_use({card.id, *card.names}):
+        raise PermissionDenied("This API key has no access to that model.", param="model")
+    planned = make_plan(chat_request, card, services.rules)
+    run = planned.run_request(data_plane_id=caller.data_plane_id or UNKNOWN_PLANE, rid=_SHOWN_RID)
+    return _json(
+        {
+            "run": run.model_dump(mode="json", exclude_none=True),
+            "jobs": planned.choices,
+            "ignored": planned.ignored,
+            "adjusted": planned.adjusted,
+        }
+    )
+
+
+async def recent(request: Request) -> Response:
+    """The last requests that this process answered: everyone's to operators, one's own to others."""
+    services: ConsoleServices = request.state.console
+    owner = _owner(services, await services.door.admit(request.headers), request)
+    entries = [{**asdict(entry), "owner": None} for entry in services.recent.seen_by(owner)]
+    return _json({"everyone": owner is None, "requests": entries})
+
+
+async def job(request: Request) -> Response:
+    """State and times of a job that was submitted for one of the requests the caller may see; nothing of its content.
+
+    Raises:
+        InvalidRequest: there is no such request.
+    """
+    services: ConsoleServices = request.state.console
+    caller = await services.door.admit(request.headers)
+    job_id = request.path_params["id"]
+    if not services.recent.has_job(job_id, _owner(services, caller, request)):
+        raise InvalidRequest("No recent request of yours had that job submitted.", param="id")
+    own, key = services.client, caller.upstream_key
+    found = await (own if key is None else own.with_api_key(key)).get_job(job_id)
+    return _json(found.model_dump(mode="json", include={"id", "state", "created_at", "ended_at"}))
+
+
+def _owner(services: ConsoleServices, caller: Caller, request: Request) -> str | None:
+    return None if caller.id in services.operators else owner_of(request.headers)
+
+
+def _json(value: object) -> Response:
+    return Response(json_bytes(value), media_type="application/json", headers={"cache-control": "no-store"})

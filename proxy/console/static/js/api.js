@@ -1,0 +1,57 @@
+// Calls to the server this page came from: the public API, and the console's own three.
+
+import { credentials } from "./key.js";
+
+const ROOT = new URL("../", document.baseURI);
+
+/** The base URL that apps are pointed at. */
+export const BASE_URL = new URL("v1", ROOT).href;
+
+/** An answer that is an error: `status`, and the fields of OpenAI's error object. */
+export class ApiError extends Error {
+  constructor(status, error, requestId) {
+    super(error?.message || `The server answered ${status}.`);
+    this.status = status;
+    this.type = error?.type ?? null;
+    this.code = error?.code ?? null;
+    this.param = error?.param ?? null;
+    this.requestId = requestId ?? null;
+  }
+}
+
+async function call(path, options = {}) {
+  const response = await fetch(new URL(path, ROOT), {
+    ...options,
+    headers: { ...credentials(), ...options.headers },
+    cache: "no-store",
+    credentials: "omit",
+  });
+  if (response.ok) return response;
+  const body = await response.json().catch(() => null);
+  throw new ApiError(response.status, body?.error, response.headers.get("x-request-id"));
+}
+
+function post(path, body, signal) {
+  return call(path, { method: "POST", headers: { "content-type": "application/json" }, body, signal });
+}
+
+/** Names of the models that are offered. */
+export async function listModels() {
+  const { data } = await (await call("v1/models")).json();
+  return data.map((model) => model.id);
+}
+
+/** Send a chat request. @param {string} body - its JSON. @returns {Promise<Response>} whose headers have arrived. */
+export const sendChat = (body, signal) => post("v1/chat/completions", body, signal);
+
+/** What would be submitted for a chat request. @returns {{run, jobs, ignored, adjusted}} */
+export const showPlan = async (body) => (await post("console/api/plan", body)).json();
+
+/** State and times of a job that this key had submitted. */
+export const showJob = async (id) => (await call(`console/api/jobs/${encodeURIComponent(id)}`)).json();
+
+/** The last requests, without content. @returns {{everyone, requests}} */
+export const listRecent = async () => (await call("console/api/recent")).json();
+
+/** The server's metrics, in Prometheus's text format. */
+export const readMetrics = async () => (await call("metrics")).text();
