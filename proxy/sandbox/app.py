@@ -2,16 +2,21 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import orjson
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from proxy.sandbox.deliveries import Deliveries
 from proxy.sandbox.desk import Desk
+from proxy.sandbox.faults import FaultList, Faults
+from proxy.sandbox.gate import LAG, FaultGate
 from proxy.sandbox.jsontext import dumps
 from proxy.sandbox.listing import read_query
 from proxy.sandbox.options import SandboxOptions
@@ -22,6 +27,18 @@ from proxy.sandbox.subscriptions import Subscriptions
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
+class _Sandbox(Starlette):
+    """Starlette with the faults before everything else, where the server's own `send` is at hand."""
+
+    def __init__(self, faults: Faults, **how: Any) -> None:
+        super().__init__(**how)
+        self._faults = faults
+        self.router.redirect_slashes = False
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return FaultGate(super().build_middleware_stack(), self._faults)
+
+
 def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     """An embedded Narrative.
 
@@ -29,15 +46,17 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
         options: how it behaves; by default a job takes most of a second and nearly any token and data plane is good.
 
     Returns:
-        The app. Its state holds `store` (JobStore) and `deliveries` (Deliveries). Its lifespan owns the task
-        that delivers webhooks.
+        The app, to be run by uvicorn. Its state holds `store` (JobStore), `faults` (Faults) and `deliveries`
+        (Deliveries). Its lifespan owns the task that delivers webhooks.
     """
     options = options or SandboxOptions()
     store = JobStore(options)
+    faults = Faults()
     subscriptions = Subscriptions(options)
-    deliveries = Deliveries(options, store, subscriptions)
+    deliveries = Deliveries(options, store, subscriptions, faults)
     calls = _Calls(options, store, Desk(options, store))
     hooks = _Webhooks(subscriptions, deliveries)
+    controls = _Controls(store, faults)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -49,7 +68,10 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
         Route("/model-inference/run", guarded("run", calls.run), methods=["POST"]),
         Route("/jobs", guarded("list_jobs", calls.list_jobs), methods=["GET"]),
         Route("/jobs/{job_id}", guarded("get_job", calls.get_job), methods=["GET"]),
-        Route("/sandbox/jobs/count", calls.count, methods=["GET"]),
+        Route("/sandbox/jobs/count", controls.count, methods=["GET"]),
+        Route("/sandbox/faults", controls.set_faults, methods=["PUT"]),
+        Route("/sandbox/faults", controls.show_faults, methods=["GET"]),
+        Route("/sandbox/faults", controls.clear_faults, methods=["DELETE"]),
     ]
     if options.webhooks:
         routes += [
@@ -58,7 +80,8 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
             Route("/webhooks/{webhook_id}", guarded("webhooks", hooks.get), methods=["GET"]),
             Route("/webhooks/{webhook_id}", guarded("webhooks", hooks.archive), methods=["DELETE"]),
         ]
-    app = Starlette(
+    app = _Sandbox(
+        faults,
         routes=routes,
         lifespan=lifespan,
         exception_handlers={
@@ -67,8 +90,8 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
             ClientDisconnect: _render_nothing,
         },
     )
-    app.router.redirect_slashes = False
     app.state.store = store
+    app.state.faults = faults
     app.state.deliveries = deliveries
     return app
 
@@ -96,21 +119,47 @@ class _Calls:
 
     async def list_jobs(self, request: Request) -> Response:
         query = read_query(request.query_params)
-        now = self._store.clock()
-        page = self._store.page(query)
+        lag: float = request.scope.get(LAG, 0.0)
+        now = self._store.clock() - lag
+        page = self._store.page(query, lag=lag)
         records = [job.record(now, id_name=self._options.id_name) for job in page.jobs]
         return answer({"records": records, **page.counts(query)})
 
+
+class _Controls:
+    """What is no part of Narrative: for tests and benchmarks in other processes."""
+
+    def __init__(self, store: JobStore, faults: Faults) -> None:
+        self._store = store
+        self._faults = faults
+
     async def count(self, _: Request) -> Response:
-        """For tests in other processes."""
         return answer(
             {
                 "count": len(self._store),
                 "enqueued": self._store.enqueued,
                 "by_state": self._store.count_by_state(),
                 "refused": len(self._store.refused),
+                "calls": dict(self._store.calls),
             }
         )
+
+    async def set_faults(self, request: Request) -> Response:
+        try:
+            wanted = FaultList.model_validate_json(await request.body())
+        except ValidationError as fault:
+            first = fault.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise Refusal(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from fault
+        self._faults.replace(wanted.faults, seed=wanted.seed)
+        return await self.show_faults(request)
+
+    async def show_faults(self, _: Request) -> Response:
+        active = [fault.model_dump(exclude_defaults=True) for fault in self._faults.active()]
+        return answer({"faults": active, "fired": dict(self._faults.fired)})
+
+    async def clear_faults(self, request: Request) -> Response:
+        self._faults.clear()
+        return await self.show_faults(request)
 
 
 class _Webhooks:

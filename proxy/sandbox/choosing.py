@@ -7,7 +7,7 @@ from typing import Any
 from proxy.sandbox.fill import Filler
 from proxy.sandbox.scene import Scene
 from proxy.sandbox.tools import Offer, Tool, told_parameters
-from proxy.sandbox.words import Words, listed, words_of
+from proxy.sandbox.words import HEARD, Words, listed, words_of
 
 _MOST_CALLS = 8
 _IDLE = listed(
@@ -53,13 +53,14 @@ class Chooser:
         tools = self._relevant(scene, scores) if wanted else []
         calls = [call for tool in tools for call in self._calls_of(tool, scene)][:most]
         if len(calls) < offer.at_least and offer.tools:
-            best = max(offer.tools, key=lambda tool: scores[tool.name])
+            # A tool that has not answered yet, so that loops which always insist on a call come to an end.
+            best = max(offer.tools, key=lambda tool: (tool.name not in scene.answered, scores[tool.name]))
             calls += [self._call(best, scene, {}) for _ in range(offer.at_least - len(calls))]
         return calls
 
     def _scores(self, scene: Scene) -> dict[str, tuple[int, int]]:
         """For each tool, how much of its name and of its description the question speaks of."""
-        said = _stems(scene.question)
+        said = _stems(scene.question[:HEARD])
         scores = {}
         for tool in self._offer.tools:
             name, description = self._stems[tool.name]

@@ -78,6 +78,15 @@ class Fault(BaseModel):
         return self.operation in (None, operation) and self.job_id in (None, job_id)
 
 
+class FaultList(BaseModel):
+    """The body of `PUT /sandbox/faults`: these faults instead of all others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    faults: list[Fault] = Field(max_length=_MOST)
+    seed: int | None = None
+
+
 @dataclass
 class _Rule:
     fault: Fault
@@ -100,7 +109,7 @@ class Faults:
     def __init__(self, seed: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._rules: tuple[_Rule, ...] = ()
-        self._releases: set[Callable[[], None]] = set()
+        self._releases: set[Callable[[], object]] = set()
         self.random = random.Random(seed)  # noqa: S311 - faults, no secrets
         self.fired: Counter[str] = Counter()
 
@@ -152,7 +161,7 @@ class Faults:
                 return rule.fault
         return None
 
-    def on_clear(self, release: Callable[[], None]) -> Callable[[], None]:
+    def on_clear(self, release: Callable[[], object]) -> Callable[[], None]:
         """Calls `release` when all faults end; gives a function that takes this back."""
         self._releases.add(release)
         return lambda: self._releases.discard(release)

@@ -10,7 +10,6 @@ from functools import cached_property, reduce
 from itertools import chain, count, islice, product
 from typing import Any, Final
 
-from jsonschema import Draft202012Validator
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
@@ -18,7 +17,8 @@ from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 from proxy.sandbox.jsontext import key_of
 from proxy.sandbox.merge import Schema, merge
 from proxy.sandbox.numbers import numbers
-from proxy.sandbox.strings import matches, strings
+from proxy.sandbox.patterns import CHECKER, is_linear, matches
+from proxy.sandbox.strings import strings
 
 MISSING: Final = object()
 """What a hint gives when it has nothing to say."""
@@ -91,11 +91,15 @@ class Filler:
         """Whether a value is valid against a schema of this root."""
         if isinstance(schema, Mapping) and _ANNOTATIONS.issuperset(schema):
             return True
+        if isinstance(schema, Mapping) and "$schema" in schema:
+            schema = {name: part for name, part in schema.items() if name != "$schema"}
         return bool(self._validator.evolve(schema=schema).is_valid(value))
 
     @cached_property
-    def _validator(self) -> Draft202012Validator:
-        return Draft202012Validator(self._root, registry=self._registry)
+    def _validator(self) -> Any:
+        # A schema that names its dialect would be checked by the library's own class for it.
+        root = {name: value for name, value in self._root.items() if name != "$schema"}
+        return CHECKER(root, registry=self._registry)
 
     @cached_property
     def _registry(self) -> Registry[Any]:
@@ -279,7 +283,11 @@ class Filler:
 
     def _hints(self, node: Mapping[str, Any]) -> dict[str, Any]:
         properties: Mapping[str, Schema] = node.get("properties", {})
-        tried = {name: self._hint(name, schema) for name, schema in properties.items() if isinstance(schema, Mapping)}
+        tried = {
+            name: self._hint(name, schema)
+            for name, schema in properties.items()
+            if isinstance(schema, Mapping) and ("pattern" not in schema or is_linear(schema["pattern"]))
+        }
         return {
             name: value for name, value in tried.items() if value is not MISSING and self.fits(properties[name], value)
         }

@@ -18,7 +18,7 @@ LAG = "sandbox.lag"
 """Key of the scope: how many seconds behind lists are."""
 
 _HTML = "<html><head><title>{status}</title></head><body><center><h1>{status}</h1></center></body></html>"
-_GARBAGE = '\x00{"job_id": <<<'
+_GARBAGE = '\ufffd\x00{"job_id": <<<'
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,45 @@ class _Answer:
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A call whose request has been read, so that it can be carried out or not, now or later."""
+
+    app: ASGIApp
+    scope: Scope
+    receive: Receive
+    send: Send
+    body: bytes
+
+    @property
+    def connection(self) -> Connection:
+        return Connection(self.receive, self.send)
+
+    async def pass_on(self, **extra: Any) -> None:
+        """Lets the app answer."""
+        await self.app({**self.scope, **extra}, self._replaying(), self.send)
+
+    async def answer(self) -> _Answer:
+        """Lets the app answer to us alone."""
+        sent: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            sent.append(message)
+
+        await self.app(self.scope, self._replaying(), keep)
+        body = b"".join(message.get("body", b"") for message in sent[1:])
+        return _Answer(sent[0]["status"], tuple(sent[0]["headers"]), body)
+
+    def _replaying(self) -> Receive:
+        messages = iter([{"type": "http.request", "body": self.body, "more_body": False}])
+
+        async def receive() -> Message:
+            message = next(messages, None)
+            return await self.receive() if message is None else message
+
+        return receive
 
 
 class FaultGate:
@@ -44,8 +83,10 @@ class FaultGate:
         fault = self._fault(scope) if self._faults else None
         if fault is None:
             await self._app(scope, receive, send)
-        else:
-            await self._play(fault, scope, receive, send)
+            return
+        body = await _read(receive)
+        if body is not None:
+            await self._play(fault, _Call(self._app, scope, receive, send, body))
 
     def _fault(self, scope: Scope) -> Fault | None:
         if scope["type"] != "http":
@@ -53,73 +94,72 @@ class FaultGate:
         operation, job_id = _operation(scope["path"])
         return self._faults.pick(operation, job_id) if operation else None
 
-    async def _play(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _play(self, fault: Fault, call: _Call) -> None:
         match fault.kind:
             case "close" | "reset":
-                await self._cut(fault, scope, receive, send)
+                await self._cut(fault, call)
             case "slow" | "stuck":
-                await self._hold(fault, scope, receive, send)
+                await self._hold(fault, call)
             case "lag":
-                await self._app({**scope, LAG: fault.delay_s}, receive, send)
+                await call.pass_on(**{LAG: fault.delay_s})
             case _:
                 answered = fault.handled or fault.kind != "status"
-                answer = await self._answer(scope, receive) if answered else None
-                await _send(send, _changed(fault, answer, self._faults.random))
+                answer = await call.answer() if answered else None
+                await _send(call.send, _changed(fault, answer, self._faults.random))
 
-    async def _cut(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        connection = Connection(receive, send)
-        if fault.handled or fault.at_byte is not None:
-            answer = await self._answer(scope, receive)
-            if fault.at_byte is not None:
-                await _send_part(send, answer, fault.at_byte)
+    async def _cut(self, fault: Fault, call: _Call) -> None:
+        await self._begin(fault, call)
         if fault.kind == "reset":
-            await connection.reset()
+            await call.connection.reset()
         else:
-            await connection.close()
+            await call.connection.close()
 
-    async def _hold(self, fault: Fault, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = None
-        if fault.handled or fault.at_byte is not None:
-            answer = await self._answer(scope, receive)
-            if fault.at_byte is not None:
-                await _send_part(send, answer, fault.at_byte)
-        if fault.kind == "slow":
-            await asyncio.sleep(fault.delay_s)
-        elif await self._stuck(Connection(receive, send), request_is_read=answer is not None):
-            return
-        if answer is None:
-            await self._app(scope, receive, send)
-        elif fault.at_byte is not None:
-            await send({"type": "http.response.body", "body": answer.body[fault.at_byte :]})
-        else:
-            await _send(send, answer)
+    async def _hold(self, fault: Fault, call: _Call) -> None:
+        answer = await self._begin(fault, call)
+        left = await self._wait(call, fault.delay_s if fault.kind == "slow" else None)
+        if answer is None and not (left and fault.kind == "stuck"):
+            # A slow server does not notice that nobody waits for it.
+            await call.pass_on()
+        elif answer is not None and fault.at_byte is not None:
+            await call.send({"type": "http.response.body", "body": answer.body[fault.at_byte :]})
+        elif answer is not None:
+            await _send(call.send, answer)
 
-    async def _stuck(self, connection: Connection, *, request_is_read: bool) -> bool:
-        """Waits for the client to leave, which gives True, or for the faults to end."""
+    async def _begin(self, fault: Fault, call: _Call) -> _Answer | None:
+        """Carries the call out and sends a part of the answer, as far as the fault lets it."""
+        if not fault.handled and fault.at_byte is None:
+            return None
+        answer = await call.answer()
+        if fault.at_byte is not None:
+            await _send_part(call.send, answer, fault.at_byte)
+        return answer
+
+    async def _wait(self, call: _Call, seconds: float | None) -> bool:
+        """Waits for the time to pass, the faults to end, or the client to leave, which gives True."""
         loop = asyncio.get_running_loop()
         freed = asyncio.Event()
         forget = self._faults.on_clear(lambda: loop.call_soon_threadsafe(freed.set))
-        waits = [asyncio.create_task(freed.wait())]
-        if request_is_read:
-            waits.append(asyncio.create_task(connection.left()))
+        leaving = asyncio.create_task(call.connection.left())
+        waits = {asyncio.create_task(freed.wait()), leaving}
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return not freed.is_set()
+            done, _ = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            return leaving in done
         finally:
             forget()
             for wait in waits:
                 wait.cancel()
 
-    async def _answer(self, scope: Scope, receive: Receive) -> _Answer:
-        """Lets the app answer, to itself."""
-        sent: list[Message] = []
 
-        async def keep(message: Message) -> None:
-            sent.append(message)
-
-        await self._app(scope, receive, keep)
-        body = b"".join(message.get("body", b"") for message in sent[1:])
-        return _Answer(sent[0]["status"], tuple(sent[0]["headers"]), body)
+async def _read(receive: Receive) -> bytes | None:
+    """The body of a request; None when the client left before its end."""
+    body = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += bytes(message.get("body", b""))
+        if not message.get("more_body"):
+            return body
 
 
 def _operation(path: str) -> tuple[Operation | None, str | None]:

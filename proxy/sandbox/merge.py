@@ -1,10 +1,13 @@
 """One schema from two that must both hold (`allOf`, and a branch of `anyOf` with what stands beside it)."""
 
+import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 Schema = Mapping[str, Any] | bool
 
+_ALTERNATIVES = ("anyOf", "oneOf", "if", "then", "else")
 _LOWEST = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties", "maxContains")
 _HIGHEST = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties", "minContains")
 
@@ -12,50 +15,55 @@ _HIGHEST = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperti
 def merge(one: Schema, other: Schema) -> Schema:
     """A schema that is close to both: what fits it is still to be checked against each.
 
-    Keywords that cannot be joined are kept as a further `allOf`.
+    Of keywords that cannot be joined the first one leads; alternatives are kept as a further `allOf`.
     """
     if isinstance(one, bool):
         return other if one else False
     if isinstance(other, bool):
         return one if other else False
     joined = dict(one)
-    left: dict[str, Any] = {}
+    alternatives: dict[str, Any] = {}
     for keyword, value in other.items():
-        if keyword not in joined or joined[keyword] == value:
+        if keyword not in joined:
             joined[keyword] = value
-        elif not _join(joined, keyword, value):
-            left[keyword] = value
-    if left:
-        joined["allOf"] = [*joined.get("allOf", []), left]
+        elif keyword in _ALTERNATIVES and joined[keyword] != value:
+            alternatives[keyword] = value
+        else:
+            joined[keyword] = _joined(keyword, joined[keyword], value)
+    if alternatives:
+        joined["allOf"] = [*joined.get("allOf", []), alternatives]
     return joined
 
 
-def _join(joined: dict[str, Any], keyword: str, value: Any) -> bool:
-    before = joined[keyword]
+def _joined(keyword: str, one: Any, other: Any) -> Any:
     if keyword in _LOWEST:
-        joined[keyword] = min(before, value)
-    elif keyword in _HIGHEST:
-        joined[keyword] = max(before, value)
-    elif keyword == "type":
-        joined[keyword] = _types(before, value)
-    elif keyword == "required":
-        joined[keyword] = list(dict.fromkeys([*before, *value]))
-    elif keyword == "properties":
-        joined[keyword] = {
-            name: merge(before.get(name, True), value.get(name, True)) for name in dict.fromkeys([*before, *value])
-        }
-    elif keyword in ("items", "additionalProperties"):
-        joined[keyword] = merge(before, value)
-    elif keyword == "enum":
-        joined[keyword] = [item for item in before if item in value]
-    elif keyword == "allOf":
-        joined[keyword] = [*before, *value]
-    elif keyword in ("title", "description", "default", "examples", "$comment", "format", "pattern"):
-        # The first one leads; what comes of it is checked against the other.
-        pass
-    else:
-        return False
-    return True
+        return min(one, other)
+    if keyword in _HIGHEST:
+        return max(one, other)
+    match keyword:
+        case "type":
+            return _types(one, other)
+        case "multipleOf":
+            return _common_multiple(one, other)
+        case "required":
+            return list(dict.fromkeys([*one, *other]))
+        case "properties":
+            return {name: merge(one.get(name, True), other.get(name, True)) for name in dict.fromkeys([*one, *other])}
+        case "items" | "additionalProperties":
+            return merge(one, other)
+        case "enum":
+            return [item for item in one if item in other]
+        case "allOf":
+            return [*one, *other]
+        case _:
+            return one
+
+
+def _common_multiple(one: float, other: float) -> float:
+    first, second = Fraction(str(one)), Fraction(str(other))
+    scale = math.lcm(first.denominator, second.denominator)
+    common = Fraction(math.lcm(int(first * scale), int(second * scale)), scale)
+    return int(common) if common.denominator == 1 else float(common)
 
 
 def _types(one: str | list[str], other: str | list[str]) -> list[str]:

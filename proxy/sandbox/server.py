@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from proxy.sandbox.app import create_sandbox
+from proxy.sandbox.faults import Faults
 from proxy.sandbox.options import SandboxOptions
 from proxy.sandbox.store import JobStore
 
@@ -23,11 +25,13 @@ class RunningSandbox:
     Attributes:
         url: its base URL, such as `http://127.0.0.1:41234`.
         store: its jobs, for tests in the same process.
+        faults: what goes wrong in it, for the same.
         app: the app that is served.
     """
 
     url: str
     store: JobStore
+    faults: Faults
     app: Starlette
 
 
@@ -68,17 +72,31 @@ async def serve_sandbox(
         OSError: the address is taken.
     """
     app = create_sandbox(options)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family, backlog=2048) as listener:
+    with _listen(host, port) as listener:
         server = _Server(_config(app))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await _started(server, serving)
-            shown = f"[{host}]" if family == socket.AF_INET6 else host
-            yield RunningSandbox(f"http://{shown}:{listener.getsockname()[1]}", app.state.store, app)
+            shown = f"[{host}]" if ":" in host else host
+            yield RunningSandbox(f"http://{shown}:{listener.getsockname()[1]}", app.state.store, app.state.faults, app)
         finally:
+            app.state.faults.clear()
             server.ending.set()
             await serving
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol left to be guessed, asyncio would not switch Nagle's algorithm off: 40 ms more for every answer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _config(app: Starlette) -> uvicorn.Config:

@@ -9,6 +9,8 @@ from typing import Any
 
 from rstr import Rstr
 
+from proxy.sandbox.patterns import in_our_dialect, is_linear, matches
+
 _SEEDS = 300
 _MISSES = 200
 _LONGEST = 20_000
@@ -53,12 +55,13 @@ def strings(schema: Mapping[str, Any], plain: str) -> Iterator[str]:
     longest = int(schema.get("maxLength", max(_LONGEST, shortest)))
     if shortest > _LONGEST_PAD:
         return
-    pattern = _compiled(schema.get("pattern"))
+    pattern = schema.get("pattern")
     examples = FORMATS.get(schema.get("format", ""), ())
     seen: set[str] = set()
     missed = 0
     for text in _candidates(pattern, examples, plain, shortest, longest):
-        if text not in seen and shortest <= len(text) <= longest and (pattern is None or pattern.search(text)):
+        fits = text not in seen and shortest <= len(text) <= longest
+        if fits and (pattern is None or matches(pattern, text)):
             seen.add(text)
             missed = 0
             yield text
@@ -66,46 +69,35 @@ def strings(schema: Mapping[str, Any], plain: str) -> Iterator[str]:
             return
 
 
-def matches(pattern: str, text: str) -> bool:
-    """Whether a text meets a regular expression somewhere; what is no expression here is met by nothing."""
-    compiled = _compiled(pattern)
-    return compiled is not None and compiled.search(text) is not None
-
-
-def _compiled(pattern: str | None) -> re.Pattern[str] | None:
-    """None for what is no regular expression here: the schema's dialect is ECMA 262's, which has a few forms of its own."""
-    try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            return None if pattern is None else re.compile(pattern)
-    except (re.error, RecursionError, OverflowError):
-        return None
-
-
-def _candidates(
-    pattern: re.Pattern[str] | None, examples: Sequence[str], plain: str, shortest: int, longest: int
-) -> Iterator[str]:
-    yield from examples
-    if pattern is not None:
+def _candidates(pattern: str | None, examples: Sequence[str], plain: str, shortest: int, longest: int) -> Iterator[str]:
+    if pattern is None:
+        yield from examples
+        for number in count(1):
+            yield _sized(plain if number == 1 else f"{plain} {number}", number, shortest, longest)
+    elif is_linear(pattern):
+        yield from examples
         yield plain
-        yield from _matching(pattern.pattern, shortest, longest)
-        return
-    for number in count(1):
-        yield _sized(plain if number == 1 else f"{plain} {number}", number, shortest, longest)
+        yield from _matching(pattern, shortest, longest, padded=True)
+    else:
+        yield from _matching(pattern, shortest, longest, padded=False)
+        # Not even strings can be made from it, so this is no expression here.
+        yield _sized(plain, 1, shortest, longest)
 
 
-def _matching(pattern: str, shortest: int, longest: int) -> Iterator[str]:
+def _matching(pattern: str, shortest: int, longest: int, *, padded: bool) -> Iterator[str]:
+    expression = in_our_dialect(pattern)
     for seed in range(_SEEDS):
-        text = _from_pattern(pattern, seed)
+        text = _from_pattern(expression, seed)
         if text is None:
             return
         yield text
         # An expression without anchors is met by a part of the text, so the rest may be anything.
         missing = shortest - len(text)
-        if missing > 0:
+        if padded and missing > 0:
             yield text + text[-1:] * missing
             yield text + "a" * missing
             yield "a" * missing + text
-        if len(text) > longest:
+        if padded and len(text) > longest:
             yield text[:longest]
 
 

@@ -3,7 +3,7 @@
 import re
 
 from proxy.sandbox.scene import Scene, pleasant
-from proxy.sandbox.words import words_of
+from proxy.sandbox.words import HEARD, words_of
 
 _ECHO_LIMIT = 400
 
@@ -61,13 +61,13 @@ def _reply(question: str) -> str:
         return "I am listening."
     if said := _SAY.match(question):
         return _unquoted(said["words"])
-    if counted := _COUNT.search(question):
+    if counted := _COUNT.search(question[:HEARD]):
         return _count(int(counted[1] or 1), int(counted[2]))
     if len(question) < 60:
         short = _short_reply(question)
         if short is not None:
             return short
-    if task := _SUM.search(question):
+    if task := _SUM.search(question[:HEARD]):
         result = _calculated(float(task[1]), task[2], float(task[3]))
         return f"{task[0]} = {result}"
     if len(question) > _ECHO_LIMIT:

@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Container, Iterable, Mapping
+from itertools import dropwhile
 from typing import Any
 
 from proxy.sandbox.fill import MISSING
 
+HEARD = 20_000
+"""Characters of a text that are listened to; the rest is noise."""
+
 _QUOTED = re.compile(r"\"([^\"\n]+)\"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)'([^'\n]+)'(?!\w)")
-_EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_EMAIL = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){1,8}")
 _URL = re.compile(r"https?://[^\s\"'<>)\]]+")
 _DATE = re.compile(r"\b\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2})?(?:Z|[+-]\d{2}:\d{2})?)?\b")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:,\d{3})*(?:\.\d+)?")
-_FORMULA = re.compile(r"(?:sqrt|[-(\d])[\d\s().,+*/^%×÷-]*[+*/^%×÷-][\d\s().,+*/^%×÷-]*[\d)]")
+_FORMULA = re.compile(r"(?:sqrt|[-(\d])[\d\s().,+*/^%×÷-]{0,60}[+*/^%×÷-][\d\s().,+*/^%×÷-]{0,60}[\d)]")
 _NAME = re.compile(r"[A-Z][\w'’&-]*(?:\s+(?:(?:de|la|of|the|van|von)\s+)?[A-Z][\w'’&-]*)*(?:,\s[A-Z]{2}\b)?")
 _PLACE = re.compile(r"\b(?:in|at|for|to|from|of|near|about)\s+(?:the\s+)?([a-z][\w-]+)")
 _SENTENCE = re.compile(r"[.!?:]\s+|\n+")
@@ -57,7 +61,7 @@ class Words:
     def __init__(
         self, text: str, facts: Mapping[str, Any] | None = None, *, choices: Container[str] = frozenset()
     ) -> None:
-        self.text = text
+        self.text = text = text[:HEARD]
         self._facts = {name.lower(): value for name, value in (facts or {}).items()}
         self.quoted = [next(filter(None, groups)) for groups in _QUOTED.findall(text)]
         rest = _QUOTED.sub(" ", text)
@@ -180,8 +184,11 @@ def _number(text: str) -> int | float:
 def _names(text: str) -> Iterable[str]:
     for sentence in _SENTENCE.split(text):
         for found in _NAME.finditer(sentence):
-            words = found.group().split()
-            while words and words[0].lower().rstrip("'’s,") in _OPENERS:
-                words = words[1:]
-            if words and words != ["I"]:
-                yield " ".join(words)
+            name = " ".join(dropwhile(_opens, found.group().split()))
+            if name:
+                yield name
+
+
+def _opens(word: str) -> bool:
+    """Whether a word is only capital because it begins a sentence."""
+    return word.lower().rstrip("'’s,") in _OPENERS

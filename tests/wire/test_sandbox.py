@@ -129,7 +129,13 @@ async def test_a_scripted_rejection_reaches_the_client_as_written(client: httpx.
 async def test_the_count_of_jobs_is_open_to_other_processes(client: httpx.AsyncClient) -> None:
     await run(client)
     answer = await client.get("/sandbox/jobs/count", headers={"Authorization": ""})
-    assert answer.json() == {"count": 1, "enqueued": 1, "by_state": {"completed": 1}, "refused": 0}
+    assert answer.json() == {
+        "count": 1,
+        "enqueued": 1,
+        "by_state": {"completed": 1},
+        "refused": 0,
+        "calls": {"run": 1},
+    }
 
 
 async def test_it_listens_where_it_is_told() -> None:

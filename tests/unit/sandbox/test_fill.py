@@ -8,6 +8,7 @@ from jsonschema import Draft202012Validator
 
 from proxy.sandbox.fill import MISSING, Filler, Unfillable
 from proxy.sandbox.jsontext import dumps
+from proxy.sandbox.patterns import matches
 from tests.unit.sandbox.schema_strategies import documented_objects, full_objects
 
 
@@ -93,8 +94,21 @@ def test_what_cannot_be_filled_is_said_and_does_not_hang(schema: dict[str, Any])
         fill(schema)
 
 
-def test_patterns_of_another_dialect_are_filled_as_plain_text() -> None:
-    assert fill({"type": "string", "pattern": "^\\p{L}+$"}, plain="Ada") == "Ada"
+@pytest.mark.parametrize(
+    ("pattern", "plain"),
+    [
+        ("^\\p{L}+$", "Ada"),
+        ("^\\p{Lu}[\\p{Ll}-]{2}$", "-"),
+        ("^(?<year>\\d{4})$", "-"),
+        ("^(?<=^)a(?<!b)$", "-"),
+    ],
+)
+def test_patterns_are_read_as_ecma_writes_them(pattern: str, plain: str) -> None:
+    assert matches(pattern, fill({"type": "string", "pattern": pattern}, plain=plain))
+
+
+def test_what_is_no_pattern_at_all_is_ignored() -> None:
+    assert fill({"type": "string", "pattern": "(["}, plain="Ada") == "Ada"
 
 
 def test_hints_are_taken_where_they_fit() -> None:
@@ -111,3 +125,11 @@ def test_hints_are_taken_where_they_fit() -> None:
     value = fill(schema, hint=lambda name, _: hints.get(name, MISSING), generous=False)
     assert value == {"age": 1, "name": "Ada"}
     assert list(fill(schema)) == ["age", "name", "note"]
+
+
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|a?)+$", "^(([a-z])+.)+[A-Z]([a-z])+$"])
+def test_a_catastrophic_pattern_is_not_tried_on_foreign_words(pattern: str) -> None:
+    """Trap: a caller's `pattern` runs in a backtracking engine on the event loop. On these words it would never end."""
+    schema = {"type": "object", "properties": {"x": {"type": "string", "pattern": pattern}}, "required": ["x"]}
+    long = "a" * 200 + "!"
+    Draft202012Validator(schema).validate(fill(schema, hint=lambda name, _: long, plain=long))
