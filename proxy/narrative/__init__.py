@@ -5,8 +5,8 @@ from proxy.narrative.events import Event, Observer
 from proxy.narrative.jobs import Jobs, JobsOptions
 from proxy.narrative.options import ClientOptions
 from proxy.narrative.places import PlaceOptions
+from proxy.narrative.reader import WatchOptions
 from proxy.narrative.submit import SubmitOptions
-from proxy.narrative.watch import WatchOptions
 from proxy.narrative.webhooks import Receipt, WebhookOptions, Webhooks
 
 __all__ = [

@@ -288,10 +288,7 @@ def _can_help(error: BaseException) -> bool:
 
 
 def _parse_accepted(body: bytes) -> RunAccepted:
-    accepted = answers.parse_model(RunAccepted, body)
-    if not accepted.job_id:
-        raise ValueError("an empty job id")
-    return accepted
+    return answers.parse_model(RunAccepted, body)
 
 
 def _parse_job(job_id: str, body: bytes) -> Job:

@@ -22,6 +22,13 @@ class Repeated:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """A submission is about to be sent, after it waited here for `seconds`."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Submitted:
     """A job is in flight. `adopted`: its submission had an unknown outcome, and it was found by its tag."""
 
@@ -79,7 +86,7 @@ class SourceTrusted:
     reliable: bool
 
 
-Event = UpstreamCalled | Repeated | Submitted | Resubmitted | Ended | Abandoned | Refused | SourceTrusted
+Event = UpstreamCalled | Repeated | Queued | Submitted | Resubmitted | Ended | Abandoned | Refused | SourceTrusted
 Observer = Callable[[Event], None]
 
 

@@ -27,7 +27,9 @@ class FeedCursor:
 
     def __init__(self, state: str, on_trust: Callable[[bool], None]) -> None:
         self.state = state
-        self.trust = Trust(start=1.0, patience=3, spacing=1, on_change=on_trust)
+        self.trust = Trust(start=1.0, patience=3, spacing=1, on_change=lambda _: self._tell())
+        self._on_trust = on_trust
+        self._told = True
         self.running = False
         self.reads = 0
         """Reads that were answered."""
@@ -38,6 +40,11 @@ class FeedCursor:
         self._seen: dict[str, None] = {}
         self._pages = 0
         self._expected = 0.0
+
+    @property
+    def reliable(self) -> bool:
+        """Whether it can be read, and shows every end."""
+        return self._failures < _MOST_FAILURES and self.trust.reliable
 
     def due(self, gap: float) -> float:
         """Loop time of the next read when reads are `gap` seconds apart, more after failures."""
@@ -76,12 +83,18 @@ class FeedCursor:
         self.reads += 1
         self._failures = 0
         self.trust.settle(self.reads)
+        self.trust.soften()
+        self._tell()
 
     def failed(self) -> None:
-        """A read was not answered. One that stays away is as bad as one that leaves out ends."""
+        """A read was not answered."""
         self._failures += 1
-        if self._failures >= _MOST_FAILURES:
-            self.trust.broke()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.reliable != self._told:
+            self._told = self.reliable
+            self._on_trust(self._told)
 
 
 def record_id(record: dict[str, Any]) -> str | None:

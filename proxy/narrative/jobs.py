@@ -10,12 +10,12 @@ from typing import Self
 
 from proxy.errors import JobTimeout, Overloaded
 from proxy.narrative.client import NarrativeClient
-from proxy.narrative.events import Abandoned, Observer, Refused, ignore
+from proxy.narrative.events import Abandoned, Observer, Queued, Refused, ignore
 from proxy.narrative.ledger import Entry, Ledger
 from proxy.narrative.news import News
 from proxy.narrative.places import PlaceOptions, Places
+from proxy.narrative.reader import WatchOptions
 from proxy.narrative.submit import SubmitOptions, Submitter, Ticket
-from proxy.narrative.watch import WatchOptions
 from proxy.wire.narrative import Job, RunRequest
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ class JobsOptions:
     watch: WatchOptions = field(default_factory=WatchOptions)
     max_submissions: int = 32
     """Submissions on their way at one time."""
+    submission_patience: float = 30.0
+    """Seconds that a submission waits for its turn."""
 
 
 class Jobs:
@@ -101,13 +103,17 @@ class Jobs:
         """Word from a webhook that a job ended: its record, or its id when the record is not at hand."""
         self._news.tell(news, "webhook")
 
-    async def submit(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:
+    async def submit(
+        self, request: RunRequest, client: NarrativeClient, *, deadline: float, since: float | None = None
+    ) -> Job:
         """Enqueue a job and start to watch it.
 
         Args:
             request: its body; its tags hold one that is unique, `rid:<uuid>`, by which it is found if the answer is lost.
             client: submits it and reads it.
             deadline: loop time until which its end is of interest.
+            since: when it may have been submitted first, by a process that was killed, in seconds since 1970: it is looked for
+                before anything is sent.
 
         Returns:
             The pending job.
@@ -116,26 +122,32 @@ class Jobs:
             Overloaded: too much is in flight; nothing was enqueued.
             ProxyError: as `NarrativeClient.run_model_inference`.
         """
+        arrived = asyncio.get_running_loop().time()
         try:
             await self._places.take(deadline)
+            job = await self._send_in_place(Ticket(request, client, deadline, since), arrived)
         except Overloaded:
             self._observe(Refused(self.in_flight))
-            raise
-        try:
-            job = await self._send(Ticket(request, client, deadline))
-        except BaseException:
-            self._places.give_back()
             raise
         self._ledger.open(job, client, deadline=deadline, model=request.model, on_left=self._places.give_back)
         return job
 
-    async def _send(self, ticket: Ticket) -> Job:
-        """Submit in a task of its own: a caller that leaves in the middle must not leave an unknown outcome behind."""
+    async def _send_in_place(self, ticket: Ticket, arrived: float) -> Job:
         try:
-            async with asyncio.timeout_at(ticket.deadline):
+            return await self._send(ticket, arrived)
+        except BaseException:
+            self._places.give_back()
+            raise
+
+    async def _send(self, ticket: Ticket, arrived: float) -> Job:
+        """Submit in a task of its own: a caller that leaves in the middle must not leave an unknown outcome behind."""
+        turn_ends = asyncio.get_running_loop().time() + self._options.submission_patience
+        try:
+            async with asyncio.timeout_at(min(turn_ends, ticket.deadline)):
                 await self._sending.acquire()
         except TimeoutError:
             raise Overloaded("too many submissions are on their way; try again later", retry_after=1.0) from None
+        self._observe(Queued(asyncio.get_running_loop().time() - arrived))
         task = asyncio.create_task(self._submitter.submit(ticket))
         self._submissions.add(task)
         task.add_done_callback(self._sent)

@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Protocol
+from typing import Final, Protocol
 
 from proxy.errors import ProxyError
 from proxy.narrative.client import NarrativeClient
 from proxy.wire.narrative import Job
+
+
+_UNCLAIMED: Final = 5.0
+"""Seconds that a job is followed before anybody waits for it."""
 
 
 class Phase(Enum):
@@ -82,7 +86,7 @@ class _Nobody:
 
 
 class Ledger:
-    """Jobs in flight by id. An entry leaves when its last waiter leaves, or at its deadline when nobody ever came."""
+    """Jobs in flight by id. An entry leaves when its last waiter leaves, or soon when nobody ever came: its client has left."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
@@ -129,7 +133,7 @@ class Ledger:
             on_left=on_left,
         )
         self._entries[job.id] = entry
-        entry.expiry = loop.call_at(deadline, self._expire, entry)
+        entry.expiry = loop.call_at(min(deadline, loop.time() + _UNCLAIMED), self._expire, entry)
         self.listener.added(entry)
         return entry
 

@@ -19,8 +19,9 @@ from typing import Final, Self
 from proxy.narrative.cadence import Cadence
 from proxy.narrative.events import Ended, Observer, SourceTrusted
 from proxy.narrative.ledger import Entry, Ledger, says_all
+from proxy.narrative.reader import WatchOptions
 from proxy.narrative.trust import Trust
-from proxy.narrative.watch import Watch, WatchOptions
+from proxy.narrative.watch import Watch
 from proxy.wire.narrative import Job
 
 _MOST_IDLE_WATCHES: Final = 256

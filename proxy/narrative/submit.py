@@ -46,11 +46,13 @@ class SubmitOptions:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One submission on its way. `abandoned`: nobody waits for it any more, so nothing is sent again."""
+    """One submission on its way. `since`: it may have been made by another process, at that time (seconds since 1970) or later.
+    `abandoned`: nobody waits for it any more, so nothing is sent again."""
 
     request: RunRequest
     client: NarrativeClient
     deadline: float
+    since: float | None = None
     abandoned: bool = False
     tag: str | None = field(init=False)
 
@@ -80,6 +82,12 @@ class Submitter:
             ProxyError: as `NarrativeClient.run_model_inference`.
         """
         started = asyncio.get_running_loop().time()
+        if ticket.since is not None:
+            found = await self._find(ticket, datetime.fromtimestamp(ticket.since, UTC))
+            if isinstance(found, Job):
+                return self._submitted(ticket, found, started, adopted=True)
+            if not found and self._options.in_doubt == "error":
+                raise UpstreamError("Whether the job was started already is unknown", code="narrative_submit_unknown")
         for attempt in range(1, self._options.attempts + 1):
             begun = datetime.fromtimestamp(time.time(), UTC)
             try:

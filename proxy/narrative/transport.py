@@ -210,9 +210,7 @@ def _http_client(options: ClientOptions) -> httpx.AsyncClient:
     tls = httpx.create_ssl_context()
 
     def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            ssl=tls, limit=options.max_connections, keepalive_timeout=options.keepalive, enable_cleanup_closed=True
-        )
+        connector = aiohttp.TCPConnector(ssl=tls, limit=options.max_connections, keepalive_timeout=options.keepalive)
         return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
 
     return httpx.AsyncClient(

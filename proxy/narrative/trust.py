@@ -5,6 +5,7 @@ from typing import Final
 
 _HIT: Final = 0.1
 _MISS: Final = 0.2
+_PASSING: Final = 0.002
 _DEMOTED_BELOW: Final = 0.7
 _PROMOTED_ABOVE: Final = 0.9
 _MOST_OWED: Final = 1_000
@@ -60,9 +61,9 @@ class Trust:
             del self._owed[first[0]]
             self._judge(0.0, _MISS)
 
-    def broke(self) -> None:
-        """The source could not be used at all."""
-        self._judge(0.0, _MISS)
+    def soften(self) -> None:
+        """Time passed: a source that had no chance to prove itself gets a new one in the end."""
+        self._judge(1.0, _PASSING)
 
     def forgive(self) -> None:
         """The source is no longer followed closely: what it owes does not count."""

@@ -5,41 +5,26 @@ import logging
 import math
 from collections import Counter, deque
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, Final
 
-from proxy.errors import PermissionDenied, ProxyError, RateLimited, UpstreamError
 from proxy.narrative.agenda import Agenda
 from proxy.narrative.budget import Budget
 from proxy.narrative.cadence import Cadence
-from proxy.narrative.client import MAX_PER_PAGE, NarrativeClient, read_record
+from proxy.narrative.client import NarrativeClient
 from proxy.narrative.events import Observer, SourceTrusted
-from proxy.narrative.feed import STATES, FeedCursor, record_id
-from proxy.narrative.ledger import Entry, Ledger, Phase, says_all
+from proxy.narrative.feed import STATES, FeedCursor
+from proxy.narrative.ledger import Entry, Ledger, Phase
 from proxy.narrative.pace import Load, Mode, pace
+from proxy.narrative.reader import Reader, WatchOptions
 from proxy.narrative.trust import Trust
-from proxy.wire.narrative import JobPage
 
 log = logging.getLogger(__name__)
 
 _MOST_LOOKS: Final = 16
 """Looks at one time; as many again may follow hints."""
 _MOST_HINTS_FOLLOWED: Final = 5
-_GLANCE_PAGE: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class WatchOptions:
-    """How ends are noticed. Seconds."""
-
-    reads_per_second: float = 10.0
-    """Reads an account may cost while jobs are in flight. Reading a job that is known to have ended comes on top."""
-    lost_after: float = 10.0
-    """A job that Narrative does not know, or may not be shown, is given up this long after its submission."""
-    lost_looks: int = 3
-    """And not before this many such answers in a row."""
-    longest_outlier_gap: float = 2.0
-    """Between two looks at a job that takes unusually long, when few are in flight."""
+_RESTART: Final = 1.0
+"""Seconds until a loop that failed is started again."""
 
 
 class Watch:
@@ -63,13 +48,12 @@ class Watch:
         observe: Observer,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._ledger = ledger
-        self._client = client
         self._cadence = cadence
         self._options = options
         self._push = push
         now = self._loop.time()
         self._budget = Budget(options.reads_per_second, max(1.0, options.reads_per_second / 5), now)
+        self._reader = Reader(ledger, client, self._budget, options, self.hint)
         self._feeds = {
             str(state): FeedCursor(state, lambda reliable: observe(SourceTrusted("feed", reliable))) for state in STATES
         }
@@ -103,9 +87,7 @@ class Watch:
         self._planes[entry.job.data_plane_id] += 1
         self._phases[entry.phase] += 1
         self._plan(entry, entry.started + self._cadence.expect(entry.model).earliest)
-        if self._task is None or self._task.done():
-            self._task = self._loop.create_task(self._run())
-            self._task.add_done_callback(self._stopped)
+        self._begin()
 
     def drop(self, entry: Entry) -> None:
         if self._entries.pop(entry.job.id, None) is None:
@@ -132,6 +114,7 @@ class Watch:
         """Some source says that a job ended, without saying how: read it now."""
         if entry.hinted_by is None and entry.phase is not Phase.GONE:
             entry.hinted_by = source
+            entry.look_at = math.inf
             self._hinted.append(entry)
             self._wake.set()
 
@@ -154,11 +137,15 @@ class Watch:
             except TimeoutError:
                 pass
 
+    def _begin(self) -> None:
+        if self._entries and (self._task is None or self._task.done()):
+            self._task = self._loop.create_task(self._run())
+            self._task.add_done_callback(self._stopped)
+
     def _stopped(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):
             log.error("watching jobs failed; starting again", exc_info=error)
-            self._task = self._loop.create_task(self._run())
-            self._task.add_done_callback(self._stopped)
+            self._loop.call_later(_RESTART, self._begin)
 
     def _step(self, now: float) -> float:
         """Start every read that is due; returns when to come again, infinity for not before something happens."""
@@ -186,7 +173,7 @@ class Watch:
             active=self._phases[Phase.ACTIVE] + late,
             late=late,
             silence=now - self._last_news,
-            feed_reliable=all(feed.trust.reliable for feed in self._feeds.values()),
+            feed_reliable=all(feed.reliable for feed in self._feeds.values()),
             push_reliable=self._push.reliable,
         )
         before, self._pace = self._pace, pace(load, self._budget.rate)
@@ -199,7 +186,11 @@ class Watch:
     def _look_at_all(self, now: float) -> None:
         """Spread the looks at all jobs that can be done over one gap."""
         self._looks.clear()
-        entries = [entry for entry in self._entries.values() if entry.phase in {Phase.ACTIVE, Phase.LATE}]
+        entries = [
+            entry
+            for entry in self._entries.values()
+            if entry.phase in {Phase.ACTIVE, Phase.LATE} and entry.hinted_by is None
+        ]
         for place, entry in enumerate(entries):
             self._plan(entry, now + self._pace.look_gap * place / len(entries))
 
@@ -232,7 +223,8 @@ class Watch:
             else:
                 self._budget.take(now)
                 feed.start(now, gap)
-                self._start(self._read_feed(feed))
+                plane = next(iter(self._planes)) if len(self._planes) == 1 else None
+                self._start(self._reader.feed(feed, plane, glance=self._pace.mode is Mode.PUSH))
         return min(times)
 
     def _take_looks(self, now: float) -> float:
@@ -268,16 +260,16 @@ class Watch:
     async def _look(self, entry: Entry) -> None:
         source = "look" if self._pace.looks_at_all else "sweep"
         try:
-            await self._read_job(entry, source)
+            await self._reader.job(entry, source)
         finally:
             self._looking -= 1
-            if entry.phase is not Phase.GONE:
+            if entry.phase is not Phase.GONE and entry.hinted_by is None:
                 self._plan_next(entry, self._loop.time())
 
     async def _follow(self, entry: Entry) -> None:
         """Read a job that is said to have ended. The listing can be ahead of the job, so it is asked a few times."""
         try:
-            await self._read_job(entry, entry.hinted_by or "look")
+            await self._reader.job(entry, entry.hinted_by or "look")
         finally:
             self._following -= 1
             if entry.phase is not Phase.GONE:
@@ -285,84 +277,6 @@ class Watch:
                 if entry.hints_followed >= _MOST_HINTS_FOLLOWED:
                     entry.hinted_by, entry.hints_followed = None, 0
                 self._plan(entry, self._loop.time() + 0.1 * 2**entry.hints_followed)
-
-    async def _read_job(self, entry: Entry, source: str) -> None:
-        started = self._loop.time()
-        try:
-            job = await entry.client.get_job(entry.job.id)
-        except ProxyError as error:
-            self._trouble(error, started)
-            self._refused(entry, error)
-        else:
-            self._budget.succeeded()
-            entry.refusals = 0
-            self._ledger.report(job, source)
-
-    async def _read_feed(self, feed: FeedCursor) -> None:
-        started = self._loop.time()
-        glance = self._pace.mode is Mode.PUSH
-        asked = min(feed.begin(started), _GLANCE_PAGE if glance else MAX_PER_PAGE)
-        offset = 0
-        try:
-            while True:
-                page = await self._list(feed.state, asked, offset)
-                self._budget.succeeded()
-                self._take_in(page, feed)
-                if not feed.absorb(page.records, asked) or glance:
-                    break
-                offset += asked
-                asked = MAX_PER_PAGE
-                self._budget.take(self._loop.time())
-            feed.end(self._loop.time())
-        except ProxyError as error:
-            self._trouble(error, started)
-            if not isinstance(error, RateLimited):
-                feed.failed()
-        finally:
-            feed.running = False
-
-    async def _list(self, state: str, per_page: int, offset: int) -> JobPage:
-        return await self._client.list_jobs(
-            type="model_inference",
-            state=state,
-            data_plane_id=next(iter(self._planes)) if len(self._planes) == 1 else None,
-            per_page=per_page,
-            offset=offset or None,
-            order_by="updated_at_desc",
-        )
-
-    def _take_in(self, page: JobPage, feed: FeedCursor) -> None:
-        for record in page.records:
-            job_id = record_id(record)
-            if job_id is None:
-                continue
-            entry = self._entries.get(job_id)
-            if entry is None:
-                feed.trust.showed(job_id)
-                continue
-            job = read_record(record)
-            if job is None or (job.ended and not says_all(job)):
-                self.hint(entry, "feed")
-            else:
-                self._ledger.report(job, "feed")
-
-    def _trouble(self, error: ProxyError, started: float) -> None:
-        """Give way when Narrative limits us or is away."""
-        now = self._loop.time()
-        if isinstance(error, RateLimited):
-            self._budget.limited(started, now, error.retry_after or 1.0)
-        elif isinstance(error, UpstreamError) and error.code == "narrative_unavailable":
-            self._budget.failed(started, now)
-
-    def _refused(self, entry: Entry, error: ProxyError) -> None:
-        """Only Narrative's repeated word that there is no such job for us ends a wait; all other trouble may pass."""
-        lasting = isinstance(error, PermissionDenied) or (
-            isinstance(error, UpstreamError) and error.code in {"narrative_job_lost", "narrative_unauthorized"}
-        )
-        entry.refusals = entry.refusals + 1 if lasting else 0
-        age = self._loop.time() - entry.started
-        if entry.refusals >= self._options.lost_looks and age >= self._options.lost_after:
-            self._ledger.fail(entry, error)
 
     # ------------------------------------------------------------ times
 

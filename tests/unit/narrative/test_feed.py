@@ -81,13 +81,28 @@ def test_the_beat_is_kept_when_a_read_starts_a_little_late() -> None:
     assert feed.due(0.2) == pytest.approx(20.2)
 
 
-def test_a_feed_that_cannot_be_read_is_asked_less_often_and_demoted() -> None:
+def test_a_feed_that_cannot_be_read_is_asked_less_often_and_not_relied_on_until_it_can() -> None:
     feed = cursor()
     feed.start(10.0, gap=0.2)
     for _ in range(10):
         feed.failed()
     assert feed.due(0.2) > 15
-    assert not feed.trust.reliable
+    assert not feed.reliable
+    read(feed, 100, 20.0)
+    assert feed.due(0.2) < 15
+    assert feed.reliable
+
+
+def test_a_feed_that_left_out_ends_gets_a_new_chance_in_the_end() -> None:
+    feed = cursor()
+    for number in range(5):
+        feed.trust.owe(f"job {number}", 0)
+    for beat in range(10):
+        read(feed, 100, beat / 5)
+    assert not feed.reliable
+    for beat in range(2_000):
+        read(feed, 100, beat / 5)
+    assert feed.reliable
 
 
 def test_records_without_an_id_are_skipped() -> None:

@@ -1,0 +1,121 @@
+"""Bounds: what is in flight, what waits, what is turned away."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from proxy.errors import Overloaded
+from proxy.narrative import PlaceOptions
+from proxy.narrative.events import Refused
+from proxy.sandbox import SandboxOptions
+from tests.faults.meddler import Answer, always, fickle_narrative, first
+from tests.faults.running import OPTIONS, Engine, engine, in_time, request
+
+INSTANT = SandboxOptions(pending_s=0, running_s=0)
+
+
+def few(most: int, *, waiting: int = 100, patience: float = 30.0) -> PlaceOptions:
+    return PlaceOptions(most=most, most_waiting=waiting, patience=patience, retry_after=3.0)
+
+
+async def submit(running: Engine, seconds: float = 60.0) -> None:
+    await running.jobs.submit(request(seconds), running.client, deadline=in_time())
+
+
+async def test_without_a_place_in_time_a_submission_is_turned_away_before_anything_is_sent() -> None:
+    with fickle_narrative(INSTANT) as narrative:
+        async with engine(narrative.url, replace(OPTIONS, places=few(2, patience=0.01))) as running:
+            await submit(running)
+            await submit(running)
+            with pytest.raises(Overloaded) as caught:
+                await submit(running)
+            assert caught.value.retry_after == 3.0
+            assert running.count(Refused) == 1
+        assert narrative.store.enqueued == 2
+
+
+async def test_those_who_wait_get_a_place_when_one_comes_free() -> None:
+    with fickle_narrative(INSTANT) as narrative:
+        async with engine(narrative.url, replace(OPTIONS, places=few(3))) as running:
+            most = 0
+
+            async def watched() -> None:
+                nonlocal most
+                await running.run(0.05)
+                most = max(most, running.jobs.in_flight)
+
+            await asyncio.gather(*(watched() for _ in range(30)))
+            assert most <= 3
+            assert running.jobs.queued == 0
+        assert narrative.store.enqueued == 30
+
+
+async def test_too_many_who_wait_are_turned_away_at_once() -> None:
+    with fickle_narrative(INSTANT) as narrative:
+        async with engine(narrative.url, replace(OPTIONS, places=few(1, waiting=1))) as running:
+            await submit(running)
+            waiter = asyncio.create_task(submit(running))
+            while not running.jobs.queued:
+                await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await submit(running)
+            waiter.cancel()
+            await asyncio.gather(waiter, return_exceptions=True)
+            assert running.jobs.queued == 0
+        assert narrative.store.enqueued == 1
+
+
+async def test_a_refused_submission_gives_its_place_back() -> None:
+    with fickle_narrative(INSTANT) as narrative:
+        narrative.meddler.before["run"] = always(Answer(401, b"{}"))
+        async with engine(narrative.url, replace(OPTIONS, places=few(1, patience=5.0))) as running:
+            for _ in range(3):
+                with pytest.raises(Exception, match="API key"):
+                    await submit(running)
+            narrative.meddler.before.clear()
+            await running.run()
+
+
+async def test_submissions_on_their_way_are_bounded() -> None:
+    with fickle_narrative(INSTANT) as narrative:
+        async with engine(narrative.url, replace(OPTIONS, max_submissions=4)) as running:
+            most = 0
+
+            async def watch() -> None:
+                nonlocal most
+                while True:
+                    most = max(most, running.jobs.submitting)
+                    await asyncio.sleep(0)
+
+            watcher = asyncio.create_task(watch())
+            await asyncio.gather(*(running.run() for _ in range(50)))
+            watcher.cancel()
+            assert most <= 4
+
+
+async def test_a_submission_whose_turn_does_not_come_in_time_is_turned_away() -> None:
+    with fickle_narrative(INSTANT) as narrative:
+        narrative.meddler.before["run"] = first(1, Answer(never=True))
+        options = replace(OPTIONS, max_submissions=1, submission_patience=0.01)
+        async with engine(narrative.url, options) as running:
+            stuck = asyncio.create_task(submit(running))
+            while not running.jobs.submitting:
+                await asyncio.sleep(0.01)
+            with pytest.raises(Overloaded) as caught:
+                await submit(running)
+            assert caught.value.retry_after is not None
+            assert running.count(Refused) == 1
+            stuck.cancel()
+            await asyncio.gather(stuck, return_exceptions=True)
+
+
+async def test_stopping_ends_every_wait_with_a_proper_error() -> None:
+    with fickle_narrative(INSTANT) as narrative:
+        async with engine(narrative.url) as running:
+            callers = [asyncio.create_task(running.run(60.0)) for _ in range(20)]
+            while running.jobs.in_flight < 20:
+                await asyncio.sleep(0.01)
+        for result in await asyncio.gather(*callers, return_exceptions=True):
+            assert isinstance(result, Overloaded)
+            assert result.job_id is not None

@@ -1,0 +1,103 @@
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.errors import ProxyError, UpstreamError
+from proxy.narrative.answers import MAX_RETRY_AFTER, MAX_WORDS, parse_json, read, refusal_of, retry_after
+from proxy.narrative.transport import Answer, NoAnswer, Operation
+
+BODIES = st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode))
+
+
+def answered(status: int, body: bytes = b"", **headers: str) -> Answer:
+    return Answer(status, httpx.Headers(headers), body)
+
+
+def refused(answer: Answer | NoAnswer, operation: Operation, secret: str = "") -> ProxyError:
+    with pytest.raises(ProxyError) as caught:
+        read(answer, lambda body: body, operation, secret, "job-1")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("nan", None),
+        ("7", 7.0),
+        ("0.5", 0.5),
+        ("-3", 0.0),
+        ("100000", MAX_RETRY_AFTER),
+        ("inf", MAX_RETRY_AFTER),
+    ],
+)
+def test_retry_after_in_seconds_is_read_and_bounded(header: str | None, seconds: float | None) -> None:
+    assert retry_after(header) == seconds
+
+
+def test_retry_after_as_a_date_is_read_and_bounded() -> None:
+    soon = retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True))
+    assert soon is not None
+    assert 20 < soon <= 31
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+    assert retry_after("Wed, 21 Oct 2065 07:28:00") == MAX_RETRY_AFTER
+
+
+@given(st.text())
+def test_no_retry_after_header_breaks_anything(header: str) -> None:
+    seconds = retry_after(header)
+    assert seconds is None or 0 <= seconds <= MAX_RETRY_AFTER
+
+
+@given(st.integers(300, 599), BODIES, st.sampled_from(Operation))
+def test_every_status_and_body_becomes_one_named_bounded_line(status: int, body: bytes, operation: Operation) -> None:
+    error = refused(answered(status, body), operation)
+    assert len(error.message) < MAX_WORDS + 200
+    assert "\n" not in error.message
+    refusal = refusal_of(error)
+    assert refusal is not None
+    assert refusal.status == status
+
+
+@given(st.integers(300, 599))
+def test_a_submission_invites_a_repeat_only_where_nothing_can_have_been_enqueued(status: int) -> None:
+    error = refused(answered(status), Operation.SUBMIT)
+    assert (error.retry_after is not None) == (status in {429, 503})
+
+
+@given(st.integers(300, 599))
+def test_a_read_can_be_repeated_after_whatever_may_pass(status: int) -> None:
+    error = refused(answered(status), Operation.READ_JOB)
+    assert (error.retry_after is not None) == (status >= 500 or status in {408, 429})
+
+
+def test_silence_after_sending_a_submission_is_an_unknown_outcome_and_before_it_is_none() -> None:
+    unknown = refused(NoAnswer("ReadTimeout", sent=True), Operation.SUBMIT)
+    assert isinstance(unknown, UpstreamError)
+    assert (unknown.code, unknown.retry_after) == ("narrative_submit_unknown", None)
+    nothing = refused(NoAnswer("ConnectError", sent=False), Operation.SUBMIT)
+    assert (nothing.code, nothing.retry_after) == ("narrative_unavailable", 1.0)
+
+
+def test_narratives_pause_is_passed_on() -> None:
+    assert refused(answered(429, **{"retry-after": "9"}), Operation.SUBMIT).retry_after == 9.0
+    assert refused(answered(429), Operation.SUBMIT).retry_after == 1.0
+
+
+def test_the_key_is_struck_out_of_repeated_words() -> None:
+    error = refused(answered(400, b'{"error": "bad token abc123"}'), Operation.SUBMIT, secret="abc123")
+    assert "abc123" not in error.message
+    assert "bad token" in error.message
+
+
+def test_json_is_read_with_half_a_surrogate_pair_and_with_huge_integers() -> None:
+    assert parse_json(b'{"a": "\\ud800x", "b": "\\ud83d\\ude00"}') == {"a": "\ufffdx", "b": "\U0001f600"}
+    assert parse_json(b"123456789012345678901234567890") == 123456789012345678901234567890
+    with pytest.raises(ValueError, match="Expecting"):
+        parse_json(b"{")
