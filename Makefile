@@ -5,11 +5,20 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
-COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header
+# Client libraries are tested from environments of their own, which also bring the Node that they need.
+CLIENTS := .venv-clients
+CLIENTS_OPENAI2 := .venv-clients-openai2
+CLIENT_TESTS := tests/clients/python
+NODE_TESTS := tests/clients/node
+WITH_NODE := PATH="$(CURDIR)/$(CLIENTS)/bin:$$PATH"
+# The console's tests drive the machine's own browser.
+BROWSER := .venv-browser
+BROWSER_TESTS := tests/browser
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock clean
+.PHONY: help run test test-clients test-browser check format lock lock-clients clean
 
 help: ## Show these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -19,6 +28,15 @@ run: $(VENV)/runtime ## Serve on http://127.0.0.1:8080 with the embedded sandbox
 
 test: $(VENV)/development ## Run the tests
 	$(BIN)/python -m pytest
+
+test-clients: $(VENV)/runtime $(CLIENTS)/installed $(CLIENTS_OPENAI2)/installed $(NODE_TESTS)/node_modules/installed ## Test with client libraries for Python and Node
+	$(CLIENTS)/bin/python -m pytest -c $(CLIENT_TESTS)/pytest.ini $(CLIENT_TESTS)/current
+	$(CLIENTS_OPENAI2)/bin/python -m pytest -c $(CLIENT_TESTS)/pytest.ini $(CLIENT_TESTS)/openai2
+	cd $(NODE_TESTS) && $(WITH_NODE) npm test
+
+test-browser: $(BROWSER)/installed ## Test the console in Chromium
+	@$(BROWSER)/bin/python -m tests.browser.chromium
+	$(BROWSER)/bin/python -m pytest $(BROWSER_TESTS)
 
 check: $(VENV)/development ## Format, lint, types, import rules
 	$(BIN)/ruff format --check .
@@ -31,11 +49,17 @@ format: $(VENV)/development ## Format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 lock: $(VENV)/development ## Make the lock files anew from pyproject.toml
-	$(COMPILE) --output-file requirements.txt
-	$(COMPILE) --group dev --output-file requirements-dev.txt
+	$(COMPILE) pyproject.toml --output-file requirements.txt
+	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.txt
+	$(COMPILE) $(BROWSER_TESTS)/requirements.in -c requirements-dev.txt --output-file requirements-browser.txt
+
+lock-clients: $(VENV)/development $(CLIENTS)/installed ## Make the clients' lock files anew, at their current releases
+	$(COMPILE) --upgrade $(CLIENT_TESTS)/current/requirements.in --output-file requirements-clients.txt
+	$(COMPILE) --upgrade $(CLIENT_TESTS)/openai2/requirements.in --output-file requirements-clients-openai2.txt
+	cd $(NODE_TESTS) && $(WITH_NODE) npm install --package-lock-only
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
+	rm -rf $(VENV) $(BROWSER) $(CLIENTS) $(CLIENTS_OPENAI2) $(NODE_TESTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -50,3 +74,24 @@ $(VENV)/runtime: requirements.txt | $(BIN)/python
 $(VENV)/development: requirements-dev.txt | $(BIN)/python
 	$(INSTALL) -r requirements-dev.txt
 	@touch $@ $(VENV)/runtime
+
+$(BROWSER)/installed: requirements-dev.txt requirements-browser.txt
+	@test -x $(BROWSER)/bin/python || $(PYTHON) -m venv $(BROWSER)
+	$(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt -r requirements-browser.txt
+	@touch $@
+
+$(CLIENTS)/installed: requirements-clients.txt
+	$(call install_clients,$(CLIENTS),$<)
+
+$(CLIENTS_OPENAI2)/installed: requirements-clients-openai2.txt
+	$(call install_clients,$(CLIENTS_OPENAI2),$<)
+
+$(NODE_TESTS)/node_modules/installed: $(NODE_TESTS)/package-lock.json $(CLIENTS)/installed
+	cd $(NODE_TESTS) && $(WITH_NODE) npm ci --no-progress
+	@touch $@
+
+define install_clients
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+	@touch $(1)/installed
+endef

@@ -1,7 +1,7 @@
 """The application: settings in, an ASGI app out. What has a lifetime is opened in the lifespan and handed to the routes as typed state."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -13,17 +13,37 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.access.callers import Door, PassThrough, SharedToken
-from proxy.catalog import load_catalog
+from proxy.access.callers import Door, PassThrough, SharedToken, caller_id
+from proxy.access.keys import Keys
+from proxy.access.limits import Quota, RateLimits
+from proxy.anthropic.ondemand import AnthropicOnDemand
+from proxy.catalog import Catalog, load_catalog
 from proxy.chat.dialects import Dialects
+from proxy.chat.errors import error_headers
+from proxy.chat.idempotency import IdempotencyOptions, OncePerRequest
 from proxy.chat.narrative import NarrativeUpstream
 from proxy.chat.routes import chat_routes, render_error, render_unrouted
 from proxy.chat.services import ChatServices
+from proxy.console.recent import RecentRequests, RecordRequests
+from proxy.console.routes import console_routes
+from proxy.console.services import ConsoleServices
+from proxy.elastic.gate import Gate
+from proxy.elastic.routes import elastic_routes
+from proxy.elastic.services import ElasticServices, Verify
+from proxy.endpoints.cipher import Cipher
+from proxy.endpoints.endpoint import Endpoint
+from proxy.endpoints.router import Router
+from proxy.endpoints.store import Endpoints
 from proxy.errors import ProxyError
-from proxy.middleware import RequestLog
+from proxy.lifecycle import Lifecycle, stopping_gently
+from proxy.metrics import Metrics, RequestMetrics, show_metrics
+from proxy.middleware import Admission, RequestLog
 from proxy.narrative import ClientOptions, Jobs, NarrativeClient
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
-from proxy.settings import Settings, config_folder
+from proxy.settings import Settings, config_folder, is_loopback
+from proxy.state import MemoryStore, Store
+from proxy.state.records import Records, open_records
+from proxy.state.redis import RedisStore
 from proxy.translate.messages import HistoryRules
 from proxy.translate.plan import PlanRules
 from proxy.translate.schema import Limits
@@ -37,6 +57,8 @@ _EXPOSED_HEADERS = (
     "x-should-retry",
     "retry-after",
     "openai-processing-ms",
+    "x-proxy-served-by",
+    *(f"x-ratelimit-{name}-{what}" for name in ("limit", "remaining", "reset") for what in ("requests", "tokens")),
 )
 
 
@@ -44,6 +66,8 @@ class State(TypedDict):
     """What the lifespan hands to every request."""
 
     chat: ChatServices
+    elastic: ElasticServices
+    console: ConsoleServices
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +91,27 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     """
     catalog = load_catalog(settings.chat.models_file or config_folder() / "models.toml")
 
+    metrics = Metrics()
+    recent = RecentRequests()
+    lifecycle = Lifecycle(settings.server.shutdown_grace_s, resumable=settings.state.url is not None)
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
-            account = await _open_sandbox(settings, stack) if sandbox else _narrative(settings)
+            records = await stack.enter_async_context(_open_records(settings))
+            keys = Keys(records)
+            account = await _open_sandbox(settings, keys, stack) if sandbox else _narrative(settings, keys)
+            store = await _open_store(settings, metrics, stack)
+            app.state.store = store
             client = await stack.enter_async_context(
-                NarrativeClient(account.api_key, environment=account.url, options=_client_options(settings))
+                NarrativeClient(
+                    account.api_key,
+                    environment=account.url,
+                    options=_client_options(settings),
+                    observe=metrics.observe,
+                )
             )
-            app.state.jobs = jobs = await stack.enter_async_context(Jobs())
+            app.state.jobs = jobs = await stack.enter_async_context(Jobs(observe=metrics.observe))
             upstream = NarrativeUpstream(
                 catalog,
                 _plan_rules(settings),
@@ -83,25 +120,69 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 Dialects(),
                 deadline_s=settings.jobs.deadline_s,
                 repair_tries=settings.chat.repair_tries,
+                lifecycle=lifecycle,
+                metrics=metrics,
             )
-            yield {"chat": ChatServices(settings, catalog, account.door, upstream)}
+            once = await stack.enter_async_context(
+                OncePerRequest(upstream, store, _idempotency(settings), metrics.repeated)
+            )
+            _watch(metrics, lifecycle, jobs, store)
+            stack.enter_context(stopping_gently(lifecycle))
+            anthropic = await stack.enter_async_context(
+                AnthropicOnDemand(settings.anthropic, _plan_rules(settings), settings.jobs.deadline_s)
+            )
+            limits = _limits(settings)
+            stack.push_async_callback(limits.aclose)
+            endpoints = _endpoints(settings, records)
+            router = Router(
+                catalog,
+                endpoints,
+                {"narrative": once, "anthropic": anthropic},
+                limits,
+                usual=_usual_quota(settings),
+                own_token=bool(account.api_key),
+            )
+            yield {
+                "chat": ChatServices(settings, catalog, account.door, endpoints, router),
+                "elastic": ElasticServices(
+                    settings,
+                    catalog,
+                    _gate(settings, account),
+                    endpoints,
+                    router,
+                    verify={"narrative": _verify_narrative(client), "anthropic": _verify_anthropic(anthropic)},
+                    own_token=bool(account.api_key),
+                ),
+                "console": _console(settings, catalog, account.door, client, recent),
+            }
 
     app = Starlette(
-        routes=[*chat_routes(), Route("/healthz", healthz), Route("/readyz", readyz)],
+        routes=[
+            *chat_routes(),
+            *elastic_routes(),
+            *(console_routes() if settings.console.enabled else ()),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", show_metrics),
+        ],
         middleware=[
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.server.cors_origins,
-                allow_methods=["GET", "POST"],
+                allow_methods=["GET", "POST", "PUT", "DELETE"],
                 allow_headers=["*"],
                 expose_headers=_EXPOSED_HEADERS,
             ),
+            *([Middleware(RecordRequests, recent=recent)] if settings.console.enabled else ()),
             Middleware(RequestLog),
+            Middleware(RequestMetrics, metrics=metrics),
+            Middleware(Admission, lifecycle=lifecycle),
         ],
         exception_handlers={ProxyError: render_error, HTTPException: render_unrouted},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.metrics, app.state.lifecycle = metrics, lifecycle
     return app
 
 
@@ -111,27 +192,129 @@ async def healthz(request: Request) -> Response:
 
 
 async def readyz(request: Request) -> Response:
-    """The process takes requests. Free: no key, no upstream call."""
-    return JSONResponse({"status": "ready"})
+    """The process takes requests: 503 while it drains. Free: no key, no upstream call.
+
+    `degraded`: the shared state is away, and this replica serves on by itself.
+    """
+    lifecycle: Lifecycle = request.app.state.lifecycle
+    if refusal := lifecycle.refusal():
+        return JSONResponse({"status": "draining"}, status_code=503, headers=error_headers(refusal))
+    store: Store = request.app.state.store
+    return JSONResponse({"status": "ready" if store.healthy else "degraded"})
 
 
-async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> _Account:
+async def _open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Store:
+    url = settings.state.url
+    if url is None:
+        return MemoryStore()
+    return await stack.enter_async_context(
+        RedisStore(url.get_secret_value(), settings.state.prefix, metrics.state_failed)
+    )
+
+
+def _console(
+    settings: Settings, catalog: Catalog, door: Door, client: NarrativeClient, recent: RecentRequests
+) -> ConsoleServices:
+    # Keys of the settings may use everything, and see everyone's requests; as does everyone where no key is needed.
+    operators = frozenset({"", *(caller_id(key) for key in _client_keys(settings))})
+    return ConsoleServices(
+        door, catalog, _plan_rules(settings), client, recent, operators, settings.server.max_body_bytes
+    )
+
+
+def _idempotency(settings: Settings) -> IdempotencyOptions:
+    state = settings.state
+    return IdempotencyOptions(
+        key_ttl_s=state.idempotency_ttl_s,
+        adopt=state.adopt_retries,
+        adopt_ttl_s=state.adopt_ttl_s,
+        max_answer_bytes=state.max_answer_bytes,
+    )
+
+
+def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> None:
+    metrics.watch("proxy_requests_in_flight", "Requests being answered.", lambda: lifecycle.in_flight)
+    metrics.watch("proxy_jobs_in_flight", "Jobs that are waited for.", lambda: jobs.in_flight)
+    metrics.watch("proxy_submissions_waiting", "Submissions that wait for a place.", lambda: jobs.queued)
+    metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
+
+
+async def _open_sandbox(settings: Settings, keys: Keys, stack: AsyncExitStack) -> _Account:
     options = SandboxOptions(pending_s=settings.sandbox.pending_s, running_s=settings.sandbox.running_s)
     running = await stack.enter_async_context(serve_sandbox(options))
-    return _Account(running.url, "sandbox", SharedToken(_client_keys(settings), SANDBOX_DATA_PLANE))
+    return _Account(running.url, "sandbox", SharedToken(_client_keys(settings), SANDBOX_DATA_PLANE, keys, open=True))
 
 
-def _narrative(settings: Settings) -> _Account:
+def _narrative(settings: Settings, keys: Keys) -> _Account:
     narrative = settings.narrative
+    loopback = is_loopback(settings.server.host)
     if narrative.api_key is None:
         # The client's own token takes this one's place in every call.
-        return _Account(narrative.environment, "", PassThrough(narrative.data_plane_id))
-    door = SharedToken(_client_keys(settings), narrative.data_plane_id or "")
+        return _Account(narrative.environment, "", PassThrough(narrative.data_plane_id, keys, loopback))
+    door = SharedToken(_client_keys(settings), narrative.data_plane_id or "", keys, open=loopback)
     return _Account(narrative.environment, narrative.api_key.get_secret_value(), door)
 
 
 def _client_keys(settings: Settings) -> tuple[str, ...]:
     return tuple(key.get_secret_value() for key in settings.server.api_keys)
+
+
+def _redis_url(settings: Settings) -> str | None:
+    return settings.state.url.get_secret_value() if settings.state.url else None
+
+
+def _open_records(settings: Settings) -> AbstractAsyncContextManager[Records]:
+    return open_records(settings.access.home(), _redis_url(settings), settings.state.prefix)
+
+
+def _endpoints(settings: Settings, records: Records) -> Endpoints:
+    secret = settings.access.secret_key
+    return Endpoints(
+        records, Cipher(secret.get_secret_value() if secret else None, settings.access.home() / "secret.key")
+    )
+
+
+def _gate(settings: Settings, account: _Account) -> Gate:
+    admin_key = settings.elastic.admin_key
+    return Gate(
+        account.door,
+        admin_key.get_secret_value() if admin_key else None,
+        loopback=is_loopback(settings.server.host),
+        data_plane_id=settings.narrative.data_plane_id,
+    )
+
+
+def _verify_narrative(client: NarrativeClient) -> Verify:
+    async def verify(_: Endpoint, api_key: str | None) -> None:
+        own = client if api_key is None else client.with_api_key(api_key)
+        await own.list_jobs(type="model_inference", per_page=1)
+
+    return verify
+
+
+def _verify_anthropic(upstream: AnthropicOnDemand) -> Verify:
+    async def verify(endpoint: Endpoint, api_key: str | None) -> None:
+        await upstream.verify(endpoint.model_id, api_key or "")
+
+    return verify
+
+
+def _limits(settings: Settings) -> RateLimits:
+    return RateLimits(
+        _redis_url(settings),
+        prefix=settings.state.prefix,
+        wait_s=settings.access.wait_s,
+        lease_s=settings.jobs.deadline_s + 60.0,
+    )
+
+
+def _usual_quota(settings: Settings) -> Quota:
+    access = settings.access
+    return Quota(
+        requests=access.requests_per_minute or None,
+        tokens=access.tokens_per_minute or None,
+        jobs=access.jobs_in_flight or None,
+    )
 
 
 def _client_options(settings: Settings) -> ClientOptions:

@@ -35,6 +35,9 @@ class ModelCard(BaseModel):
     max_schema_bytes: int = Field(default=100_000, ge=1)
     forward_stop: bool = False
     tool_history: Literal["blocks", "text"] = "blocks"
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    fallback: str | None = Field(default=None, min_length=1)
 
     @property
     def public_name(self) -> str:

@@ -1,7 +1,6 @@
 """The `narrative-proxy` command."""
 
 import asyncio
-import ipaddress
 import os
 import socket
 import sys
@@ -19,15 +18,17 @@ from uvicorn.supervisors import Multiprocess
 from proxy import __version__
 from proxy.app import create_app
 from proxy.catalog import CatalogError, load_catalog
+from proxy.cli_keys import keys_exist, keys_group
 from proxy.errors import ProxyError
 from proxy.logs import configure_logging
 from proxy.narrative import NarrativeClient
 from proxy.sandbox import SandboxOptions, create_sandbox
-from proxy.settings import Settings, SettingsError, config_folder, load_settings
+from proxy.settings import Settings, SettingsError, config_folder, is_loopback, load_settings
 
 CANNOT_START = 2
 """Exit code when a setting is missing or wrong."""
-
+_HARD_LIMIT_S = 5
+"""Seconds that clients who do not read have once all is answered; the grace period before it is the app's (`proxy/lifecycle.py`)."""
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="narrative-proxy")
@@ -139,25 +140,29 @@ def _missing(settings: Settings, *, sandbox: bool) -> list[str]:
     faults = []
     if narrative.data_plane_id is None:
         faults.append("NARRATIVE_DATA_PLANE_ID is missing: the id of the data plane that runs the inference.")
-    if not server.api_keys and not _is_loopback(server.host):
+    if not server.api_keys and not is_loopback(server.host) and not _keys_exist(settings, faults):
         faults.append(
             f"PROXY_API_KEYS is missing: on {server.host} anyone who reaches the port could spend your Narrative account. "
-            "Set keys, or listen on 127.0.0.1."
+            "Set keys, make one with `narrative-proxy keys create`, or listen on 127.0.0.1."
         )
     return faults
 
 
-def _is_loopback(host: str) -> bool:
+def _keys_exist(settings: Settings, faults: list[str]) -> bool:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        return keys_exist(settings)
+    except ProxyError as error:
+        faults.append(error.message)
+        return False
 
 
 def _fail(faults: list[str], code: int = CANNOT_START) -> NoReturn:
     for fault in faults:
         click.echo(f"narrative-proxy: {fault}", err=True)
     sys.exit(code)
+
+
+main.add_command(keys_group(lambda config: _settings(config, {}), _fail, _config_option))
 
 
 # ---------------------------------------------------------------- running
@@ -181,9 +186,10 @@ def _banner(settings: Settings, sandbox: bool) -> str:
     else:
         what = f"for Narrative ({settings.narrative.environment})"
     key = "any-key" if sandbox and not settings.server.api_keys else "$KEY"
+    console = "  console    {url}/console\n" if settings.console.enabled else ""
     return (
         f"narrative-proxy {__version__} {what}\n\n"
-        "  base URL   {url}/v1\n\n"
+        f"  base URL   {{url}}/v1\n{console}\n"
         f"  curl {{url}}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\\n"
         '    -d \'{{"model": "claude-4-5-haiku", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'\n'
     )
@@ -218,12 +224,18 @@ def _run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
         access_log=False,
         server_header=False,
         timeout_keep_alive=server.keep_alive_s,
-        timeout_graceful_shutdown=server.shutdown_grace_s,
+        timeout_graceful_shutdown=_HARD_LIMIT_S,
     )
     listener = config.bind_socket()
     banner = banner.format(url=f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}")
     if server.workers > 1:
         click.echo(banner)
+        if settings.state.url is None:
+            click.echo(
+                f"{server.workers} workers without PROXY_STATE__URL (a Redis): each knows only its own requests, so a repeat that "
+                "reaches another worker is paid again, limits count per worker, and each worker reads Narrative's jobs for itself.",
+                err=True,
+            )
         Multiprocess(config, sockets=[listener]).run()
     else:
         _Server(config, banner).run(sockets=[listener])

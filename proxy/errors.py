@@ -54,6 +54,8 @@ class ProxyError(Exception):
         self.code = code or self.default_code
         self.retry_after = retry_after
         self.job_id = job_id
+        self.headers: dict[str, str] = {}
+        """Response headers that the error's place knows of, such as what is left of a limit."""
 
 
 class InvalidRequest(ProxyError):

@@ -74,7 +74,9 @@ def error_for(words: str, *, code: str, job_id: str | None = None) -> ProxyError
     message = f"{what}: {words or 'no reason was given'}"
     match cause_of(words):
         case Cause.CONTEXT_LENGTH:
-            return ContextLengthExceeded(message, param="messages", job_id=job_id)
+            # LiteLLM goes by these words alone, whatever the code says.
+            too_long = f"The prompt is longer than the model's context length. {message}"
+            return ContextLengthExceeded(too_long, param="messages", job_id=job_id)
         case Cause.INVALID_SCHEMA:
             return InvalidRequest(message, code="invalid_json_schema", job_id=job_id)
         case Cause.MODEL_UNAVAILABLE:

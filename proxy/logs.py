@@ -7,7 +7,7 @@ from typing import Literal
 import structlog
 from structlog.typing import Processor
 
-_CHATTY = ("httpx", "httpcore", "aiohttp", "sse_starlette", "asyncio", "uvicorn")
+_CHATTY = ("httpx", "httpcore", "httpx2", "httpcore2", "anthropic", "aiohttp", "sse_starlette", "asyncio", "uvicorn")
 """Libraries that log every poll at info, every chunk at debug, or say again what the banner says."""
 
 

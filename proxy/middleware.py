@@ -11,7 +11,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.chat.errors import error_response
 from proxy.errors import InternalError
+from proxy.lifecycle import Lifecycle
 
+OPERATIONAL = ("/healthz", "/readyz", "/metrics", "/console/api/recent")
+"""Paths that are asked often, by machines."""
 _SANE_ID = re.compile(r"\A[A-Za-z0-9_.:/+=-]{1,128}\Z")
 
 log = structlog.get_logger("proxy.access")
@@ -53,8 +56,33 @@ class RequestLog:
                     error = InternalError("The server had an error while processing the request.")
                     await error_response(error)(scope, receive, send_with_id)
             finally:
-                record = log.debug if scope["path"] in ("/healthz", "/readyz") else log.info
+                record = log.debug if scope["path"] in OPERATIONAL else log.info
                 record("request", method=scope["method"], path=scope["path"], ms=_milliseconds(started), **sent)
+
+
+class Admission:
+    """Counts the requests in flight, and turns new ones away while the process drains."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self.app = app
+        self._lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPERATIONAL:
+            await self.app(scope, receive, send)
+            return
+
+        async def send_last(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._lifecycle.draining:
+                # A client must not be about to send another request when the connection is closed.
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        if refusal := self._lifecycle.refusal():
+            await error_response(refusal)(scope, receive, send_last)
+            return
+        with self._lifecycle.request():
+            await self.app(scope, receive, send_last)
 
 
 def request_id_of(headers: Headers) -> str:

@@ -4,6 +4,7 @@ The environment is read here and nowhere else. Every fault is found before any i
 (pydantic-settings would merge the same sources, but reports a fault by the field's name and not by the variable or file that holds it.)
 """
 
+import ipaddress
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,9 @@ ENVIRONMENT_NAMES: Mapping[str, tuple[str, str]] = {
     "PROXY_HOST": ("server", "host"),
     "PROXY_PORT": ("server", "port"),
     "PROXY_API_KEYS": ("server", "api_keys"),
+    "PROXY_SECRET_KEY": ("access", "secret_key"),
+    "PROXY_ADMIN_KEY": ("elastic", "admin_key"),
+    "ANTHROPIC_BASE_URL": ("anthropic", "base_url"),
 }
 """Variables with names of their own; every other setting is `PROXY_<SECTION>__<NAME>`."""
 
@@ -132,12 +136,90 @@ class SchemaSettings(_Section):
     max_depth: int = Field(128, ge=1, le=200, description="Most levels of nesting in a schema.")
     max_properties: int = Field(5_000, ge=1, description="Most properties declared in one schema.")
     max_alternatives: int = Field(1_000, ge=1, description="Most members of one `anyOf`, `oneOf` or `allOf`.")
-    recursion_depth: int = Field(3, ge=0, le=10, description="Levels of a recursive schema that are written out before it is opened.")
+    recursion_depth: int = Field(
+        3, ge=0, le=10, description="Levels of a recursive schema that are written out before it is opened."
+    )
+
+
+class ConsoleSettings(_Section):
+    enabled: bool = Field(True, description="Serve the console's pages at `/console`.")
 
 
 class SandboxSettings(_Section):
     pending_s: float = Field(0.1, ge=0, description="Seconds a sandbox job is pending.")
     running_s: float = Field(0.4, ge=0, description="Seconds a sandbox job runs.")
+
+
+class StateSettings(_Section):
+    url: SecretStr | None = Field(
+        None,
+        description="Redis 7 or Valkey that several replicas or workers share, `redis://…`; unset: memory, each process for itself.",
+    )
+    prefix: str = Field("narrative-proxy:", description="Start of every name in Redis.")
+    idempotency_ttl_s: float = Field(86_400.0, gt=0, description="Seconds an `Idempotency-Key` is remembered.")
+    adopt_retries: bool = Field(
+        True,
+        description="Have an SDK's own retry (`x-stainless-retry-count`) take up the job of its earlier try, if the body is equal.",
+    )
+    adopt_ttl_s: float = Field(
+        3_600.0, gt=0, description="Seconds the jobs of a client that has gone can be taken up by its retry."
+    )
+    max_answer_bytes: int = Field(
+        1024 * 1024,
+        ge=0,
+        description="Largest answer kept with its `Idempotency-Key`, in bytes; beyond it the job is read again.",
+    )
+
+
+class AccessSettings(_Section):
+    folder: str = Field(
+        "~/.narrative-proxy",
+        description="Folder of the database with keys and named endpoints (unless a Redis holds them) and of the generated secret key.",
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        description="Encrypts stored credentials; any long random text. Unset: made at the first use and kept in the folder.",
+    )
+    requests_per_minute: int = Field(
+        0, ge=0, description="Requests a minute of each caller whose key names no limit; 0 is no limit."
+    )
+    tokens_per_minute: int = Field(
+        0, ge=0, description="Tokens a minute of each caller whose key names no limit; 0 is no limit."
+    )
+    jobs_in_flight: int = Field(
+        0, ge=0, description="Jobs in flight of each caller whose key names no limit; 0 is no limit."
+    )
+    wait_s: float = Field(
+        2.0,
+        ge=0,
+        description="Seconds a request may wait for a place within its limits, if one frees so soon; else 429.",
+    )
+
+    def home(self) -> Path:
+        """The folder, with `~` resolved."""
+        return Path(self.folder).expanduser()
+
+
+class ElasticSettings(_Section):
+    admin_key: SecretStr | None = Field(
+        None,
+        description="Key that creates and deletes named endpoints. Unset: on a loopback address any client may, elsewhere nobody.",
+    )
+    verify_on_create: bool = Field(
+        True, description="Try a new endpoint's credentials with a small call before it is stored."
+    )
+
+
+class AnthropicSettings(_Section):
+    base_url: str | None = Field(None, description="Base URL of the Messages API; unset: Anthropic's own.")
+    version: str = Field(
+        "2023-06-01",
+        description="Version of the Messages API (`anthropic-version`); this one has temperature and top_k.",
+    )
+    connect_timeout_s: float = Field(5.0, gt=0, description="Seconds to connect to Anthropic.")
+    read_timeout_s: float = Field(300.0, gt=0, description="Seconds of silence after which an answer is given up.")
+    max_retries: int = Field(2, ge=0, le=10, description="Repeats of a request that was not accepted.")
+    default_max_tokens: int = Field(8192, ge=1, description="Reply limit where neither request nor endpoint names one.")
 
 
 class Settings(_Section):
@@ -149,7 +231,12 @@ class Settings(_Section):
     chat: ChatSettings = ChatSettings()
     thinking: ThinkingSettings = ThinkingSettings()
     schemas: SchemaSettings = SchemaSettings()
+    console: ConsoleSettings = ConsoleSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    state: StateSettings = StateSettings()
+    access: AccessSettings = AccessSettings()
+    elastic: ElasticSettings = ElasticSettings()
+    anthropic: AnthropicSettings = AnthropicSettings()
 
 
 def config_folder() -> Path:
@@ -157,6 +244,14 @@ def config_folder() -> Path:
     package = Path(__file__).parent
     inside = package / "config"
     return inside if inside.is_dir() else package.parent / "config"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 Path_ = tuple[str, str]

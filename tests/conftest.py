@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -28,6 +29,9 @@ hypothesis_settings.load_profile("default")
 
 configure_logging("json", "error")
 
+# These drive a real browser from an environment of their own: `make test-browser`.
+collect_ignore = ["browser"]
+
 
 class House:
     """A proxy and the sandbox it runs on.
@@ -35,20 +39,21 @@ class House:
     Attributes:
         url: the proxy's base URL, without `/v1`.
         sandbox: the sandbox's app; `sandbox.state.store` holds its jobs.
+        environ: the environment that the proxy was set up with.
     """
 
     def __init__(self, stack: ExitStack, environ: dict[str, str], options: dict[str, Any]) -> None:
         self.sandbox = create_sandbox(SandboxOptions(**{"pending_s": 0.0, "running_s": 0.0, **options}))
         self.sandbox_url = stack.enter_context(serve(self.sandbox))
-        settings = load_settings(
-            {
-                "NARRATIVE_ENVIRONMENT": self.sandbox_url,
-                "NARRATIVE_API_KEY": "narrative-token",
-                "NARRATIVE_DATA_PLANE_ID": SANDBOX_DATA_PLANE,
-                "PROXY_API_KEYS": "test-key",
-                **environ,
-            }
-        )
+        self.environ = {
+            "NARRATIVE_ENVIRONMENT": self.sandbox_url,
+            "NARRATIVE_API_KEY": "narrative-token",
+            "NARRATIVE_DATA_PLANE_ID": SANDBOX_DATA_PLANE,
+            "PROXY_API_KEYS": "test-key",
+            "PROXY_ACCESS__FOLDER": stack.enter_context(TemporaryDirectory()),
+            **environ,
+        }
+        settings = load_settings(self.environ)
         self.app = create_app(settings)
         self.url = stack.enter_context(serve(self.app))
         self.http = stack.enter_context(

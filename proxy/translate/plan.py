@@ -126,14 +126,14 @@ def _plan(request: chat.ChatRequest, card: ModelCard, rules: PlanRules) -> Plan:
     names = upstream_names([*(tool.name for tool in offered), *called_names(request.messages)])
     history = replace(rules.history, tool_blocks=card.tool_history == "blocks")
     conversation = translate_messages(request.messages, names, history)
-    thinking = _thinking(request, rules)
+    thinking = thinking_of(request, rules)
     envelope = Envelope(
-        answer=_structured_answer(request.response_format, card, rules.schema_limits),
+        answer=structured_answer(request.response_format, card, rules.schema_limits),
         menu=menu_of(request, names, card, limits=rules.schema_limits, max_tools=rules.max_tools),
         reasoning_budget=thinking.budget,
     )
     limit = request.max_completion_tokens or request.max_tokens or card.max_tokens
-    stop = _stop(request.stop)
+    stop = stop_strings(request.stop)
     return Plan(
         model=request.model,
         narrative_model=card.id,
@@ -156,41 +156,41 @@ def _plan(request: chat.ChatRequest, card: ModelCard, rules: PlanRules) -> Plan:
         function_call=bool(request.functions) and not request.tools,
         stream=bool(request.stream),
         include_usage=bool(request.stream_options and request.stream_options.include_usage),
-        ignored=_ignored(request),
-        adjusted=(*_adjusted(request), *conversation.repairs),
+        ignored=ignored_fields(request),
+        adjusted=(*adjusted_fields(request), *conversation.repairs),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Thinking:
+class Thinking:
     budget: int | None = None
     shown: bool = False
     heroku: bool = False
 
 
-def _thinking(request: chat.ChatRequest, rules: PlanRules) -> _Thinking:
+def thinking_of(request: chat.ChatRequest, rules: PlanRules) -> Thinking:
     """Heroku's `extended_thinking` decides where both it and `reasoning_effort` are given."""
     asked = request.extended_thinking
     if isinstance(asked, bool):
         asked = chat.ExtendedThinking(enabled=asked)
     if asked is not None:
         if not asked.enabled:
-            return _Thinking()
-        return _Thinking(
+            return Thinking()
+        return Thinking(
             asked.budget_tokens or rules.efforts["medium"], asked.include_reasoning is not False, heroku=True
         )
     effort = request.reasoning_effort
     if effort is None or effort == "none":
-        return _Thinking()
+        return Thinking()
     if effort not in rules.efforts:
         expected = ", ".join(["none", *rules.efforts])
         raise InvalidRequest(
             f"`reasoning_effort` is {effort[:40]!r}; expected one of {expected}.", param="reasoning_effort"
         )
-    return _Thinking(rules.efforts[effort], shown=True)
+    return Thinking(rules.efforts[effort], shown=True)
 
 
-def _structured_answer(wanted: chat.ResponseFormat | None, card: ModelCard, limits: Limits) -> StructuredAnswer | None:
+def structured_answer(wanted: chat.ResponseFormat | None, card: ModelCard, limits: Limits) -> StructuredAnswer | None:
     as_text = card.tool_encoding == "text"
     match wanted:
         case chat.JsonSchemaFormat(json_schema=spec):
@@ -211,7 +211,7 @@ def _with_system(conversation: Conversation, instructions: str) -> tuple[upstrea
     return (*system, *conversation.turns)
 
 
-def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
+def stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in ([stop] if isinstance(stop, str) else stop or ()) if text))
 
 
@@ -224,7 +224,7 @@ def _tags(request: chat.ChatRequest) -> tuple[str, ...]:
 _NO_EFFECT = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 
 
-def _ignored(request: chat.ChatRequest) -> tuple[str, ...]:
+def ignored_fields(request: chat.ChatRequest) -> tuple[str, ...]:
     """Fields that were sent, are not null, and have no effect here."""
     unknown = [name for name, value in (request.model_extra or {}).items() if value is not None]
     names = [name for name in unknown if _NO_EFFECT.match(name)]
@@ -235,6 +235,6 @@ def _ignored(request: chat.ChatRequest) -> tuple[str, ...]:
     return tuple(names[:50])
 
 
-def _adjusted(request: chat.ChatRequest) -> tuple[str, ...]:
+def adjusted_fields(request: chat.ChatRequest) -> tuple[str, ...]:
     lowered = request.temperature is not None and request.temperature > 1
     return ("temperature: lowered to 1",) if lowered else ()

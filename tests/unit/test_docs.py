@@ -20,7 +20,7 @@ def test_every_environment_name_is_in_the_readme() -> None:
 
 def test_every_error_code_is_in_the_readme() -> None:
     codes = {kind.default_code for kind in tree(ProxyError)} | set(re.findall(r'code="([a-z_]+)"', CODE))
-    unused = {"idempotency_key_in_use", "idempotency_key_reused", "narrative_webhook_lost"}  # no client meets them
+    unused = {"narrative_webhook_lost"}  # no client meets them
     assert not {code for code in codes - unused if code and f"`{code}`" not in README}
 
 

@@ -11,11 +11,12 @@ from proxy.errors import InvalidRequest
 from proxy.translate.schema.document import Document, read_document
 from proxy.translate.schema.faults import Fault, SchemaFault, dotted
 from proxy.translate.schema.keywords import MAX_LEVELS, Reach, Reader
-from proxy.translate.schema.limits import DEFAULT_LIMITS, Limits, TooMuchWork, Work
+from proxy.translate.schema.limits import DEFAULT_LIMITS, Limits
 from proxy.translate.schema.merge import both
 from proxy.translate.schema.render import JsonObject, Writer, Written
 from proxy.translate.schema.shape import ALL_KINDS, of_kinds
 from proxy.translate.schema.values import Json
+from proxy.translate.schema.work import TooMuchWork, Work
 
 Keywords = Literal["documented", "full"]
 """`documented`: only what contract narrative.md lists. `full`: `anyOf`, `const` and `format` too."""

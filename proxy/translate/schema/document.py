@@ -24,6 +24,7 @@ from proxy.translate.schema.wellformed import IN_PLACE, check_forms, subschemas
 
 JsonObject = dict[str, Json]
 
+_MAY_BE_FALSE = frozenset({"additionalProperties", "additionalItems", "unevaluatedProperties", "unevaluatedItems"})
 DYNAMIC = ("$dynamicRef", "$recursiveRef")
 
 
@@ -140,6 +141,22 @@ class _Survey:
             here = self._inside(schema, resolver)
             self.seen[id(schema)] = (schema, here)
             left.extend((member, here) for _, member in self._members(schema) if isinstance(member, dict))
+            self._spell_out_false(schema)
+
+    def _spell_out_false(self, schema: JsonObject) -> None:
+        """Write `false` as `{"not": {}}`: the library quotes the whole value where it meets `false`."""
+        false = [
+            place
+            for place, member in subschemas(schema, self.dialect)
+            if member is False and place[0] not in _MAY_BE_FALSE
+        ]
+        for place in false:
+            spelled: JsonObject = {"not": {}}
+            inner: Json = schema
+            for step in place[:-1]:
+                inner = inner[step]
+            inner[place[-1]] = spelled
+            self.places[id(spelled)] = self.places[id(spelled["not"])] = (*self._place(schema), *place)
 
     def _place(self, schema: JsonObject) -> Place:
         return self.places[id(schema)]
@@ -194,17 +211,16 @@ class _Survey:
 
     def _led_to(self, schema: JsonObject) -> Iterable[tuple[Json, bool]]:
         """(schema, whether it judges the same value)"""
+        said = self.dialect.said(schema)
         if "$ref" in schema:
             target = self.targets[id(schema)] = self._resolved(schema, "$ref")
             yield target, True
-            if self.dialect.ref_stands_alone:
-                return
         for keyword in DYNAMIC:
-            if keyword in schema and self.dialect.knows(keyword):
+            if keyword in said:
                 target = self.dynamic[id(schema)] = self._resolved(schema, keyword)
                 yield target, True
         for keyword, member in self._members(schema):
-            if "if" in schema if keyword in {"then", "else"} else self.dialect.knows(keyword):
+            if keyword in said:
                 yield member, keyword in IN_PLACE
 
     def _resolved(self, schema: JsonObject, keyword: str) -> Json:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from proxy.translate.schema.document import Document
-from proxy.translate.schema.limits import Work
 from proxy.translate.schema.merge import both, with_notes
 from proxy.translate.schema.notes import cut, told, words
 from proxy.translate.schema.parts import (
@@ -22,6 +21,7 @@ from proxy.translate.schema.parts import (
 from proxy.translate.schema.shape import ALL_KINDS, ANYTHING, NOTHING, Objects, Shape, listed, settled
 from proxy.translate.schema.unions import any_of, disjoint
 from proxy.translate.schema.values import Json, Kind
+from proxy.translate.schema.work import Work
 
 JsonObject = dict[str, Json]
 
@@ -32,10 +32,6 @@ _ANNOTATIONS = frozenset(
     {"title", "description", "$comment", "default", "examples", "deprecated", "readOnly", "writeOnly"}
 )
 _ASIDES = frozenset({"default", "examples", "contentEncoding", "contentMediaType", "deprecated"})
-_COMPANIONS = frozenset(
-    {"exclusiveMinimum", "exclusiveMaximum", "minContains", "maxContains", "then", "else", "nullable"}
-)
-"""Keywords that the `jsonschema` library reads together with another and does not list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +82,7 @@ class Reader:
         self._lowest = min(self._lowest, reach.levels)
         if reach.levels <= 0:
             return with_notes(Shape(kinds=_named_kinds(schema)), ["What is nested here is not told."])
-        dialect = self.document.dialect
-        if "$ref" in schema and dialect.ref_stands_alone:
-            said = {"$ref": schema["$ref"]}
-        else:
-            said = {key: value for key, value in schema.items() if key in _COMPANIONS or dialect.knows(key)}
+        said = self.document.dialect.said(schema)
         shape = self._own(schema, said, reach)
         for keyword, rule in IN_PLACE.items():
             if keyword in said:

@@ -31,24 +31,3 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
-
-
-class TooMuchWork(Exception):
-    """Compiling takes too many steps. Never leaves this room."""
-
-
-class Work:
-    """Counts the steps of one compilation, so that none can stall the server."""
-
-    def __init__(self, steps: int) -> None:
-        self._left = steps
-
-    def spend(self) -> None:
-        """Take one step.
-
-        Raises:
-            TooMuchWork: none is left.
-        """
-        self._left -= 1
-        if self._left < 0:
-            raise TooMuchWork

@@ -7,7 +7,7 @@ violations there, and leaves the value alone when two different values would do 
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from proxy.translate.schema.compile import Compiled
@@ -16,7 +16,8 @@ from proxy.translate.schema.judge import Judge, OutOfSteps
 from proxy.translate.schema.patterns import pattern
 from proxy.translate.schema.values import Json, identity, is_integer
 
-_STEPS = 200_000
+_STEPS = 50_000
+"""Keywords looked at for one value."""
 _MAX_DEPTH = 40
 _MAX_ROUNDS = 4
 _MAX_FAULTS = 200
@@ -47,11 +48,19 @@ def mend(compiled: Compiled, instance: object) -> object:
 class _Mender:
     document: Document
     judge: Judge
+    _known: dict[tuple[int, int], tuple[Json, Json]] = field(default_factory=dict)
 
     def mended(self, schema: Json, value: Json, depth: int) -> Json:
-        """The value as it fits the schema best."""
+        """The value as it fits the schema best; found once for each of the two."""
         if isinstance(schema, bool) or depth <= 0:
             return value
+        known = self._known.get((id(schema), id(value)))
+        if known is None:
+            known = (self._mended(schema, value, depth), value)  # the value is kept, so that its id stays its own
+            self._known[id(schema), id(value)] = known
+        return known[0]
+
+    def _mended(self, schema: Json, value: Json, depth: int) -> Json:
         faults = self._faults(schema, value)
         for _ in range(_MAX_ROUNDS):
             if not faults:
@@ -81,7 +90,7 @@ class _Mender:
     def _tiers(self, schema: Json, value: Json, depth: int) -> Iterator[Iterator[Json]]:
         """What the value may have been meant to be: first by its parts and spelling, and only then as the one item of a list."""
         yield self._meant(schema, value, depth)
-        yield self._wrapped(schema, value, depth)
+        yield self._wrapped(schema, value)
 
     def _meant(self, schema: Json, value: Json, depth: int) -> Iterator[Json]:
         for member in self._in_place(schema):
@@ -91,14 +100,17 @@ class _Mender:
             yield whole
             yield {name: item for name, item in whole.items() if not self._superfluous(schema, name, item)}
         elif isinstance(value, list):
-            yield [self._part(self._of_item(schema, index), item, depth) for index, item in enumerate(value)]
+            yield [self._part([self._of_item(schema, index)], item, depth) for index, item in enumerate(value)]
         for spelling in _spellings(schema, value):
             yield self.mended(schema, spelling, depth - 1) if isinstance(spelling, dict | list) else spelling
 
-    def _wrapped(self, schema: Json, value: Json, depth: int) -> Iterator[Json]:
-        listed = isinstance(value, str) and re.search(r"[,;\n]", value)
-        if "array" in _types(schema) and not isinstance(value, list | None) and not listed:
-            yield self.mended(schema, [value], depth - 1)
+    def _wrapped(self, schema: Json, value: Json) -> Iterator[Json]:
+        """The value as the one item of a list, where it is an item as it stands and no list in words."""
+        items = self._of_item(schema, 0)
+        if "array" not in _types(schema) or isinstance(value, list | None) or isinstance(items, bool) or not items:
+            return
+        if not (isinstance(value, str) and re.search(r"[,;\n]", value)):
+            yield [value]
 
     def _part(self, schemas: list[Json], value: Json, depth: int) -> Json:
         for schema in schemas:
@@ -107,41 +119,47 @@ class _Mender:
 
     def _superfluous(self, schema: Json, name: str, value: Json) -> bool:
         """Whether a property is null, which the schema forbids, and need not be there."""
-        if value is not None or name in schema.get("required", ()):
+        if value is not None or name in self.document.dialect.said(schema).get("required", ()):
             return False
         return any(self._faults(member, None) for member in self._of_property(schema, name))
 
     def _in_place(self, schema: Json) -> list[Json]:
-        target = self.document.targets.get(id(schema))
-        alone = target is not None and self.document.dialect.ref_stands_alone
-        keywords = () if alone else ("allOf", "anyOf", "oneOf")
-        branches = [schema[keyword] for keyword in ("then", "else") if keyword in schema and not alone]
-        return (
-            [member for keyword in keywords for member in schema.get(keyword, ())]
-            + branches
-            + ([target] if target is not None else [])
-        )
+        """The schemas that judge the same value."""
+        said = self.document.dialect.said(schema)
+        branches = [said[keyword] for keyword in ("then", "else") if keyword in said]
+        targets = [self.document.targets[id(schema)]] if "$ref" in said else []
+        return [
+            *(member for keyword in ("allOf", "anyOf", "oneOf") for member in said.get(keyword, ())),
+            *branches,
+            *targets,
+        ]
 
     def _of_property(self, schema: Json, name: str) -> list[Json]:
-        patterned = schema.get("patternProperties", {})
-        found = [member for source, member in patterned.items() if pattern(source).found_in(name)]
-        if name in schema.get("properties", {}):
-            found.append(schema["properties"][name])
-        return found or [schema[keyword] for keyword in ("additionalProperties",) if keyword in schema]
+        """The schemas that judge a property."""
+        said = self.document.dialect.said(schema)
+        found = [
+            member for source, member in said.get("patternProperties", {}).items() if pattern(source).found_in(name)
+        ]
+        if name in said.get("properties", {}):
+            found.append(said["properties"][name])
+        return found or [said.get("additionalProperties", True)]
 
-    def _of_item(self, schema: Json, index: int) -> list[Json]:
-        items = schema.get("items", True)
+    def _of_item(self, schema: Json, index: int) -> Json:
+        """The schema that judges an item."""
+        said = self.document.dialect.said(schema)
+        items = said.get("items", True)
         prefix, rest = (
-            (items, schema.get("additionalItems", True))
+            (items, said.get("additionalItems", True))
             if isinstance(items, list)
-            else (schema.get("prefixItems", []), items)
+            else (said.get("prefixItems", []), items)
         )
-        return [prefix[index] if index < len(prefix) else rest]
+        return prefix[index] if index < len(prefix) else rest
 
 
 def _types(schema: Json) -> frozenset[str]:
     named = schema.get("type", ())
-    return frozenset([named] if isinstance(named, str) else named)
+    types = frozenset([named] if isinstance(named, str) else named)
+    return types | {"null"} if types and schema.get("nullable") is True else types
 
 
 def _spellings(schema: Json, value: Json) -> Iterator[Json]:
@@ -153,10 +171,15 @@ def _spellings(schema: Json, value: Json) -> Iterator[Json]:
         yield json.dumps(value)
     elif isinstance(value, float) and value.is_integer() and "integer" in types:
         yield int(value)
-    listed = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
-    alike = [item for item in listed if _spelled(item) == _spelled(value)]
-    if len(alike) == 1:
-        yield alike[0]
+    if not isinstance(value, dict | list):
+        listed = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
+        alike = [item for item in listed if not isinstance(item, dict | list) and _spelled(item) == _spelled(value)]
+        yield from alike if len(alike) == 1 else ()
+
+
+def _spelled(value: Json) -> str:
+    """What two spellings of one scalar share."""
+    return (value if isinstance(value, str) else json.dumps(value)).strip().casefold()
 
 
 def _type_of(value: Json) -> set[str]:
@@ -171,13 +194,6 @@ def _type_of(value: Json) -> set[str]:
             return {"array"}
         case _:
             return {"object"}
-
-
-def _spelled(value: Json) -> str | None:
-    """What is the same in two spellings of one value; None for objects and arrays."""
-    if isinstance(value, dict | list):
-        return None
-    return (value if isinstance(value, str) else json.dumps(value)).strip().casefold()
 
 
 def _parsed(text: str) -> Iterator[Json]:

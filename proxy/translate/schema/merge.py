@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from proxy.translate.schema.limits import Work
 from proxy.translate.schema.shape import (
     ANY_ARRAY,
     ANY_NUMBER,
@@ -23,6 +22,7 @@ from proxy.translate.schema.shape import (
     settled,
 )
 from proxy.translate.schema.values import Json, identity
+from proxy.translate.schema.work import Work
 
 _MAX_LCM = 2**53
 
@@ -33,7 +33,10 @@ def both(one: Shape, other: Shape, work: Work) -> Shape:
         return one
     if one is ANYTHING:
         return other
-    work.spend()
+    return work.once(_both, one, other)
+
+
+def _both(one: Shape, other: Shape, work: Work) -> Shape:
     numbers, exact = _numbers(one.numbers, other.numbers)
     strings, told = _strings(one.strings, other.strings)
     return settled(

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from proxy.translate.schema.limits import Work
 from proxy.translate.schema.notes import count_words, cut, names, told, words
 from proxy.translate.schema.shape import ALL_KINDS, ANYTHING, NOTHING, Arrays, Bound, Numbers, Objects, Shape, Strings
 from proxy.translate.schema.unions import any_of
 from proxy.translate.schema.values import Json, Kind
+from proxy.translate.schema.work import Work
 
 JsonObject = dict[str, Json]
 
@@ -80,12 +80,11 @@ def _bounds(said: JsonObject, inclusive: str, exclusive: str) -> list[Bound]:
 
 def arrays(said: JsonObject, inside: Inside) -> Arrays:
     """`items`, `prefixItems` and its older spelling, the counts, `uniqueItems`, `contains`, `unevaluatedItems`."""
-    least, most = int(said.get("minItems", 0)), said.get("maxItems")
-    most = None if most is None else int(most)
+    counts = array_counts(said)
+    least, most = counts.min_items, counts.max_items
     items = said.get("items", True)
-    prefix, rest = (
-        (items, said.get("additionalItems", True)) if isinstance(items, list) else (said.get("prefixItems", []), items)
-    )
+    older = isinstance(items, list)
+    prefix, rest = (items, said.get("additionalItems", True)) if older else (said.get("prefixItems", []), items)
     shape = None if rest is True else inside.read(rest)
     if prefix:
         first = [inside.read(member) for member in prefix]
@@ -99,7 +98,15 @@ def arrays(said: JsonObject, inside: Inside) -> Arrays:
         least = max(least, _contains(said, inside))
     if said.get("unevaluatedItems", True) is not True:
         inside.lost.append("No items but those described.")
-    return Arrays(shape, least, most, said.get("uniqueItems", False))
+    return Arrays(shape, least, most, counts.unique)
+
+
+def array_counts(said: JsonObject) -> Arrays:
+    """`minItems`, `maxItems`, `uniqueItems`."""
+    most = said.get("maxItems")
+    return Arrays(
+        None, int(said.get("minItems", 0)), None if most is None else int(most), said.get("uniqueItems", False)
+    )
 
 
 def _unsaid(shape: Shape) -> Shape:

@@ -3,11 +3,11 @@
 import json
 from dataclasses import dataclass, field
 
-from proxy.translate.schema.limits import TooMuchWork
 from proxy.translate.schema.notes import cut, names, told
 from proxy.translate.schema.patterns import pattern
 from proxy.translate.schema.shape import ALL_KINDS, ANYTHING, KINDS, Arrays, Bound, Numbers, Objects, Shape, Strings
 from proxy.translate.schema.values import Json
+from proxy.translate.schema.work import TooMuchWork
 
 JsonObject = dict[str, Json]
 

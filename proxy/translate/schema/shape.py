@@ -144,20 +144,30 @@ def _impossible(shape: Shape, kind: Kind) -> bool:
 def _listed_within(shape: Shape) -> Shape:
     """Only the listed values that the parts allow; the parts have then said all they could."""
     values = tuple(value for value in shape.values or () if kind_of(value) in shape.kinds and _may_be(shape, value))
-    undecided = bool(shape.options or shape.strings.format) or any(
-        isinstance(value, dict | list) or (isinstance(value, str) and shape.strings.patterns) for value in values
-    )
-    return replace(
-        shape,
+    decided = not shape.options and all(_is_decided(shape, value) for value in values)
+    return Shape(
         kinds=frozenset(map(kind_of, values)),
         values=values,
-        strings=Strings(),
-        numbers=Numbers(),
-        arrays=Arrays(),
-        objects=Objects(),
-        options=(),
-        exact=shape.exact and not undecided,
+        title=shape.title,
+        description=shape.description,
+        notes=shape.notes,
+        exact=shape.exact and decided,
     )
+
+
+def _is_decided(shape: Shape, value: Json) -> bool:
+    """Whether `_may_be` looks at all that the shape says of such a value."""
+    match kind_of(value):
+        case "string":
+            return not shape.strings.patterns and shape.strings.format is None
+        case "number":
+            return shape.numbers.multiple_of is None
+        case "array":
+            return shape.arrays == ANY_ARRAY
+        case "object":
+            return shape.objects == ANY_OBJECT
+        case _:
+            return True
 
 
 def _may_be(shape: Shape, value: Json) -> bool:

@@ -12,11 +12,11 @@ The documented keywords have no union, so the shapes become one that takes all t
 from collections.abc import Sequence
 from dataclasses import replace
 
-from proxy.translate.schema.limits import Work
 from proxy.translate.schema.merge import both
 from proxy.translate.schema.notes import alternatives, words
 from proxy.translate.schema.shape import ANYTHING, NOTHING, Arrays, Numbers, Objects, Shape, Strings, listed, settled
 from proxy.translate.schema.values import Json, Kind, identity, is_integer, kind_of
+from proxy.translate.schema.work import Work
 
 _MAX_HINT = 120
 
@@ -32,9 +32,7 @@ def any_of(shapes: Sequence[Shape], work: Work, *, keep: bool = False) -> Shape:
     alive = [shape for shape in shapes if not shape.empty]
     if not alive:
         return NOTHING
-    union = NOTHING
-    for shape in alive:
-        union = either(union, shape, work)
+    union = _joined(alive, work)
     exact = _says_no_more(union, alive)
     speaking = [shape for shape in alive if shape.kinds != {"null"}]
     if len(speaking) <= 1:
@@ -50,6 +48,14 @@ def any_of(shapes: Sequence[Shape], work: Work, *, keep: bool = False) -> Shape:
     return replace(
         union, title=None, description=None, notes=notes, exact=exact and all(shape.exact for shape in alive)
     )
+
+
+def _joined(shapes: Sequence[Shape], work: Work) -> Shape:
+    """Halves first: each of many alternatives is then copied a few times, not once for each that follows."""
+    if len(shapes) == 1:
+        return shapes[0]
+    middle = len(shapes) // 2
+    return either(_joined(shapes[:middle], work), _joined(shapes[middle:], work), work)
 
 
 def _forgets(union: Shape, shapes: Sequence[Shape]) -> bool:
@@ -84,7 +90,10 @@ def either(one: Shape, other: Shape, work: Work) -> Shape:
         return one
     if one.empty:
         return other
-    work.spend()
+    return work.once(_either, one, other)
+
+
+def _either(one: Shape, other: Shape, work: Work) -> Shape:
     if ANYTHING in (one, other):
         return replace(_annotated(ANYTHING, (one, other)), notes=_hints(one, other), exact=one.exact and other.exact)
     one, other = folded(one, work), folded(other, work)

@@ -40,6 +40,17 @@ def identity(value: Json) -> str:
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
 
 
+def same(one: Json, other: Json) -> bool:
+    """Whether JSON Schema calls two values equal.
+
+    Raises:
+        RecursionError: both are nested some hundreds deep.
+    """
+    if isinstance(one, dict | list):
+        return type(one) is type(other) and len(one) == len(other) and identity(one) == identity(other)
+    return bool(one == other) and isinstance(one, bool) is isinstance(other, bool)
+
+
 def _plain(value: Json) -> Json:
     if isinstance(value, float):
         return int(value) if value.is_integer() else value

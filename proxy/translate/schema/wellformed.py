@@ -247,15 +247,12 @@ def subschemas(schema: dict[str, Json], dialect: Dialect) -> Iterator[tuple[Plac
             members = iter([((keyword,), value)])
         for place, member in members:
             if keyword == "dependencies" and not isinstance(member, dict | bool):
-                _check_dependency(member, place)
+                expected = (_some_names if dialect.rank == 4 else _names)(member)
+                if expected:
+                    raise SchemaFault(f"expected a schema or {expected}", place)
                 continue
             _check_is_schema(member, dialect, place)
             yield place, member
-
-
-def _check_dependency(value: Json, place: Place) -> None:
-    if _names(value):
-        raise SchemaFault("expected a schema or a list of different property names", place)
 
 
 def _check_is_schema(value: Json, dialect: Dialect, place: Place) -> None:

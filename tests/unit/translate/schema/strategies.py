@@ -1,4 +1,4 @@
-"""Random schemas of every draft, and instances that have a chance to match them."""
+"""Random schemas of every draft, keywords of other drafts among them, and instances that have a chance to match them."""
 
 from typing import Any
 
@@ -89,8 +89,9 @@ def _scalar_keywords(draw: st.DrawFn, draft: int) -> dict[str, Json]:
         "description": st.sampled_from(["D", "E"]),
         "default": json_values,
     }
+    options["const"] = json_values
     if draft > 4:
-        options |= {"const": json_values, "exclusiveMinimum": numbers, "exclusiveMaximum": numbers}
+        options |= {"exclusiveMinimum": numbers, "exclusiveMaximum": numbers}
     said = _some(draw, options)
     if draft == 4 and "enum" in said:  # draft 4 asks for different values, and calls 1 and 1.0 the same
         said["enum"] = said["enum"][:1]
@@ -109,14 +110,8 @@ def _array_keywords(draw: st.DrawFn, draft: int, depth: int) -> dict[str, Json]:
         "maxItems": counts,
         "uniqueItems": st.booleans(),
     }
-    if draft == 2020:
-        options["prefixItems"] = tuples
-    else:
-        options["additionalItems"] = inner
-    if draft > 4:
-        options["contains"] = inner
-    if draft >= 2019:
-        options |= {"minContains": counts, "maxContains": counts, "unevaluatedItems": inner}
+    options |= {"prefixItems": tuples, "additionalItems": inner}
+    options |= {"contains": inner, "minContains": counts, "maxContains": counts, "unevaluatedItems": inner}
     return _some(draw, options)
 
 
@@ -131,16 +126,13 @@ def _object_keywords(draw: st.DrawFn, draft: int, depth: int) -> dict[str, Json]
         "minProperties": counts,
         "maxProperties": counts,
     }
-    if draft <= 7:
-        options["dependencies"] = st.dictionaries(st.sampled_from(NAMES), inner | st.just(["a"]), max_size=1)
-    if draft > 4:
-        options["propertyNames"] = inner
-    if draft >= 2019:
-        options |= {
-            "dependentRequired": st.dictionaries(st.sampled_from(NAMES), names, max_size=1),
-            "dependentSchemas": st.dictionaries(st.sampled_from(NAMES), inner, max_size=1),
-            "unevaluatedProperties": inner,
-        }
+    options |= {
+        "dependencies": st.dictionaries(st.sampled_from(NAMES), inner | st.just(["a"]), max_size=1),
+        "propertyNames": inner,
+        "dependentRequired": st.dictionaries(st.sampled_from(NAMES), names, max_size=1),
+        "dependentSchemas": st.dictionaries(st.sampled_from(NAMES), inner, max_size=1),
+        "unevaluatedProperties": inner,
+    }
     return _some(draw, options)
 
 
@@ -155,8 +147,7 @@ def _in_place(draw: st.DrawFn, draft: int, depth: int) -> dict[str, Json]:
         "not": inner,
         "$ref": st.sampled_from(["#", f"#/{keyword}/one", f"#/{keyword}/two"]),
     }
-    if draft >= 7:
-        options |= {"if": inner, "then": inner, "else": inner}
+    options |= {"if": inner, "then": inner, "else": inner}
     return _some(draw, options)
 
 
