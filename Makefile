@@ -18,7 +18,7 @@ BROWSER := .venv-browser
 BROWSER_TESTS := tests/browser
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-browser check format lock lock-clients clean
+.PHONY: help run test test-clients test-browser fidelity bench-jobs check format lock lock-clients clean
 
 help: ## Show these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,13 @@ test-clients: $(VENV)/runtime $(CLIENTS)/installed $(CLIENTS_OPENAI2)/installed 
 test-browser: $(BROWSER)/installed ## Test the console in Chromium
 	@$(BROWSER)/bin/python -m tests.browser.chromium
 	$(BROWSER)/bin/python -m pytest $(BROWSER_TESTS)
+
+fidelity: $(VENV)/development ## Measure how exactly schemas and tool calls are carried
+	$(BIN)/python -W ignore -m benchmarks.fidelity_schemas
+	$(BIN)/python -m benchmarks.fidelity_calls
+
+bench-jobs: $(VENV)/development ## Measure how soon, and at what cost, the end of jobs is noticed
+	$(BIN)/python -m benchmarks.bench_jobs
 
 check: $(VENV)/development ## Format, lint, types, import rules
 	$(BIN)/ruff format --check .

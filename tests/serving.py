@@ -22,7 +22,7 @@ class _Server(uvicorn.Server):
 @contextmanager
 def serve(app: ASGIApp) -> Iterator[str]:
     """Serve an app on a free loopback port; gives its URL, and ends the server afterwards."""
-    listener = socket.socket()
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     server = _Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5, lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

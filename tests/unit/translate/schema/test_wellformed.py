@@ -20,10 +20,32 @@ VALIDATORS = {
 }
 KEYWORDS = (
     *("type", "enum", "const", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
-    *("minLength", "maxLength", "pattern", "items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems"),
+    *(
+        "minLength",
+        "maxLength",
+        "pattern",
+        "items",
+        "prefixItems",
+        "additionalItems",
+        "minItems",
+        "maxItems",
+        "uniqueItems",
+    ),
     *("contains", "minContains", "maxContains", "unevaluatedItems", "properties", "required", "additionalProperties"),
     *("patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties", "dependencies"),
-    *("dependentRequired", "dependentSchemas", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "definitions", "$defs"),
+    *(
+        "dependentRequired",
+        "dependentSchemas",
+        "allOf",
+        "anyOf",
+        "oneOf",
+        "not",
+        "if",
+        "then",
+        "else",
+        "definitions",
+        "$defs",
+    ),
     *("format", "contentSchema"),
 )
 subschemas = st.sampled_from([{}, {"type": "string"}, True, False, {"minLength": -1}, {"type": "text"}])
@@ -31,7 +53,9 @@ values = (
     json_values
     | subschemas
     | st.lists(subschemas, max_size=2)
-    | st.dictionaries(st.sampled_from(["a", "b"]), subschemas | st.lists(st.sampled_from(["a", "b"]), max_size=2), max_size=2)
+    | st.dictionaries(
+        st.sampled_from(["a", "b"]), subschemas | st.lists(st.sampled_from(["a", "b"]), max_size=2), max_size=2
+    )
     | st.lists(st.sampled_from(["a", "b", "string", "null"]), max_size=3)
     | st.sampled_from(["string", "integer", "any", 2.5, 10**20])
 )
@@ -46,8 +70,14 @@ def refusal(schema: Any) -> InvalidRequest | None:
 
 
 @given(st.sampled_from(sorted(DRAFTS)), st.dictionaries(st.sampled_from(KEYWORDS), values, min_size=1, max_size=3))
-@settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=int(__import__("os").environ.get("HYPO","300")))
-def test_a_schema_is_malformed_exactly_where_the_metaschema_of_its_draft_says_so(draft: int, keywords: dict[str, Any]) -> None:
+@settings(
+    suppress_health_check=list(HealthCheck),
+    deadline=None,
+    max_examples=int(__import__("os").environ.get("HYPO", "300")),
+)
+def test_a_schema_is_malformed_exactly_where_the_metaschema_of_its_draft_says_so(
+    draft: int, keywords: dict[str, Any]
+) -> None:
     schema = {"$schema": DRAFTS[draft], **keywords}
     assume(draft > 4 or "1.0" not in repr(schema))  # draft 4 alone calls 1.0 no integer
     refused = refusal(schema)
