@@ -1,0 +1,83 @@
+// `heroku-langchain`: the client that Heroku's users have, pointed here by Heroku's own variables.
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { HumanMessage } from "@langchain/core/messages";
+import { tool } from "@langchain/core/tools";
+import { ChatHeroku, HerokuApiError } from "heroku-langchain";
+import { z } from "zod";
+import { BLANKS, startProxy } from "./proxy.js";
+import * as scenes from "./scenes.js";
+
+const City = z.object({ name: z.string(), population: z.number(), climate: z.enum(["mild", "harsh"]) });
+const getWeather = tool(async () => scenes.WEATHER, {
+  name: "get_weather",
+  description: "The current weather in a city.",
+  schema: z.object({ city: z.string() }),
+});
+
+let proxy;
+before(async () => {
+  proxy = await startProxy();
+  process.env.INFERENCE_URL = proxy.url;
+  process.env.INFERENCE_KEY = proxy.key;
+  process.env.INFERENCE_MODEL_ID = scenes.MODEL;
+});
+after(() => proxy.stop());
+
+const chat = (options = {}) => new ChatHeroku({ maxRetries: 0, ...options });
+const concat = (chunks) => chunks.reduce((whole, chunk) => whole.concat(chunk));
+
+test("plain", async () => {
+  assert.equal((await chat().invoke(scenes.SAYS_MARKDOWN)).content, scenes.MARKDOWN);
+});
+
+test("stream, which ends at the event named done", async () => {
+  const chunks = await Array.fromAsync(await chat().stream(scenes.SAYS_MARKDOWN));
+  assert.equal(concat(chunks).content, scenes.MARKDOWN);
+  assert.ok(chunks.length > 2);
+});
+
+for (const streaming of [false, true]) {
+  test(`tool loop, ${streaming ? "streamed" : "plain"}`, async () => {
+    const helper = chat().bindTools([getWeather]);
+    const invoke = async (messages) =>
+      streaming ? concat(await Array.fromAsync(await helper.stream(messages))) : helper.invoke(messages);
+    const messages = [new HumanMessage(scenes.ASKS_FOR_WEATHER)];
+    const first = await invoke(messages);
+    assert.deepEqual(first.tool_calls.map((call) => call.args), [{ city: "Paris" }]);
+    messages.push(first);
+    for (const call of first.tool_calls) messages.push(await getWeather.invoke(call));
+    assert.ok((await invoke(messages)).content.includes(scenes.WEATHER));
+  });
+}
+
+test("structured output", async () => {
+  assert.ok(City.parse(await chat().withStructuredOutput(City).invoke("Describe Paris")));
+});
+
+test("extended thinking", async () => {
+  const extended_thinking = { enabled: true, budget_tokens: 1024, include_reasoning: true };
+  const message = await chat({ additionalKwargs: { extended_thinking } }).invoke("Think!");
+  assert.ok(message.content);
+});
+
+test("errors", async () => {
+  const refused = (status) => (error) => error instanceof HerokuApiError && error.status === status;
+  await assert.rejects(chat({ model: "gpt-99" }).invoke("hi"), refused(404));
+  await assert.rejects(chat({ apiKey: "wrong" }).invoke("hi"), refused(401));
+  await assert.rejects(chat().invoke(scenes.TOO_LONG), refused(400));
+});
+
+test("nothing is repeated that was paid for, once its own retries are off", async () => {
+  await assert.rejects(chat().invoke(scenes.failsOnce()));
+});
+
+test("a silent job is waited for", { timeout: 60_000 + 3_000 * scenes.SILENCE_S }, async (context) => {
+  const blank = await startProxy(BLANKS);
+  context.after(() => blank.stop());
+  for (const { url } of [proxy, blank]) {
+    assert.equal((await chat({ apiUrl: url }).invoke(scenes.ENDS_LATE)).content, scenes.MARKDOWN);
+  }
+  const chunks = await Array.fromAsync(await chat().stream(scenes.ENDS_LATE));
+  assert.equal(concat(chunks).content, scenes.MARKDOWN);
+});

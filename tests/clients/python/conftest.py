@@ -1,0 +1,117 @@
+"""The proxy on its sandbox, as a process of its own from the project's environment: the clients live in another one."""
+
+import json
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+import pytest
+from scenes import SILENCE_S
+
+ROOT = Path(__file__).parents[3]
+COMMAND = [
+    os.environ.get("PROXY_PYTHON", str(ROOT / ".venv/bin/python")),
+    "-m",
+    "proxy",
+    "serve",
+    "--sandbox",
+    "--port",
+    "0",
+]
+HEARTBEAT_S = str(SILENCE_S / 8)
+SETTINGS = {
+    "PROXY_API_KEYS": "test-key",
+    "PROXY_SERVER__LOG_FORMAT": "json",
+    "PROXY_SANDBOX__PENDING_S": "0",
+    "PROXY_SANDBOX__RUNNING_S": "0",
+    "PROXY_CHAT__HEARTBEAT_S": HEARTBEAT_S,
+}
+
+
+class Proxy:
+    """A running proxy.
+
+    Attributes:
+        base_url: what clients are pointed at, with `/v1`.
+        key: the one it accepts.
+    """
+
+    key = "test-key"
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout
+        assert process.stderr
+        self.base_url = _base_url(process.stdout)
+        self._ended: dict[str, dict[str, Any]] = {}
+        self._news = threading.Condition()
+        self._process = process
+        self._listener = threading.Thread(target=self._listen, args=[process.stderr], daemon=True)
+        self._listener.start()
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._listener.join(30)
+
+    def ended(self, request_id: str) -> dict[str, Any]:
+        """The log line of a request, which is written when the proxy is done with it; waits for it."""
+        with self._news:
+            assert self._news.wait_for(lambda: request_id in self._ended, timeout=30), "the proxy still works on it"
+            return self._ended[request_id]
+
+    def _listen(self, lines: IO[str]) -> None:
+        for line in lines:
+            entry = json.loads(line)
+            if entry["event"] == "request":
+                with self._news:
+                    self._ended[entry["request"]] = entry
+                    self._news.notify_all()
+
+
+def _base_url(lines: IO[str]) -> str:
+    for line in lines:
+        if found := re.search(r"base URL\s+(\S+)", line):
+            return found[1]
+    raise AssertionError("the proxy did not start")
+
+
+@contextmanager
+def _running(**settings: str) -> Iterator[Proxy]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PROXY_", "NARRATIVE_"))}
+    with subprocess.Popen(
+        COMMAND,
+        cwd=ROOT,
+        env={**environ, **SETTINGS, **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        running = Proxy(process)
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+@pytest.fixture(scope="session")
+def proxy() -> Iterator[Proxy]:
+    with _running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def blank_proxy() -> Iterator[Proxy]:
+    """One that sends blanks ahead of plain answers that take long."""
+    with _running(PROXY_CHAT__KEEPALIVE_JSON_S=HEARTBEAT_S) as running:
+        yield running
+
+
+@pytest.fixture
+def request_id() -> str:
+    """An id to send as `X-Request-Id`, by which a request is found in the proxy's log."""
+    return f"test-{uuid4().hex}"

@@ -1,0 +1,136 @@
+"""`litellm` as a client: its `openai/` provider."""
+
+import asyncio
+import json
+import os
+from typing import Any
+
+import pytest
+from conftest import Proxy
+from scenes import (
+    ASKS_FOR_WEATHER,
+    BREAKS,
+    CALLS_TWICE,
+    ENDLESS,
+    ENDS_LATE,
+    MARKDOWN,
+    MODEL,
+    SAYS_MARKDOWN,
+    TOO_LONG,
+    WEATHER,
+    City,
+    fails_once,
+)
+
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else its import asks a server for prices
+import litellm
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "The current weather in a city.",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        },
+    }
+]
+
+
+def ask(proxy: Proxy, text: str, model: str = MODEL, **options: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": text}]
+    return {
+        "model": f"openai/{model}",
+        "api_base": proxy.base_url,
+        "api_key": proxy.key,
+        "messages": messages,
+        **options,
+    }
+
+
+def test_plain(proxy: Proxy) -> None:
+    answer = litellm.completion(**ask(proxy, SAYS_MARKDOWN))
+    assert answer.choices[0].message.content == MARKDOWN
+    assert answer.usage.total_tokens > 0
+
+
+def test_stream(proxy: Proxy) -> None:
+    chunks = list(litellm.completion(**ask(proxy, SAYS_MARKDOWN, stream=True, stream_options={"include_usage": True})))
+    whole = litellm.stream_chunk_builder(chunks)
+    assert whole.choices[0].message.content == MARKDOWN
+    assert whole.choices[0].finish_reason == "stop"
+    assert whole.usage.total_tokens > 0
+    assert len(chunks) > 3
+
+
+async def test_async(proxy: Proxy) -> None:
+    assert (await litellm.acompletion(**ask(proxy, SAYS_MARKDOWN))).choices[0].message.content == MARKDOWN
+    stream = await litellm.acompletion(**ask(proxy, SAYS_MARKDOWN, stream=True))
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == MARKDOWN
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_tool_loop(proxy: Proxy, streamed: bool) -> None:
+    asked = ask(proxy, ASKS_FOR_WEATHER, tools=TOOLS)
+    for _ in range(2):
+        answer = litellm.completion(**asked, stream=streamed)
+        if streamed:
+            answer = litellm.stream_chunk_builder(list(answer))
+        message = answer.choices[0].message
+        asked["messages"].append(message.model_dump())
+        for call in message.tool_calls or []:
+            assert json.loads(call.function.arguments) == {"city": "Paris"}
+            asked["messages"].append({"role": "tool", "tool_call_id": call.id, "content": WEATHER})
+    assert WEATHER in asked["messages"][-1]["content"]
+
+
+def test_parallel_calls_in_a_stream_stay_apart(proxy: Proxy) -> None:
+    stream = litellm.completion(**ask(proxy, CALLS_TWICE, tools=TOOLS, stream=True))
+    message = litellm.stream_chunk_builder(list(stream)).choices[0].message
+    assert [json.loads(call.function.arguments)["city"] for call in message.tool_calls] == ["Rome", "Oslo"]
+
+
+def test_structured_output(proxy: Proxy) -> None:
+    answer = litellm.completion(**ask(proxy, "Describe Paris", response_format=City))
+    assert City.model_validate_json(answer.choices[0].message.content)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_reasoning(proxy: Proxy, streamed: bool) -> None:
+    effort = {"reasoning_effort": "low", "allowed_openai_params": ["reasoning_effort"]}
+    answer = litellm.completion(**ask(proxy, "Think!", stream=streamed, **effort))
+    if streamed:
+        answer = litellm.stream_chunk_builder(list(answer))
+    assert answer.choices[0].message.reasoning_content
+    assert answer.choices[0].message.content
+
+
+def test_errors(proxy: Proxy) -> None:
+    with pytest.raises(litellm.NotFoundError):
+        litellm.completion(**ask(proxy, "hi", model="gpt-99"))
+    with pytest.raises(litellm.AuthenticationError):
+        litellm.completion(**{**ask(proxy, "hi"), "api_key": "wrong"})
+    with pytest.raises(litellm.ContextWindowExceededError):
+        litellm.completion(**ask(proxy, TOO_LONG))
+    with pytest.raises(litellm.exceptions.MidStreamFallbackError, match="The GPU melted"):
+        list(litellm.completion(**ask(proxy, BREAKS, stream=True)))
+
+
+def test_nothing_is_repeated_that_was_paid_for(proxy: Proxy) -> None:
+    with pytest.raises(litellm.exceptions.BadGatewayError):
+        litellm.completion(**ask(proxy, fails_once()))
+
+
+async def test_cancellation(proxy: Proxy, request_id: str) -> None:
+    call = litellm.acompletion(**ask(proxy, ENDLESS, extra_headers={"x-request-id": request_id}))
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(call, timeout=0.5)
+    await asyncio.to_thread(proxy.ended, request_id)
+
+
+async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:
+    calls = (litellm.acompletion(**ask(house, ENDS_LATE)) for house in (proxy, blank_proxy))
+    answers = await asyncio.gather(*calls)
+    assert [answer.choices[0].message.content for answer in answers] == [MARKDOWN, MARKDOWN]
+    stream = await litellm.acompletion(**ask(proxy, ENDS_LATE, stream=True))
+    assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == MARKDOWN
