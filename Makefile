@@ -64,6 +64,8 @@ lock-clients: $(VENV)/development $(CLIENTS)/installed ## Make the clients' lock
 	$(COMPILE) --upgrade $(CLIENT_TESTS)/current/requirements.in --output-file requirements-clients.txt
 	$(COMPILE) --upgrade $(CLIENT_TESTS)/openai2/requirements.in --output-file requirements-clients-openai2.txt
 	cd $(NODE_TESTS) && $(WITH_NODE) npm install --package-lock-only
+	$(BIN)/python -c "import json, pathlib; file = pathlib.Path('$(NODE_TESTS)/package-lock.json'); lock = json.loads(file.read_text()); \
+		[package.pop('funding', None) for package in lock['packages'].values()]; file.write_text(json.dumps(lock, indent=2) + chr(10))"
 
 clean: ## Remove everything that was made here
 	rm -rf $(VENV) $(BROWSER) $(CLIENTS) $(CLIENTS_OPENAI2) $(NODE_TESTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
