@@ -9,10 +9,12 @@ COPY config config
 RUN /venv/bin/pip install --no-cache-dir --no-deps .
 
 FROM python:3.13-slim
-RUN useradd --system --uid 10001 --no-create-home proxy
+RUN useradd --system --uid 10001 --no-create-home proxy && install --directory --owner proxy /data
 COPY --from=build /venv /venv
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PROXY_HOST=0.0.0.0
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PROXY_HOST=0.0.0.0 PROXY_ACCESS__FOLDER=/data
 USER proxy
+# Keys and named endpoints, where no Redis holds them.
+VOLUME /data
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=5s CMD ["narrative-proxy", "health"]
 ENTRYPOINT ["narrative-proxy"]

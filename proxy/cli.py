@@ -30,6 +30,7 @@ CANNOT_START = 2
 _HARD_LIMIT_S = 5
 """Seconds that clients who do not read have once all is answered; the grace period before it is the app's (`proxy/lifecycle.py`)."""
 
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="narrative-proxy")
 def main() -> None:

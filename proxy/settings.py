@@ -99,6 +99,11 @@ class ChatSettings(_Section):
         "comment",
         description="Heartbeats as SSE comments, or as chunks with an empty delta for watchdogs that count only data.",
     )
+    keepalive_json_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds between blanks ahead of a plain answer that takes longer; 0 is off. A failure after the first is an error object in a 200.",
+    )
     send_timeout_s: float = Field(60.0, gt=0, description="Seconds a stream may block on a client that does not read.")
     headroom_tokens: int = Field(
         64, ge=0, description="Tokens added to a request's limit for the JSON around the reply."

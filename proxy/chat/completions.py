@@ -7,12 +7,11 @@ key → body → request → plan → submitted jobs │ ended jobs → completi
 from starlette.requests import Request
 from starlette.responses import Response
 
+from proxy.chat.keepalive import kept_alive
 from proxy.chat.parsing import parse_chat_request
 from proxy.chat.services import ChatServices
 from proxy.chat.sse import OPENAI_VOICE
 from proxy.serving.bodies import read_body
-from proxy.serving.delivery import Delivery, whole_answer
-from proxy.serving.jsonbytes import json_bytes
 from proxy.serving.sse import event_stream
 from proxy.serving.terms import terms_of
 from proxy.serving.waiting import ClientGone, unless_gone
@@ -27,13 +26,13 @@ async def chat_completions(request: Request) -> Response:
     caller = await services.door.admit(request.headers)
     body = await read_body(request, services.settings.server.max_body_bytes)
     chat_request = parse_chat_request(body)
-    heartbeat_s = services.settings.chat.heartbeat_s
-    terms = terms_of(request.headers, stream=bool(chat_request.stream), heartbeat_s=heartbeat_s)
+    settings = services.settings.chat
+    heartbeat_s = settings.heartbeat_s if chat_request.stream else settings.keepalive_json_s
+    terms = terms_of(request.headers, stream=heartbeat_s > 0, heartbeat_s=heartbeat_s)
     try:
         answer = await unless_gone(request, services.upstream.accept(chat_request, caller, terms))
         if chat_request.stream:
-            return event_stream(answer, services.settings.chat, OPENAI_VOICE)
-        whole = await whole_answer(request, answer)
+            return event_stream(answer, settings, OPENAI_VOICE)
+        return await kept_alive(request, answer, settings.keepalive_json_s)
     except ClientGone:
         return Response(status_code=CLIENT_GONE)
-    return Delivery(answer, json_bytes(whole), answer.headers)

@@ -14,12 +14,16 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 _SALT = b"narrative-proxy credentials"
 
 
+class NoSecret(Exception):
+    """The file with the secret can neither be read nor made."""
+
+
 class CannotDecrypt(Exception):
     """A value was encrypted with another key, or was changed."""
 
 
 class Cipher:
-    """Encrypts and decrypts short texts.
+    """Encrypts and decrypts short texts. Both raise NoSecret.
 
     Args:
         secret: any text; None means the content of `file`, which is made when it is first needed.
@@ -42,7 +46,10 @@ class Cipher:
 
     @cached_property
     def _fernet(self) -> Fernet:
-        secret = self._secret or _secret_in(self._file)
+        try:
+            secret = self._secret or _secret_in(self._file)
+        except OSError as error:
+            raise NoSecret(str(error)) from error
         # Slow on purpose, some tens of milliseconds once a process: an operator's secret may be a mere word.
         key = Scrypt(salt=_SALT, length=32, n=2**14, r=8, p=1).derive(secret.encode())
         return Fernet(base64.urlsafe_b64encode(key))

@@ -1,11 +1,14 @@
 """Where named endpoints are kept: durably, with their credentials encrypted."""
 
-from proxy.endpoints.cipher import CannotDecrypt, Cipher
+import structlog
+
+from proxy.endpoints.cipher import CannotDecrypt, Cipher, NoSecret
 from proxy.endpoints.endpoint import Endpoint
-from proxy.errors import InternalError
+from proxy.errors import InternalError, Overloaded
 from proxy.state.records import Records
 
 _KIND = "endpoint"
+log = structlog.get_logger(__name__)
 
 
 class Endpoints:
@@ -17,7 +20,10 @@ class Endpoints:
 
     async def add(self, endpoint: Endpoint, api_key: str | None) -> bool:
         """Store a new endpoint with its credential; False, and nothing stored, when there is one of that id."""
-        sealed = None if api_key is None else self._cipher.encrypt(api_key)
+        try:
+            sealed = None if api_key is None else self._cipher.encrypt(api_key)
+        except NoSecret as error:
+            raise _no_secret(error) from error
         stored = endpoint.model_copy(update={"sealed_key": sealed}).model_dump_json(exclude_none=True)
         return await self._records.add(_KIND, endpoint.id, stored.encode())
 
@@ -42,8 +48,18 @@ class Endpoints:
             return None
         try:
             return self._cipher.decrypt(endpoint.sealed_key)
+        except NoSecret as error:
+            raise _no_secret(error) from error
         except CannotDecrypt:
             raise InternalError(
                 f"The credentials of endpoint `{endpoint.id}` cannot be read: they were stored under another PROXY_SECRET_KEY. "
                 "Set that one, or delete the endpoint and create it again.",
             ) from None
+
+
+def _no_secret(error: NoSecret) -> Overloaded:
+    log.error("no secret key", error=str(error))
+    return Overloaded(
+        "Credentials can be neither stored nor read: set PROXY_SECRET_KEY, or make the folder writable.",
+        code="state_unavailable",
+    )

@@ -14,7 +14,6 @@ from proxy.errors import ProxyError
 from proxy.narrative.client import NarrativeClient
 from proxy.wire.narrative import Job
 
-
 _UNCLAIMED: Final = 5.0
 """Seconds that a job is followed before anybody waits for it."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from playwright._impl._driver import compute_driver_executable
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import Opener, last_turn, say, settle
 from tests.conftest import House
@@ -42,6 +42,30 @@ def test_a_key_is_asked_for_when_the_server_wants_one_and_stays_in_the_tab(house
     other = page.context.new_page()
     other.goto(f"{house.url}/console/")
     expect(other.get_by_role("dialog", name="API key")).to_be_visible()
+
+
+def test_without_a_key_nothing_is_sent(house: House, open_console: Opener) -> None:
+    page = open_console(house)
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_label("Message", exact=True).fill("Hi")
+    page.get_by_role("button", name="Send", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("No model is chosen")
+    expect(page.locator(".turn")).to_have_count(0)
+
+
+def test_a_message_sent_before_the_models_are_listed_waits_for_them(open_console: Opener) -> None:
+    page = open_console()
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))  # noqa: PLW0108  a builtin is not taken
+    with page.expect_request("**/v1/models"):
+        page.reload()
+    page.get_by_label("Message", exact=True).fill(script(text="After all."))
+    page.keyboard.press("Control+Enter")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".turn")).to_have_count(0)
+    held[0].continue_()
+    expect(last_turn(page).locator(".said")).to_have_text("After all.")
+    expect(page.locator(".turn")).to_have_count(2)
 
 
 def test_a_key_can_be_taken_away(house: House, open_console: Opener) -> None:

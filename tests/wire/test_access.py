@@ -188,6 +188,16 @@ def test_every_caller_has_the_usual_limit_unless_its_key_says_otherwise(make_hou
     assert [ask(house, key).status_code for _ in range(3)] == [200, 200, 429]
 
 
+def test_an_address_that_others_reach_needs_a_key_of_either_sort(make_house: Any) -> None:
+    house = make_house()
+    environ = {**house.environ, "PROXY_HOST": "0.0.0.0", "PROXY_API_KEYS": ""}
+    refused = CliRunner().invoke(main, ["check"], env=environ)
+    assert refused.exit_code == 2
+    assert "keys create" in refused.stderr
+    create(house)
+    assert CliRunner().invoke(main, ["check"], env=environ).exit_code == 0
+
+
 def test_the_list_of_keys_shows_no_key(make_house: Any) -> None:
     house = make_house()
     key = create(house, "--rpm", "7", "--models", "gpt-4.1", "--expires", "30d")

@@ -1,7 +1,7 @@
 """State that replicas share: the same promises as in memory, across processes and through outages."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
@@ -26,9 +26,9 @@ async def replicas(url: str) -> Any:
         yield [await stack.enter_async_context(RedisStore(url, prefix)) for _ in range(2)]
 
 
-async def until(holds: Any) -> None:
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(30):
-        while not await holds() if asyncio.iscoroutinefunction(holds) else not holds():
+        while not await holds():
             await asyncio.sleep(0.02)
 
 
@@ -118,7 +118,11 @@ async def test_while_redis_is_away_each_replica_goes_on_with_what_it_wrote(url: 
             await store.publish("news", "nobody hears it")
             assert await store.lead("feed"), "each replica for itself"
             relay.mend()
-            await until(lambda: store.healthy)
+
+            async def is_back() -> bool:
+                return store.healthy
+
+            await until(is_back)
             assert await store.add("new", "f", "1", ttl_s=60) == "1"
 
 

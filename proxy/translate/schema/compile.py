@@ -182,7 +182,7 @@ def _written(document: Document, keywords: Keywords, limits: Limits, *, paramete
         return writer.write(both(shape, of_kinds("object"), reader.work) if untyped else shape)
 
     best = None
-    writer = Writer(full, limits.note_chars, limits.unrolled_bytes)
+    writer = Writer(full, limits.note_chars, min(limits.unrolled_bytes, limits.max_compiled_bytes))
     for loops in range(_deepest(document, limits) + 1):
         try:
             best = write(reader, writer, loops, None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from proxy.translate.schema.notes import cut, names, told
 from proxy.translate.schema.patterns import pattern
 from proxy.translate.schema.shape import ALL_KINDS, ANYTHING, KINDS, Arrays, Bound, Numbers, Objects, Shape, Strings
-from proxy.translate.schema.values import Json
+from proxy.translate.schema.values import Json, is_integer, kind_of
 from proxy.translate.schema.work import TooMuchWork
 
 JsonObject = dict[str, Json]
@@ -196,8 +196,9 @@ def _bounds(draft: _Draft, low: str, least: int, high: str, most: int | None) ->
 
 
 def _types(shape: Shape) -> Json:
-    whole = "integer" if shape.numbers.integer else "number"
-    named = [whole if kind == "number" else kind for kind in KINDS if kind in shape.kinds]
+    numbers = [value for value in shape.values or () if kind_of(value) == "number"]
+    whole = shape.numbers.integer or (bool(numbers) and all(map(is_integer, numbers)))
+    named = [("integer" if whole else "number") if kind == "number" else kind for kind in KINDS if kind in shape.kinds]
     return named[0] if len(named) == 1 else named
 
 

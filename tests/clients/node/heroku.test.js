@@ -68,6 +68,15 @@ test("errors", async () => {
   await assert.rejects(chat().invoke(scenes.TOO_LONG), refused(400));
 });
 
+test("a failure after the stream began ends the answer without a word", async () => {
+  assert.equal(concat(await Array.fromAsync(await chat().stream(scenes.BREAKS))).content, "");
+});
+
+// docs/clients.md warns of it.
+test("left alone, it repeats what was paid for", async () => {
+  assert.equal((await chat({ maxRetries: undefined }).invoke(scenes.failsOnce())).content, "Answered to a repeat.");
+});
+
 test("nothing is repeated that was paid for, once its own retries are off", async () => {
   await assert.rejects(chat().invoke(scenes.failsOnce()));
 });

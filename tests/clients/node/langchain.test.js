@@ -79,6 +79,11 @@ test("errors", async () => {
   await assert.rejects(async () => Array.fromAsync(await model.stream(scenes.BREAKS)), /The GPU melted/);
 });
 
+// docs/clients.md warns of it.
+test("left alone, it repeats what was paid for", async () => {
+  assert.equal((await chat({ maxRetries: undefined }).invoke(scenes.failsOnce())).content, "Answered to a repeat.");
+});
+
 test("nothing is repeated that was paid for, once its own retries are off", async () => {
   await assert.rejects(model.invoke(scenes.failsOnce()), { status: 502 });
 });

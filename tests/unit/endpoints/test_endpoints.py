@@ -8,7 +8,7 @@ import pytest
 from proxy.endpoints.cipher import CannotDecrypt, Cipher
 from proxy.endpoints.endpoint import Endpoint, TaskDefaults
 from proxy.endpoints.store import Endpoints
-from proxy.errors import InternalError
+from proxy.errors import InternalError, Overloaded
 from proxy.state.records import SqliteRecords
 from proxy.wire.openai import ChatRequest
 
@@ -59,6 +59,13 @@ def test_a_generated_secret_is_kept_in_a_file_of_its_owner_and_never_replaced(tm
 def test_a_secret_of_the_settings_leaves_no_file(tmp_path: Path) -> None:
     Cipher("a secret", tmp_path / "key").encrypt("x")
     assert not list(tmp_path.iterdir())
+
+
+async def test_where_no_secret_can_be_made_the_error_says_what_to_set(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    endpoints = Endpoints(SqliteRecords(tmp_path / "records"), Cipher(None, tmp_path / "file" / "key"))
+    with pytest.raises(Overloaded, match="PROXY_SECRET_KEY"):
+        await endpoints.add(ENDPOINT, "the-credential")
 
 
 async def test_an_endpoint_is_stored_with_its_credential_encrypted(tmp_path: Path) -> None:

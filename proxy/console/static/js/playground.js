@@ -16,6 +16,7 @@ const welcome = byId("welcome");
 
 let messages = [];
 let stop = null;
+let listed = Promise.resolve(); // when the models are, or cannot be
 let atEnd = true; // whether the reader is at the end of the conversation
 let height = 0;
 
@@ -49,14 +50,18 @@ export function setUpPlayground() {
 }
 
 /** Fill the list of models; asks for a key when the server wants one. */
-export async function loadModels() {
+export function loadModels() {
+  return (listed = fillModels());
+}
+
+async function fillModels() {
   try {
     const names = await listModels();
     const chosen = byId("model").value;
     byId("model").replaceChildren(...names.map((name) => element("option", { selected: name === chosen }, name)));
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) {
-      if (await askForKey(error.message)) await loadModels();
+      if (await askForKey(error.message)) await fillModels();
     } else showFault(`The models could not be listed: ${error.message}`);
   }
 }
@@ -84,9 +89,10 @@ function startOver() {
   byId("prompt").focus();
 }
 
-function say(text) {
+async function say(text) {
   if (!text.trim()) return byId("prompt").focus();
-  if (!usable()) return;
+  await listed;
+  if (stop || !usable()) return;
   messages.push({ role: "user", content: text });
   show(userTurn(text));
   byId("prompt").value = "";

@@ -26,6 +26,7 @@ export function readTools() {
 
 /** The request for a conversation. @param {object[]} messages - without the system prompt. Throws FieldError. */
 export function buildRequest(messages) {
+  if (!byId("model").value) throw new FieldError(byId("model"), "No model is chosen: the server has listed none.");
   const system = byId("system").value.trim();
   const tools = readTools();
   const stream = byId("stream").checked;

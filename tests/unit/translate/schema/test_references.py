@@ -42,7 +42,7 @@ def compiled(schema: Any, limits: Limits = Limits()) -> dict[str, Any]:
         {
             "$schema": "http://json-schema.org/draft-04/schema#",
             "id": "http://x.example/r",
-            "$ref": "r#/definitions/a",
+            "allOf": [{"$ref": "r#/definitions/a"}],
             "definitions": {"a": STRING},
         },
         {
@@ -130,7 +130,7 @@ def test_too_large_a_result_is_opened_before_it_is_refused() -> None:
     schema = {"$ref": "#/$defs/a0", "$defs": {**defs, "a30": STRING}}
     assert len(json.dumps(compiled(schema))) <= Limits().max_compiled_bytes
     with pytest.raises(InvalidRequest, match="larger than the 50 bytes"):
-        compiled({"type": "object", "properties": {name: STRING for name in "abc"}}, Limits(max_compiled_bytes=50))
+        compiled({"type": "object", "properties": dict.fromkeys("abc", STRING)}, Limits(max_compiled_bytes=50))
 
 
 REFUSED = [
@@ -143,7 +143,7 @@ REFUSED = [
     ({"$ref": "#"}, "s", "refers back to itself"),
     ({"anyOf": [STRING, {"$ref": "#"}]}, "s", "refers back to itself"),
     ({"$ref": "#/x/a", "x": {"a": {"type": "text"}}}, "s.x.a.type", "expected one of"),
-    ({"$defs": {"a": {"$id": "http://["}}}, "s.$defs.a.$id", "expected a URI"),
+    ({"$id": "http://x.example", "$defs": {"a": {"$id": "http://["}}}, "s.$defs.a.$id", "expected a URI"),
     (
         {
             "$defs": {"a": {"$id": "http://x.example/a", "$schema": "http://json-schema.org/draft-04/schema#"}},
