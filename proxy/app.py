@@ -47,6 +47,8 @@ from proxy.state.redis import RedisStore
 from proxy.translate.messages import HistoryRules
 from proxy.translate.plan import PlanRules
 from proxy.translate.schema import Limits
+from proxy.webhooks import PATH as WEBHOOK_PATH
+from proxy.webhooks import Deliveries, listen_for_news, take_delivery
 
 _EXPOSED_HEADERS = (
     "x-request-id",
@@ -127,6 +129,13 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 OncePerRequest(upstream, store, _idempotency(settings), metrics.repeated)
             )
             _watch(metrics, lifecycle, jobs, store)
+            listen_for_news(jobs, store)
+            app.state.deliveries = None
+            if settings.webhooks.public_url and account.api_key:
+                app.state.deliveries = deliveries = Deliveries(
+                    jobs, client, store, settings.webhooks.public_url, account.api_key
+                )
+                await stack.enter_async_context(deliveries.open())
             stack.enter_context(stopping_gently(lifecycle))
             anthropic = await stack.enter_async_context(
                 AnthropicOnDemand(settings.anthropic, _plan_rules(settings), settings.jobs.deadline_s)
@@ -164,6 +173,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", show_metrics),
+            Route(WEBHOOK_PATH, take_delivery, methods=["POST"]),
         ],
         middleware=[
             Middleware(

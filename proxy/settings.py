@@ -86,6 +86,13 @@ class NarrativeSettings(_Section):
     max_connections: int = Field(100, ge=1, description="Connections to Narrative at a time.")
 
 
+class WebhookSettings(_Section):
+    public_url: str | None = Field(
+        None,
+        description="Where Narrative reaches this server, `https://…`: it then tells of ended jobs by webhook. Needs `narrative.api_key`.",
+    )
+
+
 class JobSettings(_Section):
     deadline_s: float = Field(600.0, gt=0, description="Seconds a request may take overall; then 504 `job_timeout`.")
 
@@ -239,6 +246,7 @@ class Settings(_Section):
     console: ConsoleSettings = ConsoleSettings()
     sandbox: SandboxSettings = SandboxSettings()
     state: StateSettings = StateSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     access: AccessSettings = AccessSettings()
     elastic: ElasticSettings = ElasticSettings()
     anthropic: AnthropicSettings = AnthropicSettings()

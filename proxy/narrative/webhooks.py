@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self
 
 import httpx
 
@@ -23,8 +23,7 @@ from proxy.errors import ProxyError, UpstreamError
 from proxy.narrative.answers import parse_json
 from proxy.narrative.client import NarrativeClient, read_record
 from proxy.narrative.feed import STATES, record_id
-from proxy.narrative.jobs import Jobs
-from proxy.wire.narrative import ENDED, Delivery, Webhook, WebhookRequest
+from proxy.wire.narrative import ENDED, Delivery, Job, Webhook, WebhookRequest
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +59,16 @@ class Receipt(Enum):
     FORGED = 401
 
 
+class Told(Protocol):
+    """Who is told of ends: `proxy.narrative.Jobs`, or somebody who tells other replicas too."""
+
+    def __contains__(self, job_id: object) -> bool: ...
+
+    def hint(self, news: Job | str) -> None: ...
+
+    def expect_push(self) -> None: ...
+
+
 class Webhooks:
     """Keeps one subscription while it is entered, and passes deliveries on to the jobs.
 
@@ -69,7 +78,7 @@ class Webhooks:
         options: where and how.
     """
 
-    def __init__(self, jobs: Jobs, client: NarrativeClient, options: WebhookOptions) -> None:
+    def __init__(self, jobs: Told, client: NarrativeClient, options: WebhookOptions) -> None:
         self._jobs = jobs
         self._client = client
         self._options = options

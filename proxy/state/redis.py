@@ -165,7 +165,7 @@ class RedisStore:
         )
 
     def listen(self, topic: str, heard: Callable[[str], None]) -> None:
-        """Before the store is entered."""
+        """What is heard from a second later on."""
         self._listeners[f"{self._prefix}{topic}"] = heard
 
     # ------------------------------------------------------------ away and back
@@ -201,8 +201,11 @@ class RedisStore:
                 log.warning("the shared state is back")
 
     async def _keep_listening(self) -> None:
-        while self._listeners:
+        while True:
             try:
+                if not self._listeners:
+                    await asyncio.sleep(_BEAT_S)
+                    continue
                 async with self._subscription() as messages:
                     async for channel, text in messages:
                         sender, _, message = text.partition(" ")
@@ -214,10 +217,11 @@ class RedisStore:
     @asynccontextmanager
     async def _subscription(self) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
         async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            await pubsub.subscribe(*self._listeners)
+            topics = set(self._listeners)
+            await pubsub.subscribe(*topics)
 
             async def messages() -> AsyncIterator[tuple[str, str]]:
-                while True:
+                while topics == set(self._listeners):
                     message: dict[str, Any] | None = await pubsub.get_message(timeout=_BEAT_S)
                     if message is not None:
                         yield message["channel"], message["data"]

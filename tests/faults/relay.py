@@ -9,7 +9,7 @@ class Relay:
     """Passes bytes on to a port of this machine while it is `up`."""
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._up = True
         self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
@@ -27,7 +27,7 @@ class Relay:
         if not self._up:
             writer.transport.abort()
             return
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.target)
         self._writers |= {writer, there_writer}
         try:
             await asyncio.gather(_pass_on(reader, there_writer), _pass_on(there_reader, writer))

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -51,6 +52,7 @@ def site(running_s: float, **environ: str) -> Iterator[Site]:
             "PROXY_API_KEYS": "test-key",
             "PROXY_STATE__URL": stack.enter_context(serve_redis()),
             "PROXY_SERVER__LOG_LEVEL": "error",
+            "PROXY_ACCESS__FOLDER": stack.enter_context(TemporaryDirectory()),
             **environ,
         }
         started = [stack.enter_context(running("serve", "--port", "0", **settings)) for _ in range(2)]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -35,13 +36,14 @@ class Pair:
 @contextmanager
 def pair(running_s: float, *arguments: str, **environ: str) -> Iterator[Pair]:
     sandbox = create_sandbox(SandboxOptions(pending_s=0.0, running_s=running_s))
-    with serve(sandbox) as sandbox_url:
+    with serve(sandbox) as sandbox_url, TemporaryDirectory() as folder:
         environ = {
             "NARRATIVE_ENVIRONMENT": sandbox_url,
             "NARRATIVE_API_KEY": "narrative-token",
             "NARRATIVE_DATA_PLANE_ID": SANDBOX_DATA_PLANE,
             "PROXY_API_KEYS": "test-key",
             "PROXY_SERVER__LOG_LEVEL": "error",
+            "PROXY_ACCESS__FOLDER": folder,
             **environ,
         }
         with running("serve", "--port", "0", *arguments, **environ) as (url, process):

@@ -30,7 +30,7 @@ DYNAMIC = ("$dynamicRef", "$recursiveRef")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A well-formed schema.
+    """A well-formed schema. It knows its parts by their id(), so a copy of it is itself.
 
     Attributes:
         root: the schema. Ids and `$schema` are taken out: they would send the `jsonschema` library another way.
@@ -48,6 +48,9 @@ class Document:
     dynamic: Mapping[int, Json]
     recursive: frozenset[int]
     patterned: bool
+
+    def __deepcopy__(self, _memo: object) -> "Document":
+        return self
 
 
 def read_document(data: bytes, limits: Limits) -> Document:
@@ -255,6 +258,8 @@ class _Survey:
 def _pointed_at(value: Json, pointer: str) -> Json:
     """The value at a JSON pointer in a URI fragment (RFC 6901)."""
     for token in unquote(pointer).split("/")[1:]:
+        if isinstance(value, list) and not token.isdecimal():
+            raise LookupError(token)
         value = value[int(token)] if isinstance(value, list) else value[token.replace("~1", "/").replace("~0", "~")]
     return value
 

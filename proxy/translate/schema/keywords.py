@@ -84,7 +84,7 @@ class Reader:
             return with_notes(Shape(kinds=_named_kinds(schema)), ["What is nested here is not told."])
         said = self.document.dialect.said(schema)
         shape = self._own(schema, said, reach)
-        for keyword, rule in IN_PLACE.items():
+        for keyword, rule in RULES.items():
             if keyword in said:
                 shape = both(shape, rule(self, schema, reach), self.work)
         return shape
@@ -243,7 +243,7 @@ def _if(reader: Reader, schema: JsonObject, reach: Reach) -> Shape:
 
 Rule = Callable[[Reader, JsonObject, Reach], Shape]
 
-IN_PLACE: Mapping[str, Rule] = {
+RULES: Mapping[str, Rule] = {
     "$ref": _reference,
     "$dynamicRef": _dynamic_reference,
     "$recursiveRef": _dynamic_reference,

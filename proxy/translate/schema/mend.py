@@ -18,7 +18,6 @@ from proxy.translate.schema.values import Json, identity, is_integer
 
 _STEPS = 50_000
 """Keywords looked at for one value."""
-_MAX_DEPTH = 40
 _MAX_ROUNDS = 4
 _MAX_FAULTS = 200
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?")
@@ -37,9 +36,7 @@ def mend(compiled: Compiled, instance: object) -> object:
     if compiled.must_be_object and isinstance(instance, str):
         instance = next((value for value in _parsed(instance) if isinstance(value, dict)), instance)
     try:
-        return _Mender(compiled.document, Judge(compiled.document, _STEPS)).mended(
-            compiled.document.root, instance, _MAX_DEPTH
-        )
+        return _Mender(compiled.document, Judge(compiled.document, _STEPS)).mended(compiled.document.root, instance)
     except (OutOfSteps, RecursionError):
         return instance
 
@@ -50,24 +47,22 @@ class _Mender:
     judge: Judge
     _known: dict[tuple[int, int], tuple[Json, Json]] = field(default_factory=dict)
 
-    def mended(self, schema: Json, value: Json, depth: int) -> Json:
+    def mended(self, schema: Json, value: Json) -> Json:
         """The value as it fits the schema best; found once for each of the two."""
-        if isinstance(schema, bool) or depth <= 0:
+        if isinstance(schema, bool):
             return value
         known = self._known.get((id(schema), id(value)))
         if known is None:
-            known = (self._mended(schema, value, depth), value)  # the value is kept, so that its id stays its own
+            known = (self._mended(schema, value), value)  # the value is kept, so that its id stays its own
             self._known[id(schema), id(value)] = known
         return known[0]
 
-    def _mended(self, schema: Json, value: Json, depth: int) -> Json:
+    def _mended(self, schema: Json, value: Json) -> Json:
         faults = self._faults(schema, value)
         for _ in range(_MAX_ROUNDS):
             if not faults:
                 break
-            better = next(
-                filter(None, (self._best(schema, tier, faults) for tier in self._tiers(schema, value, depth))), None
-            )
+            better = next(filter(None, (self._best(schema, tier, faults) for tier in self._tiers(schema, value))), None)
             if better is None:
                 break
             faults, value = better
@@ -87,22 +82,22 @@ class _Mender:
         best = [candidate for score, candidate in scored if score == least]
         return (least, best[0]) if least < faults and (least or len(best) == 1) else None
 
-    def _tiers(self, schema: Json, value: Json, depth: int) -> Iterator[Iterator[Json]]:
+    def _tiers(self, schema: Json, value: Json) -> Iterator[Iterator[Json]]:
         """What the value may have been meant to be: first by its parts and spelling, and only then as the one item of a list."""
-        yield self._meant(schema, value, depth)
+        yield self._meant(schema, value)
         yield self._wrapped(schema, value)
 
-    def _meant(self, schema: Json, value: Json, depth: int) -> Iterator[Json]:
+    def _meant(self, schema: Json, value: Json) -> Iterator[Json]:
         for member in self._in_place(schema):
-            yield self.mended(member, value, depth - 1)
+            yield self.mended(member, value)
         if isinstance(value, dict):
-            whole = {name: self._part(self._of_property(schema, name), item, depth) for name, item in value.items()}
+            whole = {name: self._part(self._of_property(schema, name), item) for name, item in value.items()}
             yield whole
             yield {name: item for name, item in whole.items() if not self._superfluous(schema, name, item)}
         elif isinstance(value, list):
-            yield [self._part([self._of_item(schema, index)], item, depth) for index, item in enumerate(value)]
+            yield [self._part([self._of_item(schema, index)], item) for index, item in enumerate(value)]
         for spelling in _spellings(schema, value):
-            yield self.mended(schema, spelling, depth - 1) if isinstance(spelling, dict | list) else spelling
+            yield self.mended(schema, spelling) if isinstance(spelling, dict | list) else spelling
 
     def _wrapped(self, schema: Json, value: Json) -> Iterator[Json]:
         """The value as the one item of a list, where it is an item as it stands and no list in words."""
@@ -112,9 +107,9 @@ class _Mender:
         if not (isinstance(value, str) and re.search(r"[,;\n]", value)):
             yield [value]
 
-    def _part(self, schemas: list[Json], value: Json, depth: int) -> Json:
+    def _part(self, schemas: list[Json], value: Json) -> Json:
         for schema in schemas:
-            value = self.mended(schema, value, depth - 1)
+            value = self.mended(schema, value)
         return value
 
     def _superfluous(self, schema: Json, name: str, value: Json) -> bool:

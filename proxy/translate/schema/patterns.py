@@ -14,7 +14,8 @@ from typing import Any
 import re2  # type: ignore[import-untyped]
 
 _MAX_PATTERN = 4_096
-_MAX_MEMORY = 2 << 20
+_MAX_MEMORY = 1 << 20
+"""Bytes for one expression, most of them only taken while it searches."""
 _MAX_WORK = 5_000_000
 """Characters times instructions of the compiled pattern: some 20 ms in RE2's slowest mode."""
 _MAX_REPEAT = 1_000
@@ -57,7 +58,7 @@ class Pattern:
         return all((expression.search(data) is not None) is wanted for expression, wanted in self.conditions)
 
 
-@lru_cache(maxsize=1_024)
+@lru_cache(maxsize=256)
 def pattern(source: str) -> Pattern:
     """Prepare an ECMA-262 pattern.
 
@@ -100,7 +101,7 @@ _TOKEN = re.compile(
     r"|(?P<open>\((?:\?(?:[=!]|<[=!]|[a-zA-Z]*(?:-[a-zA-Z]+)?[:)]|P?<[A-Za-z_$][\w$]*>))?)"
     r"|(?P<close>\))"
     r"|(?P<repeat>(?:[*+?]|\{[0-9]+(?:,[0-9]*)?\})\??)"
-    r"|(?P<char>.)",
+    r"|(?P<char>[^\\])",
     re.DOTALL,
 )
 
@@ -179,7 +180,7 @@ def _compiled(source: str) -> Any:
     except UnicodeEncodeError as error:
         raise _Unsupported from error
     except re2.error as error:
-        if "character class range" in str(error):
+        if "character class range" in str(error) and r"\p" not in source.lower():
             raise BadPattern("a range in a character set runs backwards") from None
         raise _Unsupported from error
 

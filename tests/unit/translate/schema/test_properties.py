@@ -10,26 +10,13 @@ from jsonschema.validators import validator_for
 
 from proxy.errors import InvalidRequest
 from proxy.translate.schema import Compiled, Keywords, check, compile_parameters, compile_schema, mend
+from tests.unit.translate.schema.documented import DOCUMENTED, keywords_in
 from tests.unit.translate.schema.strategies import instances, json_values, schemas
 
-DOCUMENTED = frozenset(
-    {"type", "properties", "required", "additionalProperties", "items", "enum", "minLength", "maxLength", "pattern"}
-    | {
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-        "minItems",
-        "maxItems",
-        "uniqueItems",
-    }
-    | {"description", "title"}
-)
 relaxed = settings(
     suppress_health_check=list(HealthCheck),
     deadline=None,
-    max_examples=200,
+    max_examples=3000,
 )
 
 
@@ -56,16 +43,6 @@ def accepts(schema: Any, instance: Any) -> bool:
 def has_float(value: Any) -> bool:
     inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
     return isinstance(value, float) or any(map(has_float, inner))
-
-
-def keywords_in(schema: dict[str, Any]) -> set[str]:
-    inner = [
-        *schema.get("properties", {}).values(),
-        schema.get("items"),
-        schema.get("additionalProperties"),
-        *schema.get("anyOf", ()),
-    ]
-    return set(schema).union(*(keywords_in(member) for member in inner if isinstance(member, dict)))
 
 
 @given(st.data())

@@ -140,6 +140,7 @@ REFUSED = [
     ({"$ref": "http://["}, "s.$ref", "not fetched"),
     ({"$ref": "#/$defs/a/type", "$defs": {"a": STRING}}, "s.$ref", "is none"),
     ({"$ref": "#/$defs/a/enum/0", "$defs": {"a": {"enum": [[]]}}}, "s.$ref", "is none"),
+    ({"$ref": "#/a/-1", "a": [{}]}, "s.$ref", "is not in the schema"),
     ({"$ref": "#"}, "s", "refers back to itself"),
     ({"anyOf": [STRING, {"$ref": "#"}]}, "s", "refers back to itself"),
     ({"$ref": "#/x/a", "x": {"a": {"type": "text"}}}, "s.x.a.type", "expected one of"),

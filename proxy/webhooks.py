@@ -1,0 +1,118 @@
+"""Webhooks as this server takes them: one subscription for all replicas behind one address, and news for whichever waits for the job."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from proxy.errors import UnknownUrl
+from proxy.narrative import Jobs, NarrativeClient, Receipt, WebhookOptions, Webhooks
+from proxy.narrative.webhooks import TOKEN_PARAM
+from proxy.serving.bodies import read_body
+from proxy.state import Store
+from proxy.wire.narrative import Job
+
+PATH: Final = "/narrative/webhook"
+_TOPIC: Final = "ended"
+_LEAD_EVERY_S: Final = 1.5
+_MOST_UNTOLD: Final = 1_000
+_MOST_BYTES: Final = 16 * 1024 * 1024
+
+
+class Deliveries:
+    """Takes deliveries. Whoever leads keeps the subscription; when it is killed, another replica takes it over.
+
+    Args:
+        public_url: where Narrative reaches the server, without path.
+        api_key: the proxy's own, whose jobs are meant. All replicas make the same token of it.
+    """
+
+    def __init__(self, jobs: Jobs, client: NarrativeClient, store: Store, public_url: str, api_key: str) -> None:
+        url = public_url.rstrip("/") + PATH
+        token = hashlib.sha256(f"{url}\0{api_key}".encode()).hexdigest()
+        self._store = store
+        self._jobs = jobs
+        self._webhooks = Webhooks(
+            _Everyone(jobs, store, self._spawn),
+            client,
+            WebhookOptions(url=url, name=f"narrative-chat-proxy {url}", token=token),
+        )
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Subscribe, or stand by."""
+        self._jobs.expect_push()
+        keeping = asyncio.create_task(self._keep())
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, *self._tasks, return_exceptions=True)
+
+    async def take(self, request: Request) -> Response:
+        """`POST` of a delivery: 204, or 4xx for one that is forged or unreadable."""
+        body = await read_body(request, _MOST_BYTES)
+        receipt: Receipt = self._webhooks.deliver(request.headers, request.query_params.get(TOKEN_PARAM), body)
+        return Response(status_code=receipt.value)
+
+    async def _keep(self) -> None:
+        async with AsyncExitStack() as stack:
+            subscribed = False
+            while True:
+                leads = await self._store.lead("webhooks")
+                if leads and not subscribed:
+                    await stack.enter_async_context(self._webhooks)
+                    subscribed = True
+                await asyncio.sleep(_LEAD_EVERY_S)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if len(self._tasks) >= _MOST_UNTOLD:
+            work.close()  # the other replicas' own reads will notice
+            return
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def listen_for_news(jobs: Jobs, store: Store) -> None:
+    """Have jobs that another replica was told of read here, if they are waited for here."""
+
+    def heard(job_id: str) -> None:
+        if job_id in jobs:
+            jobs.hint(job_id)
+
+    store.listen(_TOPIC, heard)
+
+
+async def take_delivery(request: Request) -> Response:
+    """The route of deliveries. Raises UnknownUrl while webhooks are not configured."""
+    deliveries: Deliveries | None = request.app.state.deliveries
+    if deliveries is None:
+        raise UnknownUrl("This server has not subscribed to webhooks.")
+    return await deliveries.take(request)
+
+
+class _Everyone:
+    """Tells the replica that waits for a job: this one, or all others."""
+
+    def __init__(self, jobs: Jobs, store: Store, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        self._jobs = jobs
+        self._store = store
+        self._spawn = spawn
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._jobs
+
+    def expect_push(self) -> None:
+        self._jobs.expect_push()
+
+    def hint(self, news: Job | str) -> None:
+        self._jobs.hint(news)
+        job_id = news if isinstance(news, str) else news.id
+        if job_id not in self._jobs:
+            self._spawn(self._store.publish(_TOPIC, job_id))

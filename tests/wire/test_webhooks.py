@@ -1,0 +1,84 @@
+"""Webhooks: one subscription for all replicas, forged deliveries turned away, and news for whichever replica waits for the job."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import House
+from tests.faults.relay import relay_to
+from tests.redis_server import serve_redis
+
+PATH = "/narrative/webhook"
+
+
+@asynccontextmanager
+async def subscribed(make_house: Any, replicas: int = 1, **environ: str) -> AsyncIterator[list[House]]:
+    """Houses on the sandbox of the first one, whose public address leads to the first."""
+    async with relay_to(0) as relay:
+        environ = {"PROXY_WEBHOOKS__PUBLIC_URL": f"http://127.0.0.1:{relay.port}", **environ}
+        first: House = await asyncio.to_thread(make_house, environ, running_s=0.3)
+        relay.target = int(first.url.rsplit(":", 1)[1])
+        others = [
+            await asyncio.to_thread(make_house, {**environ, "NARRATIVE_ENVIRONMENT": first.sandbox_url})
+            for _ in range(replicas - 1)
+        ]
+        async with asyncio.timeout(30):
+            while not await subscriptions(first):
+                await asyncio.sleep(0.02)
+        yield [first, *others]
+
+
+async def subscriptions(house: House) -> list[Any]:
+    async with httpx.AsyncClient(headers={"authorization": "Bearer narrative-token"}) as client:
+        found = (await client.get(f"{house.sandbox_url}/webhooks")).json()
+    listed = found if isinstance(found, list) else found["records"]
+    return [webhook for webhook in listed if webhook.get("status") != "archived"]
+
+
+async def news(house: House, source: str) -> int:
+    async with httpx.AsyncClient() as client:
+        text = (await client.get(f"{house.url}/metrics")).text
+    found = re.search(rf'proxy_news_total{{source="{source}"}} (\d+)', text)
+    return int(found[1]) if found else 0
+
+
+async def ask_until_told_by_webhook(house: House) -> None:
+    body = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "Hello!"}]}
+    async with (
+        asyncio.timeout(60),
+        httpx.AsyncClient(headers={"authorization": "Bearer test-key"}, timeout=30) as client,
+    ):
+        while not await news(house, "webhook"):
+            answers = await asyncio.gather(
+                *(client.post(f"{house.url}/v1/chat/completions", json=body) for _ in range(5))
+            )
+            assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_an_end_is_noticed_by_webhook(make_house: Any) -> None:
+    async with subscribed(make_house) as [house]:
+        await ask_until_told_by_webhook(house)
+
+
+async def test_a_delivery_to_one_replica_reaches_the_one_that_waits(make_house: Any) -> None:
+    with serve_redis() as url:
+        async with subscribed(make_house, replicas=2, PROXY_STATE__URL=url) as [first, second]:
+            assert len(await subscriptions(first)) == 1
+            await ask_until_told_by_webhook(second)
+            assert await news(first, "webhook") == 0
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer guess"}, {"x-narrative-webhook-secret": "guess"}])
+async def test_a_forged_delivery_is_turned_away(make_house: Any, headers: dict[str, str]) -> None:
+    async with subscribed(make_house) as [house], httpx.AsyncClient(base_url=house.url) as client:
+        for token in ("", "?token=guess"):
+            assert (await client.post(f"{PATH}{token}", json={"data": {}}, headers=headers)).status_code == 401
+
+
+def test_without_a_public_url_there_is_no_such_route(house: House) -> None:
+    assert house.http.post(PATH, json={}).status_code == 404
