@@ -109,7 +109,8 @@ class ChatSettings(_Section):
     keepalive_json_s: float = Field(
         0.0,
         ge=0,
-        description="Seconds between blanks ahead of a plain answer that takes longer; 0 is off. A failure after the first is an error object in a 200.",
+        description="Seconds between blanks ahead of a plain answer that takes longer; 0 is off. A failure after the first is an error "
+        "object in a 200.",
     )
     send_timeout_s: float = Field(60.0, gt=0, description="Seconds a stream may block on a client that does not read.")
     headroom_tokens: int = Field(

@@ -51,6 +51,11 @@ for (const streaming of [false, true]) {
   });
 }
 
+test("parallel calls of a stream stay apart", async () => {
+  const { tool_calls } = concat(await Array.fromAsync(await chat().bindTools([getWeather]).stream(scenes.CALLS_TWICE)));
+  assert.deepEqual(tool_calls.map((call) => call.args.city), ["Rome", "Oslo"]);
+});
+
 test("structured output", async () => {
   assert.ok(City.parse(await chat().withStructuredOutput(City).invoke("Describe Paris")));
 });

@@ -12,6 +12,7 @@ from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 from scenes import (
     ASKS_FOR_WEATHER,
+    BREAKS,
     CALLS_TWICE,
     ENDLESS,
     ENDS_LATE,
@@ -99,6 +100,12 @@ async def test_errors(proxy: Proxy, options: dict[str, str], prompt: str, status
     with pytest.raises(ModelHTTPError) as caught:
         await agent(proxy, **options).run(prompt)
     assert caught.value.status_code == status
+
+
+async def test_a_failure_after_the_stream_began_raises(proxy: Proxy) -> None:
+    with pytest.raises(Exception, match="The GPU melted"):
+        async with agent(proxy).run_stream(BREAKS) as result:
+            await result.get_output()
 
 
 async def test_nothing_is_repeated_that_was_paid_for(proxy: Proxy) -> None:

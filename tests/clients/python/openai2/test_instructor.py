@@ -12,7 +12,7 @@ from instructor import Mode
 from instructor.core import InstructorRetryException
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel, field_validator
-from scenes import BREAKS, ENDLESS, MODEL, SILENCE_S, City, fails_once
+from scenes import BREAKS, ENDLESS, MODEL, SILENCE_S, TOO_LONG, City, fails_once
 
 from tests.scripts import script
 
@@ -92,6 +92,11 @@ def test_errors(proxy: Proxy, options: dict[str, str], key: str, cause: type[Exc
     with pytest.raises((InstructorRetryException, cause)) as caught:
         structured(proxy, key=key).create(**{**ask("hi", response_model=City), **options})
     assert cause.__name__ in repr(caught.value) + repr(caught.value.__cause__)
+
+
+def test_too_long_a_prompt(proxy: Proxy) -> None:
+    with pytest.raises(Exception, match="longer than the model's context length"):
+        structured(proxy).create(**ask(TOO_LONG, response_model=City, max_retries=1))
 
 
 def test_a_failure_in_the_stream_raises(proxy: Proxy) -> None:

@@ -16,7 +16,7 @@ from tests.unit.translate.schema.strategies import instances, json_values, schem
 relaxed = settings(
     suppress_health_check=list(HealthCheck),
     deadline=None,
-    max_examples=3000,
+    max_examples=100,
 )
 
 
