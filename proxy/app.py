@@ -38,7 +38,15 @@ from proxy.errors import ProxyError
 from proxy.lifecycle import Lifecycle, stopping_gently
 from proxy.metrics import Metrics, RequestMetrics, show_metrics
 from proxy.middleware import Admission, RequestLog
-from proxy.narrative import ClientOptions, Jobs, NarrativeClient
+from proxy.narrative import (
+    ClientOptions,
+    Jobs,
+    JobsOptions,
+    NarrativeClient,
+    PlaceOptions,
+    SubmitOptions,
+    WatchOptions,
+)
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.settings import Settings, config_folder, is_loopback
 from proxy.state import MemoryStore, Store
@@ -113,7 +121,9 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     observe=metrics.observe,
                 )
             )
-            app.state.jobs = jobs = await stack.enter_async_context(Jobs(observe=metrics.observe))
+            app.state.jobs = jobs = await stack.enter_async_context(
+                Jobs(_jobs_options(settings), observe=metrics.observe)
+            )
             upstream = NarrativeUpstream(
                 catalog,
                 _plan_rules(settings),
@@ -324,6 +334,16 @@ def _usual_quota(settings: Settings) -> Quota:
         requests=access.requests_per_minute or None,
         tokens=access.tokens_per_minute or None,
         jobs=access.jobs_in_flight or None,
+    )
+
+
+def _jobs_options(settings: Settings) -> JobsOptions:
+    jobs = settings.jobs
+    return JobsOptions(
+        places=PlaceOptions(most=jobs.max_in_flight, patience=jobs.place_wait_s),
+        submit=SubmitOptions(in_doubt=jobs.in_doubt),
+        watch=WatchOptions(reads_per_second=jobs.reads_per_second),
+        max_submissions=jobs.max_submissions,
     )
 
 

@@ -95,6 +95,16 @@ class WebhookSettings(_Section):
 
 class JobSettings(_Section):
     deadline_s: float = Field(600.0, gt=0, description="Seconds a request may take overall; then 504 `job_timeout`.")
+    reads_per_second: float = Field(
+        10.0, gt=0, description="Upstream reads a second, for each Narrative token, to notice the end of jobs."
+    )
+    max_in_flight: int = Field(10_000, ge=1, description="Jobs in flight at a time; further requests wait for a place.")
+    place_wait_s: float = Field(5.0, ge=0, description="Seconds a request waits for a place; then 503.")
+    max_submissions: int = Field(32, ge=1, description="Submissions on their way to Narrative at a time.")
+    in_doubt: Literal["error", "resubmit"] = Field(
+        "error",
+        description="When nobody can tell whether a submission was taken: say so, or submit again and perhaps pay twice.",
+    )
 
 
 class ChatSettings(_Section):

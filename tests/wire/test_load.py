@@ -1,0 +1,27 @@
+"""More than the server may have in flight: a bounded wait, then a 503 that says when to come again."""
+
+import asyncio
+from typing import Any
+
+import httpx
+
+from tests.scripts import script
+
+
+async def test_who_finds_no_place_is_told_when_to_come_again_and_makes_no_job(make_house: Any) -> None:
+    house = make_house({"PROXY_JOBS__MAX_IN_FLIGHT": "2", "PROXY_JOBS__PLACE_WAIT_S": "0.1"})
+    endless = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": script(state="running")}]}
+    async with httpx.AsyncClient(base_url=house.url, headers={"authorization": "Bearer test-key"}) as client:
+        waiting = [asyncio.create_task(client.post("/v1/chat/completions", json=endless)) for _ in range(2)]
+        async with asyncio.timeout(30):
+            while house.in_flight() < 2:
+                await asyncio.sleep(0.01)
+        refused = await client.post("/v1/chat/completions", json=endless)
+        for call in waiting:
+            call.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    assert refused.status_code == 503
+    assert refused.json()["error"]["type"] == "overloaded_error"
+    assert refused.headers["x-should-retry"] == "true"
+    assert int(refused.headers["retry-after"]) >= 1
+    assert house.jobs_submitted() == 2
