@@ -11,7 +11,8 @@ import regex
 from proxy.translate.reply import Stamp
 from proxy.wire import openai as chat
 
-_PIECE = regex.compile(r"(?:\s*+(?:(?!\s)\X){1,40}\s*+){1,4}|\s+", regex.V1)
+_BLANK, _LETTER = r"(?:(?=\s)\X)", r"(?:(?!\s)\X)"
+_PIECE = regex.compile(rf"(?:{_BLANK}*+{_LETTER}{{1,40}}{_BLANK}*+){{1,4}}|{_BLANK}+", regex.V1)
 """A few words with the white space around them. Words of more than 40 characters are cut between characters as people see them."""
 
 

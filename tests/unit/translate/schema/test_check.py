@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.translate.schema import Limits, Violation, check, compile_schema
+from proxy.translate.schema import Limits, check, compile_schema
 
 D4, D6 = "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-06/schema#"
 D7, D19 = "http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2019-09/schema"
@@ -143,7 +143,3 @@ def test_a_schema_inside_that_names_its_draft_is_judged_by_the_same_rules() -> N
     """The library would go on with its own validator, and its backtracking patterns, from there."""
     schema = {"$schema": D7, "properties": {"a": {"$schema": D7, "pattern": "^(a+)+$"}}}
     assert found(schema, {"a": "a" * 50 + "!"}) == [("$.a", "does not match ^(a+)+$")]
-
-
-def test_violations_are_values() -> None:
-    assert Violation("$", "m") == Violation("$", "m")
