@@ -32,6 +32,7 @@ class ModelCard(BaseModel):
     owned_by: str = "narrative"
     tool_encoding: ToolEncoding = "properties"
     schema_keywords: Literal["documented", "full"] = "documented"
+    schema_bounds: bool = True
     max_schema_bytes: int = Field(default=100_000, ge=1)
     forward_stop: bool = False
     tool_history: Literal["blocks", "text"] = "blocks"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest
-from proxy.translate.schema import Limits, compile_parameters
+from proxy.translate.schema import Compiled, Limits, compile_parameters, without_bounds
 from proxy.translate.tools import OfferedTool, ToolMenu
 from proxy.wire import openai as chat
 
@@ -47,8 +47,14 @@ def menu_of(
             name=spec.name,
             upstream_name=names[spec.name],
             description=(spec.description or "").strip(),
-            parameters=compile_parameters(
-                spec.parameters, param=_path(field, index, "parameters"), keywords=card.schema_keywords, limits=limits
+            parameters=in_dialect(
+                compile_parameters(
+                    spec.parameters,
+                    param=_path(field, index, "parameters"),
+                    keywords=card.schema_keywords,
+                    limits=limits,
+                ),
+                card,
             ),
             strict=bool(spec.strict),
         )
@@ -56,7 +62,18 @@ def menu_of(
         if choice.names is None or spec.name in choice.names
     ]
     single = choice.single or request.parallel_tool_calls is False or field == "functions"
-    return ToolMenu(tuple(tools), required=choice.required, single=single, encoding=card.tool_encoding)
+    return ToolMenu(
+        tuple(tools),
+        required=choice.required,
+        single=single,
+        encoding=card.tool_encoding,
+        counted=card.schema_bounds,
+    )
+
+
+def in_dialect(compiled: Compiled, card: ModelCard) -> Compiled:
+    """A compiled schema as a model's upstream takes it."""
+    return compiled if card.schema_bounds else without_bounds(compiled)
 
 
 def _path(field: str, index: int, name: str) -> str:

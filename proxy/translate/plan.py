@@ -14,7 +14,7 @@ from proxy.translate.envelope import Envelope, StructuredAnswer
 from proxy.translate.jsontext import dump_json
 from proxy.translate.messages import Conversation, HistoryRules, called_names, translate_messages
 from proxy.translate.names import upstream_names
-from proxy.translate.offer import menu_of
+from proxy.translate.offer import in_dialect, menu_of
 from proxy.translate.schema import Limits, compile_schema
 from proxy.wire import narrative as upstream
 from proxy.wire import openai as chat
@@ -196,7 +196,7 @@ def structured_answer(wanted: chat.ResponseFormat | None, card: ModelCard, limit
         case chat.JsonSchemaFormat(json_schema=spec):
             param = "response_format.json_schema.schema"
             compiled = compile_schema(spec.schema_, param=param, keywords=card.schema_keywords, limits=limits)
-            return StructuredAnswer(compiled, strict=bool(spec.strict), as_text=as_text)
+            return StructuredAnswer(in_dialect(compiled, card), strict=bool(spec.strict), as_text=as_text)
         case chat.TextFormat(type="json_object"):
             anything = {"type": "object", "description": "The answer: a JSON object."}
             compiled = compile_schema(anything, param="response_format", keywords=card.schema_keywords, limits=limits)

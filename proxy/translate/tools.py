@@ -58,19 +58,21 @@ class ToolMenu:
         required: at least one call must be made.
         single: at most one call may be made.
         encoding: how a call is written.
+        counted: the schema says how many calls there may be; else words do.
     """
 
     tools: tuple[OfferedTool, ...]
     required: bool
     single: bool
     encoding: ToolEncoding
+    counted: bool = True
 
     def schema(self) -> JsonObject:
         """The schema of the list of calls."""
         schema: JsonObject = {"type": "array", "description": _LIST[self.required, self.single], "items": self._item()}
-        if self.required:
+        if self.required and self.counted:
             schema["minItems"] = 1
-        if self.single:
+        if self.single and self.counted:
             schema["maxItems"] = 1
         return schema
 

@@ -236,6 +236,18 @@ def test_integers_beyond_64_bits_reach_the_wire_exactly() -> None:
     assert f'{{"to":{10**30}}}' in made.run_request(data_plane_id="d", rid="r").model_dump_json()
 
 
+def test_bounds_that_an_upstream_refuses_are_told_in_words_and_still_checked() -> None:
+    card = CARD.model_copy(update={"schema_bounds": False})
+    numbers = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}, "required": ["n"]}
+    tool = {"type": "function", "function": {"name": "count", "parameters": numbers, "strict": True}}
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": numbers}}
+    for fields in ({"tools": [tool], "tool_choice": "required"}, {"response_format": wanted}):
+        sent = json.dumps(plan(card, **fields).config.output_format_schema)
+        assert "3" in sent
+        assert not any(keyword in sent for keyword in ('"minimum"', '"minItems"'))
+    assert plan(card, tools=[tool]).envelope.read({"tool_calls": [{"count": {"n": 1}}]}).fatal
+
+
 def test_asking_again_adds_the_output_and_what_was_wrong_with_it() -> None:
     again = plan().asking_again({"x": 1}, ("`x` is wrong",))
     assert [turn.role for turn in again.messages] == ["user", "assistant", "user"]
