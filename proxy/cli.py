@@ -21,7 +21,7 @@ from proxy.catalog import CatalogError, load_catalog
 from proxy.cli_keys import keys_exist, keys_group
 from proxy.errors import ProxyError
 from proxy.logs import configure_logging
-from proxy.narrative import NarrativeClient
+from proxy.narrative import ClientOptions, NarrativeClient
 from proxy.sandbox import SandboxOptions, create_sandbox
 from proxy.settings import Settings, SettingsError, config_folder, is_loopback, load_settings
 
@@ -119,7 +119,8 @@ def health(config: Path | None) -> None:
 
 
 async def _read_once(settings: Settings, api_key: str) -> None:
-    async with NarrativeClient(api_key, environment=settings.narrative.environment) as narrative:
+    options = ClientOptions(patience=5.0)
+    async with NarrativeClient(api_key, environment=settings.narrative.environment, options=options) as narrative:
         await narrative.list_jobs(type="model_inference", per_page=1)
 
 
