@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from tests.conftest import House
 from tests.scripts import script
+from tests.waiting import until
 
 MODEL = "claude-4-5-haiku"
 
@@ -55,11 +56,11 @@ async def test_cancelling_stops_the_waiting(make_house: Any) -> None:
     house: House = make_house()
     async with AsyncOpenAI(base_url=f"{house.url}/v1", api_key="test-key") as client:
         call = asyncio.create_task(client.chat.completions.create(**ask(script(state="running"))))
-        await _until(lambda: house.in_flight() == 1)
+        await until(lambda: house.in_flight() == 1)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await _until(lambda: house.in_flight() == 0)
+        await until(lambda: house.in_flight() == 0)
 
 
 async def test_leaving_a_stream_stops_the_waiting(make_house: Any) -> None:
@@ -68,7 +69,7 @@ async def test_leaving_a_stream_stops_the_waiting(make_house: Any) -> None:
         async with client.chat.completions.stream(**ask(script(state="running"))) as stream:
             await anext(aiter(stream))
             assert house.in_flight() == 1
-        await _until(lambda: house.in_flight() == 0)
+        await until(lambda: house.in_flight() == 0)
 
 
 async def test_a_failed_job_is_not_repeated(house: House) -> None:
@@ -77,9 +78,3 @@ async def test_a_failed_job_is_not_repeated(house: House) -> None:
         with pytest.raises(openai.InternalServerError):
             await client.chat.completions.create(**ask(script(fail="The GPU melted")))
     assert house.jobs_submitted() == before + 1
-
-
-async def _until(holds: Any) -> None:
-    async with asyncio.timeout(30):
-        while not holds():
-            await asyncio.sleep(0.01)

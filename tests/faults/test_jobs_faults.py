@@ -8,6 +8,7 @@ from proxy.errors import JobTimeout, UpstreamError
 from proxy.narrative import ClientOptions, Jobs, JobsOptions, NarrativeClient, WatchOptions
 from tests.faults.raw_upstream import Reply, Seen, answer, raw_upstream, silence
 from tests.faults.test_upstream_faults import ACCEPTED, DONE, HTML, KEY, request
+from tests.waiting import until
 
 QUICK = JobsOptions(watch=WatchOptions(reads_per_second=100, lost_after=0.0))
 CLIENT = ClientOptions(read_timeout=0.2, total_timeout=0.2, first_backoff=0.001, closing_grace=0.01)
@@ -127,6 +128,4 @@ async def test_a_submitted_job_that_nobody_waits_for_is_forgotten_at_its_deadlin
     ):
         await jobs.submit(request(), client, deadline=in_seconds(2))
         assert jobs.in_flight == 1
-        async with asyncio.timeout(20):
-            while jobs.in_flight:
-                await asyncio.sleep(0.01)
+        await until(lambda: not jobs.in_flight)

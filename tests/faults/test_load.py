@@ -11,6 +11,7 @@ from proxy.narrative.events import Refused
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, always, fickle_narrative, first
 from tests.faults.running import OPTIONS, Engine, engine, in_time, request
+from tests.waiting import until
 
 INSTANT = SandboxOptions(pending_s=0, running_s=0)
 
@@ -100,8 +101,7 @@ async def test_a_submission_whose_turn_does_not_come_in_time_is_turned_away() ->
         options = replace(OPTIONS, max_submissions=1, submission_patience=0.01)
         async with engine(narrative.url, options) as running:
             stuck = asyncio.create_task(submit(running))
-            while not running.jobs.submitting:
-                await asyncio.sleep(0.01)
+            await until(lambda: running.jobs.submitting)
             with pytest.raises(Overloaded) as caught:
                 await submit(running)
             assert caught.value.retry_after is not None
@@ -114,8 +114,7 @@ async def test_stopping_ends_every_wait_with_a_proper_error() -> None:
     with fickle_narrative(INSTANT) as narrative:
         async with engine(narrative.url) as running:
             callers = [asyncio.create_task(running.run(60.0)) for _ in range(20)]
-            while running.jobs.in_flight < 20:
-                await asyncio.sleep(0.01)
+            await until(lambda: running.jobs.in_flight == 20)
         for result in await asyncio.gather(*callers, return_exceptions=True):
             assert isinstance(result, Overloaded)
             assert result.job_id is not None

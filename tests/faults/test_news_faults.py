@@ -13,6 +13,7 @@ from proxy.narrative.events import Abandoned, Ended, SourceTrusted, UpstreamCall
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, Fault, always, every, fickle_narrative, first
 from tests.faults.running import OPTIONS, engine, in_time, request
+from tests.waiting import until
 
 QUICK = SandboxOptions(pending_s=0.01, running_s=0.2)
 
@@ -140,13 +141,11 @@ async def test_narrative_may_be_away_for_a_while_in_the_middle() -> None:
     with fickle_narrative(QUICK) as narrative:
         async with engine(narrative.url) as running:
             callers = asyncio.gather(*(running.run(0.3) for _ in range(50)))
-            while narrative.store.enqueued < 50:
-                await asyncio.sleep(0.01)
+            await until(lambda: narrative.store.enqueued >= 50)
             away = always(Answer(503, b""))
             narrative.meddler.before.update(get_job=away, list_jobs=away, run=away)
             late = asyncio.gather(*(running.run() for _ in range(10)))
-            while narrative.meddler.counts["run"] < 70:
-                await asyncio.sleep(0.01)
+            await until(lambda: narrative.meddler.counts["run"] >= 70)
             narrative.meddler.before.clear()
             await callers
             await late
@@ -158,13 +157,11 @@ async def test_thousands_of_callers_that_vanish_leave_nothing_behind() -> None:
     with fickle_narrative(QUICK) as narrative:
         async with engine(narrative.url) as running:
             callers = [asyncio.create_task(running.run(30.0)) for _ in range(2_000)]
-            while running.jobs.in_flight < 1_000:
-                await asyncio.sleep(0.01)
+            await until(lambda: running.jobs.in_flight >= 1_000)
             for caller in callers:
                 caller.cancel()
             await asyncio.gather(*callers, return_exceptions=True)
-            while running.jobs.submitting:
-                await asyncio.sleep(0.01)
+            await until(lambda: not running.jobs.submitting)
             assert running.jobs.in_flight == 0
             assert running.jobs.queued == 0
             assert running.count(Abandoned) == narrative.store.enqueued

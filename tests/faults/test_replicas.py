@@ -19,6 +19,7 @@ from tests.processes import running
 from tests.redis_server import serve_redis
 from tests.scripts import script
 from tests.serving import serve
+from tests.waiting import until
 
 ENDLESS = script(state="running")
 
@@ -36,9 +37,7 @@ class Site:
         return int(self.sandbox.state.store.enqueued)
 
     async def submitted(self, jobs: int) -> None:
-        async with asyncio.timeout(60):
-            while self.enqueued < jobs:
-                await asyncio.sleep(0.01)
+        await until(lambda: self.enqueued >= jobs)
 
 
 @contextmanager

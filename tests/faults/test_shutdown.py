@@ -16,6 +16,7 @@ from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, create_sandbox
 from tests.processes import running
 from tests.scripts import script
 from tests.serving import serve
+from tests.waiting import until
 
 HEADERS = {"authorization": "Bearer test-key"}
 ENDLESS = script(state="running")
@@ -60,9 +61,7 @@ def chat(client: httpx.AsyncClient, content: str, stream: bool = False) -> async
 
 
 async def submitted(pair: Pair, jobs: int) -> None:
-    async with asyncio.timeout(30):
-        while pair.store.enqueued < jobs:
-            await asyncio.sleep(0.01)
+    await until(lambda: pair.store.enqueued >= jobs)
 
 
 async def in_flight(client: httpx.AsyncClient, jobs: int) -> None:

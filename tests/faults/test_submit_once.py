@@ -13,6 +13,7 @@ from proxy.narrative.events import Resubmitted, Submitted
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, Served, always, every, fickle_narrative, first
 from tests.faults.running import OPTIONS, engine, in_time, request
+from tests.waiting import until
 
 INSTANT = SandboxOptions(pending_s=0, running_s=0)
 LOST = {
@@ -157,12 +158,10 @@ async def test_a_caller_that_leaves_during_a_submission_has_nothing_sent_again_f
         narrative.meddler.before["run"] = always(Answer(502))
         async with engine(narrative.url) as running:
             caller = asyncio.create_task(running.jobs.submit(request(), running.client, deadline=in_time()))
-            while not narrative.meddler.counts["list_jobs"]:
-                await asyncio.sleep(0.01)
+            await until(lambda: narrative.meddler.counts["list_jobs"])
             caller.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await caller
             assert running.jobs.in_flight == 0
-            while running.jobs.submitting:
-                await asyncio.sleep(0.01)
+            await until(lambda: not running.jobs.submitting)
         assert narrative.meddler.counts["run"] == 1

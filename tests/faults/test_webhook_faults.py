@@ -18,6 +18,7 @@ from proxy.narrative.events import Ended, SourceTrusted, UpstreamCalled
 from proxy.sandbox import RunningSandbox, SandboxOptions, serve_sandbox
 from tests.faults.running import OPTIONS, Engine, engine, request
 from tests.serving import serve
+from tests.waiting import until
 
 FEW_READS = 0.2
 """A second: so few that webhooks are always first."""
@@ -149,8 +150,7 @@ async def test_genuine_nonsense_is_unreadable_and_harmless(body: bytes) -> None:
 async def test_deliveries_for_other_parties_jobs_are_taken_and_forgotten() -> None:
     async with subscribed() as (running, inbox, _):
         await running.client.run_model_inference(request(0.0))
-        while not inbox.receipts:
-            await asyncio.sleep(0.01)
+        await until(lambda: inbox.receipts)
         assert set(inbox.receipts) == {Receipt.ACCEPTED}
         assert running.count(Ended) == 0
 

@@ -11,6 +11,7 @@ from proxy.sandbox import SANDBOX_DATA_PLANE, Fault
 from tests.conftest import House
 from tests.folding import fold
 from tests.scripts import script
+from tests.waiting import until
 
 HELLO = {"messages": [{"role": "user", "content": "Hello!"}]}
 KEY = {"idempotency-key": "order-1"}
@@ -33,12 +34,6 @@ def call(**arguments: Any) -> dict[str, Any]:
 
 def client_of(house: House) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=house.url, headers={"authorization": "Bearer test-key"}, timeout=30)
-
-
-async def until(holds: Any) -> None:
-    async with asyncio.timeout(30):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 async def leave(house: House, request: dict[str, Any], **headers: str) -> None:

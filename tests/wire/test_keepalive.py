@@ -8,6 +8,7 @@ import httpx
 
 from tests.conftest import House
 from tests.scripts import script
+from tests.waiting import until
 
 OFTEN = {"PROXY_CHAT__KEEPALIVE_JSON_S": "0.02"}
 SELDOM = {"PROXY_CHAT__KEEPALIVE_JSON_S": "60"}
@@ -66,5 +67,4 @@ async def test_a_client_that_leaves_after_the_first_blank_stops_the_waiting(make
         async with client.stream("POST", "/v1/chat/completions", json=ask(script(state="running"))) as answer:
             assert await anext(answer.aiter_raw()) == b" "
             assert house.in_flight() == 1
-        while house.in_flight() > 0:
-            await asyncio.sleep(0.01)
+        await until(lambda: house.in_flight() == 0)

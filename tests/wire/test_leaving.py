@@ -8,6 +8,7 @@ import pytest
 
 from tests.conftest import House
 from tests.scripts import script
+from tests.waiting import until
 
 ENDLESS = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": script(state="running")}]}
 HEADERS = {"authorization": "Bearer test-key"}
@@ -21,11 +22,11 @@ async def test_a_client_that_leaves_stops_the_waiting_at_once(make_house: Any, s
             asyncio.create_task(client.post("/v1/chat/completions", json={**ENDLESS, "stream": stream}))
             for _ in range(5)
         ]
-        await _until(lambda: house.in_flight() == 5)
+        await until(lambda: house.in_flight() == 5)
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        await _until(lambda: house.in_flight() == 0)
+        await until(lambda: house.in_flight() == 0)
         answer = await client.post(
             "/v1/chat/completions", json={**ENDLESS, "messages": [{"role": "user", "content": "hi"}]}
         )
@@ -42,15 +43,8 @@ async def test_many_abandoned_requests_leave_no_job_in_flight(make_house: Any) -
                 asyncio.create_task(client.post("/v1/chat/completions", json={**ENDLESS, "stream": index % 2 == 0}))
                 for index in range(50)
             ]
-            await _until(lambda: house.in_flight() == 50)
+            await until(lambda: house.in_flight() == 50)
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
-            await _until(lambda: house.in_flight() == 0)
-
-
-async def _until(holds: Any) -> None:
-    """Wait for something to hold, by asking again and again; the test's own deadline is generous."""
-    async with asyncio.timeout(30):
-        while not holds():
-            await asyncio.sleep(0.01)
+            await until(lambda: house.in_flight() == 0)

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 
 from tests.scripts import script
+from tests.waiting import until
 
 
 async def test_who_finds_no_place_is_told_when_to_come_again_and_makes_no_job(make_house: Any) -> None:
@@ -13,9 +14,7 @@ async def test_who_finds_no_place_is_told_when_to_come_again_and_makes_no_job(ma
     endless = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": script(state="running")}]}
     async with httpx.AsyncClient(base_url=house.url, headers={"authorization": "Bearer test-key"}) as client:
         waiting = [asyncio.create_task(client.post("/v1/chat/completions", json=endless)) for _ in range(2)]
-        async with asyncio.timeout(30):
-            while house.in_flight() < 2:
-                await asyncio.sleep(0.01)
+        await until(lambda: house.in_flight() == 2)
         refused = await client.post("/v1/chat/completions", json=endless)
         for call in waiting:
             call.cancel()

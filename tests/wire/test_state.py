@@ -1,7 +1,7 @@
 """State that replicas share: the same promises as in memory, across processes and through outages."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
@@ -11,6 +11,7 @@ import pytest
 from proxy.state.redis import RedisStore
 from tests.faults.relay import relay_to
 from tests.redis_server import serve_redis
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +25,6 @@ async def replicas(url: str) -> Any:
     async with AsyncExitStack() as stack:
         prefix = f"{uuid4()}:"
         yield [await stack.enter_async_context(RedisStore(url, prefix)) for _ in range(2)]
-
-
-async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
-        while not await holds():
-            await asyncio.sleep(0.02)
 
 
 async def test_of_many_who_add_a_field_all_see_the_same_value(replicas: list[RedisStore]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import House
 from tests.faults.relay import relay_to
 from tests.redis_server import serve_redis
+from tests.waiting import until
 
 PATH = "/narrative/webhook"
 
@@ -27,9 +28,7 @@ async def subscribed(make_house: Any, replicas: int = 1, **environ: str) -> Asyn
             await asyncio.to_thread(make_house, {**environ, "NARRATIVE_ENVIRONMENT": first.sandbox_url})
             for _ in range(replicas - 1)
         ]
-        async with asyncio.timeout(30):
-            while not await subscriptions(first):
-                await asyncio.sleep(0.02)
+        await until(lambda: subscriptions(first))
         yield [first, *others]
 
 

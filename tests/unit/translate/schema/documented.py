@@ -2,20 +2,9 @@
 
 from typing import Any
 
-DOCUMENTED = frozenset(
-    {"type", "properties", "required", "additionalProperties", "items", "enum", "minLength", "maxLength", "pattern"}
-    | {
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-        "minItems",
-        "maxItems",
-        "uniqueItems",
-    }
-    | {"description", "title"}
-)
+from tests.contract import DOCUMENTED_KEYWORDS
+
+DOCUMENTED = frozenset(DOCUMENTED_KEYWORDS)
 
 
 def keywords_in(schema: dict[str, Any]) -> set[str]:
