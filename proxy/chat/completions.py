@@ -1,8 +1,8 @@
 """`POST /v1/chat/completions`: the order of the stops on a request's way, and nothing else.
 
-    key → body → request → terms → upstream accepts │ completion → JSON
-                                                    │ chunks → events
-                                          the point of no return
+key → body → request → terms → upstream accepts │ completion → JSON
+                                                │ chunks → events
+                                      the point of no return
 """
 
 from starlette.requests import Request
