@@ -17,6 +17,7 @@ from proxy.state import Store
 from proxy.wire.narrative import Job
 
 PATH: Final = "/narrative/webhook"
+_ROLE: Final = "webhooks"
 _TOPIC: Final = "ended"
 _LEAD_EVERY_S: Final = 1.5
 _MOST_UNTOLD: Final = 1_000
@@ -64,8 +65,8 @@ class Deliveries:
         async with AsyncExitStack() as stack:
             subscribed = False
             while True:
-                leads = await self._store.lead("webhooks")
-                if leads and not subscribed:
+                standing = await self._store.join(_ROLE)
+                if standing.leads and not subscribed:
                     await stack.enter_async_context(self._webhooks)
                     subscribed = True
                 await asyncio.sleep(_LEAD_EVERY_S)

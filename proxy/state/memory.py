@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import uuid4
 
+from proxy.state.store import BY_ITSELF, Standing
+
 MOST_RECORDS: Final = 100_000
 MOST_BYTES: Final = 64 * 1024 * 1024
 _OVERHEAD: Final = 400
@@ -83,8 +85,11 @@ class MemoryStore:
     async def alive(self, replica: str) -> bool:
         return replica == self.replica
 
-    async def lead(self, role: str) -> bool:
-        return True
+    async def join(self, role: str) -> Standing:
+        return BY_ITSELF
+
+    async def leave(self, role: str) -> None:
+        return None
 
     async def publish(self, topic: str, message: str) -> None:
         return None

@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, WatchError
 
 from proxy.state.memory import MemoryStore
+from proxy.state.store import BY_ITSELF, Standing
 
 T = TypeVar("T")
 CALL_TIMEOUT_S: Final = 2.0
@@ -27,6 +28,27 @@ _MOST_CONNECTIONS: Final = 50
 _POOL_TIMEOUT_S: Final = 10.0
 _MIRRORED_S: Final = 600.0
 """How long a replica remembers by itself what it wrote."""
+
+# KEYS: who leads, and who takes part until when. By the server's clock: those of replicas may differ.
+_JOIN: Final = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+local leader = redis.call('GET', KEYS[1])
+local leads = (not leader or leader == ARGV[1]) and 1 or 0
+if leads == 1 then
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+return {leads, redis.call('ZCARD', KEYS[2])}
+"""
+_LEAVE: Final = """
+redis.call('ZREM', KEYS[2], ARGV[1])
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+    redis.call('DEL', KEYS[1])
+end
+"""
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +76,8 @@ class RedisStore:
                 retry=Retry(NoBackoff(), 1),
             )
         )
+        self._join = self._redis.register_script(_JOIN)
+        self._leave = self._redis.register_script(_LEAVE)
         self._prefix = prefix
         self._on_failure = on_failure
         self._mirror = MemoryStore()
@@ -146,18 +170,15 @@ class RedisStore:
         # While nobody can be asked, another replica may well be alive.
         return bool(await self._ask(lambda: self._redis.exists(self._replica_key(replica)), lambda: _value(1)))
 
-    async def lead(self, role: str) -> bool:
-        key = f"{self._prefix}lead:{role}"
+    async def join(self, role: str) -> Standing:
+        async def ask() -> Standing:
+            leads, members = await self._join(keys=self._role_keys(role), args=[self.replica, round(LEASE_S * 1000)])
+            return Standing(bool(leads), members)
 
-        async def ask() -> bool:
-            if await self._redis.set(key, self.replica, nx=True, px=round(LEASE_S * 1000)):
-                return True
-            if await self._redis.get(key) != self.replica:
-                return False
-            await self._redis.pexpire(key, round(LEASE_S * 1000))
-            return True
+        return await self._ask(ask, lambda: _value(BY_ITSELF))
 
-        return await self._ask(ask, lambda: _value(True))
+    async def leave(self, role: str) -> None:
+        await self._ask(lambda: self._leave(keys=self._role_keys(role), args=[self.replica]), lambda: _value(None))
 
     async def publish(self, topic: str, message: str) -> None:
         await self._ask(
@@ -230,6 +251,10 @@ class RedisStore:
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}{name}"
+
+    def _role_keys(self, role: str) -> tuple[str, str]:
+        # The braces keep both in one slot of a cluster, as a script needs it.
+        return f"{self._prefix}{{{role}}}:leader", f"{self._prefix}{{{role}}}:members"
 
     def _replica_key(self, replica: str) -> str:
         return f"{self._prefix}replica:{replica}"

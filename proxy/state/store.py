@@ -4,7 +4,25 @@ A store never raises: a shared one that is away lets this replica go on by itsel
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A replica's part in a role.
+
+    Args:
+        leads: it is the one that acts for all.
+        members: how many take part, this one included.
+    """
+
+    leads: bool
+    members: int
+
+
+BY_ITSELF = Standing(leads=True, members=1)
+"""The part of a replica that sees no other."""
 
 
 class Store(Protocol):
@@ -40,8 +58,11 @@ class Store(Protocol):
     async def alive(self, replica: str) -> bool:
         """Whether a replica still runs. A killed one counts as alive for a few seconds."""
 
-    async def lead(self, role: str) -> bool:
-        """Be, or stay, the one replica with this role. Asked again every second or two; lost a few seconds after the last time."""
+    async def join(self, role: str) -> Standing:
+        """Take part in a role; of those who do, one leads. Asked again every second or two; over a few seconds after the last time."""
+
+    async def leave(self, role: str) -> None:
+        """Take part no more, and let another lead at once."""
 
     async def publish(self, topic: str, message: str) -> None:
         """Tell all other replicas."""

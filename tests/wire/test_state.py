@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 
+from proxy.state import BY_ITSELF, Standing
 from proxy.state.redis import RedisStore
 from tests.faults.relay import relay_to
 from tests.redis_server import serve_redis
@@ -71,12 +72,34 @@ async def test_a_replica_that_ended_is_not_alive_and_one_that_runs_is(url: str) 
         assert not await here.alive("")
 
 
-async def test_one_leads_at_a_time(replicas: list[RedisStore]) -> None:
+async def test_of_those_who_take_part_in_a_role_one_leads(replicas: list[RedisStore]) -> None:
     one, other = replicas
-    assert await one.lead("feed")
-    assert not await other.lead("feed")
-    assert await one.lead("feed")
-    assert await other.lead("another role")
+    assert await one.join("feed") == Standing(leads=True, members=1)
+    assert await other.join("feed") == Standing(leads=False, members=2)
+    assert await one.join("feed") == Standing(leads=True, members=2)
+    assert await other.join("another role") == Standing(leads=True, members=1)
+
+
+async def test_who_leaves_a_role_lets_another_lead_at_once(replicas: list[RedisStore]) -> None:
+    one, other = replicas
+    await one.join("feed")
+    await other.join("feed")
+    await other.leave("feed")
+    assert await one.join("feed") == Standing(leads=True, members=1)
+    await one.leave("feed")
+    assert await other.join("feed") == Standing(leads=True, members=1)
+
+
+async def test_who_does_not_ask_again_loses_the_role(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.state.redis.LEASE_S", 0.1)
+    prefix = f"{uuid4()}:"
+    async with RedisStore(url, prefix) as one, RedisStore(url, prefix) as other:
+        await one.join("feed")
+
+        async def leads_alone() -> bool:
+            return await other.join("feed") == Standing(leads=True, members=1)
+
+        await until(leads_alone)
 
 
 async def test_what_is_published_reaches_the_others_and_not_oneself(url: str) -> None:
@@ -111,7 +134,8 @@ async def test_while_redis_is_away_each_replica_goes_on_with_what_it_wrote(url: 
             await store.put("s", "f", "1", ttl_s=60)
             await store.remove("s")
             await store.publish("news", "nobody hears it")
-            assert await store.lead("feed"), "each replica for itself"
+            assert await store.join("feed") == BY_ITSELF
+            await store.leave("feed")
             relay.mend()
 
             async def is_back() -> bool:

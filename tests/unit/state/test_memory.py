@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.state import MemoryStore
+from proxy.state import BY_ITSELF, MemoryStore
 
 
 class Clock:
@@ -73,4 +73,6 @@ async def test_only_this_process_is_alive_and_it_leads() -> None:
     store = MemoryStore()
     assert await store.alive(store.replica)
     assert not await store.alive(MemoryStore().replica)
-    assert await store.lead("feed")
+    assert await store.join("feed") == BY_ITSELF
+    await store.leave("feed")
+    assert await store.join("feed") == BY_ITSELF
