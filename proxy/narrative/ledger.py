@@ -104,16 +104,26 @@ class Ledger:
     def get(self, job_id: str) -> Entry | None:
         return self._entries.get(job_id)
 
-    def open(
+    def open(  # noqa: PLR0913
         self,
         job: Job,
         client: NarrativeClient,
         *,
         deadline: float,
         model: str = "",
+        sent: float | None = None,
         on_left: Callable[[], None] | None = None,
     ) -> Entry:
-        """The entry of a job, made when there is none. `on_left` is called even then: once, when the entry leaves."""
+        """The entry of a job, made when there is none.
+
+        Args:
+            job: its record, as far as it is known.
+            client: reads it.
+            deadline: loop time after which nobody waits for it.
+            model: its model.
+            sent: loop time of its submission, for a job that does not say itself when it was created; now when None.
+            on_left: called once, when the entry leaves; at once when there is one already.
+        """
         entry = self._entries.get(job.id)
         if entry is not None:
             entry.deadline = max(entry.deadline, deadline)
@@ -121,12 +131,11 @@ class Ledger:
                 on_left()
             return entry
         loop = asyncio.get_running_loop()
-        age = max(time.time() - job.created_at.timestamp(), 0.0) if job.created_at else 0.0
         entry = Entry(
             job=job,
             client=client.without_repeats(),
             model=model,
-            started=loop.time() - age,
+            started=_started(job, loop.time() if sent is None else sent),
             deadline=deadline,
             end=loop.create_future(),
             on_left=on_left,
@@ -175,6 +184,13 @@ class Ledger:
             self.close(entry)
         elif (loop := asyncio.get_running_loop()).time() < entry.deadline:
             entry.expiry = loop.call_at(entry.deadline, self._expire, entry)
+
+
+def _started(job: Job, sent: float) -> float:
+    """Loop time at which a job was created, as far as anybody says."""
+    if job.created_at is None:
+        return sent
+    return asyncio.get_running_loop().time() - max(time.time() - job.created_at.timestamp(), 0.0)
 
 
 def says_all(job: Job) -> bool:

@@ -47,13 +47,14 @@ class SubmitOptions:
 @dataclass(slots=True, eq=False)
 class Ticket:
     """One submission on its way. `since`: it may have been made by another process, at that time (seconds since 1970) or later.
-    `abandoned`: nobody waits for it any more, so nothing is sent again."""
+    `abandoned`: nobody waits for it any more, so nothing is sent again. `sent`: loop time of the last attempt."""
 
     request: RunRequest
     client: NarrativeClient
     deadline: float
     since: float | None = None
     abandoned: bool = False
+    sent: float | None = None
     tag: str | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class Submitter:
         self._options = options
         self._known = known
         self._observe = observe
-        self._finders: dict[tuple[tuple[str, str], str], Finder] = {}
+        self._finders: dict[tuple[str, str], Finder] = {}
 
     async def submit(self, ticket: Ticket) -> Job:
         """The submitted job; it may have ended already when it was found by its tag.
@@ -90,6 +91,7 @@ class Submitter:
                 raise UpstreamError("Whether the job was started already is unknown", code="narrative_submit_unknown")
         for attempt in range(1, self._options.attempts + 1):
             begun = datetime.fromtimestamp(time.time(), UTC)
+            ticket.sent = asyncio.get_running_loop().time()
             try:
                 job = await ticket.client.run_model_inference(ticket.request, deadline=ticket.deadline)
                 return self._submitted(ticket, job, started, adopted=False)

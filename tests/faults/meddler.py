@@ -42,12 +42,14 @@ class Passing:
 
 @dataclass
 class Meddler:
-    """Set `before` to answer without the sandbox, `after` to lose what it answered, `edits` to change it, by operation."""
+    """Set `before` to answer without the sandbox, `after` to lose what it answered, `edits` to change it, and
+    `delays` to answer that many seconds after it did, by operation."""
 
     app: Starlette
     before: dict[str, Fault] = field(default_factory=dict)
     after: dict[str, Fault] = field(default_factory=dict)
     edits: dict[str, Edit] = field(default_factory=dict)
+    delays: dict[str, float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     tokens: list[tuple[str, str]] = field(default_factory=list)
 
@@ -64,6 +66,7 @@ class Meddler:
         answer = self._judge(self.before, passing)
         if answer is None:
             status, body = await _call(self.app, scope, receive)
+            await asyncio.sleep(self.delays.get(passing.operation, 0.0))
             answer = self._judge(self.after, passing)
             if answer is None:
                 edit = self.edits.get(passing.operation)

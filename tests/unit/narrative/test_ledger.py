@@ -1,4 +1,5 @@
 import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
@@ -70,6 +71,17 @@ async def test_a_job_has_one_entry_and_the_place_of_the_second_is_given_back_at_
     made.close(one)
     assert given_back == [2, 1]
     assert len(made) == 0
+
+
+async def test_a_job_is_as_old_as_it_says_or_else_as_its_submission() -> None:
+    made, _ = ledger()
+    client = cast(NarrativeClient, Client())
+    now = asyncio.get_running_loop().time()
+    created = datetime.now(UTC) - timedelta(seconds=30)
+    told = made.open(Job(id="job-1", created_at=created), client, deadline=now + 60, sent=now - 5)
+    untold = made.open(Job(id="job-2"), client, deadline=now + 60, sent=now - 5)
+    assert told.started == pytest.approx(now - 30, abs=1)
+    assert untold.started == now - 5
 
 
 async def test_every_wait_can_be_ended_with_an_error() -> None:
