@@ -122,7 +122,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 )
             )
             app.state.jobs = jobs = await stack.enter_async_context(
-                Jobs(_jobs_options(settings), observe=metrics.observe)
+                Jobs(_jobs_options(settings), observe=metrics.observe, store=store)
             )
             upstream = NarrativeUpstream(
                 catalog,
@@ -256,6 +256,11 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
     metrics.watch("proxy_requests_in_flight", "Requests being answered.", lambda: lifecycle.in_flight)
     metrics.watch("proxy_jobs_in_flight", "Jobs that are waited for.", lambda: jobs.in_flight)
     metrics.watch("proxy_submissions_waiting", "Submissions that wait for a place.", lambda: jobs.queued)
+    metrics.watch(
+        "proxy_accounts_led",
+        "Accounts whose jobs this replica reads, for the others too.",
+        lambda: sum(standing.leads for standing in jobs.standings),
+    )
     metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
 
 

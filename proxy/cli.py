@@ -231,13 +231,13 @@ def _run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
     listener = config.bind_socket()
     banner = banner.format(url=f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}")
     if server.workers > 1:
-        click.echo(banner)
         if settings.state.url is None:
             click.echo(
                 f"{server.workers} workers without PROXY_STATE__URL (a Redis): each knows only its own requests, so a repeat that "
                 "reaches another worker is paid again, limits count per worker, and each worker reads Narrative's jobs for itself.",
                 err=True,
             )
+        click.echo(banner)
         Multiprocess(config, sockets=[listener]).run()
     else:
         _Server(config, banner).run(sockets=[listener])

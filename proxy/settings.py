@@ -96,7 +96,9 @@ class WebhookSettings(_Section):
 class JobSettings(_Section):
     deadline_s: float = Field(600.0, gt=0, description="Seconds a request may take overall; then 504 `job_timeout`.")
     reads_per_second: float = Field(
-        10.0, gt=0, description="Upstream reads a second, for each Narrative token, to notice the end of jobs."
+        10.0,
+        gt=0,
+        description="Upstream reads a second, for each Narrative token, of all replicas together, to notice the end of jobs.",
     )
     max_in_flight: int = Field(10_000, ge=1, description="Jobs in flight at a time; further requests wait for a place.")
     place_wait_s: float = Field(5.0, ge=0, description="Seconds a request waits for a place; then 503.")

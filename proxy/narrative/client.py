@@ -11,6 +11,7 @@ Source: shared contract `narrative.md`.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
@@ -67,6 +68,7 @@ class NarrativeClient:
                 "the Narrative API key holds characters that no header can carry", code="narrative_unauthorized"
             )
         self._api_key = api_key
+        self._account = hashlib.sha256(f"{transport.base_url}\0{api_key}".encode()).hexdigest()[:32]
         self._transport = transport
         self._owner = owner
         self._repeats = repeats
@@ -85,9 +87,9 @@ class NarrativeClient:
         return self._copy(self._api_key, repeats=False)
 
     @property
-    def account(self) -> tuple[str, str]:
-        """Base URL and API key: calls with the same account share Narrative's limits. Secret: not for logs."""
-        return self._transport.base_url, self._api_key
+    def account(self) -> str:
+        """A digest of base URL and API key: calls with the same account share Narrative's limits."""
+        return self._account
 
     @property
     def base_url(self) -> str:

@@ -32,7 +32,7 @@ class FeedCursor:
         self._told = True
         self.running = False
         self.reads = 0
-        """Reads that were answered."""
+        """Reads that were answered, another replica's among them."""
         self._started = float("-inf")
         self._failures = 0
         self._last_read = float("-inf")
@@ -40,6 +40,11 @@ class FeedCursor:
         self._seen: dict[str, None] = {}
         self._pages = 0
         self._expected = 0.0
+
+    @property
+    def shown(self) -> frozenset[str]:
+        """The ids of the jobs that the last read showed."""
+        return self._known
 
     @property
     def reliable(self) -> bool:
@@ -79,16 +84,24 @@ class FeedCursor:
         new = sum(job_id not in self._known for job_id in self._seen) if self._known else 0
         self._expected = max(new, 0.8 * self._expected)
         self._known = frozenset(self._seen)
+        self._answered(now)
+
+    def read_elsewhere(self, ids: frozenset[str], now: float) -> None:
+        """Another replica read it, which showed these jobs."""
+        self._known = ids or self._known
+        self._answered(now)
+
+    def failed(self) -> None:
+        """A read was not answered."""
+        self._failures += 1
+        self._tell()
+
+    def _answered(self, now: float) -> None:
         self._last_read = now
         self.reads += 1
         self._failures = 0
         self.trust.settle(self.reads)
         self.trust.soften()
-        self._tell()
-
-    def failed(self) -> None:
-        """A read was not answered."""
-        self._failures += 1
         self._tell()
 
     def _tell(self) -> None:

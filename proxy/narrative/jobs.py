@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -16,6 +16,7 @@ from proxy.narrative.news import News
 from proxy.narrative.places import PlaceOptions, Places
 from proxy.narrative.reader import WatchOptions
 from proxy.narrative.submit import SubmitOptions, Submitter, Ticket
+from proxy.state import MemoryStore, Standing, Store
 from proxy.wire.narrative import Job, RunRequest
 
 log = logging.getLogger(__name__)
@@ -43,13 +44,16 @@ class Jobs:
     Args:
         options: bounds and habits.
         observe: told what happens, for metrics and journals; it must be quick and must not raise.
+        store: shared with other processes that run jobs of the same accounts, so that one of them reads for all.
     """
 
-    def __init__(self, options: JobsOptions | None = None, *, observe: Observer = ignore) -> None:
+    def __init__(
+        self, options: JobsOptions | None = None, *, observe: Observer = ignore, store: Store | None = None
+    ) -> None:
         self._options = options = options or JobsOptions()
         self._observe = observe
         self._ledger = Ledger()
-        self._news = News(self._ledger, options.watch, observe)
+        self._news = News(self._ledger, options.watch, observe, store or MemoryStore())
         self._ledger.listener = self._news
         self._places = Places(options.places)
         self._submitter = Submitter(options.submit, self._ledger, observe)
@@ -91,9 +95,9 @@ class Jobs:
         return len(self._submissions)
 
     @property
-    def modes(self) -> Mapping[str, int]:
-        """How many accounts are watched in which mode."""
-        return self._news.modes
+    def standings(self) -> Collection[Standing]:
+        """This replica's part in following each of the accounts that it follows."""
+        return self._news.standings
 
     def expect_push(self) -> None:
         """Webhooks are subscribed to: `hint` will be told of ends, and they can earn trust."""
@@ -125,11 +129,14 @@ class Jobs:
         arrived = asyncio.get_running_loop().time()
         try:
             await self._places.take(deadline)
-            job = await self._send_in_place(Ticket(request, client, deadline, since), arrived)
+            ticket = Ticket(request, client, deadline, since)
+            job = await self._send_in_place(ticket, arrived)
         except Overloaded:
             self._observe(Refused(self.in_flight))
             raise
-        self._ledger.open(job, client, deadline=deadline, model=request.model, on_left=self._places.give_back)
+        self._ledger.open(
+            job, client, deadline=deadline, model=request.model, sent=ticket.sent, on_left=self._places.give_back
+        )
         return job
 
     async def _send_in_place(self, ticket: Ticket, arrived: float) -> Job:

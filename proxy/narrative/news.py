@@ -7,35 +7,44 @@
 | hints (webhooks) | nothing | can be lost, late, twice, forged |
 | sweep (looks at late jobs) | a little | slow |
 
+Of the replicas that share a store one reads the feed of an account, and tells the others (`peers.py`).
 `pace.py` says who is used when, `watch.py` does it, `trust.py` notices who cannot be relied on.
 """
 
 import asyncio
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from types import TracebackType
 from typing import Final, Self
 
 from proxy.narrative.cadence import Cadence
 from proxy.narrative.events import Ended, Observer, SourceTrusted
 from proxy.narrative.ledger import Entry, Ledger, says_all
+from proxy.narrative.peers import TOPIC, Part, Shown
 from proxy.narrative.reader import WatchOptions
 from proxy.narrative.trust import Trust
 from proxy.narrative.watch import Watch
+from proxy.state import Standing, Store
 from proxy.wire.narrative import Job
 
 _MOST_IDLE_WATCHES: Final = 256
 _MOST_EARLY: Final = 2_000
+_PARTS_EVERY: Final = 1.0
 _PUSH_PATIENCE: Final = 3.0
 _PUSH_START: Final = 0.8
 _PUSH_SPACING: Final = 0.1
 
 
 class News:
-    """Brings news of the ledger's jobs. An async context manager, and the ledger's listener."""
+    """Brings news of the ledger's jobs. An async context manager, and the ledger's listener.
 
-    def __init__(self, ledger: Ledger, options: WatchOptions, observe: Observer) -> None:
+    Args:
+        store: where replicas agree on who reads, and tell each other what they read.
+    """
+
+    def __init__(self, ledger: Ledger, options: WatchOptions, observe: Observer, store: Store) -> None:
         self._ledger = ledger
+        self._store = store
         self._options = options
         self._observe = observe
         self._cadence = Cadence()
@@ -46,21 +55,28 @@ class News:
             _PUSH_SPACING,
             on_change=lambda reliable: observe(SourceTrusted("webhook", reliable)),
         )
-        self._watches: dict[tuple[str, str], Watch] = {}
+        self._watches: dict[str, Watch] = {}
+        self._parts: asyncio.Task[None] | None = None
         self._early: OrderedDict[str, None] = OrderedDict()
 
     async def __aenter__(self) -> Self:
+        if self._store.shared:
+            self._store.listen(TOPIC, self._told)
+            self._parts = asyncio.create_task(self._keep_parts())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._parts is not None:
+            self._parts.cancel()
+            await asyncio.wait({self._parts})
         await asyncio.gather(*(watch.aclose() for watch in self._watches.values()))
 
     @property
-    def modes(self) -> Counter[str]:
-        """How many accounts with jobs in flight are watched in which mode."""
-        return Counter(watch.mode.name.lower() for watch in self._watches.values() if len(watch))
+    def standings(self) -> list[Standing]:
+        """This replica's part in following each of the accounts that it follows."""
+        return [watch.standing for watch in self._watches.values() if not watch.idle]
 
     # ------------------------------------------------------------ the ledger's listener
 
@@ -119,6 +135,19 @@ class News:
         if len(self._early) > _MOST_EARLY:
             self._early.popitem(last=False)
 
+    # ------------------------------------------------------------ among replicas
+
+    async def _keep_parts(self) -> None:
+        while True:
+            for watch in list(self._watches.values()):
+                await watch.keep_part()
+            await asyncio.sleep(_PARTS_EVERY)
+
+    def _told(self, message: str) -> None:
+        shown = Shown.of(message)
+        if shown and (watch := self._watches.get(shown.account)):
+            watch.told(shown)
+
     # ------------------------------------------------------------ watches
 
     def _watch(self, entry: Entry) -> Watch:
@@ -128,13 +157,19 @@ class News:
         if watch is None:
             self._make_room()
             watch = self._watches[account] = Watch(
-                self._ledger, entry.client, self._cadence, self._options, self._push, self._observe
+                self._ledger,
+                entry.client,
+                Part(self._store, account),
+                self._cadence,
+                self._options,
+                self._push,
+                self._observe,
             )
         return watch
 
     def _make_room(self) -> None:
         if len(self._watches) >= _MOST_IDLE_WATCHES:
-            idle = next((account for account, watch in self._watches.items() if not len(watch)), None)
+            idle = next((account for account, watch in self._watches.items() if watch.idle), None)
             if idle is not None:
                 del self._watches[idle]
 

@@ -7,6 +7,9 @@
 | many jobs | a slow sweep of late ones | three states, fast |
 | many jobs, feed proved unreliable | all of them, in turn | slower |
 | webhooks proved reliable | a slow sweep of late ones | a glance now and then |
+
+Replicas that follow the same account share one budget: one of them reads the feed for all, even for a few jobs, and each takes its part
+of the looks.
 """
 
 from collections.abc import Mapping
@@ -42,6 +45,8 @@ class Load:
         late: those of them that take longer than jobs of their model do.
         silence: seconds since the last news of an end, or since the first job came.
         feed_reliable, push_reliable: whether the feed and webhooks keep their word.
+        leads: whether this replica reads the feed.
+        members: replicas that follow the account's jobs.
     """
 
     active: int
@@ -49,6 +54,13 @@ class Load:
     silence: float
     feed_reliable: bool
     push_reliable: bool
+    leads: bool = True
+    members: int = 1
+
+    @property
+    def serves(self) -> bool:
+        """Whether other replicas count on what this one reads."""
+        return self.leads and self.members > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +70,7 @@ class Pace:
     Args:
         look_gap: between two looks at the same job, where all are looked at in turn.
         sweep_rate: looks a second at late jobs, where they are swept.
-        feed_gaps: between two reads of each state's feed; no feed when empty.
+        feed_gaps: between two reads of each state's feed; empty when this replica reads none.
     """
 
     mode: Mode
@@ -80,19 +92,20 @@ _GLANCE: Final = {JobState.COMPLETED: 0.05, JobState.FAILED: 0.03, JobState.CANC
 def pace(load: Load, rate: float) -> Pace:
     """What to read and how often, for `rate` reads a second."""
     mode = _mode(load)
-    slow = 1.0 if load.active > load.late else min(max(load.silence / _GRACE_OF_SILENCE, 1.0), _SLOWEST)
+    outliers_only = load.active == load.late and not load.serves
+    slow = min(max(load.silence / _GRACE_OF_SILENCE, 1.0), _SLOWEST) if outliers_only else 1.0
     parts = {Mode.FEED: _FEED, Mode.LOOKS_AND_FEED: _DEMOTED_FEED, Mode.PUSH: _GLANCE}.get(mode, {})
-    left = rate * (_USED - sum(parts.values()))
+    left = rate * (_USED - sum(parts.values())) / load.members
     look_gap = max(_SHORTEST_LOOK, load.active / left) * slow
-    feed_gaps = {str(state): slow / (rate * part) for state, part in parts.items()}
+    feed_gaps = {str(state): slow / (rate * part) for state, part in parts.items()} if load.leads else {}
     return Pace(mode, look_gap, left / slow, feed_gaps)
 
 
 def _mode(load: Load) -> Mode:
-    if load.active == 0:
+    if load.active == 0 and not load.serves:
         return Mode.REST
     if load.push_reliable:
         return Mode.PUSH
-    if load.active <= FEW:
+    if load.active <= FEW and load.members == 1:
         return Mode.LOOKS
     return Mode.FEED if load.feed_reliable else Mode.LOOKS_AND_FEED

@@ -1,7 +1,7 @@
 """Single reads of one account: what they ask, whom they tell, and what their faults mean."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -68,16 +68,18 @@ class Reader:
             entry.refusals = 0
             self._ledger.report(job, source)
 
-    async def feed(self, feed: FeedCursor, data_plane_id: str | None, *, glance: bool) -> None:
-        """Read what is new in a feed; only its first page for a glance."""
+    async def feed(self, feed: FeedCursor, data_plane_id: str | None, *, glance: bool) -> list[JsonObject] | None:
+        """Read what is new in a feed; only its first page for a glance. Returns what it showed, None when it was not answered."""
         started = self._loop.time()
         asked = min(feed.begin(started), _GLANCE_PAGE if glance else MAX_PER_PAGE)
         offset = 0
+        shown: list[JsonObject] = []
         try:
             while True:
                 page = await self._list(feed.state, data_plane_id, asked, offset)
                 self._budget.succeeded()
-                self._take_in(page, feed)
+                self.take_in(page.records, feed)
+                shown += page.records
                 if not feed.absorb(page.records, asked) or glance:
                     break
                 offset += asked
@@ -88,8 +90,23 @@ class Reader:
             self._trouble(error, started)
             if not isinstance(error, RateLimited):
                 feed.failed()
+            return None
+        else:
+            return shown
         finally:
             feed.running = False
+
+    def take_in(self, records: Iterable[JsonObject], feed: FeedCursor) -> None:
+        """Report what a read of the feed showed, here or elsewhere."""
+        for record in records:
+            job_id = record_id(record)
+            if job_id is None:
+                continue
+            entry = self._ledger.get(job_id)
+            if entry is None or entry.end.done():
+                feed.trust.showed(job_id)
+            elif entry.client.account == self._client.account:
+                self._report(entry, record)
 
     async def _list(self, state: str, data_plane_id: str | None, per_page: int, offset: int) -> JobPage:
         return await self._client.list_jobs(
@@ -100,17 +117,6 @@ class Reader:
             offset=offset or None,
             order_by="updated_at_desc",
         )
-
-    def _take_in(self, page: JobPage, feed: FeedCursor) -> None:
-        for record in page.records:
-            job_id = record_id(record)
-            if job_id is None:
-                continue
-            entry = self._ledger.get(job_id)
-            if entry is None or entry.end.done():
-                feed.trust.showed(job_id)
-            elif entry.client.account == self._client.account:
-                self._report(entry, record)
 
     def _report(self, entry: Entry, record: JsonObject) -> None:
         job = read_record(record)

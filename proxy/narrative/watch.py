@@ -15,14 +15,22 @@ from proxy.narrative.events import Observer, SourceTrusted
 from proxy.narrative.feed import STATES, FeedCursor
 from proxy.narrative.ledger import Entry, Ledger, Phase
 from proxy.narrative.pace import Load, Mode, pace
+from proxy.narrative.peers import Part, Shown
 from proxy.narrative.reader import Reader, WatchOptions
 from proxy.narrative.trust import Trust
+from proxy.state import Standing
 
 log = logging.getLogger(__name__)
 
 _MOST_LOOKS: Final = 16
 """Looks at one time; as many again may follow hints."""
 _MOST_HINTS_FOLLOWED: Final = 5
+_LINGER: Final = 10.0
+"""Seconds without a job until a replica takes part in reading no more."""
+_UNINFORMED: Final = 2.0
+"""Seconds without word of the feed until a replica that does not read it helps itself."""
+_UNINFORMED_READS: Final = 6.0
+"""The same in reads of the budget, as a slow one makes rare words."""
 _RESTART: Final = 1.0
 """Seconds until a loop that failed is started again."""
 
@@ -33,6 +41,7 @@ class Watch:
     Args:
         ledger: where news goes.
         client: lists the account's jobs, without repeats.
+        part: this replica's part in reading the feed.
         cadence: what is known of durations; shared by all watches.
         push: trust in webhooks; shared by all watches.
         observe: told when the feed is demoted or promoted.
@@ -42,12 +51,14 @@ class Watch:
         self,
         ledger: Ledger,
         client: NarrativeClient,
+        part: Part,
         cadence: Cadence,
         options: WatchOptions,
         push: Trust,
         observe: Observer,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._part = part
         self._cadence = cadence
         self._options = options
         self._push = push
@@ -65,18 +76,20 @@ class Watch:
         self._hinted: deque[Entry] = deque()
         self._looking = self._following = 0
         self._sweep_at = 0.0
-        self._last_news = now
+        self._last_news = self._last_left = now
         self._pace = pace(Load(0, 0, 0.0, feed_reliable=True, push_reliable=False), options.reads_per_second)
         self._wake = asyncio.Event()
         self._reads: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    @property
+    def idle(self) -> bool:
+        """Nobody needs it now: neither jobs here nor other replicas."""
+        return not self._entries and not self._part.serves
 
     @property
-    def mode(self) -> Mode:
-        return self._pace.mode
+    def standing(self) -> Standing:
+        return self._part.standing
 
     # ------------------------------------------------------------ told by the ledger
 
@@ -86,7 +99,9 @@ class Watch:
         self._entries[entry.job.id] = entry
         self._planes[entry.job.data_plane_id] += 1
         self._phases[entry.phase] += 1
-        self._plan(entry, entry.started + self._cadence.expect(entry.model).earliest)
+        if self._ripens(entry, self._loop.time()):
+            self._looks.append(entry)  # the feed may have shown its end before it was known here
+            self._wake.set()
         self._begin()
 
     def drop(self, entry: Entry) -> None:
@@ -96,6 +111,7 @@ class Watch:
         if not self._planes[entry.job.data_plane_id]:
             del self._planes[entry.job.data_plane_id]
         self._enter(entry, Phase.GONE)
+        self._last_left = self._loop.time()
         if not self._entries:
             self._wake.set()
 
@@ -118,16 +134,38 @@ class Watch:
             self._hinted.append(entry)
             self._wake.set()
 
+    # ------------------------------------------------------------ among replicas
+
+    async def keep_part(self) -> None:
+        """To be called every second: take part in reading the feed while this replica or another needs it."""
+        lately = self._loop.time() - self._last_left < _LINGER
+        if lately or not self.idle:
+            await self._part.take()
+        else:
+            await self._part.give_up()
+        self._begin()
+        self._wake.set()
+
+    def told(self, shown: Shown) -> None:
+        """Another replica read a feed."""
+        feed = self._feeds.get(shown.state)
+        if feed is not None and not self._part.standing.leads:
+            self._part.told()
+            self._reader.take_in(shown.records, feed)
+            feed.read_elsewhere(shown.ids, self._loop.time())
+
     async def aclose(self) -> None:
+        """Stop reading."""
         tasks = [*self._reads, *([self._task] if self._task else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._part.give_up()
 
     # ------------------------------------------------------------ the loop
 
     async def _run(self) -> None:
-        while self._entries:
+        while not self.idle:
             next_at = self._step(self._loop.time())
             self._wake.clear()
             wait = None if math.isinf(next_at) else max(next_at - self._loop.time(), 0.0)
@@ -138,7 +176,7 @@ class Watch:
                 pass
 
     def _begin(self) -> None:
-        if self._entries and (self._task is None or self._task.done()):
+        if not self.idle and (self._task is None or self._task.done()):
             self._task = self._loop.create_task(self._run())
             self._task.add_done_callback(self._stopped)
 
@@ -169,17 +207,21 @@ class Watch:
     def _set_pace(self, now: float) -> None:
         self._push.settle(now)
         late = self._phases[Phase.LATE]
+        standing = self._part.standing
+        informed = self._part.informed(max(_UNINFORMED, _UNINFORMED_READS / self._budget.rate))
         load = Load(
             active=self._phases[Phase.ACTIVE] + late,
             late=late,
             silence=now - self._last_news,
-            feed_reliable=all(feed.reliable for feed in self._feeds.values()),
+            feed_reliable=informed and all(feed.reliable for feed in self._feeds.values()),
             push_reliable=self._push.reliable,
+            leads=standing.leads,
+            members=standing.members,
         )
         before, self._pace = self._pace, pace(load, self._budget.rate)
         if self._pace.looks_at_all and not before.looks_at_all:
             self._look_at_all(now)
-        if self._pace.mode in {Mode.PUSH, Mode.REST, Mode.LOOKS}:
+        if self._pace.mode in {Mode.PUSH, Mode.REST, Mode.LOOKS} or not informed:
             for feed in self._feeds.values():
                 feed.trust.forgive()
 
@@ -223,8 +265,7 @@ class Watch:
             else:
                 self._budget.take(now)
                 feed.start(now, gap)
-                plane = next(iter(self._planes)) if len(self._planes) == 1 else None
-                self._start(self._reader.feed(feed, plane, glance=self._pace.mode is Mode.PUSH))
+                self._start(self._read_feed(feed))
         return min(times)
 
     def _take_looks(self, now: float) -> float:
@@ -256,6 +297,15 @@ class Watch:
         self._wake.set()
         if not task.cancelled() and (error := task.exception()):
             log.error("reading jobs failed", exc_info=error)
+
+    async def _read_feed(self, feed: FeedCursor) -> None:
+        """Read a feed, for the other replicas too, whose jobs may be in other data planes."""
+        serves = self._part.serves
+        plane = next(iter(self._planes)) if len(self._planes) == 1 and not serves else None
+        known = feed.shown
+        records = await self._reader.feed(feed, plane, glance=self._pace.mode is Mode.PUSH)
+        if serves and records is not None:
+            await self._part.tell(feed.state, records, known)
 
     async def _look(self, entry: Entry) -> None:
         source = "look" if self._pace.looks_at_all else "sweep"

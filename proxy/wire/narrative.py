@@ -182,8 +182,13 @@ class Job(_Received):
     @property
     def tags(self) -> tuple[str, ...]:
         """The tags it was submitted with, as far as the record echoes them in `input.tags` (assumed)."""
-        tags = self.input.get("tags") if isinstance(self.input, Mapping) else None
-        return tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else ()
+        return tags_of(self.input)
+
+
+def tags_of(job_input: Any) -> tuple[str, ...]:
+    """The tags in the `input` of a job's record, whatever it holds."""
+    tags = job_input.get("tags") if isinstance(job_input, Mapping) else None
+    return tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else ()
 
 
 class JobPage(_Received):

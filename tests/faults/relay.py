@@ -12,6 +12,7 @@ class Relay:
         self.target = target
         self._up = True
         self._writers: set[asyncio.StreamWriter] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
         self.port = 0
 
     def cut(self) -> None:
@@ -20,10 +21,20 @@ class Relay:
         for writer in list(self._writers):
             writer.transport.abort()
 
+    async def end(self) -> None:
+        """Cut it for good."""
+        self.cut()
+        await asyncio.gather(*self._handlers, return_exceptions=True)
+
     def mend(self) -> None:
         self._up = True
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handler = asyncio.create_task(self._serve(reader, writer))
+        self._handlers.add(handler)
+        handler.add_done_callback(self._handlers.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._up:
             writer.transport.abort()
             return
@@ -49,10 +60,10 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 @asynccontextmanager
 async def relay_to(port: int) -> AsyncIterator[Relay]:
     relay = Relay(port)
-    server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(relay.accept, "127.0.0.1", 0)
     relay.port = server.sockets[0].getsockname()[1]
     try:
         yield relay
     finally:
         server.close()
-        relay.cut()
+        await relay.end()

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from proxy.narrative import ClientOptions, Event, Jobs, JobsOptions, NarrativeClient, SubmitOptions, WatchOptions
 from proxy.sandbox import SANDBOX_DATA_PLANE
+from proxy.state import Store
 from proxy.wire.narrative import InferenceConfig, Message, RunRequest, TextBlock
 
 MODEL = "anthropic.claude-haiku-4.5"
@@ -57,11 +58,11 @@ class Engine:
 
 @asynccontextmanager
 async def engine(
-    url: str, options: JobsOptions = OPTIONS, client_options: ClientOptions = CLIENT
+    url: str, options: JobsOptions = OPTIONS, client_options: ClientOptions = CLIENT, store: Store | None = None
 ) -> AsyncIterator[Engine]:
     events: list[Event] = []
     async with (
         NarrativeClient("key", environment=url, options=client_options, observe=events.append) as client,
-        Jobs(options, observe=events.append) as jobs,
+        Jobs(options, observe=events.append, store=store) as jobs,
     ):
         yield Engine(client, jobs, events)

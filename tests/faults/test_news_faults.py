@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from proxy.narrative import WatchOptions
+from proxy.narrative.cadence import Expectation
 from proxy.narrative.events import Abandoned, Ended, SourceTrusted, UpstreamCalled
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, Fault, always, every, fickle_narrative, first
@@ -54,6 +55,26 @@ def lagging(page: Any) -> Any:
 def age(record: dict[str, Any]) -> float:
     ended = record["ended_at"] or record["updated_at"]
     return time.time() - time.mktime(time.strptime(ended[:19], "%Y-%m-%dT%H:%M:%S")) + time.timezone
+
+
+def moved_on(page: Any) -> Any:
+    """Shows only the last half second: the account is a busy one."""
+    return {**page, "records": [record for record in page["records"] if age(record) <= 0.5]}
+
+
+async def test_a_job_that_ended_before_the_answer_to_its_submission_came_is_noticed_before_it_counts_as_late() -> None:
+    with fickle_narrative(QUICK) as narrative:
+        narrative.meddler.edits["list_jobs"] = moved_on
+        async with engine(narrative.url) as running:
+            others = [asyncio.create_task(running.run(60.0)) for _ in range(10)]
+            await until(lambda: running.jobs.in_flight == len(others))
+            narrative.meddler.delays["run"] = 1.0
+            await running.run()
+            [ended] = [event for event in running.events if isinstance(event, Ended)]
+            assert ended.seconds < Expectation().late
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
 
 SPOILED: dict[str, Callable[[Any], Any]] = {

@@ -1,12 +1,14 @@
 """The commands as a new user meets them: real processes."""
 
 import signal
+from contextlib import ExitStack
 
 import httpx
 import pytest
 
 from tests.conftest import House
 from tests.processes import run, running
+from tests.redis_server import serve_redis
 
 PLANE = "fef9904e-d263-4930-85f7-1e28cce40f89"
 HELLO = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "Hello!"}]}
@@ -25,6 +27,17 @@ def test_several_workers_serve_one_address() -> None:
         transport = httpx.HTTPTransport(retries=10)
         with httpx.Client(transport=transport, timeout=30) as client:
             assert client.post(f"{url}/v1/chat/completions", json=HELLO).status_code == 200
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_several_workers_say_when_they_share_nothing(shared: bool) -> None:
+    with ExitStack() as stack:
+        state = {"PROXY_STATE__URL": stack.enter_context(serve_redis())} if shared else {}
+        arguments = ("serve", "--sandbox", "--port", "0", "--workers", "2")
+        _, process = stack.enter_context(running(*arguments, **state))
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr
+        assert ("2 workers without PROXY_STATE__URL" in process.stderr.read()) is not shared
 
 
 def test_the_sandbox_alone_serves_narratives_api() -> None:

@@ -105,6 +105,24 @@ def test_a_feed_that_left_out_ends_gets_a_new_chance_in_the_end() -> None:
     assert feed.reliable
 
 
+def test_what_another_replica_read_need_not_be_read_again() -> None:
+    feed = cursor()
+    read(feed, 100, 0.0)
+    feed.read_elsewhere(frozenset(f"job {number}" for number in range(900, 1001)), 5.0)
+    shown = read(feed, 1_020, 5.2)
+    assert {f"job {number}" for number in range(1_001, 1_021)} <= shown
+    assert "job 500" not in shown
+
+
+def test_a_feed_that_another_replica_reads_is_trusted_by_the_same_rules() -> None:
+    feed = cursor()
+    for number in range(5):
+        feed.trust.owe(f"job {number}", 0)
+    for beat in range(10):
+        feed.read_elsewhere(frozenset(), beat / 5)
+    assert not feed.reliable
+
+
 def test_records_without_an_id_are_skipped() -> None:
     feed = cursor()
     assert record_id({}) is None

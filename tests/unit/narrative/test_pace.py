@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,12 +22,42 @@ def load(active: int, late: int = 0, *, silence: float = 0.0, feed: bool = True,
     return Load(active, late, silence, feed, push)
 
 
+def cost(given_load: Load, rate: float) -> float:
+    """Reads a second that are planned."""
+    planned = pace(given_load, rate)
+    if planned.mode is Mode.REST:
+        return 0.0
+    looks = given_load.active / planned.look_gap if planned.looks_at_all else planned.sweep_rate
+    return sum(1 / gap for gap in planned.feed_gaps.values()) + looks
+
+
 @given(LOADS, st.floats(0.1, 100))
 def test_what_is_planned_stays_within_the_budget(given_load: Load, rate: float) -> None:
-    planned = pace(given_load, rate)
-    feed = sum(1 / gap for gap in planned.feed_gaps.values())
-    looks = given_load.active / planned.look_gap if planned.looks_at_all else planned.sweep_rate
-    assert feed + looks <= rate * 1.0001 or planned.mode is Mode.REST
+    assert cost(given_load, rate) <= rate * 1.0001
+
+
+@given(st.lists(LOADS, min_size=2, max_size=20), st.booleans(), st.booleans(), st.floats(0.1, 100))
+def test_replicas_share_one_budget(loads: list[Load], feed: bool, push: bool, rate: float) -> None:
+    replicas = [
+        replace(each, feed_reliable=feed, push_reliable=push, leads=number == 0, members=len(loads))
+        for number, each in enumerate(loads)
+    ]
+    assert sum(cost(each, rate) for each in replicas) <= rate * 1.0001
+
+
+@given(LOADS, st.floats(0.1, 100))
+def test_the_replica_that_leads_reads_the_feed_although_nothing_is_in_flight_here(each: Load, rate: float) -> None:
+    assert pace(replace(each, active=0, late=0, members=2), rate).feed_gaps
+
+
+def test_a_replica_that_is_told_what_the_feed_shows_reads_none_and_is_content_for_a_few_jobs() -> None:
+    planned = pace(replace(load(1), leads=False, members=2), 10)
+    assert not planned.feed_gaps
+    assert not planned.looks_at_all
+
+
+def test_a_replica_that_is_not_told_helps_itself() -> None:
+    assert pace(replace(load(100, feed=False), leads=False, members=2), 10).looks_at_all
 
 
 @given(LOADS, st.floats(0.1, 100))

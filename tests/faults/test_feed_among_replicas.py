@@ -1,0 +1,174 @@
+"""Replicas that share a Redis: one reads the feed for all, at the cost of one, and every end is noticed whatever becomes of it."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+from proxy.narrative import WatchOptions
+from proxy.narrative.events import Ended, UpstreamCalled
+from proxy.sandbox import SandboxOptions
+from proxy.state.redis import RedisStore
+from tests.faults.meddler import fickle_narrative
+from tests.faults.relay import Relay, relay_to
+from tests.faults.running import OPTIONS, Engine, engine
+from tests.redis_server import serve_redis
+from tests.waiting import until
+
+RATE = 20
+SLOW = SandboxOptions(pending_s=0.01, running_s=0.1)
+ONE_BUDGET = replace(OPTIONS, watch=WatchOptions(reads_per_second=RATE))
+
+
+@dataclass
+class Replica:
+    """An engine with a store of its own, which reaches Redis through a relay of its own."""
+
+    engine: Engine
+    store: RedisStore
+    relay: Relay
+    close: Callable[[], Awaitable[None]]
+    endless: asyncio.Task[str]
+    """A job in flight that runs on."""
+
+    @property
+    def leads(self) -> bool:
+        return any(standing.leads for standing in self.engine.jobs.standings)
+
+    @property
+    def sees(self) -> int:
+        """The replicas that it knows to follow the account, itself among them."""
+        return max((standing.members for standing in self.engine.jobs.standings), default=0)
+
+    @property
+    def reads(self) -> Counter[str]:
+        """What it asked Narrative, by operation, submissions aside."""
+        calls = (event for event in self.engine.events if isinstance(event, UpstreamCalled))
+        return Counter(call.operation for call in calls if call.operation != "submit")
+
+    def noticed_by(self, source: str) -> int:
+        return sum(isinstance(event, Ended) and event.source == source for event in self.engine.events)
+
+    async def run(self, jobs: int, seconds: float) -> None:
+        await asyncio.gather(*(self.engine.run(seconds) for _ in range(jobs)))
+
+
+@dataclass
+class Site:
+    replicas: list[Replica]
+
+    @property
+    def leader(self) -> Replica:
+        return next(replica for replica in self.replicas if replica.leads)
+
+    @property
+    def others(self) -> list[Replica]:
+        return [replica for replica in self.replicas if replica is not self.leader]
+
+    @property
+    def reads(self) -> int:
+        return sum(replica.reads.total() for replica in self.replicas)
+
+
+@asynccontextmanager
+async def site(count: int) -> AsyncIterator[Site]:
+    """Replicas that have agreed on who leads, and are told."""
+    async with AsyncExitStack() as stack:
+        narrative = stack.enter_context(fickle_narrative(SLOW))
+        port = int(stack.enter_context(serve_redis()).rsplit(":", 1)[1].partition("/")[0])
+        prefix = f"{uuid4()}:"
+        replicas = []
+        for _ in range(count):
+            own = await stack.enter_async_context(AsyncExitStack())
+            relay = await own.enter_async_context(relay_to(port))
+            store = await own.enter_async_context(RedisStore(f"redis://127.0.0.1:{relay.port}/0", prefix))
+            running = await own.enter_async_context(engine(narrative.url, ONE_BUDGET, store=store))
+            replicas.append(Replica(running, store, relay, own.aclose, asyncio.create_task(running.run(3600.0))))
+
+        async def all_are_told() -> bool:
+            await asyncio.gather(*(replica.run(3, 0.1) for replica in replicas))
+            return all(replica.noticed_by("feed") for replica in replicas)
+
+        try:
+            await until(lambda: all(replica.sees == count for replica in replicas))
+            await until(lambda: sum(replica.leads for replica in replicas) == 1)
+            await until(all_are_told)
+            yield Site(replicas)
+        finally:
+            for replica in replicas:
+                replica.endless.cancel()
+            await asyncio.gather(*(replica.endless for replica in replicas), return_exceptions=True)
+
+
+async def test_one_replica_reads_the_feed_and_all_notice_their_jobs_by_it() -> None:
+    async with site(3) as here:
+        before = [replica.reads for replica in here.others]
+        await asyncio.gather(*(replica.run(40, 1.0) for replica in here.replicas))
+        for replica, earlier in zip(here.others, before, strict=True):
+            read = replica.reads - earlier
+            assert read["list_jobs"] == 0
+            assert read["read_job"] <= 10, "what it is told of is not read again"
+        assert all(replica.noticed_by("feed") >= 40 for replica in here.replicas)
+
+
+async def test_three_replicas_cost_the_budget_of_one() -> None:
+    async with site(3) as here:
+        started, before = time.monotonic(), here.reads
+        await asyncio.gather(*(replica.run(60, 3.0) for replica in here.replicas))
+        assert here.reads - before <= RATE * (time.monotonic() - started) + RATE
+
+
+async def test_a_replica_without_jobs_goes_on_reading_for_those_that_have_some() -> None:
+    async with site(2) as here:
+        leader, [other] = here.leader, here.others
+        leader.endless.cancel()
+        await until(lambda: not leader.engine.jobs.in_flight)
+        before = other.reads["list_jobs"]
+        await other.run(40, 0.5)
+        assert leader.leads
+        assert other.reads["list_jobs"] == before
+        assert other.noticed_by("feed") >= 40
+
+
+async def test_when_the_reader_stops_another_one_reads() -> None:
+    async with site(2) as here:
+        leader, [other] = here.leader, here.others
+        asks = asyncio.create_task(other.run(40, 3.0))
+        await leader.close()
+        await until(lambda: other.leads)
+        await asks
+
+
+async def test_when_the_reader_loses_redis_both_read_and_nothing_is_missed() -> None:
+    async with site(2) as here:
+        leader, [other] = here.leader, here.others
+        asks = asyncio.gather(*(replica.run(40, 1.0) for replica in here.replicas))
+        leader.relay.cut()
+        await asks
+        await until(lambda: leader.leads and other.leads)
+        await asyncio.gather(*(replica.run(10, 0.5) for replica in here.replicas))
+        leader.relay.mend()
+        await until(lambda: sum(replica.leads for replica in here.replicas) == 1)
+        await asyncio.gather(*(replica.run(10, 0.5) for replica in here.replicas))
+
+
+async def test_while_the_reader_s_word_does_not_come_a_replica_looks_for_itself() -> None:
+    async with site(2) as here:
+        leader, [other] = here.leader, here.others
+
+        async def mute(topic: str, message: str) -> None:
+            """Redis loses every message."""
+
+        leader.store.publish = mute  # type: ignore[method-assign]
+        await other.run(20, 0.3)
+        assert other.noticed_by("look") + other.noticed_by("sweep") >= 20
+
+
+async def test_words_of_replicas_of_another_version_are_passed_over() -> None:
+    async with site(2) as here:
+        for words in ("", "junk", '{"account": 5}', '{"account": "x", "state": "completed", "ids": ["a"]}'):
+            await here.leader.store.publish("feed", words)
+        await asyncio.gather(*(replica.run(10, 0.3) for replica in here.replicas))
