@@ -6,11 +6,16 @@ Three ways are compared against the sandbox, which runs in a process of its own:
 (direct), the engine with looks and feed (polling), the engine with webhooks (webhooks). Durations are lognormal around 5 s.
 Up to 1,000 jobs a new one is submitted whenever one ends; more are submitted first and then end within some seconds of each
 other. Small sizes run in several independent engines, so that there is enough to measure; reads a second are per engine.
+
+    python -m benchmarks.bench_jobs --modes polling,replicas --redis redis://127.0.0.1:6379/0
+
+compares one engine with three that share the jobs and a Redis (replicas); reads a second are those of all three together.
 """
 
 import argparse
 import asyncio
 import contextlib
+import functools
 import gc
 import itertools
 import random
@@ -31,6 +36,8 @@ from proxy.errors import ProxyError
 from proxy.narrative import ClientOptions, Jobs, JobsOptions, NarrativeClient, PlaceOptions, WebhookOptions, Webhooks
 from proxy.narrative.events import Ended, Event, UpstreamCalled
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
+from proxy.state import Store
+from proxy.state.redis import RedisStore
 from proxy.wire.narrative import InferenceConfig, Job, Message, RunRequest, TextBlock
 
 MEDIAN, SIGMA = 5.0, 0.6
@@ -40,6 +47,7 @@ ENGINES = {1: 16, 10: 4}
 WAVE_FROM = 5_000
 SUBMISSIONS_A_SECOND = 300
 DEADLINE = 300.0
+REPLICAS = 3
 
 Run = Callable[[RunRequest], Awaitable[Job]]
 
@@ -131,11 +139,14 @@ async def direct(url: str, measured: Measured) -> AsyncIterator[Run]:
 
 
 @contextlib.asynccontextmanager
-async def engine(url: str, measured: Measured) -> AsyncIterator[tuple[Jobs, NarrativeClient]]:
+async def engine(
+    url: str, measured: Measured, key: str | None = None, store: Store | None = None
+) -> AsyncIterator[tuple[Jobs, NarrativeClient]]:
+    key = key or f"key-{uuid.uuid4()}"
     options = JobsOptions(places=PlaceOptions(most=20_000), submission_patience=DEADLINE)
     async with (
-        NarrativeClient(f"key-{uuid.uuid4()}", environment=url, observe=measured.observe) as client,
-        Jobs(options, observe=measured.observe) as jobs,
+        NarrativeClient(key, environment=url, observe=measured.observe) as client,
+        Jobs(options, observe=measured.observe, store=store) as jobs,
     ):
         yield jobs, client
 
@@ -151,6 +162,22 @@ def runs(jobs: Jobs, client: NarrativeClient) -> Run:
 async def polling(url: str, measured: Measured) -> AsyncIterator[Run]:
     async with engine(url, measured) as (jobs, client):
         yield runs(jobs, client)
+
+
+@contextlib.asynccontextmanager
+async def replicas(url: str, measured: Measured, redis: str) -> AsyncIterator[Run]:
+    key = f"key-{uuid.uuid4()}"
+    async with contextlib.AsyncExitStack() as stack:
+        engines = []
+        for _ in range(REPLICAS):
+            store = await stack.enter_async_context(RedisStore(redis, f"bench-{key}:"))
+            engines.append(runs(*await stack.enter_async_context(engine(url, measured, key, store))))
+        turns = itertools.cycle(engines)
+
+        def run(body: RunRequest) -> Awaitable[Job]:
+            return next(turns)(body)
+
+        yield run
 
 
 @contextlib.asynccontextmanager
@@ -197,7 +224,8 @@ async def receiver(holder: list[Webhooks]) -> AsyncIterator[str]:
         await task
 
 
-MODES = {"direct": direct, "polling": polling, "webhooks": webhooks}
+Mode = Callable[[str, Measured], contextlib.AbstractAsyncContextManager[Run]]
+MODES: dict[str, Mode] = {"direct": direct, "polling": polling, "webhooks": webhooks}
 
 
 # ---------------------------------------------------------------- the loads
@@ -258,19 +286,19 @@ async def wave(run: Run, size: int, measured: Measured, seed: int) -> tuple[floa
     return memory / size / 1024, time.monotonic() - calm
 
 
-async def measure(mode: str, url: str, size: int, seconds: float) -> Row:
+async def measure(name: str, mode: Mode, url: str, size: int, seconds: float) -> Row:
     engines = ENGINES.get(size, 1)
     all_measured = [Measured() for _ in range(engines)]
     gc.collect()
     memory: float | None = None
     async with contextlib.AsyncExitStack() as stack:
-        run = [await stack.enter_async_context(MODES[mode](url, measured)) for measured in all_measured]
+        run = [await stack.enter_async_context(mode(url, measured)) for measured in all_measured]
         if size >= WAVE_FROM:
             memory, seconds = await wave(run[0], size, all_measured[0], seed=size)
         else:
             loads = (steady(run[at], size, seconds, all_measured[at], seed=at) for at in range(engines))
             memory = (await asyncio.gather(*loads))[0]
-    return row(mode, size, all_measured, seconds, memory)
+    return row(name, size, all_measured, seconds, memory)
 
 
 def row(mode: str, size: int, all_measured: list[Measured], seconds: float, memory: float | None) -> Row:
@@ -331,18 +359,19 @@ async def sandbox_process() -> AsyncIterator[str]:
         await process.wait()
 
 
-async def main(sizes: list[int], modes: list[str], seconds: float) -> None:
+async def main(sizes: list[int], modes: dict[str, Mode], seconds: float) -> None:
     print(HEAD, flush=True)
-    for mode in modes:
+    for name, mode in modes.items():
         for size in sizes:
             async with sandbox_process() as url:
-                print(await measure(mode, url, size, seconds), flush=True)
+                print(await measure(name, mode, url, size, seconds), flush=True)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1,10,100,1000,10000")
     parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--redis", default="redis://127.0.0.1:6379/0", help="for the mode `replicas`")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -353,4 +382,6 @@ if __name__ == "__main__":
     if given.serve:
         uvloop.run(serve())
     else:
-        uvloop.run(main([int(size) for size in given.sizes.split(",")], given.modes.split(","), given.seconds))
+        known = MODES | {"replicas": functools.partial(replicas, redis=given.redis)}
+        chosen = {name: known[name] for name in given.modes.split(",")}
+        uvloop.run(main([int(size) for size in given.sizes.split(",")], chosen, given.seconds))
