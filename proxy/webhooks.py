@@ -54,6 +54,7 @@ class Deliveries:
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, *self._tasks, return_exceptions=True)
+            await self._store.leave(_ROLE)
 
     async def take(self, request: Request) -> Response:
         """`POST` of a delivery: 204, or 4xx for one that is forged or unreadable."""

@@ -47,9 +47,14 @@ class FeedCursor:
         return self._known
 
     @property
+    def readable(self) -> bool:
+        """Whether reads are answered."""
+        return self._failures < _MOST_FAILURES
+
+    @property
     def reliable(self) -> bool:
         """Whether it can be read, and shows every end."""
-        return self._failures < _MOST_FAILURES and self.trust.reliable
+        return self.readable and self.trust.reliable
 
     def due(self, gap: float) -> float:
         """Loop time of the next read when reads are `gap` seconds apart, more after failures."""

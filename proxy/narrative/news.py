@@ -12,6 +12,7 @@ Of the replicas that share a store one reads the feed of an account, and tells t
 """
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from types import TracebackType
@@ -26,6 +27,8 @@ from proxy.narrative.trust import Trust
 from proxy.narrative.watch import Watch
 from proxy.state import Standing, Store
 from proxy.wire.narrative import Job
+
+log = logging.getLogger(__name__)
 
 _MOST_IDLE_WATCHES: Final = 256
 _MOST_EARLY: Final = 2_000
@@ -63,6 +66,7 @@ class News:
         if self._store.shared:
             self._store.listen(TOPIC, self._told)
             self._parts = asyncio.create_task(self._keep_parts())
+            self._parts.add_done_callback(_log_failure)
         return self
 
     async def __aexit__(
@@ -172,6 +176,11 @@ class News:
             idle = next((account for account, watch in self._watches.items() if watch.idle), None)
             if idle is not None:
                 del self._watches[idle]
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("agreeing with other replicas failed", exc_info=error)
 
 
 def _duration(job: Job, seconds: float) -> float:

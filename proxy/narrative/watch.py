@@ -137,9 +137,13 @@ class Watch:
     # ------------------------------------------------------------ among replicas
 
     async def keep_part(self) -> None:
-        """To be called every second: take part in reading the feed while this replica or another needs it."""
+        """To be called every second: take part in reading the feed while this replica or another needs it.
+
+        One that cannot read lets another try, and takes part again a second later.
+        """
         lately = self._loop.time() - self._last_left < _LINGER
-        if lately or not self.idle:
+        cannot = self._part.serves and not all(feed.readable for feed in self._feeds.values())
+        if (lately or not self.idle) and not cannot:
             await self._part.take()
         else:
             await self._part.give_up()

@@ -5,6 +5,8 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import httpx
+
 from proxy.narrative import ClientOptions, Event, Jobs, JobsOptions, NarrativeClient, SubmitOptions, WatchOptions
 from proxy.sandbox import SANDBOX_DATA_PLANE
 from proxy.state import Store
@@ -58,11 +60,16 @@ class Engine:
 
 @asynccontextmanager
 async def engine(
-    url: str, options: JobsOptions = OPTIONS, client_options: ClientOptions = CLIENT, store: Store | None = None
+    url: str,
+    options: JobsOptions = OPTIONS,
+    client_options: ClientOptions = CLIENT,
+    *,
+    store: Store | None = None,
+    http: httpx.AsyncClient | None = None,
 ) -> AsyncIterator[Engine]:
     events: list[Event] = []
     async with (
-        NarrativeClient("key", environment=url, options=client_options, observe=events.append) as client,
+        NarrativeClient("key", environment=url, options=client_options, http=http, observe=events.append) as client,
         Jobs(options, observe=events.append, store=store) as jobs,
     ):
         yield Engine(client, jobs, events)

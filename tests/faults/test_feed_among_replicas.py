@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
+import httpx
+
 from proxy.narrative import WatchOptions
 from proxy.narrative.events import Ended, UpstreamCalled
 from proxy.sandbox import SandboxOptions
@@ -23,6 +25,17 @@ SLOW = SandboxOptions(pending_s=0.01, running_s=0.1)
 ONE_BUDGET = replace(OPTIONS, watch=WatchOptions(reads_per_second=RATE))
 
 
+class Way(httpx.AsyncHTTPTransport):
+    """A replica's way to Narrative. Requests to `closed` paths do not get through."""
+
+    closed = ""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.closed and request.url.path == self.closed:
+            raise httpx.ConnectError("no way", request=request)
+        return await super().handle_async_request(request)
+
+
 @dataclass
 class Replica:
     """An engine with a store of its own, which reaches Redis through a relay of its own."""
@@ -30,6 +43,7 @@ class Replica:
     engine: Engine
     store: RedisStore
     relay: Relay
+    way: Way
     close: Callable[[], Awaitable[None]]
     endless: asyncio.Task[str]
     """A job in flight that runs on."""
@@ -85,8 +99,10 @@ async def site(count: int) -> AsyncIterator[Site]:
             own = await stack.enter_async_context(AsyncExitStack())
             relay = await own.enter_async_context(relay_to(port))
             store = await own.enter_async_context(RedisStore(f"redis://127.0.0.1:{relay.port}/0", prefix))
-            running = await own.enter_async_context(engine(narrative.url, ONE_BUDGET, store=store))
-            replicas.append(Replica(running, store, relay, own.aclose, asyncio.create_task(running.run(3600.0))))
+            http = await own.enter_async_context(httpx.AsyncClient(transport=(way := Way())))
+            running = await own.enter_async_context(engine(narrative.url, ONE_BUDGET, store=store, http=http))
+            endless = asyncio.create_task(running.run(3600.0))
+            replicas.append(Replica(running, store, relay, way, own.aclose, endless))
 
         async def all_are_told() -> bool:
             await asyncio.gather(*(replica.run(3, 0.1) for replica in replicas))
@@ -140,6 +156,14 @@ async def test_when_the_reader_stops_another_one_reads() -> None:
         await leader.close()
         await until(lambda: other.leads)
         await asks
+
+
+async def test_when_the_reader_cannot_read_another_one_reads() -> None:
+    async with site(2) as here:
+        leader, [other] = here.leader, here.others
+        leader.way.closed = "/jobs"
+        await until(lambda: other.leads)
+        await asyncio.gather(*(replica.run(20, 1.0) for replica in here.replicas))
 
 
 async def test_when_the_reader_loses_redis_both_read_and_nothing_is_missed() -> None:
