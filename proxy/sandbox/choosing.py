@@ -85,7 +85,7 @@ class Chooser:
     def _calls_of(self, tool: Tool, scene: Scene) -> list[dict[str, Any]]:
         """One call; or one for each of several names, where the tool takes just one of them at a time."""
         parameters = self._parameters(tool, scene)
-        words = Words(scene.question, choices=_choices(parameters))
+        words = _words(tool, parameters, scene, {})
         field = _single_name_field(parameters, words)
         if len(words.names) > 1 and field is not None:
             return [self._call(tool, scene, {field: name}) for name in words.names]
@@ -98,10 +98,15 @@ class Chooser:
         # Parameters that were told in words are a schema of their own; the others may refer to the root.
         parameters = self._parameters(tool, scene) or {"type": "object"}
         root = self._schema if tool.parameters else parameters
-        words = Words(scene.question, given, choices=_choices(parameters))
+        words = _words(tool, parameters, scene, given)
         plain = next(iter([*words.names, *words.places]), " ".join(scene.question.split())[:200] or "sample")
         filler = Filler(root, hint=words.hint, generous=False, plain=plain)
         return self._offer.encode(tool.name, filler.fill(parameters))
+
+
+def _words(tool: Tool, parameters: Mapping[str, Any], scene: Scene, given: Mapping[str, Any]) -> Words:
+    """What was asked. Neither choices nor what the tool itself is called are somebody's name."""
+    return Words(scene.question, given, no_names=_choices(parameters) | frozenset(words_of(tool.name)))
 
 
 def _single_name_field(parameters: Mapping[str, Any], words: Words) -> str | None:

@@ -55,11 +55,11 @@ class Words:
     Args:
         text: what was said.
         facts: values known by name, such as the fields of a tool's result.
-        choices: lower-case words that belong to an `enum` and are therefore nobody's name.
+        no_names: lower-case words that are nobody's name, wherever they stand.
     """
 
     def __init__(
-        self, text: str, facts: Mapping[str, Any] | None = None, *, choices: Container[str] = frozenset()
+        self, text: str, facts: Mapping[str, Any] | None = None, *, no_names: Container[str] = frozenset()
     ) -> None:
         self.text = text = text[:HEARD]
         self._facts = {name.lower(): value for name, value in (facts or {}).items()}
@@ -70,8 +70,8 @@ class Words:
         rest = _URL.sub(" ", _EMAIL.sub(" ", rest))
         self.dates = _DATE.findall(rest)
         self.numbers = [_number(found) for found in _NUMBER.findall(_DATE.sub(" ", rest))]
-        self.names = [name for name in _names(rest) if name.lower() not in choices]
-        self.places = [place for place in _PLACE.findall(rest) if place.lower() not in choices]
+        self.names = [name for name in _names(rest) if name.lower() not in no_names]
+        self.places = [place for place in _PLACE.findall(rest) if place.lower() not in no_names]
         self._given: dict[str, Any] = {}
         self._used: list[Any] = []
 

@@ -69,6 +69,11 @@ def test_it_calls_the_tool_that_the_words_suggest_with_their_values(shape: Calla
     assert named_calls(output) == [("get_weather", {"city": "Paris", "unit": "celsius"})]
 
 
+def test_what_a_tool_is_called_is_nobody_s_name() -> None:
+    output = reply(keyed(), says("user", "Weather in Paris?"))
+    assert named_calls(output) == [("get_weather", {"city": "Paris"})]
+
+
 @SHAPES
 def test_it_does_not_call_without_a_reason(shape: Callable[..., dict[str, Any]]) -> None:
     output = reply(shape(), says("user", "Hello"))
