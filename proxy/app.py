@@ -56,7 +56,7 @@ from proxy.translate.messages import HistoryRules
 from proxy.translate.plan import PlanRules
 from proxy.translate.schema import Limits
 from proxy.webhooks import PATH as WEBHOOK_PATH
-from proxy.webhooks import Deliveries, listen_for_news, take_delivery
+from proxy.webhooks import Deliveries, take_delivery
 
 _EXPOSED_HEADERS = (
     "x-request-id",
@@ -139,7 +139,6 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 OncePerRequest(upstream, store, _idempotency(settings), metrics.repeated)
             )
             _watch(metrics, lifecycle, jobs, store)
-            listen_for_news(jobs, store)
             app.state.deliveries = None
             if settings.webhooks.public_url and account.api_key:
                 app.state.deliveries = deliveries = Deliveries(

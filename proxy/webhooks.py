@@ -2,9 +2,9 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,13 +14,10 @@ from proxy.narrative import Jobs, NarrativeClient, Receipt, WebhookOptions, Webh
 from proxy.narrative.webhooks import TOKEN_PARAM
 from proxy.serving.bodies import read_body
 from proxy.state import Store
-from proxy.wire.narrative import Job
 
 PATH: Final = "/narrative/webhook"
 _ROLE: Final = "webhooks"
-_TOPIC: Final = "ended"
 _LEAD_EVERY_S: Final = 1.5
-_MOST_UNTOLD: Final = 1_000
 _MOST_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -38,11 +35,8 @@ class Deliveries:
         self._store = store
         self._jobs = jobs
         self._webhooks = Webhooks(
-            _Everyone(jobs, store, self._spawn),
-            client,
-            WebhookOptions(url=url, name=f"narrative-chat-proxy {url}", token=token),
+            jobs, client, WebhookOptions(url=url, name=f"narrative-chat-proxy {url}", token=token)
         )
-        self._tasks: set[asyncio.Task[Any]] = set()
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -53,7 +47,7 @@ class Deliveries:
             yield
         finally:
             keeping.cancel()
-            await asyncio.gather(keeping, *self._tasks, return_exceptions=True)
+            await asyncio.gather(keeping, return_exceptions=True)
             await self._store.leave(_ROLE)
 
     async def take(self, request: Request) -> Response:
@@ -66,29 +60,13 @@ class Deliveries:
         async with AsyncExitStack() as stack:
             subscribed = False
             while True:
-                standing = await self._store.join(_ROLE)
-                if standing.leads and not subscribed:
+                leads = (await self._store.join(_ROLE)).leads
+                if leads and not subscribed:
                     await stack.enter_async_context(self._webhooks)
-                    subscribed = True
+                elif subscribed and not leads:
+                    await stack.aclose()
+                subscribed = leads
                 await asyncio.sleep(_LEAD_EVERY_S)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        if len(self._tasks) >= _MOST_UNTOLD:
-            work.close()  # the other replicas' own reads will notice
-            return
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-
-def listen_for_news(jobs: Jobs, store: Store) -> None:
-    """Have jobs that another replica was told of read here, if they are waited for here."""
-
-    def heard(job_id: str) -> None:
-        if job_id in jobs:
-            jobs.hint(job_id)
-
-    store.listen(_TOPIC, heard)
 
 
 async def take_delivery(request: Request) -> Response:
@@ -97,24 +75,3 @@ async def take_delivery(request: Request) -> Response:
     if deliveries is None:
         raise UnknownUrl("This server has not subscribed to webhooks.")
     return await deliveries.take(request)
-
-
-class _Everyone:
-    """Tells the replica that waits for a job: this one, or all others."""
-
-    def __init__(self, jobs: Jobs, store: Store, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
-        self._jobs = jobs
-        self._store = store
-        self._spawn = spawn
-
-    def __contains__(self, job_id: object) -> bool:
-        return job_id in self._jobs
-
-    def expect_push(self) -> None:
-        self._jobs.expect_push()
-
-    def hint(self, news: Job | str) -> None:
-        self._jobs.hint(news)
-        job_id = news if isinstance(news, str) else news.id
-        if job_id not in self._jobs:
-            self._spawn(self._store.publish(_TOPIC, job_id))

@@ -17,7 +17,7 @@ from proxy.narrative.places import PlaceOptions, Places
 from proxy.narrative.reader import WatchOptions
 from proxy.narrative.submit import SubmitOptions, Submitter, Ticket
 from proxy.state import MemoryStore, Standing, Store
-from proxy.wire.narrative import Job, RunRequest
+from proxy.wire.narrative import Job, JsonObject, RunRequest
 
 log = logging.getLogger(__name__)
 
@@ -100,12 +100,16 @@ class Jobs:
         return self._news.standings
 
     def expect_push(self) -> None:
-        """Webhooks are subscribed to: `hint` will be told of ends, and they can earn trust."""
+        """Webhooks are subscribed to: `deliver` will be called, and they can earn trust."""
         self._news.expect_push()
 
-    def hint(self, news: Job | str) -> None:
-        """Word from a webhook that a job ended: its record, or its id when the record is not at hand."""
-        self._news.tell(news, "webhook")
+    def deliver(self, record: JsonObject) -> None:
+        """A webhook says that a job ended. Replicas that share the store are told, unless the job is followed here.
+
+        Args:
+            record: the job as Narrative shows it; it may hold no more than `job_id` and `state`.
+        """
+        self._news.deliver(record)
 
     async def submit(
         self, request: RunRequest, client: NarrativeClient, *, deadline: float, since: float | None = None

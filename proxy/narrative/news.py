@@ -19,19 +19,23 @@ from types import TracebackType
 from typing import Final, Self
 
 from proxy.narrative.cadence import Cadence
+from proxy.narrative.client import read_record
 from proxy.narrative.events import Ended, Observer, SourceTrusted
+from proxy.narrative.feed import record_id
 from proxy.narrative.ledger import Entry, Ledger, says_all
-from proxy.narrative.peers import TOPIC, Part, Shown
+from proxy.narrative.peers import END_TOPIC, FEED_TOPIC, Part, Shown, record_of, words_of_end
 from proxy.narrative.reader import WatchOptions
 from proxy.narrative.trust import Trust
 from proxy.narrative.watch import Watch
 from proxy.state import Standing, Store
-from proxy.wire.narrative import Job
+from proxy.wire.narrative import Job, JsonObject
 
 log = logging.getLogger(__name__)
 
 _MOST_IDLE_WATCHES: Final = 256
 _MOST_EARLY: Final = 2_000
+_MOST_UNTOLD: Final = 1_000
+"""Ends that wait to be told to other replicas; these notice the others by their own means."""
 _PARTS_EVERY: Final = 1.0
 _PUSH_PATIENCE: Final = 3.0
 _PUSH_START: Final = 0.8
@@ -59,22 +63,27 @@ class News:
             on_change=lambda reliable: observe(SourceTrusted("webhook", reliable)),
         )
         self._watches: dict[str, Watch] = {}
-        self._parts: asyncio.Task[None] | None = None
+        self._outbox: asyncio.Queue[str] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._early: OrderedDict[str, None] = OrderedDict()
 
     async def __aenter__(self) -> Self:
         if self._store.shared:
-            self._store.listen(TOPIC, self._told)
-            self._parts = asyncio.create_task(self._keep_parts())
-            self._parts.add_done_callback(_log_failure)
+            self._outbox = asyncio.Queue(_MOST_UNTOLD)
+            self._store.listen(FEED_TOPIC, self._told_feed)
+            self._store.listen(END_TOPIC, self._told_end)
+            for work in (self._keep_parts(), self._tell_ends(self._outbox)):
+                task = asyncio.create_task(work)
+                task.add_done_callback(_log_failure)
+                self._tasks.append(task)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._parts is not None:
-            self._parts.cancel()
-            await asyncio.wait({self._parts})
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(watch.aclose() for watch in self._watches.values()))
 
     @property
@@ -88,7 +97,7 @@ class News:
         watch = self._watch(entry)
         watch.add(entry)
         if entry.job.ended:
-            self.tell(entry.job, "submit")
+            self._bring(entry, entry.job, "submit")
         elif self._early.pop(entry.job.id, "") is None:
             watch.hint(entry, "webhook")
 
@@ -115,22 +124,28 @@ class News:
         """Webhooks are subscribed to: from now on they owe word of every end."""
         self._push_expected = True
 
-    def tell(self, news: Job | str, source: str) -> None:
-        """Word, from a source outside, that a job ended or may have ended.
+    def deliver(self, record: JsonObject) -> None:
+        """A webhook says that a job ended, which is followed here or by another replica."""
+        if not self._take(record) and self._outbox is not None and not self._outbox.full():
+            self._outbox.put_nowait(words_of_end(record))
 
-        Args:
-            news: the job's record, or its id. It is read when the record lacks what a caller needs.
-            source: webhook or submit.
-        """
-        job_id = news if isinstance(news, str) else news.id
+    def _take(self, record: JsonObject) -> bool:
+        """Take in what a webhook brought; returns whether the job is followed here."""
+        job_id = str(record_id(record))
         entry = self._ledger.get(job_id)
-        if entry is None or entry.end.done():
+        if entry is not None and not entry.end.done():
+            self._bring(entry, read_record(record), "webhook")
+        else:
             self._push.showed(job_id)
-            if entry is None:
-                self._remember(job_id)
-        elif isinstance(news, Job) and news.ended and says_all(news):
-            self._ledger.report(news, source)
-        elif isinstance(news, str) or news.ended:
+        if entry is None:
+            self._remember(job_id)
+        return entry is not None
+
+    def _bring(self, entry: Entry, job: Job | None, source: str) -> None:
+        """Report an end, or have the job read when its record lacks what a caller needs."""
+        if job is not None and job.ended and says_all(job):
+            self._ledger.report(job, source)
+        else:
             self._watch(entry).hint(entry, source)
 
     def _remember(self, job_id: str) -> None:
@@ -147,10 +162,18 @@ class News:
                 await watch.keep_part()
             await asyncio.sleep(_PARTS_EVERY)
 
-    def _told(self, message: str) -> None:
-        shown = Shown.of(message)
+    async def _tell_ends(self, outbox: asyncio.Queue[str]) -> None:
+        while True:
+            await self._store.publish(END_TOPIC, await outbox.get())
+
+    def _told_feed(self, words: str) -> None:
+        shown = Shown.of(words)
         if shown and (watch := self._watches.get(shown.account)):
             watch.told(shown)
+
+    def _told_end(self, words: str) -> None:
+        if record := record_of(words):
+            self._take(record)
 
     # ------------------------------------------------------------ watches
 

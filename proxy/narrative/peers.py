@@ -1,13 +1,13 @@
-"""The replicas that follow one account's jobs: one of them reads the feed, and tells the others what it showed.
+"""What replicas tell each other: who reads an account's feed and what it showed, and the ends that webhooks brought.
 
-It tells of every job that was shown, those of earlier reads among them, as a message can be lost. Jobs that a server like this one
-submitted are told with their results when they are new, so that whoever waits for one need not read it again.
+Jobs that a server like this one submitted are told with their results, so that whoever waits for one need not read it again. A message can
+be lost: what the feed showed is told as long as it is shown, results only once.
 """
 
 import asyncio
 import json
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -16,7 +16,8 @@ from proxy.narrative.submit import TAG_PREFIX
 from proxy.state import BY_ITSELF, Store
 from proxy.wire.narrative import JsonObject, tags_of
 
-TOPIC: Final = "feed"
+FEED_TOPIC: Final = "feed"
+END_TOPIC: Final = "ended"
 _TOLD: Final = ("result", "failures", "data_plane_id", "created_at", "updated_at", "ended_at")
 _MOST_CHARS: Final = 8 * 1024 * 1024
 """In a longer message results are left out."""
@@ -42,10 +43,10 @@ class Shown(BaseModel):
         return frozenset(job_id for record in self.records if (job_id := record_id(record)))
 
     @classmethod
-    def of(cls, text: str) -> "Shown | None":
+    def of(cls, words: str) -> "Shown | None":
         """What the words of another replica say; None when it is of another version."""
         try:
-            return cls.model_validate(json.loads(text))
+            return cls.model_validate(json.loads(words))
         except (ValueError, ValidationError):
             return None
 
@@ -81,7 +82,7 @@ class Part:
 
     async def tell(self, state: str, records: Iterable[JsonObject], known: Collection[str]) -> None:
         """Tell the others what a read showed, after earlier ones showed `known`."""
-        await self._store.publish(TOPIC, words(self._account, state, records, known))
+        await self._store.publish(FEED_TOPIC, words_of_read(self._account, state, records, known))
 
     def told(self) -> None:
         """The one who leads told what a read showed."""
@@ -92,7 +93,7 @@ class Part:
         return self.standing.leads or self._loop.time() - self._told_at <= within
 
 
-def words(account: str, state: str, records: Iterable[JsonObject], known: Collection[str]) -> str:
+def words_of_read(account: str, state: str, records: Iterable[JsonObject], known: Collection[str]) -> str:
     """How a read is told.
 
     Args:
@@ -106,16 +107,30 @@ def words(account: str, state: str, records: Iterable[JsonObject], known: Collec
     return text if len(text) <= _MOST_CHARS else _text(account, state, [_bare(record, state) for record in named])
 
 
+def words_of_end(record: JsonObject) -> str:
+    """How the end that a webhook brought is told."""
+    return json.dumps(_outline(record, record.get("state"), ()))
+
+
+def record_of(words: str) -> JsonObject | None:
+    """The record in the words of an end; None when they are of another version."""
+    try:
+        record = json.loads(words)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and record_id(record) else None
+
+
 def _text(account: str, state: str, records: list[JsonObject]) -> str:
     # Not by pydantic: it would make null of a number that is too large, and refuse half a surrogate pair.
     return json.dumps({"account": account, "state": state, "records": records})
 
 
-def _outline(record: JsonObject, state: str, known: Collection[str]) -> JsonObject:
+def _outline(record: JsonObject, state: Any, known: Collection[str]) -> JsonObject:
     ours = any(tag.startswith(TAG_PREFIX) for tag in tags_of(record.get("input")))
     told = _TOLD if ours and record_id(record) not in known else ()
     return _bare(record, state) | {field: record[field] for field in told if field in record}
 
 
-def _bare(record: JsonObject, state: str) -> JsonObject:
+def _bare(record: JsonObject, state: Any) -> JsonObject:
     return {"job_id": record_id(record), "state": state}

@@ -15,15 +15,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import httpx
 
 from proxy.errors import ProxyError, UpstreamError
 from proxy.narrative.answers import parse_json
-from proxy.narrative.client import NarrativeClient, read_record
+from proxy.narrative.client import NarrativeClient
 from proxy.narrative.feed import STATES, record_id
-from proxy.wire.narrative import ENDED, Delivery, Job, Webhook, WebhookRequest
+from proxy.narrative.jobs import Jobs
+from proxy.wire.narrative import ENDED, Delivery, Webhook, WebhookRequest
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +60,6 @@ class Receipt(Enum):
     FORGED = 401
 
 
-class Told(Protocol):
-    """Who is told of ends: `proxy.narrative.Jobs`, or somebody who tells other replicas too."""
-
-    def __contains__(self, job_id: object) -> bool: ...
-
-    def hint(self, news: Job | str) -> None: ...
-
-    def expect_push(self) -> None: ...
-
-
 class Webhooks:
     """Keeps one subscription while it is entered, and passes deliveries on to the jobs.
 
@@ -78,7 +69,7 @@ class Webhooks:
         options: where and how.
     """
 
-    def __init__(self, jobs: Told, client: NarrativeClient, options: WebhookOptions) -> None:
+    def __init__(self, jobs: Jobs, client: NarrativeClient, options: WebhookOptions) -> None:
         self._jobs = jobs
         self._client = client
         self._options = options
@@ -146,11 +137,8 @@ class Webhooks:
         return True
 
     def _pass_on(self, record: dict[str, Any]) -> None:
-        job_id = record_id(record)
-        if job_id is None or record.get("state") not in ENDED:
-            return
-        job = read_record(record) if job_id in self._jobs else None
-        self._jobs.hint(job or job_id)
+        if record_id(record) and record.get("state") in ENDED:
+            self._jobs.deliver(record)
 
     # ------------------------------------------------------------ subscription
 

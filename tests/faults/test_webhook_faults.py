@@ -16,7 +16,10 @@ from starlette.routing import Route
 from proxy.narrative import Receipt, WebhookOptions, Webhooks
 from proxy.narrative.events import Ended, SourceTrusted, UpstreamCalled
 from proxy.sandbox import RunningSandbox, SandboxOptions, serve_sandbox
+from proxy.state import Store
+from proxy.state.redis import RedisStore
 from tests.faults.running import OPTIONS, Engine, engine, request
+from tests.redis_server import serve_redis
 from tests.serving import serve
 from tests.waiting import until
 
@@ -48,7 +51,7 @@ class Inbox:
 
 @asynccontextmanager
 async def subscribed(
-    options: SandboxOptions | None = None, *, reads: float = 50
+    options: SandboxOptions | None = None, *, reads: float = 50, store: Store | None = None
 ) -> AsyncIterator[tuple[Engine, Inbox, RunningSandbox]]:
     engine_options = replace(OPTIONS, watch=replace(OPTIONS.watch, reads_per_second=reads))
     inbox = Inbox(asyncio.get_running_loop())
@@ -56,7 +59,7 @@ async def subscribed(
     with serve(app) as url:
         async with (
             serve_sandbox(options or SandboxOptions(pending_s=0.01)) as sandbox,
-            engine(sandbox.url, engine_options) as running,
+            engine(sandbox.url, engine_options, store=store) as running,
         ):
             inbox.hooks = Webhooks(running.jobs, running.client, WebhookOptions(f"{url}/hook", name="test"))
             async with inbox.hooks as hooks:
@@ -66,6 +69,10 @@ async def subscribed(
 
 def sources(running: Engine) -> list[str]:
     return [event.source for event in running.events if isinstance(event, Ended)]
+
+
+def reads(running: Engine) -> int:
+    return sum(isinstance(event, UpstreamCalled) and event.operation == "read_job" for event in running.events)
 
 
 def twice(delivery: Delivery) -> list[Delivery]:
@@ -104,6 +111,27 @@ async def test_a_delivery_without_a_result_makes_the_job_be_read() -> None:
         texts = await asyncio.gather(*(running.run(0.5) for _ in range(10)))
         assert all(texts)
         assert set(sources(running)) == {"webhook"}
+
+
+async def test_a_delivery_is_told_to_the_replica_that_waits_which_need_not_read_the_job() -> None:
+    few_reads = replace(OPTIONS, watch=replace(OPTIONS.watch, reads_per_second=FEW_READS))
+    with serve_redis() as url:
+        async with (
+            RedisStore(url, "replicas:") as here,
+            RedisStore(url, "replicas:") as there,
+            subscribed(reads=FEW_READS, store=here) as (_, _, sandbox),
+            engine(sandbox.url, few_reads, store=there) as other,
+        ):
+
+            async def is_told() -> bool:
+                await other.run(0.2)
+                return "webhook" in sources(other)
+
+            await until(is_told)
+            before = reads(other)
+            await asyncio.gather(*(other.run(0.2) for _ in range(20)))
+            assert reads(other) <= before + 2
+            assert sources(other)[-20:].count("webhook") >= 18
 
 
 @pytest.mark.parametrize("way", ["header", "bearer", "none"])

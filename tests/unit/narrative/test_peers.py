@@ -6,7 +6,7 @@ import pytest
 from proxy.narrative import peers
 from proxy.narrative.client import read_record
 from proxy.narrative.ledger import says_all
-from proxy.narrative.peers import Shown, words
+from proxy.narrative.peers import Shown, record_of, words_of_end, words_of_read
 
 
 def record(job_id: str, output: Any = None, tags: Any = ("rid:1",)) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def record(job_id: str, output: Any = None, tags: Any = ("rid:1",)) -> dict[str,
 
 
 def told(records: list[dict[str, Any]], known: set[str] | None = None) -> Shown:
-    shown = Shown.of(words("account", "completed", records, known or set()))
+    shown = Shown.of(words_of_read("account", "completed", records, known or set()))
     assert shown is not None
     return shown
 
@@ -36,7 +36,7 @@ def test_an_answer_is_told_exactly_and_whole(output: Any) -> None:
 
 
 def test_prompts_are_not_told() -> None:
-    assert "secret" not in words("account", "completed", [record("job-1")], set())
+    assert "secret" not in words_of_read("account", "completed", [record("job-1")], set())
 
 
 @pytest.mark.parametrize("tags", [(), ("other:1",), (5, None)])
@@ -64,3 +64,18 @@ def test_records_without_an_id_are_not_told() -> None:
 @pytest.mark.parametrize("text", ["", "junk", "[]", "{}", json.dumps({"account": 5, "state": "a", "records": []})])
 def test_words_that_make_no_sense_are_none(text: str) -> None:
     assert Shown.of(text) is None
+
+
+def test_an_end_is_told_like_a_new_record() -> None:
+    shown = record_of(words_of_end(record("job-1")))
+    assert shown is not None
+    assert "input" not in shown
+    job = read_record(shown)
+    assert job is not None
+    assert says_all(job)
+    assert record_of(words_of_end(record("job-1", tags=()))) == {"job_id": "job-1", "state": "completed"}
+
+
+@pytest.mark.parametrize("text", ["", "junk", "[]", "5", "{}", '{"job_id": 5}'])
+def test_words_of_an_end_that_make_no_sense_are_none(text: str) -> None:
+    assert record_of(text) is None
