@@ -9,7 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -124,11 +124,15 @@ class SqliteRecords:
         if self._connection is None:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file.touch(mode=0o600)
-            connection = sqlite3.connect(self._file, timeout=5.0, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            with connection:
-                connection.execute(_TABLE)
+            with ExitStack() as stack:
+                connection = stack.enter_context(
+                    closing(sqlite3.connect(self._file, timeout=5.0, check_same_thread=False))
+                )
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                with connection:
+                    connection.execute(_TABLE)
+                stack.pop_all()  # all is well: it stays open
             self._connection = connection
         return self._connection
 

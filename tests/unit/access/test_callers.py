@@ -1,7 +1,5 @@
 """Who is let in, and as whom."""
 
-from pathlib import Path
-
 import pytest
 
 from proxy.access.callers import Caller, PassThrough, SharedToken, caller_id
@@ -12,8 +10,8 @@ from proxy.state.records import SqliteRecords
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Keys:
-    return Keys(SqliteRecords(tmp_path / "records"))
+def keys(records: SqliteRecords) -> Keys:
+    return Keys(records)
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def keys(tmp_path: Path, clock: Clock) -> Keys:
-    return Keys(SqliteRecords(tmp_path / "records"), clock)
+def keys(records: SqliteRecords, clock: Clock) -> Keys:
+    return Keys(records, clock)
 
 
 async def test_a_key_is_found_by_itself_and_nothing_else(keys: Keys) -> None:

@@ -61,15 +61,14 @@ def test_a_secret_of_the_settings_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-async def test_where_no_secret_can_be_made_the_error_says_what_to_set(tmp_path: Path) -> None:
+async def test_where_no_secret_can_be_made_the_error_says_what_to_set(records: SqliteRecords, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    endpoints = Endpoints(SqliteRecords(tmp_path / "records"), Cipher(None, tmp_path / "file" / "key"))
+    endpoints = Endpoints(records, Cipher(None, tmp_path / "file" / "key"))
     with pytest.raises(Overloaded, match="PROXY_SECRET_KEY"):
         await endpoints.add(ENDPOINT, "the-credential")
 
 
-async def test_an_endpoint_is_stored_with_its_credential_encrypted(tmp_path: Path) -> None:
-    records = SqliteRecords(tmp_path / "records")
+async def test_an_endpoint_is_stored_with_its_credential_encrypted(records: SqliteRecords, tmp_path: Path) -> None:
     endpoints = Endpoints(records, Cipher("a secret", tmp_path / "key"))
     assert await endpoints.add(ENDPOINT, "the-credential")
     assert not await endpoints.add(ENDPOINT, "another")
@@ -84,4 +83,3 @@ async def test_an_endpoint_is_stored_with_its_credential_encrypted(tmp_path: Pat
         Endpoints(records, Cipher("another secret", tmp_path / "key")).api_key(found)
     assert await endpoints.remove("mine")
     assert await endpoints.find("mine") is None
-    await records.aclose()

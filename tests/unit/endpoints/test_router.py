@@ -74,8 +74,8 @@ def upstream() -> StubUpstream:
 
 
 @pytest.fixture
-def router(upstream: StubUpstream, tmp_path: Path) -> Router:
-    endpoints = Endpoints(SqliteRecords(tmp_path / "records"), Cipher("secret", tmp_path / "key"))
+def router(upstream: StubUpstream, records: SqliteRecords, tmp_path: Path) -> Router:
+    endpoints = Endpoints(records, Cipher("secret", tmp_path / "key"))
     services = {"narrative": upstream, "anthropic": upstream}
     return Router(make_catalog(CARDS), endpoints, services, RateLimits(wait_s=0), usual=Quota(), own_token=True)
 
@@ -186,8 +186,10 @@ async def test_a_stream_asks_for_usage_where_tokens_are_limited_and_shows_it_to_
     assert upstream.asked[1].stream_options is None
 
 
-async def test_holders_of_our_keys_cannot_spend_a_token_the_proxy_does_not_have(tmp_path: Path) -> None:
-    endpoints = Endpoints(SqliteRecords(tmp_path / "records"), Cipher("secret", tmp_path / "key"))
+async def test_holders_of_our_keys_cannot_spend_a_token_the_proxy_does_not_have(
+    records: SqliteRecords, tmp_path: Path
+) -> None:
+    endpoints = Endpoints(records, Cipher("secret", tmp_path / "key"))
     services = {"narrative": StubUpstream()}
     router = Router(make_catalog(CARDS), endpoints, services, RateLimits(), usual=Quota(), own_token=False)
     with pytest.raises(PermissionDenied):
