@@ -34,6 +34,7 @@ class Deliveries:
         token = hashlib.sha256(f"{url}\0{api_key}".encode()).hexdigest()
         self._store = store
         self._jobs = jobs
+        self._client = client
         self._webhooks = Webhooks(
             jobs, client, WebhookOptions(url=url, name=f"narrative-chat-proxy {url}", token=token)
         )
@@ -41,7 +42,7 @@ class Deliveries:
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Subscribe, or stand by."""
-        self._jobs.expect_push()
+        self._jobs.expect_push(self._client)
         keeping = asyncio.create_task(self._keep())
         try:
             yield
@@ -60,7 +61,9 @@ class Deliveries:
         async with AsyncExitStack() as stack:
             subscribed = False
             while True:
-                leads = (await self._store.join(_ROLE)).leads
+                standing = await self._store.join(_ROLE)
+                # While the shared state is away, whoever led goes on; else all would subscribe, each in place of the others.
+                leads = standing.leads if self._store.healthy else subscribed
                 if leads and not subscribed:
                     await stack.enter_async_context(self._webhooks)
                 elif subscribed and not leads:

@@ -33,6 +33,10 @@ class Agenda:
                 due.append(item[2])
         return due
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._items.clear()
+
     def tidy(self, live: int) -> None:
         """Drop stale items once they outnumber the `live` entries by far."""
         if len(self._items) > 1000 + 4 * live:

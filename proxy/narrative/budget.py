@@ -22,6 +22,8 @@ class Budget:
     def __init__(self, rate: float, burst: float, now: float) -> None:
         self._full = rate
         self._part = 1.0
+        self.share = 1.0
+        """Part of the rate that is this replica's."""
         self._burst = burst
         self._tokens = burst
         self._seen = now
@@ -29,9 +31,14 @@ class Budget:
         self._failures = 0
 
     @property
-    def rate(self) -> float:
-        """Reads a second at present."""
+    def whole(self) -> float:
+        """Reads a second at present, of all replicas."""
         return self._full * self._part
+
+    @property
+    def rate(self) -> float:
+        """Reads a second at present, of this one."""
+        return self.whole * self.share
 
     def ready_at(self, now: float) -> float:
         """When the next read may start: `now` or later."""

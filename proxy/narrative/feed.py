@@ -18,6 +18,7 @@ _MOST_PAGES: Final = 4
 """Pages of one read; what lies beyond is left to the sweep."""
 _MOST_FAILURES: Final = 3
 _MOST_DOUBLINGS: Final = 5
+_HOPELESS: Final = 10.0
 _STALE: Final = 30.0
 """Seconds without a read after which the cursor means nothing any more."""
 
@@ -27,14 +28,15 @@ class FeedCursor:
 
     def __init__(self, state: str, on_trust: Callable[[bool], None]) -> None:
         self.state = state
-        self.trust = Trust(start=1.0, patience=3, spacing=1, on_change=lambda _: self._tell())
+        self.trust = Trust(start=1.0, patience=3, spacing=1, on_change=lambda _: self._report())
         self._on_trust = on_trust
-        self._told = True
+        self._reported = True
         self.running = False
         self.reads = 0
         """Reads that were answered, another replica's among them."""
         self._started = float("-inf")
         self._failures = 0
+        self._failed_at = float("-inf")
         self._last_read = float("-inf")
         self._known: frozenset[str] = frozenset()
         self._seen: dict[str, None] = {}
@@ -47,14 +49,13 @@ class FeedCursor:
         return self._known
 
     @property
-    def readable(self) -> bool:
-        """Whether reads are answered."""
-        return self._failures < _MOST_FAILURES
-
-    @property
     def reliable(self) -> bool:
         """Whether it can be read, and shows every end."""
-        return self.readable and self.trust.reliable
+        return self._failures < _MOST_FAILURES and self.trust.reliable
+
+    def hopeless(self, now: float) -> bool:
+        """Whether the last reads were not answered, and it is too early to try again if somebody else can."""
+        return self._failures >= _MOST_FAILURES and now - self._failed_at < _HOPELESS
 
     def due(self, gap: float) -> float:
         """Loop time of the next read when reads are `gap` seconds apart, more after failures."""
@@ -91,15 +92,20 @@ class FeedCursor:
         self._known = frozenset(self._seen)
         self._answered(now)
 
+    def misses(self, ids: frozenset[str]) -> bool:
+        """Whether a read elsewhere that showed these jobs leaves a gap after what is known here."""
+        return bool(self._known and ids) and self._known.isdisjoint(ids)
+
     def read_elsewhere(self, ids: frozenset[str], now: float) -> None:
         """Another replica read it, which showed these jobs."""
         self._known = ids or self._known
         self._answered(now)
 
-    def failed(self) -> None:
+    def failed(self, now: float) -> None:
         """A read was not answered."""
+        self._failed_at = now
         self._failures += 1
-        self._tell()
+        self._report()
 
     def _answered(self, now: float) -> None:
         self._last_read = now
@@ -107,12 +113,12 @@ class FeedCursor:
         self._failures = 0
         self.trust.settle(self.reads)
         self.trust.soften()
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
-        if self.reliable != self._told:
-            self._told = self.reliable
-            self._on_trust(self._told)
+    def _report(self) -> None:
+        if self.reliable != self._reported:
+            self._reported = self.reliable
+            self._on_trust(self._reported)
 
 
 def record_id(record: dict[str, Any]) -> str | None:

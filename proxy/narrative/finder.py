@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UpstreamError
 from proxy.narrative.client import NarrativeClient, read_record
 from proxy.wire.narrative import Job
 
@@ -85,6 +85,12 @@ class Finder:
                 wanted.exception()  # marks it as retrieved: all who wanted it may be gone
             else:
                 wanted.set_result(scan)
+            finally:
+                if not wanted.done():  # a fault of ours: nobody shall wait for ever
+                    wanted.set_exception(
+                        UpstreamError("the list of jobs could not be read", code="narrative_unavailable")
+                    )
+                    wanted.exception()
 
     async def _read(self, since: datetime, deadline: float) -> Scan:
         ahead = self._client.clock_ahead

@@ -11,7 +11,7 @@ from typing import Self
 from proxy.errors import JobTimeout, Overloaded
 from proxy.narrative.client import NarrativeClient
 from proxy.narrative.events import Abandoned, Observer, Queued, Refused, ignore
-from proxy.narrative.ledger import Entry, Ledger
+from proxy.narrative.ledger import UNCLAIMED, Entry, Ledger
 from proxy.narrative.news import News
 from proxy.narrative.places import PlaceOptions, Places
 from proxy.narrative.reader import WatchOptions
@@ -99,9 +99,9 @@ class Jobs:
         """This replica's part in following each of the accounts that it follows."""
         return self._news.standings
 
-    def expect_push(self) -> None:
-        """Webhooks are subscribed to: `deliver` will be called, and they can earn trust."""
-        self._news.expect_push()
+    def expect_push(self, client: NarrativeClient) -> None:
+        """Webhooks of the client's account are subscribed to: `deliver` will be called, and they can earn trust."""
+        self._news.expect_push(client.account)
 
     def deliver(self, record: JsonObject) -> None:
         """A webhook says that a job ended. Replicas that share the store are told, unless the job is followed here.
@@ -187,7 +187,9 @@ class Jobs:
             PermissionDenied: the job may no longer be read.
             Overloaded: the engine stops.
         """
-        entry = self._ledger.open(job, client, deadline=deadline)
+        # One that is not followed yet was submitted a while ago, and may have ended.
+        sent = asyncio.get_running_loop().time() - UNCLAIMED
+        entry = self._ledger.open(job, client, deadline=deadline, sent=sent)
         entry.waiters += 1
         try:
             left = deadline - asyncio.get_running_loop().time()

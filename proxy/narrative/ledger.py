@@ -14,7 +14,7 @@ from proxy.errors import ProxyError
 from proxy.narrative.client import NarrativeClient
 from proxy.wire.narrative import Job
 
-_UNCLAIMED: Final = 5.0
+UNCLAIMED: Final = 5.0
 """Seconds that a job is followed before anybody waits for it."""
 
 
@@ -141,7 +141,7 @@ class Ledger:
             on_left=on_left,
         )
         self._entries[job.id] = entry
-        entry.expiry = loop.call_at(min(deadline, loop.time() + _UNCLAIMED), self._expire, entry)
+        entry.expiry = loop.call_at(min(deadline, loop.time() + UNCLAIMED), self._expire, entry)
         self.listener.added(entry)
         return entry
 

@@ -15,17 +15,18 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from proxy.narrative.cadence import Cadence
 from proxy.narrative.client import read_record
-from proxy.narrative.events import Ended, Observer, SourceTrusted
+from proxy.narrative.events import Ended, Observer
 from proxy.narrative.feed import record_id
 from proxy.narrative.ledger import Entry, Ledger, says_all
 from proxy.narrative.peers import END_TOPIC, FEED_TOPIC, Part, Shown, record_of, words_of_end
 from proxy.narrative.reader import WatchOptions
-from proxy.narrative.trust import Trust
 from proxy.narrative.watch import Watch
 from proxy.state import Standing, Store
 from proxy.wire.narrative import Job, JsonObject
@@ -37,9 +38,8 @@ _MOST_EARLY: Final = 2_000
 _MOST_UNTOLD: Final = 1_000
 """Ends that wait to be told to other replicas; these notice the others by their own means."""
 _PARTS_EVERY: Final = 1.0
-_PUSH_PATIENCE: Final = 3.0
-_PUSH_START: Final = 0.8
-_PUSH_SPACING: Final = 0.1
+_RESTART: Final = 1.0
+"""Seconds until work that failed is begun again."""
 
 
 class News:
@@ -55,16 +55,10 @@ class News:
         self._options = options
         self._observe = observe
         self._cadence = Cadence()
-        self._push_expected = False
-        self._push = Trust(
-            _PUSH_START,
-            _PUSH_PATIENCE,
-            _PUSH_SPACING,
-            on_change=lambda reliable: observe(SourceTrusted("webhook", reliable)),
-        )
-        self._watches: dict[str, Watch] = {}
+        self._pushed: set[str] = set()
+        self._watches: OrderedDict[str, Watch] = OrderedDict()
         self._outbox: asyncio.Queue[str] | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._early: OrderedDict[str, None] = OrderedDict()
 
     async def __aenter__(self) -> Self:
@@ -72,10 +66,8 @@ class News:
             self._outbox = asyncio.Queue(_MOST_UNTOLD)
             self._store.listen(FEED_TOPIC, self._told_feed)
             self._store.listen(END_TOPIC, self._told_end)
-            for work in (self._keep_parts(), self._tell_ends(self._outbox)):
-                task = asyncio.create_task(work)
-                task.add_done_callback(_log_failure)
-                self._tasks.append(task)
+            self._keep_up(self._keep_parts)
+            self._keep_up(partial(self._tell_ends, self._outbox))
         return self
 
     async def __aexit__(
@@ -98,7 +90,8 @@ class News:
         watch.add(entry)
         if entry.job.ended:
             self._bring(entry, entry.job, "submit")
-        elif self._early.pop(entry.job.id, "") is None:
+        elif entry.job.id in self._early:
+            del self._early[entry.job.id]
             watch.hint(entry, "webhook")
 
     def ended(self, entry: Entry, source: str) -> None:
@@ -106,40 +99,42 @@ class News:
         job = entry.job
         seconds = now - entry.started
         self._cadence.learn(entry.model, _duration(job, seconds))
-        if source == "webhook":
-            self._push.kept(now)
-        elif self._push_expected:
-            self._push.owe(job.id, now)
         watch = self._watch(entry)
+        if source == "webhook":
+            watch.push.kept(now)
+        elif entry.client.account in self._pushed:
+            watch.push.owe(job.id, now)
         watch.ended(entry, source, now)
         watch.drop(entry)
         self._observe(Ended(job.id, entry.model, job.state, source, seconds, _delay(job)))
 
     def left(self, entry: Entry) -> None:
-        self._watch(entry).drop(entry)
+        if watch := self._watches.get(entry.client.account):
+            watch.drop(entry)
 
     # ------------------------------------------------------------ pushed news
 
-    def expect_push(self) -> None:
-        """Webhooks are subscribed to: from now on they owe word of every end."""
-        self._push_expected = True
+    def expect_push(self, account: str) -> None:
+        """Webhooks of an account are subscribed to: from now on they owe word of every end."""
+        self._pushed.add(account)
 
     def deliver(self, record: JsonObject) -> None:
-        """A webhook says that a job ended, which is followed here or by another replica."""
-        if not self._take(record) and self._outbox is not None and not self._outbox.full():
+        """A webhook says that a job ended, which is followed here, by other replicas, or both."""
+        self._take(record)
+        if self._outbox is not None and not self._outbox.full():
             self._outbox.put_nowait(words_of_end(record))
 
-    def _take(self, record: JsonObject) -> bool:
-        """Take in what a webhook brought; returns whether the job is followed here."""
+    def _take(self, record: JsonObject) -> None:
+        """Take in what a webhook brought."""
         job_id = str(record_id(record))
         entry = self._ledger.get(job_id)
         if entry is not None and not entry.end.done():
             self._bring(entry, read_record(record), "webhook")
-        else:
-            self._push.showed(job_id)
+            return
+        for account in self._pushed & self._watches.keys():
+            self._watches[account].push.showed(job_id)
         if entry is None:
             self._remember(job_id)
-        return entry is not None
 
     def _bring(self, entry: Entry, job: Job | None, source: str) -> None:
         """Report an end, or have the job read when its record lacks what a caller needs."""
@@ -158,9 +153,20 @@ class News:
 
     async def _keep_parts(self) -> None:
         while True:
-            for watch in list(self._watches.values()):
-                await watch.keep_part()
+            await asyncio.gather(*(watch.keep_part() for watch in self._watches.values()))
             await asyncio.sleep(_PARTS_EVERY)
+
+    def _keep_up(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have some work done for good: should it fail, it is begun again."""
+        task = asyncio.create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._stopped, work))
+
+    def _stopped(self, work: Callable[[], Coroutine[Any, Any, None]], task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("agreeing with other replicas failed; starting again", exc_info=error)
+            asyncio.get_running_loop().call_later(_RESTART, self._keep_up, work)
 
     async def _tell_ends(self, outbox: asyncio.Queue[str]) -> None:
         while True:
@@ -189,21 +195,16 @@ class News:
                 Part(self._store, account),
                 self._cadence,
                 self._options,
-                self._push,
                 self._observe,
             )
+        self._watches.move_to_end(account)
         return watch
 
     def _make_room(self) -> None:
         if len(self._watches) >= _MOST_IDLE_WATCHES:
-            idle = next((account for account, watch in self._watches.items() if watch.idle), None)
-            if idle is not None:
-                del self._watches[idle]
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
-        log.error("agreeing with other replicas failed", exc_info=error)
+            account = next((account for account, watch in self._watches.items() if watch.forgettable), None)
+            if account is not None:
+                del self._watches[account]
 
 
 def _duration(job: Job, seconds: float) -> float:

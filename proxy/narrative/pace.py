@@ -8,7 +8,7 @@
 | many jobs, feed proved unreliable | all of them, in turn | slower |
 | webhooks proved reliable | a slow sweep of late ones | a glance now and then |
 
-Replicas that follow the same account share one budget: one of them reads the feed for all, even for a few jobs, and each takes its part
+Replicas that follow the same account share one budget: one of them reads the feed for all, even for a few jobs, and each has its part
 of the looks.
 """
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from proxy.state import BY_ITSELF, Standing
 from proxy.wire.narrative import JobState
 
 FEW: Final = 2
@@ -45,8 +46,7 @@ class Load:
         late: those of them that take longer than jobs of their model do.
         silence: seconds since the last news of an end, or since the first job came.
         feed_reliable, push_reliable: whether the feed and webhooks keep their word.
-        leads: whether this replica reads the feed.
-        members: replicas that follow the account's jobs.
+        standing: this replica's part among those that follow the account's jobs; the one that leads reads the feed.
     """
 
     active: int
@@ -54,13 +54,7 @@ class Load:
     silence: float
     feed_reliable: bool
     push_reliable: bool
-    leads: bool = True
-    members: int = 1
-
-    @property
-    def serves(self) -> bool:
-        """Whether other replicas count on what this one reads."""
-        return self.leads and self.members > 1
+    standing: Standing = BY_ITSELF
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +86,21 @@ _GLANCE: Final = {JobState.COMPLETED: 0.05, JobState.FAILED: 0.03, JobState.CANC
 def pace(load: Load, rate: float) -> Pace:
     """What to read and how often, for `rate` reads a second."""
     mode = _mode(load)
-    outliers_only = load.active == load.late and not load.serves
+    standing = load.standing
+    outliers_only = load.active == load.late and not standing.serves
     slow = min(max(load.silence / _GRACE_OF_SILENCE, 1.0), _SLOWEST) if outliers_only else 1.0
     parts = {Mode.FEED: _FEED, Mode.LOOKS_AND_FEED: _DEMOTED_FEED, Mode.PUSH: _GLANCE}.get(mode, {})
-    left = rate * (_USED - sum(parts.values())) / load.members
+    left = rate * (_USED - sum(parts.values())) / standing.members
     look_gap = max(_SHORTEST_LOOK, load.active / left) * slow
-    feed_gaps = {str(state): slow / (rate * part) for state, part in parts.items()} if load.leads else {}
+    feed_gaps = {str(state): slow / (rate * part) for state, part in parts.items()} if standing.leads else {}
     return Pace(mode, look_gap, left / slow, feed_gaps)
 
 
 def _mode(load: Load) -> Mode:
-    if load.active == 0 and not load.serves:
+    if load.active == 0 and not load.standing.serves:
         return Mode.REST
     if load.push_reliable:
         return Mode.PUSH
-    if load.active <= FEW and load.members == 1:
+    if load.active <= FEW and load.standing.members == 1:
         return Mode.LOOKS
     return Mode.FEED if load.feed_reliable else Mode.LOOKS_AND_FEED

@@ -1,7 +1,8 @@
 """What replicas tell each other: who reads an account's feed and what it showed, and the ends that webhooks brought.
 
-Jobs that a server like this one submitted are told with their results, so that whoever waits for one need not read it again. A message can
-be lost: what the feed showed is told as long as it is shown, results only once.
+Jobs that a server like this one submitted are told with their results, so that whoever waits for one need not read it again. Words
+can be lost. Each read also tells what earlier reads showed, as far as its page reaches; whoever sees no overlap with what it was told
+last has missed something, and reads once itself.
 """
 
 import asyncio
@@ -20,7 +21,8 @@ FEED_TOPIC: Final = "feed"
 END_TOPIC: Final = "ended"
 _TOLD: Final = ("result", "failures", "data_plane_id", "created_at", "updated_at", "ended_at")
 _MOST_CHARS: Final = 8 * 1024 * 1024
-"""In a longer message results are left out."""
+_MOST_CHARS_OF_END: Final = 256 * 1024
+"""In longer messages results are left out."""
 
 
 class Shown(BaseModel):
@@ -28,7 +30,7 @@ class Shown(BaseModel):
 
     Args:
         account: as `NarrativeClient.account`.
-        state: which feed.
+        state: which feed; "" for a mere sign of life.
         records: of the jobs, as Narrative's; most hold id and state only.
     """
 
@@ -59,24 +61,23 @@ class Part:
         self._store = store
         self._account = account
         self._role = f"feed:{account}"
-        self._taken = False
-        self._told_at = float("-inf")
+        self.taken = False
+        self._told_at = self._loop.time()
         self.standing = BY_ITSELF
 
-    @property
-    def serves(self) -> bool:
-        """Whether others count on what it reads."""
-        return self.standing.leads and self.standing.members > 1
-
-    async def take(self) -> None:
+    async def take(self, *, may_lead: bool) -> None:
         """Take part, or go on to: it is over a few seconds after the last time."""
-        self._taken = True
-        self.standing = await self._store.join(self._role)
+        self.taken = True
+        led, self.standing = self.standing.leads, await self._store.join(self._role, may_lead=may_lead)
+        if led and not self.standing.leads:
+            self.told()  # the one who leads now has some time to say so
+        if self.standing.serves:
+            await self.tell("", (), ())  # a sign of life for those who wait for word
 
     async def give_up(self) -> None:
         """Leave it to the others."""
-        if self._taken:
-            self._taken = False
+        if self.taken:
+            self.taken = False
             self.standing = BY_ITSELF
             await self._store.leave(self._role)
 
@@ -85,12 +86,13 @@ class Part:
         await self._store.publish(FEED_TOPIC, words_of_read(self._account, state, records, known))
 
     def told(self) -> None:
-        """The one who leads told what a read showed."""
+        """Word has come of the one who leads."""
         self._told_at = self._loop.time()
 
-    def informed(self, within: float) -> bool:
-        """Whether this replica reads the feed, or was told in the last `within` seconds what it showed."""
-        return self.standing.leads or self._loop.time() - self._told_at <= within
+    @property
+    def untold(self) -> float:
+        """Seconds without word of the one who leads; 0 for that one."""
+        return 0.0 if self.standing.leads else self._loop.time() - self._told_at
 
 
 def words_of_read(account: str, state: str, records: Iterable[JsonObject], known: Collection[str]) -> str:
@@ -109,7 +111,9 @@ def words_of_read(account: str, state: str, records: Iterable[JsonObject], known
 
 def words_of_end(record: JsonObject) -> str:
     """How the end that a webhook brought is told."""
-    return json.dumps(_outline(record, record.get("state"), ()))
+    state = record.get("state")
+    text = json.dumps(_outline(record, state, ()))
+    return text if len(text) <= _MOST_CHARS_OF_END else json.dumps(_bare(record, state))
 
 
 def record_of(words: str) -> JsonObject | None:

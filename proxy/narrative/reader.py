@@ -89,7 +89,7 @@ class Reader:
         except ProxyError as error:
             self._trouble(error, started)
             if not isinstance(error, RateLimited):
-                feed.failed()
+                feed.failed(self._loop.time())
             return None
         else:
             return shown

@@ -18,7 +18,7 @@ from proxy.narrative.pace import Load, Mode, pace
 from proxy.narrative.peers import Part, Shown
 from proxy.narrative.reader import Reader, WatchOptions
 from proxy.narrative.trust import Trust
-from proxy.state import Standing
+from proxy.state import BY_ITSELF, Standing
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +27,13 @@ _MOST_LOOKS: Final = 16
 _MOST_HINTS_FOLLOWED: Final = 5
 _LINGER: Final = 10.0
 """Seconds without a job until a replica takes part in reading no more."""
-_UNINFORMED: Final = 2.0
-"""Seconds without word of the feed until a replica that does not read it helps itself."""
-_UNINFORMED_READS: Final = 6.0
-"""The same in reads of the budget, as a slow one makes rare words."""
+_DOUBT: Final = 2.5
+"""Seconds without word of the one who leads until a replica looks at its jobs itself; there is one a second at least."""
+_SELF_HELP: Final = 6.0
+"""Seconds until it reads the feed itself, with its share of the budget."""
+_PUSH_PATIENCE: Final = 3.0
+_PUSH_START: Final = 0.8
+_PUSH_SPACING: Final = 0.1
 _RESTART: Final = 1.0
 """Seconds until a loop that failed is started again."""
 
@@ -43,8 +46,9 @@ class Watch:
         client: lists the account's jobs, without repeats.
         part: this replica's part in reading the feed.
         cadence: what is known of durations; shared by all watches.
-        push: trust in webhooks; shared by all watches.
-        observe: told when the feed is demoted or promoted.
+        observe: told when the feed or webhooks are demoted or promoted.
+
+    `push` is the trust in the account's webhooks.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917
@@ -54,14 +58,18 @@ class Watch:
         part: Part,
         cadence: Cadence,
         options: WatchOptions,
-        push: Trust,
         observe: Observer,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._part = part
         self._cadence = cadence
         self._options = options
-        self._push = push
+        self.push = Trust(
+            _PUSH_START,
+            _PUSH_PATIENCE,
+            _PUSH_SPACING,
+            on_change=lambda reliable: observe(SourceTrusted("webhook", reliable)),
+        )
         now = self._loop.time()
         self._budget = Budget(options.reads_per_second, max(1.0, options.reads_per_second / 5), now)
         self._reader = Reader(ledger, client, self._budget, options, self.hint)
@@ -84,8 +92,13 @@ class Watch:
 
     @property
     def idle(self) -> bool:
-        """Nobody needs it now: neither jobs here nor other replicas."""
-        return not self._entries and not self._part.serves
+        """There is nothing to read: neither for jobs here nor for other replicas."""
+        return not self._entries and not self.standing.serves
+
+    @property
+    def forgettable(self) -> bool:
+        """It is idle, and has no part among replicas."""
+        return self.idle and not self._part.taken
 
     @property
     def standing(self) -> Standing:
@@ -113,6 +126,9 @@ class Watch:
         self._enter(entry, Phase.GONE)
         self._last_left = self._loop.time()
         if not self._entries:
+            self._agenda.clear()
+            self._looks.clear()
+            self._hinted.clear()
             self._wake.set()
 
     def ended(self, entry: Entry, source: str, now: float) -> None:
@@ -137,26 +153,33 @@ class Watch:
     # ------------------------------------------------------------ among replicas
 
     async def keep_part(self) -> None:
-        """To be called every second: take part in reading the feed while this replica or another needs it.
-
-        One that cannot read lets another try, and takes part again a second later.
-        """
-        lately = self._loop.time() - self._last_left < _LINGER
-        cannot = self._part.serves and not all(feed.readable for feed in self._feeds.values())
-        if (lately or not self.idle) and not cannot:
-            await self._part.take()
+        """To be called every second: take part in reading the feed while jobs are followed here, and for a while longer as the one who
+        leads, so that this does not change with every job. Who cannot read lets another lead."""
+        now = self._loop.time()
+        lingers = self.standing.leads and now - self._last_left < _LINGER
+        if lingers or not self.idle:
+            hopeless = any(feed.hopeless(now) for feed in self._feeds.values())
+            await self._part.take(may_lead=self.standing.members == 1 or not hopeless)
         else:
             await self._part.give_up()
         self._begin()
         self._wake.set()
 
     def told(self, shown: Shown) -> None:
-        """Another replica read a feed."""
-        feed = self._feeds.get(shown.state)
-        if feed is not None and not self._part.standing.leads:
+        """Another replica read a feed, or just lives."""
+        if not self.standing.leads:
             self._part.told()
-            self._reader.take_in(shown.records, feed)
-            feed.read_elsewhere(shown.ids, self._loop.time())
+        feed = self._feeds.get(shown.state)
+        if feed is None:
+            return
+        self._reader.take_in(shown.records, feed)
+        if self.standing.leads or feed.running:
+            return
+        now = self._loop.time()
+        if not feed.misses(shown.ids):
+            feed.read_elsewhere(shown.ids, now)
+        elif self._budget.ready_at(now) <= now:
+            self._begin_feed(feed)
 
     async def aclose(self) -> None:
         """Stop reading."""
@@ -209,20 +232,20 @@ class Watch:
         return True
 
     def _set_pace(self, now: float) -> None:
-        self._push.settle(now)
+        self.push.settle(now)
         late = self._phases[Phase.LATE]
-        standing = self._part.standing
-        informed = self._part.informed(max(_UNINFORMED, _UNINFORMED_READS / self._budget.rate))
+        self._budget.share = 1.0 if self.standing.leads else 1 / self.standing.members
+        informed = self._part.untold < _DOUBT
+        helps_itself = self._part.untold >= _SELF_HELP
         load = Load(
             active=self._phases[Phase.ACTIVE] + late,
             late=late,
             silence=now - self._last_news,
             feed_reliable=informed and all(feed.reliable for feed in self._feeds.values()),
-            push_reliable=self._push.reliable,
-            leads=standing.leads,
-            members=standing.members,
+            push_reliable=self.push.reliable,
+            standing=BY_ITSELF if helps_itself else self.standing,
         )
-        before, self._pace = self._pace, pace(load, self._budget.rate)
+        before, self._pace = self._pace, pace(load, self._budget.rate if helps_itself else self._budget.whole)
         if self._pace.looks_at_all and not before.looks_at_all:
             self._look_at_all(now)
         if self._pace.mode in {Mode.PUSH, Mode.REST, Mode.LOOKS} or not informed:
@@ -267,10 +290,14 @@ class Watch:
             if at > now:
                 times.append(at)
             else:
-                self._budget.take(now)
-                feed.start(now, gap)
-                self._start(self._read_feed(feed))
+                self._begin_feed(feed, gap)
         return min(times)
+
+    def _begin_feed(self, feed: FeedCursor, gap: float = 0.0) -> None:
+        now = self._loop.time()
+        self._budget.take(now)
+        feed.start(now, gap)
+        self._start(self._read_feed(feed))
 
     def _take_looks(self, now: float) -> float:
         while self._looks and self._looking < _MOST_LOOKS:
@@ -303,9 +330,9 @@ class Watch:
             log.error("reading jobs failed", exc_info=error)
 
     async def _read_feed(self, feed: FeedCursor) -> None:
-        """Read a feed, for the other replicas too, whose jobs may be in other data planes."""
-        serves = self._part.serves
-        plane = next(iter(self._planes)) if len(self._planes) == 1 and not serves else None
+        """Read a feed; with other replicas, whose jobs may be in other data planes, that of all of them."""
+        serves = self.standing.serves
+        plane = next(iter(self._planes)) if len(self._planes) == 1 and self.standing == BY_ITSELF else None
         known = feed.shown
         records = await self._reader.feed(feed, plane, glance=self._pace.mode is Mode.PUSH)
         if serves and records is not None:

@@ -96,6 +96,7 @@ class Webhooks:
                     await self._client.archive_webhook(self._webhook.id)
             except (ProxyError, TimeoutError):
                 log.warning("the webhook subscription could not be archived", extra={"webhook_id": self._webhook.id})
+            self._webhook = None
 
     async def subscribed(self) -> None:
         """Wait until there is a subscription."""
@@ -165,7 +166,7 @@ class Webhooks:
             url=str(url), name=self._options.name, job_types=("model_inference",), states=tuple(map(str, STATES))
         )
         self._webhook = await self._client.create_webhook(request)
-        self._jobs.expect_push()
+        self._jobs.expect_push(self._client)
         self._subscribed.set()
 
     async def _exists(self, webhook_id: str) -> bool:

@@ -85,7 +85,7 @@ class MemoryStore:
     async def alive(self, replica: str) -> bool:
         return replica == self.replica
 
-    async def join(self, role: str) -> Standing:
+    async def join(self, role: str, *, may_lead: bool = True) -> Standing:
         return BY_ITSELF
 
     async def leave(self, role: str) -> None:

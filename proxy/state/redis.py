@@ -14,7 +14,7 @@ import structlog
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, WatchError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from proxy.state.memory import MemoryStore
 from proxy.state.store import BY_ITSELF, Standing
@@ -26,6 +26,8 @@ LEASE_S: Final = 5.0
 _BEAT_S: Final = 1.0
 _MOST_CONNECTIONS: Final = 50
 _POOL_TIMEOUT_S: Final = 10.0
+_MOST_REFUSALS: Final = 100
+"""Refusals that are logged, each once."""
 _MIRRORED_S: Final = 600.0
 """How long a replica remembers by itself what it wrote."""
 
@@ -37,9 +39,14 @@ redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
 local leader = redis.call('GET', KEYS[1])
-local leads = (not leader or leader == ARGV[1]) and 1 or 0
-if leads == 1 then
-    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local leads = 0
+if not leader or leader == ARGV[1] then
+    if ARGV[3] == '1' then
+        redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+        leads = 1
+    else
+        redis.call('DEL', KEYS[1])
+    end
 end
 return {leads, redis.call('ZCARD', KEYS[2])}
 """
@@ -83,6 +90,7 @@ class RedisStore:
         self._mirror = MemoryStore()
         self._listeners: dict[str, Callable[[str], None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._refusals: set[str] = set()
         self.replica = self._mirror.replica
         self.healthy = True
 
@@ -170,9 +178,10 @@ class RedisStore:
         # While nobody can be asked, another replica may well be alive.
         return bool(await self._ask(lambda: self._redis.exists(self._replica_key(replica)), lambda: _value(1)))
 
-    async def join(self, role: str) -> Standing:
+    async def join(self, role: str, *, may_lead: bool = True) -> Standing:
         async def ask() -> Standing:
-            leads, members = await self._join(keys=self._role_keys(role), args=[self.replica, round(LEASE_S * 1000)])
+            arguments: list[str | int] = [self.replica, round(LEASE_S * 1000), int(may_lead)]
+            leads, members = await self._join(keys=self._role_keys(role), args=arguments)
             return Standing(bool(leads), members)
 
         return await self._ask(ask, lambda: _value(BY_ITSELF))
@@ -196,9 +205,18 @@ class RedisStore:
         if self.healthy:
             try:
                 return await call()
+            except ResponseError as error:
+                self._refused(error)
             except (RedisError, OSError) as error:
                 self._failed(error)
         return await own()
+
+    def _refused(self, error: ResponseError) -> None:
+        """Redis is there and says no to one call, perhaps for lack of a permission: the others go on."""
+        self._on_failure()
+        if (words := str(error)) not in self._refusals and len(self._refusals) < _MOST_REFUSALS:
+            self._refusals.add(words)
+            log.error("the shared state refuses a call", error=words)
 
     def _failed(self, error: Exception) -> None:
         self._on_failure()
@@ -231,7 +249,11 @@ class RedisStore:
                     async for channel, text in messages:
                         sender, _, message = text.partition(" ")
                         if sender != self.replica:
-                            self._listeners[channel](message)
+                            # From the loop, which logs a listener that raises: the others go on hearing.
+                            asyncio.get_running_loop().call_soon(self._listeners[channel], message)
+            except ResponseError as error:
+                self._refused(error)
+                await asyncio.sleep(_BEAT_S)
             except (RedisError, OSError):
                 await asyncio.sleep(_BEAT_S)
 

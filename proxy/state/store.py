@@ -20,6 +20,11 @@ class Standing:
     leads: bool
     members: int
 
+    @property
+    def serves(self) -> bool:
+        """Whether others count on it."""
+        return self.leads and self.members > 1
+
 
 BY_ITSELF = Standing(leads=True, members=1)
 """The part of a replica that sees no other."""
@@ -58,8 +63,9 @@ class Store(Protocol):
     async def alive(self, replica: str) -> bool:
         """Whether a replica still runs. A killed one counts as alive for a few seconds."""
 
-    async def join(self, role: str) -> Standing:
-        """Take part in a role; of those who do, one leads. Asked again every second or two; over a few seconds after the last time."""
+    async def join(self, role: str, *, may_lead: bool = True) -> Standing:
+        """Take part in a role; of those who do and may lead, one does. Asked again every second or two; over a few seconds after the
+        last time."""
 
     async def leave(self, role: str) -> None:
         """Take part no more, and let another lead at once."""
@@ -68,4 +74,4 @@ class Store(Protocol):
         """Tell all other replicas."""
 
     def listen(self, topic: str, heard: Callable[[str], None]) -> None:
-        """Have `heard` called with what other replicas publish. It must be quick and must not raise."""
+        """Have `heard` called with what other replicas publish; one listener a topic. It must be quick."""

@@ -112,7 +112,12 @@ ENDED: frozenset[str] = frozenset({JobState.COMPLETED, JobState.FAILED, JobState
 
 def _utc(value: datetime) -> datetime:
     """Narrative leaves the zone out of some times; they are UTC."""
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time before the year 1 or after 9999") from None
 
 
 def _null_is_zero(value: Any) -> Any:

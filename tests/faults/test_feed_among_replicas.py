@@ -14,7 +14,7 @@ from proxy.narrative import WatchOptions
 from proxy.narrative.events import Ended, UpstreamCalled
 from proxy.sandbox import SandboxOptions
 from proxy.state.redis import RedisStore
-from tests.faults.meddler import fickle_narrative
+from tests.faults.meddler import Served, fickle_narrative
 from tests.faults.relay import Relay, relay_to
 from tests.faults.running import OPTIONS, Engine, engine
 from tests.redis_server import serve_redis
@@ -66,12 +66,18 @@ class Replica:
     def noticed_by(self, source: str) -> int:
         return sum(isinstance(event, Ended) and event.source == source for event in self.engine.events)
 
+    @property
+    def took(self) -> list[float]:
+        """Seconds from each job's submission to the notice of its end."""
+        return [event.seconds for event in self.engine.events if isinstance(event, Ended)]
+
     async def run(self, jobs: int, seconds: float) -> None:
         await asyncio.gather(*(self.engine.run(seconds) for _ in range(jobs)))
 
 
 @dataclass
 class Site:
+    narrative: Served
     replicas: list[Replica]
 
     @property
@@ -81,6 +87,10 @@ class Site:
     @property
     def others(self) -> list[Replica]:
         return [replica for replica in self.replicas if replica is not self.leader]
+
+    @property
+    def completed(self) -> int:
+        return self.narrative.store.count_by_state().get("completed", 0)
 
     @property
     def reads(self) -> int:
@@ -112,7 +122,7 @@ async def site(count: int) -> AsyncIterator[Site]:
             await until(lambda: all(replica.sees == count for replica in replicas))
             await until(lambda: sum(replica.leads for replica in replicas) == 1)
             await until(all_are_told)
-            yield Site(replicas)
+            yield Site(narrative, replicas)
         finally:
             for replica in replicas:
                 replica.endless.cancel()
@@ -179,16 +189,33 @@ async def test_when_the_reader_loses_redis_both_read_and_nothing_is_missed() -> 
         await asyncio.gather(*(replica.run(10, 0.5) for replica in here.replicas))
 
 
-async def test_while_the_reader_s_word_does_not_come_a_replica_looks_for_itself() -> None:
+async def mute(topic: str, message: str) -> None:
+    """Redis loses every message."""
+
+
+async def test_while_the_reader_s_word_does_not_come_a_replica_helps_itself() -> None:
     async with site(2) as here:
         leader, [other] = here.leader, here.others
-
-        async def mute(topic: str, message: str) -> None:
-            """Redis loses every message."""
-
         leader.store.publish = mute  # type: ignore[method-assign]
+        before = other.reads["list_jobs"]
         await other.run(20, 0.3)
-        assert other.noticed_by("look") + other.noticed_by("sweep") >= 20
+        await until(lambda: other.reads["list_jobs"] > before)
+        assert leader.leads
+        assert not other.leads
+
+
+async def test_what_was_told_while_a_replica_was_deaf_is_read_once_it_hears_again() -> None:
+    async with site(2) as here:
+        leader, [other] = here.leader, here.others
+        speak = leader.store.publish
+        before = here.completed
+        leader.store.publish = mute  # type: ignore[method-assign]
+        asks = asyncio.create_task(other.run(80, 0.2))
+        await until(lambda: here.completed >= before + 80)
+        await leader.run(60, 0.1)  # its ends push the others off the page
+        leader.store.publish = speak  # type: ignore[method-assign]
+        await asks
+        assert max(other.took) < 10
 
 
 async def test_words_of_replicas_of_another_version_are_passed_over() -> None:

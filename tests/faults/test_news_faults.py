@@ -1,6 +1,7 @@
 """Every end is noticed, whatever the sources of news do."""
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from proxy.narrative import WatchOptions
 from proxy.narrative.cadence import Expectation
 from proxy.narrative.events import Abandoned, Ended, SourceTrusted, UpstreamCalled
+from proxy.narrative.ledger import Entry
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, Fault, always, every, fickle_narrative, first
 from tests.faults.running import OPTIONS, engine, in_time, request
@@ -41,6 +43,20 @@ async def test_the_reads_stay_within_the_budget_whatever_is_in_flight() -> None:
             seconds = time.monotonic() - started
         reads = sum(isinstance(event, UpstreamCalled) and event.operation != "submit" for event in running.events)
         assert reads <= 20 * seconds + 20
+
+
+async def test_a_job_that_nobody_followed_is_looked_at_once_somebody_waits() -> None:
+    with fickle_narrative(QUICK) as narrative:
+        narrative.meddler.edits["list_jobs"] = moved_on
+        async with engine(narrative.url) as running, asyncio.timeout(Expectation().late):
+            others = [asyncio.create_task(running.run(60.0)) for _ in range(10)]
+            job = await running.client.run_model_inference(request())
+            await until(lambda: narrative.store.count_by_state().get("completed"))
+            await until(lambda: running.jobs.in_flight == len(others))
+            assert (await running.jobs.wait(job, running.client, deadline=in_time())).state == "completed"
+            for other in others:
+                other.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
 
 def without_result(page: Any) -> Any:
@@ -187,6 +203,9 @@ async def test_thousands_of_callers_that_vanish_leave_nothing_behind() -> None:
             assert running.jobs.queued == 0
             assert running.count(Abandoned) == narrative.store.enqueued
             await running.run()
+            del caller, callers
+            gc.collect()
+            assert not [each for each in gc.get_objects() if isinstance(each, Entry)]
 
 
 async def test_each_caller_s_jobs_are_read_with_that_caller_s_token() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis.asyncio import Redis
 
 from proxy.state import BY_ITSELF, Standing
 from proxy.state.redis import RedisStore
@@ -117,6 +118,43 @@ async def test_what_is_published_reaches_the_others_and_not_oneself(url: str) ->
 
         await until(reached)
     assert set(heard) == {(1, "job 1 ended")}
+
+
+async def test_a_listener_that_raises_keeps_nobody_from_hearing_more(url: str) -> None:
+    prefix = f"{uuid4()}:"
+    heard: list[str] = []
+
+    def hear(message: str) -> None:
+        heard.append(message)
+        raise LookupError(message)
+
+    async with RedisStore(url, prefix) as one, RedisStore(url, prefix) as other:
+        other.listen("news", hear)
+
+        async def twice() -> bool:
+            await one.publish("news", "again")
+            return len(heard) >= 2
+
+        await until(twice)
+
+
+async def test_one_call_that_redis_refuses_does_not_count_as_its_absence(url: str) -> None:
+    failures: list[None] = []
+    prefix = f"{uuid4()}:"
+    async with RedisStore(url, prefix, lambda: failures.append(None)) as store, Redis.from_url(url) as redis:
+        await redis.set(f"{prefix}odd", "not a record")
+        assert await store.read("odd") == {}
+        assert failures
+        assert store.healthy
+        assert await store.add("r", "f", "1", ttl_s=60) == "1"
+
+
+async def test_one_that_may_not_lead_takes_part_and_lets_another_lead(replicas: list[RedisStore]) -> None:
+    one, other = replicas
+    await one.join("feed")
+    assert await one.join("feed", may_lead=False) == Standing(leads=False, members=1)
+    assert await other.join("feed") == Standing(leads=True, members=2)
+    assert await one.join("feed") == Standing(leads=False, members=2)
 
 
 async def test_while_redis_is_away_each_replica_goes_on_with_what_it_wrote(url: str) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from proxy.narrative import Jobs, NarrativeClient
+from proxy.state import BY_ITSELF, MemoryStore, Standing
+from proxy.webhooks import Deliveries
 from tests.conftest import House
 from tests.faults.relay import relay_to
 from tests.redis_server import serve_redis
@@ -70,6 +73,37 @@ async def test_a_delivery_to_one_replica_reaches_the_one_that_waits(make_house: 
             assert len(await subscriptions(first)) == 1
             await ask_until_told_by_webhook(second)
             assert await news(first, "webhook") == 0
+
+
+class Away(MemoryStore):
+    """A shared store that is away: whoever asks leads."""
+
+    healthy = False
+    asked = 0
+
+    async def join(self, role: str, *, may_lead: bool = True) -> Standing:
+        self.asked += 1
+        return BY_ITSELF
+
+
+async def test_while_the_shared_state_is_away_nobody_takes_the_subscription_over(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.webhooks._LEAD_EVERY_S", 0.01)
+    store = Away()
+    async with NarrativeClient("narrative-token", environment=house.sandbox_url) as client, Jobs() as jobs:
+        deliveries = Deliveries(jobs, client, store, "http://127.0.0.1:1", "narrative-token")
+        before = await subscriptions(house)
+        async with deliveries.open():
+            await until(lambda: store.asked >= 5)
+            assert await subscriptions(house) == before
+            store.healthy = True
+            await until(lambda: subscribed_anew(house, before))
+        assert await subscriptions(house) == before
+
+
+async def subscribed_anew(house: House, before: list[Any]) -> bool:
+    return len(await subscriptions(house)) == len(before) + 1
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer guess"}, {"x-narrative-webhook-secret": "guess"}])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import ProxyError, UpstreamError
 from proxy.narrative.answers import MAX_RETRY_AFTER, MAX_WORDS, parse_json, read, refusal_of, retry_after
+from proxy.narrative.client import read_record
 from proxy.narrative.transport import Answer, NoAnswer, Operation
 
 BODIES = st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode))
@@ -101,3 +102,8 @@ def test_json_is_read_with_half_a_surrogate_pair_and_with_huge_integers() -> Non
     assert parse_json(b"123456789012345678901234567890") == 123456789012345678901234567890
     with pytest.raises(ValueError, match="Expecting"):
         parse_json(b"{")
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "soon", 1e300])
+def test_a_record_with_an_impossible_time_cannot_be_read(time: object) -> None:
+    assert read_record({"job_id": "job-1", "created_at": time}) is None

@@ -85,7 +85,7 @@ def test_a_feed_that_cannot_be_read_is_asked_less_often_and_not_relied_on_until_
     feed = cursor()
     feed.start(10.0, gap=0.2)
     for _ in range(10):
-        feed.failed()
+        feed.failed(10.0)
     assert feed.due(0.2) > 15
     assert not feed.reliable
     read(feed, 100, 20.0)
@@ -112,6 +112,26 @@ def test_what_another_replica_read_need_not_be_read_again() -> None:
     shown = read(feed, 1_020, 5.2)
     assert {f"job {number}" for number in range(1_001, 1_021)} <= shown
     assert "job 500" not in shown
+
+
+def test_what_was_read_elsewhere_without_overlap_leaves_a_gap() -> None:
+    feed = cursor()
+    assert not feed.misses(frozenset({"job 1"})), "nothing is known yet"
+    read(feed, 100, 0.0)
+    assert not feed.misses(frozenset())
+    assert not feed.misses(frozenset({"job 100", "job 101"}))
+    assert feed.misses(frozenset({"job 150", "job 151"}))
+
+
+def test_a_feed_that_cannot_be_read_is_hopeless_for_a_while() -> None:
+    feed = cursor()
+    for _ in range(3):
+        assert not feed.hopeless(5.0)
+        feed.failed(5.0)
+    assert feed.hopeless(5.0)
+    assert not feed.hopeless(60.0)
+    read(feed, 100, 5.0)
+    assert not feed.hopeless(5.0)
 
 
 def test_a_feed_that_another_replica_reads_is_trusted_by_the_same_rules() -> None:
