@@ -192,7 +192,7 @@ def _banner(settings: Settings, sandbox: bool) -> str:
     return (
         f"narrative-proxy {__version__} {what}\n\n"
         f"  base URL   {{url}}/v1\n{console}\n"
-        f"  curl {{url}}/v1/chat/completions -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\\n"
+        f"  curl {{url}}/v1/chat/completions -H \"Authorization: Bearer {key}\" -H 'Content-Type: application/json' \\\n"
         '    -d \'{{"model": "claude-4-5-haiku", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'\n'
     )
 
@@ -219,6 +219,8 @@ def _run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
     config = uvicorn.Config(
         app,
         factory=True,
+        # Not httptools: it drops the body of a request that offers an upgrade, as Java's HTTP client does with every first one.
+        http="h11",
         host=server.host,
         port=server.port,
         workers=server.workers,

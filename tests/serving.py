@@ -26,6 +26,7 @@ def serve(app: ASGIApp) -> Iterator[str]:
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,
+        http="h11",  # as in production
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=5,

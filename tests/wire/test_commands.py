@@ -1,13 +1,18 @@
 """The commands as a new user meets them: real processes."""
 
+import itertools
+import json
+import os
+import shutil
 import signal
+import subprocess
 from contextlib import ExitStack
 
 import httpx
 import pytest
 
 from tests.conftest import House
-from tests.processes import run, running
+from tests.processes import command, run, running
 from tests.redis_server import serve_redis
 
 PLANE = "fef9904e-d263-4930-85f7-1e28cce40f89"
@@ -27,6 +32,25 @@ def test_several_workers_serve_one_address() -> None:
         transport = httpx.HTTPTransport(retries=10)
         with httpx.Client(transport=transport, timeout=30) as client:
             assert client.post(f"{url}/v1/chat/completions", json=HELLO).status_code == 200
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_printed_call_works_as_it_is() -> None:
+    settings = {"PROXY_API_KEYS": "sekret", "KEY": "sekret"}
+    started = subprocess.Popen(
+        **command("serve", "--sandbox", "--port", "0", **settings), stdout=subprocess.PIPE, bufsize=1
+    )
+    try:
+        assert started.stdout
+        lines = list(itertools.islice(started.stdout, 7))
+        call = "".join(lines[[line.lstrip().startswith("curl") for line in lines].index(True) :])
+        answer = subprocess.run(
+            call, shell=True, env={**os.environ, **settings}, capture_output=True, timeout=60, check=True
+        )
+        assert json.loads(answer.stdout)["choices"]
+    finally:
+        started.terminate()
+        started.communicate(timeout=60)
 
 
 @pytest.mark.parametrize("shared", [False, True])
