@@ -9,11 +9,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.access.callers import Door, PassThrough, SharedToken, caller_id
+from proxy.access.callers import Door, Pages, PassThrough, SharedToken, caller_id
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.anthropic.ondemand import AnthropicOnDemand
@@ -22,7 +22,7 @@ from proxy.chat.dialects import Dialects
 from proxy.chat.errors import error_headers
 from proxy.chat.idempotency import IdempotencyOptions, OncePerRequest
 from proxy.chat.narrative import NarrativeUpstream
-from proxy.chat.routes import chat_routes, render_error, render_unrouted
+from proxy.chat.routes import chat_routes, render_error, render_nothing, render_unrouted
 from proxy.chat.services import ChatServices
 from proxy.console.recent import RecentRequests, RecordRequests
 from proxy.console.routes import console_routes
@@ -197,7 +197,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             Middleware(RequestMetrics, metrics=metrics),
             Middleware(Admission, lifecycle=lifecycle),
         ],
-        exception_handlers={ProxyError: render_error, HTTPException: render_unrouted},
+        exception_handlers={ProxyError: render_error, HTTPException: render_unrouted, ClientDisconnect: render_nothing},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -266,7 +266,8 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
 async def _open_sandbox(settings: Settings, keys: Keys, stack: AsyncExitStack) -> _Account:
     options = SandboxOptions(pending_s=settings.sandbox.pending_s, running_s=settings.sandbox.running_s)
     running = await stack.enter_async_context(serve_sandbox(options))
-    return _Account(running.url, "sandbox", SharedToken(_client_keys(settings), SANDBOX_DATA_PLANE, keys, open=True))
+    door = SharedToken(_client_keys(settings), SANDBOX_DATA_PLANE, keys, open=True, pages=_pages(settings))
+    return _Account(running.url, "sandbox", door)
 
 
 def _narrative(settings: Settings, keys: Keys) -> _Account:
@@ -274,9 +275,19 @@ def _narrative(settings: Settings, keys: Keys) -> _Account:
     loopback = is_loopback(settings.server.host)
     if narrative.api_key is None:
         # The client's own token takes this one's place in every call.
-        return _Account(narrative.environment, "", PassThrough(narrative.data_plane_id, keys, loopback))
-    door = SharedToken(_client_keys(settings), narrative.data_plane_id or "", keys, open=loopback)
+        return _Account(
+            narrative.environment, "", PassThrough(narrative.data_plane_id, keys, loopback, _pages(settings))
+        )
+    door = SharedToken(
+        _client_keys(settings), narrative.data_plane_id or "", keys, open=loopback, pages=_pages(settings)
+    )
     return _Account(narrative.environment, narrative.api_key.get_secret_value(), door)
+
+
+def _pages(settings: Settings) -> Pages | None:
+    """Whose pages may call without a key; None for all, on an address that others reach anyway."""
+    server = settings.server
+    return Pages(frozenset(server.cors_origins)) if is_loopback(server.host) else None
 
 
 def _client_keys(settings: Settings) -> tuple[str, ...]:

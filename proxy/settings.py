@@ -8,9 +8,11 @@ import ipaddress
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from proxy.setting_types import Key, Keys, NarrativeAddress, Origins, RedisAddress, Uuid, WebAddress
 
 ENVIRONMENT_NAMES: Mapping[str, tuple[str, str]] = {
     "NARRATIVE_API_KEY": ("narrative", "api_key"),
@@ -36,14 +38,6 @@ class SettingsError(Exception):
         self.faults = faults
 
 
-def _comma_separated(value: Any) -> Any:
-    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_comma_separated)]
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,14 +46,14 @@ class ServerSettings(_Section):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes.")
-    api_keys: Secrets = Field(
+    api_keys: Keys = Field(
         (),
         description="Keys that clients present when the proxy uses its own Narrative token (comma-separated in the environment).",
     )
     max_body_bytes: int = Field(
         16 * 1024 * 1024, ge=1024, description="Largest request body, in bytes; larger ones are a 413."
     )
-    cors_origins: Words = Field(("*",), description="Origins that browsers may call from.")
+    cors_origins: Origins = Field(("*",), description="Origins that browsers may call from.")
     keep_alive_s: int = Field(
         75, ge=1, description="Seconds an idle client connection is kept; longer than the load balancer's in front."
     )
@@ -75,19 +69,19 @@ class ServerSettings(_Section):
 
 
 class NarrativeSettings(_Section):
-    api_key: SecretStr | None = Field(
+    api_key: Key | None = Field(
         None,
         description="The proxy's Narrative token. Unset: each client's bearer token is passed through to Narrative.",
     )
-    environment: str = Field("prod", description="`prod`, `dev` or a base URL.")
-    data_plane_id: str | None = Field(None, description="Data plane that runs the inference.")
+    environment: NarrativeAddress = Field("prod", description="`prod`, `dev` or a base URL.")
+    data_plane_id: Uuid | None = Field(None, description="Data plane that runs the inference.")
     connect_timeout_s: float = Field(5.0, gt=0, description="Seconds to connect to Narrative.")
     read_timeout_s: float = Field(30.0, gt=0, description="Seconds to wait for an answer to one call.")
     max_connections: int = Field(100, ge=1, description="Connections to Narrative at a time.")
 
 
 class WebhookSettings(_Section):
-    public_url: str | None = Field(
+    public_url: WebAddress | None = Field(
         None,
         description="Where Narrative reaches this server, `https://…`: it then tells of ended jobs by webhook. Needs `narrative.api_key`.",
     )
@@ -152,6 +146,7 @@ class ThinkingSettings(_Section):
     )
     high: int = Field(8192, ge=1024, description="`reasoning_effort: high`, in tokens.")
     xhigh: int = Field(16384, ge=1024, description="`reasoning_effort: xhigh`, in tokens.")
+    max: int = Field(32768, ge=1024, description="`reasoning_effort: max`, in tokens.")
 
 
 class SchemaSettings(_Section):
@@ -176,7 +171,7 @@ class SandboxSettings(_Section):
 
 
 class StateSettings(_Section):
-    url: SecretStr | None = Field(
+    url: RedisAddress | None = Field(
         None,
         description="Redis 7 or Valkey that several replicas or workers share, `redis://…`; unset: memory, each process for itself.",
     )
@@ -236,7 +231,7 @@ class ElasticSettings(_Section):
 
 
 class AnthropicSettings(_Section):
-    base_url: str | None = Field(None, description="Base URL of the Messages API; unset: Anthropic's own.")
+    base_url: WebAddress | None = Field(None, description="Base URL of the Messages API; unset: Anthropic's own.")
     version: str = Field(
         "2023-06-01",
         description="Version of the Messages API (`anthropic-version`); this one has temperature and top_k.",

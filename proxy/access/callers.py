@@ -13,10 +13,13 @@ import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from proxy.access.keys import KEY_PREFIX, Key, Keys
 from proxy.access.limits import NO_QUOTA, Quota
 from proxy.errors import InvalidApiKey, InvalidRequest, PermissionDenied
+from proxy.setting_types import is_uuid
+from proxy.settings import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Caller:
         """
         if not self.data_plane_id:
             raise InvalidRequest(
-                "No data plane is known: send its id in the `OpenAI-Project` header (the SDKs' `project` option).",
+                "No data plane is known: send its id, a uuid, in the `OpenAI-Project` header (the SDKs' `project` option).",
                 param="OpenAI-Project",
                 code="missing_data_plane",
             )
@@ -89,15 +92,19 @@ class SharedToken:
         keys: keys of the settings; they may use everything.
         stored: keys that were made.
         open: while there is no key of either sort, everyone is let in. For loopback addresses only.
+        pages: whose pages may make use of that.
     """
 
     keys: tuple[str, ...]
     data_plane_id: str
     stored: Keys
     open: bool = False
+    pages: "Pages | None" = None
 
     async def admit(self, headers: Mapping[str, str]) -> Caller:
         if self.open and not self.keys and not await self.stored.exist():
+            if self.pages is not None:
+                self.pages.check(headers)
             return Caller(None, self.data_plane_id)
         presented = bearer_token(headers)
         # Every key is compared, each in constant time: how long it takes tells nothing about them.
@@ -115,18 +122,56 @@ class PassThrough:
 
     Attributes:
         open: holders of any token can use them, too. For loopback addresses only.
+        pages: whose pages may make use of that.
     """
 
     data_plane_id: str | None
     stored: Keys
     open: bool = False
+    pages: "Pages | None" = None
 
     async def admit(self, headers: Mapping[str, str]) -> Caller:
         token = bearer_token(headers)
         if token.startswith(KEY_PREFIX):
             return holder(await self.stored.find(token), self.data_plane_id)
-        data_plane = headers.get("openai-project", "").strip() or self.data_plane_id
-        return Caller(token, data_plane, id=caller_id(token), endpoints=self.open)
+        wanted = headers.get("openai-project", "").strip()
+        # Clients of OpenAI send the project of their environment, `proj_…`: that is no data plane.
+        data_plane = wanted if is_uuid(wanted) else self.data_plane_id
+        trusted = self.open and (self.pages is None or self.pages.include(headers))
+        return Caller(token, data_plane, id=caller_id(token), endpoints=trusted)
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Where no key is needed, any web page that a browser of this machine opens could call the server: only pages of this machine, and of
+    origins that the settings name, may.
+
+    Attributes:
+        origins: as browsers send them, `https://example.com`.
+    """
+
+    origins: frozenset[str]
+
+    def include(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request comes from none of them that may not: from no page, or from one of these."""
+        origin = headers.get("origin")
+        return origin is None or origin in self.origins or _is_local(origin)
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Raises PermissionDenied: the request comes from a page of elsewhere."""
+        if not self.include(headers):
+            raise PermissionDenied(
+                f"Pages of {headers['origin'][:100]!r} may not use this server while it asks for no key: "
+                "set PROXY_API_KEYS, or name the origin in `server.cors_origins`."
+            )
+
+
+def _is_local(origin: str) -> bool:
+    try:
+        host = urlsplit(origin).hostname or ""
+    except ValueError:
+        return False
+    return host.endswith(".localhost") or is_loopback(host)
 
 
 def holder(key: Key | None, data_plane_id: str | None) -> Caller:

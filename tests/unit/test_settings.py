@@ -42,9 +42,40 @@ def test_environment_beats_file_and_command_line_beats_environment(tmp_path: Pat
 
 @pytest.mark.parametrize(("variable", "path"), ENVIRONMENT_NAMES.items())
 def test_the_fixed_names_reach_their_settings(variable: str, path: tuple[str, str]) -> None:
-    settings = load_settings({variable: "81"})
+    given = {
+        "NARRATIVE_ENVIRONMENT": "https://example.com:81",
+        "NARRATIVE_DATA_PLANE_ID": "fef9904e-d263-4930-81f7-1e28cce40f89",
+        "ANTHROPIC_BASE_URL": "https://example.com:81",
+    }
+    settings = load_settings({variable: given.get(variable, "81")})
     value = getattr(getattr(settings, path[0]), path[1])
     assert "81" in str(value.get_secret_value() if hasattr(value, "get_secret_value") else [*_plain(value)])
+
+
+@pytest.mark.parametrize(
+    ("variable", "wrong", "right"),
+    [
+        ("NARRATIVE_ENVIRONMENT", "PROD", "dev"),
+        ("NARRATIVE_ENVIRONMENT", "example.com", "http://127.0.0.1:8090"),
+        ("NARRATIVE_DATA_PLANE_ID", "mine", "fef9904e-d263-4930-85f7-1e28cce40f89"),
+        ("NARRATIVE_API_KEY", "käse", "a-key"),
+        ("PROXY_API_KEYS", "one,café", "one,two"),
+        ("PROXY_STATE__URL", "nonsense", "rediss://user:secret@example.com:6380/1"),
+        ("PROXY_STATE__URL", "http://example.com", "unix:///run/redis.sock"),
+        ("PROXY_STATE__URL", "redis://[", "redis://[::1]:6379"),
+        ("PROXY_WEBHOOKS__PUBLIC_URL", "ftp://example.com", "https://example.com/proxy"),
+        ("ANTHROPIC_BASE_URL", "example.com", "https://example.com"),
+        ("PROXY_SERVER__CORS_ORIGINS", "example.com", "https://example.com,app://local"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_a_fault_that_says_what_was_expected(
+    variable: str, wrong: str, right: str
+) -> None:
+    load_settings({variable: right})
+    with pytest.raises(SettingsError) as caught:
+        load_settings({variable: wrong})
+    [fault] = caught.value.faults
+    assert fault.startswith(f"{variable}: expected ")
 
 
 def _plain(value: object) -> list[object]:

@@ -54,6 +54,58 @@ def test_a_browser_may_read_our_headers_even_of_errors(house: House) -> None:
     assert "x-request-id" in answer.headers["access-control-expose-headers"]
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        (None, 200),
+        ("http://localhost:3000", 200),
+        ("http://127.0.0.1:8080", 200),
+        ("http://[::1]:8080", 200),
+        ("http://app.localhost", 200),
+        ("https://named.example", 200),
+        ("https://evil.example", 403),
+        ("http://localhost.evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+    ],
+)
+def test_where_no_key_is_needed_pages_of_elsewhere_may_not_call(
+    make_house: Any, origin: str | None, status: int
+) -> None:
+    house = make_house({"PROXY_API_KEYS": "", "PROXY_SERVER__CORS_ORIGINS": "*,https://named.example"})
+    headers = {"content-type": "text/plain", **({"origin": origin} if origin else {})}
+    body = b'{"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "Hello!"}]}'
+    answer = httpx.post(f"{house.url}/v1/chat/completions", content=body, headers=headers)
+    assert answer.status_code == status
+    assert house.jobs_submitted() == (status == 200)
+    made = httpx.put(f"{house.url}/_inference/completion/x", json={}, headers=headers)
+    assert (made.status_code == 403) is (status == 403)
+
+
+def test_pages_of_everywhere_may_call_with_a_key(house: House) -> None:
+    answer = house.chat(
+        {"messages": [{"role": "user", "content": "Hello!"}]}, headers={"origin": "https://app.example"}
+    )
+    assert answer.status_code == 200
+
+
+def test_an_offered_upgrade_is_ignored(house: House) -> None:
+    """Java's HTTP client offers HTTP/2 with its first request."""
+    headers = {
+        "connection": "Upgrade, HTTP2-Settings",
+        "upgrade": "h2c",
+        "http2-settings": "AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA",
+    }
+    answer = house.chat({"messages": [{"role": "user", "content": "Hello!"}]}, headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_compressed_body_is_refused_in_plain_words(house: House) -> None:
+    answer = house.http.post("/v1/chat/completions", content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "Content-Encoding"
+
+
 def test_origins_can_be_limited(make_house: Any) -> None:
     house = make_house({"PROXY_SERVER__CORS_ORIGINS": "https://good.example"})
     for origin, allowed in (("https://good.example", True), ("https://bad.example", False)):

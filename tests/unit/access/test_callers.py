@@ -19,6 +19,9 @@ def door(keys: Keys) -> SharedToken:
     return SharedToken(("one", "two"), "plane", keys)
 
 
+PLANE = "fef9904e-d263-4930-85f7-1e28cce40f89"
+
+
 def bearer(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
 
@@ -75,13 +78,21 @@ async def test_a_key_that_was_made_carries_its_limits(door: SharedToken, keys: K
 
 async def test_a_clients_own_token_is_passed_through_with_its_data_plane(keys: Keys) -> None:
     door = PassThrough(None, keys)
-    passed = await door.admit({**bearer("mine"), "openai-project": "p"})
-    assert passed == Caller("mine", "p", id=caller_id("mine"), endpoints=False)
+    passed = await door.admit({**bearer("mine"), "openai-project": PLANE})
+    assert passed == Caller("mine", PLANE, id=caller_id("mine"), endpoints=False)
     assert (await PassThrough("set", keys).admit(bearer("mine"))).plane() == "set"
     with pytest.raises(InvalidRequest):
         (await door.admit(bearer("mine"))).plane()
     with pytest.raises(InvalidApiKey):
         await door.admit({})
+
+
+async def test_a_project_of_openai_is_no_data_plane(keys: Keys) -> None:
+    headers = {**bearer("mine"), "openai-project": "proj_abc123"}
+    assert (await PassThrough("set", keys).admit(headers)).plane() == "set"
+    with pytest.raises(InvalidRequest) as caught:
+        (await PassThrough(None, keys).admit(headers)).plane()
+    assert caught.value.param == "OpenAI-Project"
 
 
 async def test_a_key_of_ours_is_never_passed_through_to_narrative(keys: Keys) -> None:
