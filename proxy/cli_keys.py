@@ -13,6 +13,7 @@ import click
 from proxy.access.keys import Key, Keys
 from proxy.access.limits import Quota
 from proxy.errors import ProxyError
+from proxy.setting_types import is_uuid
 from proxy.settings import Settings
 from proxy.state.records import open_records
 
@@ -70,6 +71,7 @@ def keys_group(
     def create(config: Path | None, name: str, models: str | None, data_plane: str | None, **limits: Any) -> None:
         """Make a key and show it, once: only its hash is stored."""
         names = tuple(part.strip() for part in (models or "").split(",") if part.strip())
+        _check(name=name, models=models, names=names, data_plane=data_plane, expires=limits["expires"])
         key, secret = run(
             config,
             lambda keys: keys.create(
@@ -107,6 +109,20 @@ def keys_group(
             click.echo(f"{each.id} ({each.name}) is revoked.")
 
     return keys
+
+
+def _check(
+    *, name: str, models: str | None, names: tuple[str, ...], data_plane: str | None, expires: int | None
+) -> None:
+    """Raises click.UsageError for what would make a key of no use, or of more use than was meant."""
+    if not name.strip():
+        raise click.UsageError("--name is empty")
+    if models is not None and not names:
+        raise click.UsageError("--models is empty; leave it out for a key that may use all of them")
+    if data_plane is not None and not is_uuid(data_plane):
+        raise click.UsageError(f"--data-plane is {data_plane!r}; expected a uuid")
+    if expires is not None and expires <= time.time():
+        raise click.UsageError("--expires is in the past")
 
 
 async def _with_keys(settings: Settings, work: Callable[[Keys], Awaitable[T]]) -> T:

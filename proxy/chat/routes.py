@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.chat.completions import chat_completions
+from proxy.chat.completions import CLIENT_GONE, chat_completions
 from proxy.chat.errors import error_response
 from proxy.chat.models import model_info, model_list
 from proxy.chat.services import ChatServices
@@ -59,6 +59,11 @@ async def render_unrouted(request: Request, error: Exception) -> Response:
     else:
         refusal = UnknownUrl(f"Unknown URL: {what}. This server speaks the Chat Completions API, at {_CHAT_URL}.")
     return error_response(refusal, error.headers)
+
+
+async def render_nothing(request: Request, error: Exception) -> Response:
+    """The client left before its request was read."""
+    return Response(status_code=CLIENT_GONE)
 
 
 def _route(path: str, endpoint: Endpoint, method: str) -> list[Route]:

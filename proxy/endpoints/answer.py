@@ -68,6 +68,9 @@ class RoutedAnswer:
         return chunk
 
     async def _settle(self, tokens: int) -> None:
+        """Count what was used; the estimate stays where that is not known, as with a job that ran into its token limit."""
+        if not tokens:
+            return
         for ticket in self._tickets:
             await ticket.settle(tokens)
 

@@ -26,7 +26,12 @@ async def read_body(request: Request, most: int) -> bytes:
 
     Raises:
         RequestTooLarge: it is longer than `most` bytes; refused while reading.
+        InvalidRequest: it is compressed.
     """
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise InvalidRequest(
+            f"The request body has the content encoding {encoding[:40]!r}; expected none.", param="Content-Encoding"
+        )
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -62,6 +67,8 @@ def _parse_json(body: bytes) -> object:
     try:
         return from_json(body.removeprefix(b"\xef\xbb\xbf"), allow_inf_nan=False)
     except ValueError as error:
+        if "recursion limit" in str(error):
+            raise InvalidRequest("The request body is nested too deeply: it has more than 200 levels.") from None
         raise InvalidRequest(f"The request body is not valid JSON: {error}.") from None
 
 

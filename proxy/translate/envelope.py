@@ -123,12 +123,14 @@ class Envelope:
         reasoning = _text(fields.get("reasoning")) if self.reasoning_budget is not None else None
         if self.answer is None and not text and not calls.calls and reasoning:
             text, reasoning = reasoning, None  # an answer in the wrong place is still the answer
+        # Calls of tools that were not offered are dropped; what is then empty is no answer.
+        empty = bool(calls.faults) and not calls.calls and not text
         return Reading(
             text=text,
             calls=calls.calls,
             reasoning=reasoning,
             faults=(*calls.faults, *faults),
-            fatal=calls.fatal or fatal,
+            fatal=calls.fatal or fatal or empty,
         )
 
     def _read_answer(self, fields: Mapping[str, Any], *, called: bool) -> tuple[str | None, tuple[str, ...], bool]:

@@ -125,6 +125,7 @@ class _History:
         self.last_user = last_user
         self.turns: list[_Turn] = []
         self.repairs: list[str] = []
+        self.client_ids: set[str] = set()
         self.ids: set[str] = set()
 
     def add(self, message: chat.Message, path: str) -> None:
@@ -134,8 +135,11 @@ class _History:
                 texts = _texts(message.content, f"{path}.content", placeholder)
                 self._turn("user").texts += [f"[{message.role} message]\n{text}" for text in texts]
             case chat.UserMessage():
-                self._add_anthropic_results(message, f"{path}.content")
-                self._turn("user").texts += _texts(message.content, f"{path}.content", placeholder)
+                answered = self._add_anthropic_results(message, f"{path}.content")
+                texts = _texts(message.content, f"{path}.content", placeholder)
+                if not texts and not answered:
+                    self._repair("an empty turn was left out", f"{path}.content", "the message is empty")
+                self._turn("user").texts += texts
             case chat.AssistantMessage():
                 self._add_assistant(message, path, placeholder)
             case chat.ToolMessage(content=[chat.ToolResultItem(), *_] as items):
@@ -178,6 +182,7 @@ class _History:
 
     def _add_assistant(self, message: chat.AssistantMessage, path: str, placeholder: bool) -> None:
         turn = self._turn("assistant")
+        before = len(turn.texts) + len(turn.calls)
         turn.texts += _assistant_texts(message, path, placeholder)
         for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
             if isinstance(part, chat.ToolUsePart):
@@ -187,20 +192,36 @@ class _History:
             self._add_call(turn, call.id or "", call.function, f"{path}.tool_calls[{index}]")
         if message.function_call:
             self._add_call(turn, "", message.function_call, f"{path}.function_call")
+        if len(turn.texts) + len(turn.calls) == before:
+            self._repair("an empty turn was left out", path, "the message has neither text nor calls")
 
     def _add_call(self, turn: _Turn, client_id: str, function: chat.CalledFunction, path: str) -> None:
+        if client_id and client_id in self.client_ids:
+            self._repair("a call with an id that was used before got another one", path, "its id was used before")
+        self.client_ids.add(client_id)
+        past = _arguments(function.arguments)
+        if past is None:
+            self._repair(
+                "past arguments that are no JSON object were wrapped", path, "its arguments are no JSON object"
+            )
         block = upstream.ToolUseBlock(
             tool_use_id=unique_safe(client_id or "call", self.ids),
             name=self.names[function.name],
-            input=_arguments(function.arguments),
+            input={"raw_arguments": function.arguments} if past is None else past,
         )
         self.ids.add(block.tool_use_id)
         turn.calls.append(_Call(client_id, path, block))
 
-    def _add_anthropic_results(self, message: chat.UserMessage, path: str) -> None:
-        for index, part in enumerate(message.content if isinstance(message.content, list) else ()):
-            if isinstance(part, chat.ToolResultPart):
-                self._add_result(self._call_of_id(part.tool_use_id), part, f"{path}[{index}]", is_error=part.is_error)
+    def _add_anthropic_results(self, message: chat.UserMessage, path: str) -> bool:
+        """Returns whether there were any."""
+        results = [
+            (index, part)
+            for index, part in enumerate(message.content if isinstance(message.content, list) else ())
+            if isinstance(part, chat.ToolResultPart)
+        ]
+        for index, part in results:
+            self._add_result(self._call_of_id(part.tool_use_id), part, f"{path}[{index}]", is_error=part.is_error)
+        return bool(results)
 
     def _add_result(self, call: _Call | None, answer: _Answer, path: str, is_error: bool | None = None) -> None:
         texts = _result_texts(answer.content, f"{path}.content", self.rules.media_placeholder) or [EMPTY_RESULT]
@@ -210,6 +231,8 @@ class _History:
             )
             self._turn("user").texts.append("[Result of an earlier tool call]\n" + "\n".join(texts))
             return
+        if all(call is not each for each in self.turns[-1].calls):
+            self._repair("a tool result was moved to its call", path, "it does not follow its call")
         call.result = upstream.ToolResultBlock(
             tool_use_id=call.block.tool_use_id,
             content=tuple(upstream.TextBlock(text=text) for text in texts),
@@ -296,8 +319,8 @@ def _result_texts(content: chat.ToolContent | None, path: str, placeholder: bool
             return _texts(content, path, placeholder)
 
 
-def _arguments(arguments: str | upstream.JsonObject | None) -> upstream.JsonObject:
-    """Past arguments as an object. What is not one is wrapped: it is what the model wrote, and must not get lost."""
+def _arguments(arguments: str | upstream.JsonObject | None) -> upstream.JsonObject | None:
+    """Past arguments as an object; None for what is not one. It is what the model wrote, and must not get lost."""
     if isinstance(arguments, dict):
         return arguments
     if arguments is None or not arguments.strip():
@@ -305,8 +328,8 @@ def _arguments(arguments: str | upstream.JsonObject | None) -> upstream.JsonObje
     try:
         value = parse_json(arguments)
     except NotJson:
-        value = arguments
-    return value if isinstance(value, dict) else {"raw_arguments": arguments}
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _without_tool_blocks(turn: upstream.Message) -> upstream.Message:

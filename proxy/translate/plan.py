@@ -230,8 +230,14 @@ def ignored_fields(request: chat.ChatRequest) -> tuple[str, ...]:
     names = [name for name in unknown if _NO_EFFECT.match(name)]
     if any((message.model_extra or {}).get("name") is not None for message in request.messages):
         names.append("messages.name")
-    if request.stream_options is not None and not request.stream:
-        names.append("stream_options")
+    overruled = {
+        "stream_options": request.stream_options is not None and not request.stream,
+        "stop": bool(request.stop) and request.response_format is not None and request.response_format.type != "text",
+        "functions": bool(request.functions) and bool(request.tools),
+        "function_call": request.function_call is not None and request.tool_choice is not None,
+        "reasoning_effort": request.reasoning_effort is not None and request.extended_thinking is not None,
+    }
+    names += [name for name, has_no_effect in overruled.items() if has_no_effect]
     return tuple(names[:50])
 
 

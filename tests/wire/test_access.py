@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -72,9 +73,14 @@ def test_replicas_on_one_redis_share_keys_and_their_revocation(replicas: tuple[H
         until(lambda house=house: ask(house, key).status_code == 401)
 
 
-def test_the_refusal_of_a_wrong_a_revoked_and_an_expired_key_is_the_same(make_house: Any) -> None:
+def test_the_refusal_of_a_wrong_a_revoked_and_an_expired_key_is_the_same(
+    make_house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     house = make_house()
-    revoked, expired = create(house), create(house, "--expires", "2020-01-01")
+    revoked = create(house)
+    with monkeypatch.context() as long_ago:
+        long_ago.setattr("proxy.cli_keys.time", SimpleNamespace(time=lambda: 0.0))
+        expired = create(house, "--expires", "2020-01-01")
     keys(house, "revoke", "app")
     answers = [ask(house, key) for key in ("np-wrong", "wrong", revoked, expired)]
     assert {answer.status_code for answer in answers} == {401}
@@ -142,6 +148,14 @@ def test_tokens_are_settled_by_the_answers_usage_and_a_stream_shows_none_that_wa
     assert 96_000 < left < 100_000
 
 
+def test_an_answer_of_unknown_usage_costs_its_estimate(make_house: Any) -> None:
+    house = make_house({"PROXY_ACCESS__WAIT_S": "0"})
+    key = create(house, "--tpm", "2000")
+    cut = [{"role": "user", "content": script(fail="Token limit exceeded")}]
+    statuses = [ask(house, key, max_tokens=1500, messages=cut).status_code for _ in range(2)]
+    assert statuses == [200, 429]
+
+
 def test_a_stream_with_usage_keeps_it_where_tokens_are_limited(make_house: Any) -> None:
     house = make_house()
     answer = ask(house, create(house, "--tpm", "100000"), stream=True, stream_options={"include_usage": True})
@@ -206,6 +220,27 @@ def test_the_list_of_keys_shows_no_key(make_house: Any) -> None:
     assert "gpt-4.1" in listed
     assert key not in listed
     assert key.removeprefix("np-")[:8] not in listed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--name", " "], "--name"),
+        (["--name", "a", "--models", ","], "--models"),
+        (["--name", "a", "--models", ""], "--models"),
+        (["--name", "a", "--data-plane", "mine"], "--data-plane"),
+        (["--name", "a", "--expires", "2020-01-01"], "--expires"),
+        (["--name", "a", "--expires", "0d"], "--expires"),
+    ],
+)
+def test_a_key_that_would_be_of_no_use_or_too_much_is_not_made(
+    make_house: Any, arguments: list[str], told: str
+) -> None:
+    house = make_house()
+    result = CliRunner().invoke(main, ["keys", "create", *arguments], env=house.environ, catch_exceptions=False)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert keys(house, "list").count("\n") == 0
 
 
 def test_revoking_what_is_not_there_fails_and_says_so(make_house: Any) -> None:

@@ -286,7 +286,7 @@ def test_a_key_sees_and_uses_only_its_endpoints(mine: House) -> None:
 
 
 def test_a_key_bound_to_another_data_plane_is_refused(mine: House) -> None:
-    headers = {"authorization": f"ApiKey {create(mine, '--data-plane', 'another')}"}
+    headers = {"authorization": f"ApiKey {create(mine, '--data-plane', '00000000-0000-4000-8000-000000000000')}"}
     answer = httpx.post(f"{mine.url}/_inference/completion/mine", json={"input": "hi"}, headers=headers)
     assert_is_elastics_error(answer, 403)
     assert mine.jobs_submitted() == 0

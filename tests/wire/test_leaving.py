@@ -48,3 +48,23 @@ async def test_many_abandoned_requests_leave_no_job_in_flight(make_house: Any) -
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
             await until(lambda: house.in_flight() == 0)
+
+
+async def test_a_client_that_leaves_while_it_sends_is_no_fault_of_ours(make_house: Any) -> None:
+    house: House = make_house()
+    host, port = house.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer test-key\r\n"
+        b"content-length: 1000\r\n\r\n{"
+    )
+    await writer.drain()
+    writer.transport.abort()
+
+    async def counted() -> bool:
+        async with httpx.AsyncClient() as client:
+            text = (await client.get(f"{house.url}/metrics")).text
+        assert 'status="500"' not in text
+        return 'status="499"' in text
+
+    await until(counted)

@@ -82,8 +82,12 @@ def test_a_required_call_that_did_not_come_is_asked_for_again(house: House) -> N
 def test_a_call_to_an_unknown_tool_is_asked_for_again_and_never_passed_on(house: House) -> None:
     unknown = {"output": {"content": "", "tool_calls": [{"launch_missiles": {}}]}}
     assert arguments(house.chat({"messages": attempts(unknown, RIGHT), "tools": [WEATHER]})) == [{"city": "Rome"}]
-    message = house.chat({"messages": attempts(unknown, unknown), "tools": [WEATHER]}).json()["choices"][0]["message"]
-    assert "launch_missiles" not in json.dumps(message)
+    empty = house.chat({"messages": attempts(unknown, unknown), "tools": [WEATHER]})
+    assert empty.json()["error"]["code"] == "narrative_invalid_output"
+    beside_words = {"output": {"content": "Ready.", "tool_calls": [{"launch_missiles": {}}]}}
+    answer = house.chat({"messages": attempts(beside_words, beside_words), "tools": [WEATHER]})
+    assert answer.json()["choices"][0]["message"]["content"] == "Ready."
+    assert "launch_missiles" not in answer.text
 
 
 POINT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": False}

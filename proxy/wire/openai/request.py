@@ -1,7 +1,7 @@
 """The body of a chat request: tools, formats and parameters around the messages."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -126,6 +126,9 @@ Stop = Annotated[
 ]
 
 
+MOST_TOKENS: Final = 2**31 - 1
+
+
 class StreamOptions(RequestModel):
     include_usage: bool | None = None
 
@@ -135,8 +138,8 @@ class ChatRequest(RequestModel):
 
     model: str = Field(min_length=1)
     messages: list[Message] = Field(min_length=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
     stop: Stop | None = None

@@ -206,6 +206,12 @@ def test_a_tool_that_was_not_offered_is_never_passed_on() -> None:
     assert "rm_rf" in read.faults[0]
 
 
+def test_nothing_but_calls_of_tools_that_were_not_offered_is_no_answer() -> None:
+    assert with_tools().read({"content": "", "tool_calls": [{"rm_rf": {}}]}).fatal
+    assert not with_tools().read({"content": "Words.", "tool_calls": [{"rm_rf": {}}]}).fatal
+    assert not with_tools().read({"content": "", "tool_calls": []}).fatal
+
+
 def test_calls_come_back_under_the_clients_own_name() -> None:
     envelope = with_tools(tool("my tool!", upstream="my_tool_"))
     assert envelope.read({"tool_calls": [{"my_tool_": {"city": "Rome"}}]}).calls[0].name == "my tool!"

@@ -83,7 +83,7 @@ def test_all_results_of_a_turn_come_first_in_the_next_user_turn_in_the_order_of_
     assert [block["type"] for block in answer["content"]][:3] == RESULTS_FIRST
     assert [block["content"][0]["text"] for block in answer["content"][:2]] == ["first", "second"]
     assert [block["text"] for block in answer["content"][2:]] == ["and?", "!"]
-    assert conversation.repairs == ()
+    assert conversation.repairs == ("messages: a tool result was moved to its call",)
 
 
 def test_heroku_list_form_of_tool_results() -> None:
@@ -196,6 +196,11 @@ def test_a_system_message_alone_gets_a_user_turn() -> None:
         ([user(), {"role": "assistant", "content": "x"}], "messages[1].role"),
         ([{"role": "assistant", "content": "x"}, user()], "messages"),
         ([user(), calling("a"), result(None)], "messages[2]"),
+        ([user(), calling("a"), user("wait"), result("a")], "messages[3]"),
+        ([user(), calling("x", "x"), result("x"), result("x")], "messages[1].tool_calls[1]"),
+        ([user(), calling("a", arguments="{bad"), result("a")], "messages[1].tool_calls[0]"),
+        ([user(), {"role": "assistant", "content": ""}, user()], "messages[1]"),
+        ([user("")], "messages[0].content"),
     ],
 )
 def test_strict_history_refuses_instead_of_repairing(messages: list, param: str) -> None:
@@ -301,3 +306,34 @@ def test_every_result_survives_somewhere(messages: list) -> None:
     for index, message in enumerate(marked):
         if message["role"] == "tool":
             assert message["content"] in everything, index
+
+
+@pytest.mark.parametrize(
+    ("messages", "repair"),
+    [
+        ([user(), calling("a"), user("wait"), result("a")], "a tool result was moved to its call"),
+        (
+            [user(), calling("x", "x"), result("x"), result("x")],
+            "a call with an id that was used before got another one",
+        ),
+        ([user(), calling("a", arguments="{bad"), result("a")], "past arguments that are no JSON object were wrapped"),
+        ([user(), {"role": "assistant", "content": ""}, user()], "an empty turn was left out"),
+        ([user("a"), user(" "), user("b")], "an empty turn was left out"),
+    ],
+)
+def test_every_repair_is_told(messages: list, repair: str) -> None:
+    assert converse(*messages).repairs == (f"messages: {repair}",)
+
+
+def test_a_history_in_order_needs_no_repair_even_in_strict_mode() -> None:
+    parts = [{"type": "tool_result", "tool_use_id": "b", "content": "2"}]
+    talk = [
+        user(),
+        calling("a"),
+        result("a"),
+        calling("b"),
+        user(parts),
+        {"role": "assistant", "content": "So."},
+        user(),
+    ]
+    assert converse(*talk, rules=HistoryRules(strict=True)).repairs == ()

@@ -195,6 +195,22 @@ def test_what_is_ignored_is_named_and_null_is_not() -> None:
     )
 
 
+def test_what_another_field_overrules_is_named() -> None:
+    function = {"name": "f", "parameters": {"type": "object", "properties": {}}}
+    overruled = plan(
+        stop=["x"],
+        response_format={"type": "json_object"},
+        tools=[{"type": "function", "function": function}],
+        functions=[function],
+        tool_choice="auto",
+        function_call="auto",
+        extended_thinking={"enabled": False},
+        reasoning_effort="high",
+    )
+    assert set(overruled.ignored) == {"stop", "functions", "function_call", "reasoning_effort"}
+    assert plan(stop=["x"], response_format={"type": "text"}, reasoning_effort="none").ignored == ()
+
+
 def test_the_number_of_choices_is_limited() -> None:
     assert plan(n=8).choices == 8
     assert refused(n=9).param == "n"
