@@ -15,11 +15,14 @@ STATES: Final = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 _FIRST_PAGE: Final = 100
 _SMALLEST_PAGE: Final = 20
 _MOST_PAGES: Final = 4
+_MOST_PAGES_AFTER_A_GAP: Final = 20
 """Pages of one read; what lies beyond is left to the sweep."""
+_GAP: Final = 2.0
+"""Seconds without a read after which there is much to catch up with."""
 _MOST_FAILURES: Final = 3
 _MOST_DOUBLINGS: Final = 5
 _HOPELESS: Final = 10.0
-_STALE: Final = 30.0
+_STALE: Final = 300.0
 """Seconds without a read after which the cursor means nothing any more."""
 
 
@@ -41,6 +44,7 @@ class FeedCursor:
         self._known: frozenset[str] = frozenset()
         self._seen: dict[str, None] = {}
         self._pages = 0
+        self._most_pages = _MOST_PAGES
         self._expected = 0.0
 
     @property
@@ -61,18 +65,27 @@ class FeedCursor:
         """Loop time of the next read when reads are `gap` seconds apart, more after failures."""
         return self._started + gap * (1 << min(self._failures, _MOST_DOUBLINGS))
 
+    def rested(self, now: float) -> bool:
+        """Whether no read began in the last second."""
+        return now - self._started >= 1.0
+
     def start(self, now: float, gap: float) -> None:
         """A read starts. The beat is kept: one that starts a little late does not delay the ones after it."""
         beat = self._started + gap
         self._started = beat if now - beat < gap else now
         self.running = True
 
+    def forget(self) -> None:
+        """Nobody follows it for a while: what ends meanwhile is nobody's business."""
+        self._known = frozenset()
+
     def begin(self, now: float) -> int:
         """Open a read; returns how many records to ask for."""
         if now - self._last_read > _STALE:
-            self._known = frozenset()
+            self.forget()
         self._seen = {}
         self._pages = 0
+        self._most_pages = _MOST_PAGES if now - self._last_read < _GAP else _MOST_PAGES_AFTER_A_GAP
         if not self._known:
             return _FIRST_PAGE
         return min(_SMALLEST_PAGE + int(2 * self._expected), MAX_PER_PAGE)
@@ -83,7 +96,7 @@ class FeedCursor:
         reached = not self._known.isdisjoint(ids)
         self._seen.update(dict.fromkeys(ids))
         self._pages += 1
-        return bool(self._known) and not reached and len(records) >= asked and self._pages < _MOST_PAGES
+        return bool(self._known) and not reached and len(records) >= asked and self._pages < self._most_pages
 
     def end(self, now: float) -> None:
         """The read is over."""

@@ -178,8 +178,8 @@ class Watch:
         now = self._loop.time()
         if not feed.misses(shown.ids):
             feed.read_elsewhere(shown.ids, now)
-        elif self._budget.ready_at(now) <= now:
-            self._begin_feed(feed)
+        elif feed.rested(now):
+            self._begin_feed(feed)  # ahead of all looks, which it may make needless
 
     async def aclose(self) -> None:
         """Stop reading."""
@@ -248,9 +248,11 @@ class Watch:
         before, self._pace = self._pace, pace(load, self._budget.rate if helps_itself else self._budget.whole)
         if self._pace.looks_at_all and not before.looks_at_all:
             self._look_at_all(now)
-        if self._pace.mode in {Mode.PUSH, Mode.REST, Mode.LOOKS} or not informed:
-            for feed in self._feeds.values():
+        for feed in self._feeds.values():
+            if self._pace.mode in {Mode.PUSH, Mode.REST, Mode.LOOKS} or not informed:
                 feed.trust.forgive()
+            if self._pace.mode in {Mode.REST, Mode.LOOKS} and self.standing.leads:
+                feed.forget()
 
     def _look_at_all(self, now: float) -> None:
         """Spread the looks at all jobs that can be done over one gap."""

@@ -57,6 +57,20 @@ def test_a_read_stops_after_a_few_pages() -> None:
     assert len(read(feed, 1_000_000, 0.2)) <= 2_000
 
 
+def test_after_an_outage_all_that_ended_meanwhile_is_read() -> None:
+    feed = cursor()
+    read(feed, 100, 0.0)
+    assert len(read(feed, 6_000, 45.0)) >= 5_900
+    assert len(read(feed, 1_000_000, 90.0)) <= 10_000
+
+
+def test_what_ended_while_nobody_followed_is_left_alone() -> None:
+    feed = cursor()
+    read(feed, 100, 0.0)
+    feed.forget()
+    assert len(read(feed, 6_000, 45.0)) <= 100
+
+
 def test_after_a_long_rest_the_backlog_is_left_alone() -> None:
     feed = cursor()
     read(feed, 100, 0.0)
