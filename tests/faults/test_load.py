@@ -57,8 +57,7 @@ async def test_too_many_who_wait_are_turned_away_at_once() -> None:
         async with engine(narrative.url, replace(OPTIONS, places=few(1, waiting=1))) as running:
             await submit(running)
             waiter = asyncio.create_task(submit(running))
-            while not running.jobs.queued:
-                await asyncio.sleep(0)
+            await until(lambda: running.jobs.queued)
             with pytest.raises(Overloaded):
                 await submit(running)
             waiter.cancel()

@@ -146,7 +146,9 @@ async def test_without_redis_each_replica_serves_on_by_itself_and_says_that_it_i
                 assert "proxy_state_healthy 0.0" in metrics
                 assert "proxy_state_errors_total 0.0" not in metrics
                 relay.mend()
-                async with asyncio.timeout(30):
-                    while (await client.get(f"{house.url}/readyz")).json() != {"status": "ready"}:
-                        await asyncio.sleep(0.05)
+
+                async def is_whole_again() -> bool:
+                    return bool((await client.get(f"{house.url}/readyz")).json() == {"status": "ready"})
+
+                await until(is_whole_again)
             assert house.jobs_submitted() == 11

@@ -65,28 +65,34 @@ async def submitted(pair: Pair, jobs: int) -> None:
 
 
 async def in_flight(client: httpx.AsyncClient, jobs: int) -> None:
-    async with asyncio.timeout(30):
-        while f"proxy_jobs_in_flight {jobs}.0" not in (await client.get("/metrics")).text:
-            await asyncio.sleep(0.01)
+    async def counted() -> bool:
+        return f"proxy_jobs_in_flight {jobs}.0" in (await client.get("/metrics")).text
+
+    await until(counted)
 
 
 async def ready(client: httpx.AsyncClient) -> None:
     """Workers begin to listen after their parent has told the address."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                await client.get("/readyz")
-            except httpx.ConnectError:
-                await asyncio.sleep(0.05)
-            else:
-                return
+
+    async def listens() -> bool:
+        try:
+            await client.get("/readyz")
+        except httpx.ConnectError:
+            return False
+        return True
+
+    await until(listens)
 
 
 async def draining(client: httpx.AsyncClient) -> httpx.Response:
-    async with asyncio.timeout(30):
-        while (answer := await client.get("/readyz")).status_code == 200:
-            await asyncio.sleep(0.01)
-    return answer
+    answers: list[httpx.Response] = []
+
+    async def refused() -> bool:
+        answers.append(await client.get("/readyz"))
+        return answers[-1].status_code != 200
+
+    await until(refused)
+    return answers[-1]
 
 
 async def exited(pair: Pair) -> int:

@@ -11,6 +11,7 @@ from proxy.narrative.client import NarrativeClient
 from proxy.narrative.options import ClientOptions
 from proxy.wire.narrative import InferenceConfig, Message, RunRequest, TextBlock
 from tests.faults.raw_upstream import RawUpstream, Reply, answer, garbage, hang_up, raw_upstream, reset, silence
+from tests.waiting import until
 
 KEY = "secret-key-123"
 QUICK = ClientOptions(read_timeout=0.2, total_timeout=0.4, patience=5.0, first_backoff=0.001, max_backoff=0.002)
@@ -250,8 +251,7 @@ async def test_closing_the_client_ends_calls_in_flight() -> None:
     async with raw_upstream(silence) as upstream:
         narrative = client(upstream, options)
         call = asyncio.create_task(narrative.without_repeats().get_job("job-1"))
-        while not upstream.seen:
-            await asyncio.sleep(0)
+        await until(lambda: upstream.seen)
         await narrative.aclose()
         with pytest.raises(UpstreamError):
             await call

@@ -187,7 +187,6 @@ async def test_webhooks_that_prove_themselves_replace_reads_and_are_demoted_when
     async with subscribed() as (running, inbox, _):
         for _ in range(3):
             await asyncio.gather(*(running.run(0.3) for _ in range(8)))
-            await asyncio.sleep(0)
         while SourceTrusted("webhook", reliable=True) not in running.events:
             await running.run(0.3)
         inbox.meddle = lambda _: []
@@ -221,8 +220,11 @@ async def test_a_subscription_that_was_archived_by_someone_else_is_made_again() 
             await hooks.subscribed()
             [first] = await running.client.list_webhooks()
             await running.client.archive_webhook(first.id)
-            while not any(hook.status != "archived" for hook in await running.client.list_webhooks()):
-                await asyncio.sleep(0.02)
+
+            async def subscribed_again() -> bool:
+                return any(hook.status != "archived" for hook in await running.client.list_webhooks())
+
+            await until(subscribed_again)
 
 
 async def test_without_the_right_to_webhooks_jobs_are_followed_by_reads() -> None:

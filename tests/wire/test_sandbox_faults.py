@@ -12,6 +12,7 @@ import uvicorn
 from proxy.sandbox import Fault, RunningSandbox, SandboxOptions, create_sandbox, serve_sandbox
 from tests.serving import serve
 from tests.unit.sandbox.building import body, says
+from tests.waiting import until
 from tests.wire.test_sandbox import AT_ONCE, TOKEN, Listener, run, subscribe
 
 
@@ -177,8 +178,7 @@ async def test_a_stuck_call_goes_on_when_the_faults_end(
 ) -> None:
     sandbox.faults.add(Fault(kind="stuck", handled=handled))
     call = asyncio.create_task(client.post("/model-inference/run", json=body()))
-    while not sandbox.faults.fired:
-        await asyncio.sleep(0)
+    await until(lambda: sandbox.faults.fired)
     assert not call.done()
     sandbox.faults.clear()
     answer = await call
@@ -292,8 +292,7 @@ async def test_a_faulty_sandbox_still_ends_promptly() -> None:
     async with httpx.AsyncClient(headers=TOKEN) as client, serve_sandbox(SandboxOptions()) as sandbox:
         sandbox.faults.add(Fault(kind="stuck"))
         call = asyncio.create_task(client.get(f"{sandbox.url}/jobs"))
-        while not sandbox.faults.fired:
-            await asyncio.sleep(0)
+        await until(lambda: sandbox.faults.fired)
         assert not call.done()
     # Its end frees what was stuck, so that nothing waits for a grace period.
     assert (await call).status_code == 200

@@ -8,6 +8,7 @@ import pytest
 from proxy.chat.submissions import Keeping, Recorded
 from proxy.errors import IdempotencyConflict, RateLimited, UpstreamError
 from proxy.state import MemoryStore
+from tests.waiting import until
 
 SEED = "5a4db0c5-0000-4000-8000-00005a4db0c5"
 
@@ -59,8 +60,7 @@ async def test_whoever_comes_later_gets_the_same_job_and_the_form_it_was_submitt
 async def test_who_comes_meanwhile_waits_for_the_one_who_submits() -> None:
     narrative, store = Narrative(), Replica()
     both = [asyncio.create_task(recorded(s).place("0", "", narrative.submit)) for s in (store, Replica(store))]
-    while not narrative.calls:
-        await asyncio.sleep(0)
+    await until(lambda: narrative.calls)
     narrative.go.set()
     jobs = {placed.job for placed in await asyncio.gather(*both)}
     assert jobs == {"job-1"}
@@ -70,8 +70,7 @@ async def test_who_comes_meanwhile_waits_for_the_one_who_submits() -> None:
 async def test_one_who_leaves_does_not_stop_the_submission() -> None:
     narrative, store = Narrative(), Replica()
     leaver = asyncio.create_task(recorded(store).place("0", "", narrative.submit))
-    while not narrative.calls:
-        await asyncio.sleep(0)
+    await until(lambda: narrative.calls)
     leaver.cancel()
     await asyncio.gather(leaver, return_exceptions=True)
     narrative.go.set()
@@ -82,13 +81,11 @@ async def test_one_who_leaves_does_not_stop_the_submission() -> None:
 async def test_the_promise_of_a_killed_replica_is_taken_over_by_looking_first() -> None:
     narrative, store = Narrative(), Replica()
     killed = asyncio.create_task(recorded(store).place("0", "blocks", narrative.submit))
-    while not narrative.calls:
-        await asyncio.sleep(0)
+    await until(lambda: narrative.calls)
     heir = Replica(store)
     heir.dead.add(store.replica)
     taken = asyncio.create_task(recorded(heir).place("0", "text", narrative.submit))
-    while len(narrative.calls) < 2:
-        await asyncio.sleep(0)
+    await until(lambda: len(narrative.calls) >= 2)
     form, since = narrative.calls[1]
     assert form == "blocks", "as it may have been submitted"
     assert since is not None
@@ -123,8 +120,7 @@ async def test_a_refused_submission_leaves_nothing_behind() -> None:
 async def test_a_submission_that_takes_too_long_elsewhere_is_a_conflict() -> None:
     narrative, store = Narrative(), Replica()
     busy = asyncio.create_task(recorded(store).place("0", "", narrative.submit))
-    while not narrative.calls:
-        await asyncio.sleep(0)
+    await until(lambda: narrative.calls)
     with pytest.raises(IdempotencyConflict) as caught:
         await recorded(Replica(store), patience_s=0.0).place("0", "", narrative.submit)
     assert caught.value.retry_after

@@ -18,7 +18,7 @@ from proxy.wire.narrative import InferenceConfig, Job, JobPage, Message, RunRequ
 class Scripted:
     """Submissions always have an unknown outcome; the list shows what it is given."""
 
-    account = ("https://narrative.example", "key")
+    account = "a digest"
     clock_ahead: float | None = 0.0
 
     def __init__(self, records: Sequence[dict[str, Any]] = ()) -> None:
