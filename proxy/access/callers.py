@@ -80,6 +80,7 @@ class Door(Protocol):
 
         Raises:
             InvalidApiKey: no key, or not a known one.
+            PermissionDenied: no key is needed, and the request comes from a page of elsewhere.
             Overloaded: the stored keys cannot be read.
         """
 
@@ -153,7 +154,7 @@ class Pages:
     origins: frozenset[str]
 
     def include(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request comes from none of them that may not: from no page, or from one of these."""
+        """Whether a request comes from no page, or from one that may call."""
         origin = headers.get("origin")
         return origin is None or origin in self.origins or _is_local(origin)
 

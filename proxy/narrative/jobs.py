@@ -104,7 +104,7 @@ class Jobs:
         self._news.expect_push(client.account)
 
     def deliver(self, record: JsonObject) -> None:
-        """A webhook says that a job ended. Replicas that share the store are told, unless the job is followed here.
+        """A webhook says that a job ended. Replicas that share the store are told, too.
 
         Args:
             record: the job as Narrative shows it; it may hold no more than `job_id` and `state`.

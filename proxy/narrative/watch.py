@@ -26,7 +26,7 @@ _MOST_LOOKS: Final = 16
 """Looks at one time; as many again may follow hints."""
 _MOST_HINTS_FOLLOWED: Final = 5
 _LINGER: Final = 10.0
-"""Seconds without a job until a replica takes part in reading no more."""
+"""Seconds without a job until the one who leads leaves it to others."""
 _DOUBT: Final = 2.5
 """Seconds without word of the one who leads until a replica looks at its jobs itself; there is one a second at least."""
 _SELF_HELP: Final = 6.0
