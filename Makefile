@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --no-header
+	--no-emit-index-url --no-emit-find-links --no-header --no-strip-extras
 # Client libraries are tested from environments of their own, which also bring the Node that they need.
 CLIENTS := .venv-clients
 CLIENTS_OPENAI2 := .venv-clients-openai2
