@@ -32,13 +32,21 @@ import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
 
+from proxy.backends.narrative import (
+    ClientOptions,
+    Jobs,
+    JobsOptions,
+    NarrativeClient,
+    PlaceOptions,
+    WebhookOptions,
+    Webhooks,
+)
+from proxy.backends.narrative.events import Ended, Event, UpstreamCalled
+from proxy.backends.narrative.types import InferenceConfig, Job, Message, RunRequest, TextBlock
 from proxy.errors import ProxyError
-from proxy.narrative import ClientOptions, Jobs, JobsOptions, NarrativeClient, PlaceOptions, WebhookOptions, Webhooks
-from proxy.narrative.events import Ended, Event, UpstreamCalled
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.state import Store
 from proxy.state.redis import RedisStore
-from proxy.wire.narrative import InferenceConfig, Job, Message, RunRequest, TextBlock
 
 MEDIAN, SIGMA = 5.0, 0.6
 PENDING = 0.05

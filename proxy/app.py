@@ -17,6 +17,15 @@ from proxy.access.callers import Door, Pages, PassThrough, SharedToken, caller_i
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.anthropic.ondemand import AnthropicOnDemand
+from proxy.backends.narrative import (
+    ClientOptions,
+    Jobs,
+    JobsOptions,
+    NarrativeClient,
+    PlaceOptions,
+    SubmitOptions,
+    WatchOptions,
+)
 from proxy.catalog import Catalog, load_catalog
 from proxy.chat.dialects import Dialects
 from proxy.chat.errors import error_headers
@@ -38,15 +47,6 @@ from proxy.errors import ProxyError
 from proxy.lifecycle import Lifecycle, stopping_gently
 from proxy.metrics import Metrics, RequestMetrics, show_metrics
 from proxy.middleware import Admission, RequestLog
-from proxy.narrative import (
-    ClientOptions,
-    Jobs,
-    JobsOptions,
-    NarrativeClient,
-    PlaceOptions,
-    SubmitOptions,
-    WatchOptions,
-)
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.settings import Settings, config_folder, is_loopback
 from proxy.state import MemoryStore, Store

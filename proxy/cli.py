@@ -17,11 +17,11 @@ from uvicorn.supervisors import Multiprocess
 
 from proxy import __version__
 from proxy.app import create_app
+from proxy.backends.narrative import ClientOptions, NarrativeClient
 from proxy.catalog import CatalogError, load_catalog
 from proxy.cli_keys import keys_exist, keys_group
 from proxy.errors import ProxyError
 from proxy.logs import configure_logging
-from proxy.narrative import ClientOptions, NarrativeClient
 from proxy.sandbox import SandboxOptions, create_sandbox
 from proxy.settings import Settings, SettingsError, config_folder, is_loopback, load_settings
 

@@ -9,9 +9,9 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from proxy.backends.narrative import Jobs, NarrativeClient, Receipt, WebhookOptions, Webhooks
+from proxy.backends.narrative.webhooks import TOKEN_PARAM
 from proxy.errors import UnknownUrl
-from proxy.narrative import Jobs, NarrativeClient, Receipt, WebhookOptions, Webhooks
-from proxy.narrative.webhooks import TOKEN_PARAM
 from proxy.serving.bodies import read_body
 from proxy.state import Store
 

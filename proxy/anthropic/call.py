@@ -9,13 +9,13 @@ from typing import Any
 
 from anthropic import transform_schema
 
+from proxy.backends.narrative import types as blocks
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest
 from proxy.translate.messages import called_names, translate_messages
 from proxy.translate.names import upstream_names
 from proxy.translate.offer import menu_of
 from proxy.translate.plan import PlanRules, Thinking, ignored_fields, stop_strings, structured_answer, thinking_of
-from proxy.wire import narrative as blocks
 from proxy.wire import openai as chat
 
 _JSON_ONLY = "Answer with one JSON object and nothing else: no prose around it, no code fences."

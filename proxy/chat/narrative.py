@@ -13,6 +13,10 @@ from dataclasses import dataclass, replace
 import structlog
 
 from proxy.access.callers import Caller
+from proxy.backends.narrative import Jobs, NarrativeClient
+from proxy.backends.narrative.answers import refusal_of
+from proxy.backends.narrative.ledger import says_all
+from proxy.backends.narrative.types import Job, JobState
 from proxy.catalog import Catalog, ModelCard
 from proxy.chat.dialects import Dialects, form_of, in_form, simpler, told
 from proxy.chat.submissions import UNRECORDED, Placed, Submissions, Submit
@@ -20,15 +24,11 @@ from proxy.errors import InvalidApiKey, JobTimeout, Overloaded, ProxyError
 from proxy.failures import Cause, cause_of
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
-from proxy.narrative import Jobs, NarrativeClient
-from proxy.narrative.answers import refusal_of
-from proxy.narrative.ledger import says_all
 from proxy.serving.upstream import DEFAULT_TERMS, Terms
 from proxy.serving.waiting import together
 from proxy.translate.chunks import closing_chunks, opening_chunks
 from proxy.translate.plan import Plan, PlanRules, make_plan
 from proxy.translate.reply import Ending, Stamp, add_usage, completion, invalid_output, read_ending, stamp_of
-from proxy.wire.narrative import Job, JobState
 from proxy.wire.openai import ChatCompletion, ChatRequest, Chunk
 
 log = structlog.get_logger(__name__)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from proxy.access.callers import Door
+from proxy.backends.narrative import NarrativeClient
 from proxy.catalog import Catalog
 from proxy.console.recent import RecentRequests
-from proxy.narrative import NarrativeClient
 from proxy.translate.plan import PlanRules
 
 

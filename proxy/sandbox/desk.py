@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from proxy.backends.narrative.types import ENDED, JobState
 from proxy.sandbox.bodies import RunBody, Turn, parse
 from proxy.sandbox.fill import Unfillable
 from proxy.sandbox.jobs import NEVER, Job
@@ -21,7 +22,6 @@ from proxy.sandbox.script import Attempts, Directive, attempt_of, find_directive
 from proxy.sandbox.store import JobStore
 from proxy.sandbox.turns import check_turns
 from proxy.sandbox.usage import prompt_tokens, tokens_of
-from proxy.wire.narrative import ENDED, JobState
 
 _SCHEMAS_KEPT = 512
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import orjson
 
-from proxy.wire.narrative import JobState
+from proxy.backends.narrative.types import JobState
 
 JOB_TYPE = "model_inference"
 NEVER = math.inf

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from proxy.backends.narrative.types import JobState
 from proxy.sandbox.jobs import JOB_TYPE, Job
 from proxy.sandbox.refusal import Refusal
-from proxy.wire.narrative import JobState
 
 Order = Literal["created_at_asc", "created_at_desc", "updated_at_asc", "updated_at_desc"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from heapq import merge as merge_sorted
 from itertools import islice
 
+from proxy.backends.narrative.types import ENDED
 from proxy.sandbox.jobs import Job
 from proxy.sandbox.listing import EMPTY_PAGE, JobPage, JobQuery, slow_page
 from proxy.sandbox.options import SandboxOptions
 from proxy.sandbox.refusal import Refusal
-from proxy.wire.narrative import ENDED
 
 _REFUSED_KEPT = 1_000
 

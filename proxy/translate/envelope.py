@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.backends.narrative.types import JsonObject
 from proxy.translate.jsontext import NotJson, dump_json, parse_loose_json
 from proxy.translate.reading import Reading
 from proxy.translate.schema import Compiled, check, mend
 from proxy.translate.tools import ReadCalls, ToolMenu
-from proxy.wire.narrative import JsonObject
 
 _MAX_FAULTS = 5
 _NOT_GIVEN = object()

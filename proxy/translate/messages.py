@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from proxy.backends.narrative import types as upstream
 from proxy.errors import InvalidRequest
 from proxy.translate.jsontext import NotJson, dump_json, parse_json
 from proxy.translate.names import unique_safe
-from proxy.wire import narrative as upstream
 from proxy.wire import openai as chat
 
 CONTINUE = "Please continue."

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from proxy.backends.narrative import types as upstream
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest
 from proxy.translate.envelope import Envelope, StructuredAnswer
@@ -16,7 +17,6 @@ from proxy.translate.messages import Conversation, HistoryRules, called_names, t
 from proxy.translate.names import upstream_names
 from proxy.translate.offer import in_dialect, menu_of
 from proxy.translate.schema import Limits, compile_schema
-from proxy.wire import narrative as upstream
 from proxy.wire import openai as chat
 
 

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from proxy.backends.narrative import types as upstream
 from proxy.errors import ProxyError, UpstreamError
 from proxy.failures import Cause, cause_of, error_for
 from proxy.translate.envelope import Envelope
 from proxy.translate.jsontext import dump_json
 from proxy.translate.plan import Plan
 from proxy.translate.reading import Call, Reading
-from proxy.wire import narrative as upstream
 from proxy.wire import openai as chat
 
 

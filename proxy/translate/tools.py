@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.backends.narrative.types import JsonObject
 from proxy.catalog import ToolEncoding
 from proxy.translate.jsontext import NotJson, dump_json, parse_loose_json
 from proxy.translate.reading import Call
 from proxy.translate.schema import Compiled, check, mend
-from proxy.wire.narrative import JsonObject
 
 _MAX_FAULTS = 5
 

@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import httpx
 
-from proxy.narrative import WatchOptions
-from proxy.narrative.events import Ended, UpstreamCalled
+from proxy.backends.narrative import WatchOptions
+from proxy.backends.narrative.events import Ended, UpstreamCalled
 from proxy.sandbox import SandboxOptions
 from proxy.state.redis import RedisStore
 from tests.faults.meddler import Served, fickle_narrative

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from proxy.backends.narrative import ClientOptions, Jobs, JobsOptions, NarrativeClient, WatchOptions
 from proxy.errors import JobTimeout, UpstreamError
-from proxy.narrative import ClientOptions, Jobs, JobsOptions, NarrativeClient, WatchOptions
 from tests.faults.raw_upstream import Reply, Seen, answer, raw_upstream, silence
 from tests.faults.test_upstream_faults import ACCEPTED, DONE, HTML, KEY, request
 from tests.waiting import until

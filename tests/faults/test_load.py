@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from proxy.backends.narrative import PlaceOptions
+from proxy.backends.narrative.events import Refused
 from proxy.errors import Overloaded
-from proxy.narrative import PlaceOptions
-from proxy.narrative.events import Refused
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, always, fickle_narrative, first
 from tests.faults.running import OPTIONS, Engine, engine, in_time, request

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from proxy.narrative import WatchOptions
-from proxy.narrative.cadence import Expectation
-from proxy.narrative.events import Abandoned, Ended, SourceTrusted, UpstreamCalled
-from proxy.narrative.ledger import Entry
+from proxy.backends.narrative import WatchOptions
+from proxy.backends.narrative.cadence import Expectation
+from proxy.backends.narrative.events import Abandoned, Ended, SourceTrusted, UpstreamCalled
+from proxy.backends.narrative.ledger import Entry
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, Fault, always, every, fickle_narrative, first
 from tests.faults.running import OPTIONS, engine, in_time, request

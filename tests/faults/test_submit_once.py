@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from proxy.backends.narrative import SubmitOptions
+from proxy.backends.narrative.events import Resubmitted, Submitted
 from proxy.errors import UpstreamError
-from proxy.narrative import SubmitOptions
-from proxy.narrative.events import Resubmitted, Submitted
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, Served, always, every, fickle_narrative, first
 from tests.faults.running import OPTIONS, engine, in_time, request

@@ -5,11 +5,11 @@ import socket
 
 import pytest
 
+from proxy.backends.narrative.answers import MAX_WORDS, refusal_of
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.options import ClientOptions
+from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock
 from proxy.errors import InvalidRequest, ModelNotFound, PermissionDenied, RateLimited, UpstreamError
-from proxy.narrative.answers import MAX_WORDS, refusal_of
-from proxy.narrative.client import NarrativeClient
-from proxy.narrative.options import ClientOptions
-from proxy.wire.narrative import InferenceConfig, Message, RunRequest, TextBlock
 from tests.faults.raw_upstream import RawUpstream, Reply, answer, garbage, hang_up, raw_upstream, reset, silence
 from tests.waiting import until
 

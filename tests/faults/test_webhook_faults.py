@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.narrative import Receipt, WebhookOptions, Webhooks
-from proxy.narrative.events import Ended, SourceTrusted, UpstreamCalled
+from proxy.backends.narrative import Receipt, WebhookOptions, Webhooks
+from proxy.backends.narrative.events import Ended, SourceTrusted, UpstreamCalled
 from proxy.sandbox import RunningSandbox, SandboxOptions, serve_sandbox
 from proxy.state import Store
 from proxy.state.redis import RedisStore

@@ -41,7 +41,7 @@ async def test_the_examples_run_one_after_the_other() -> None:
 
 
 def test_every_public_call_has_an_example() -> None:
-    from proxy.narrative import NarrativeClient
+    from proxy.backends.narrative import NarrativeClient
 
     page = PAGE.read_text("utf-8")
     own = {"account", "base_url", "clock_ahead", "without_repeats"}

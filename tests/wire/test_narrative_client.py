@@ -5,12 +5,12 @@ import uuid
 import pytest
 from pydantic import BaseModel
 
+from proxy.backends.narrative import ClientOptions, NarrativeClient
+from proxy.backends.narrative.answers import refusal_of
+from proxy.backends.narrative.client import read_records
+from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock, WebhookRequest
 from proxy.errors import JobTimeout, PermissionDenied, UpstreamError
-from proxy.narrative import ClientOptions, NarrativeClient
-from proxy.narrative.answers import refusal_of
-from proxy.narrative.client import read_records
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
-from proxy.wire.narrative import InferenceConfig, Message, RunRequest, TextBlock, WebhookRequest
 from tests.scripts import script
 
 QUICK = SandboxOptions(pending_s=0.01, running_s=0.05)

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from proxy.backends.narrative.types import Job, JobPage, RunAccepted
 from proxy.sandbox import RunningSandbox, SandboxOptions, serve_sandbox
-from proxy.wire.narrative import Job, JobPage, RunAccepted
 from tests.serving import serve
 from tests.unit.sandbox.building import body, says
 

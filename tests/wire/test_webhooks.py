@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.narrative import Jobs, NarrativeClient
+from proxy.backends.narrative import Jobs, NarrativeClient
 from proxy.state import BY_ITSELF, MemoryStore, Standing
 from proxy.webhooks import Deliveries
 from tests.conftest import House

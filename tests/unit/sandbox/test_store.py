@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.backends.narrative.types import Job as WireJob
 from proxy.sandbox.jobs import NEVER, Job
 from proxy.sandbox.listing import JobQuery, read_query, slow_page
 from proxy.sandbox.refusal import Refusal
-from proxy.wire.narrative import Job as WireJob
 from tests.unit.sandbox.building import CONTENT, Counter, body, keyed, says
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
+from proxy.backends.narrative.types import Job
 from proxy.catalog import load_catalog
 from proxy.chat.parsing import parse_chat_request
 from proxy.settings import config_folder
 from proxy.translate.chunks import closing_chunks, opening_chunks
 from proxy.translate.plan import Plan, PlanRules, make_plan
 from proxy.translate.reply import completion, read_ending, stamp_of
-from proxy.wire.narrative import Job
 from tests.contract import assert_submission_keeps_the_contract
 from tests.folding import assert_completion_is_openais, fold
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from proxy.backends.narrative.types import Job, Usage
 from proxy.catalog import ModelCard
 from proxy.chat.parsing import parse_chat_request
 from proxy.errors import (
@@ -17,7 +18,6 @@ from proxy.errors import (
 )
 from proxy.translate.plan import Plan, PlanRules, make_plan
 from proxy.translate.reply import Ending, add_usage, completion, invalid_output, read_ending, stamp_of
-from proxy.wire.narrative import Job, Usage
 
 CARD = ModelCard(id="anthropic.claude-haiku-4.5", names=("haiku",), max_tokens=4096)
 TOOL = {"type": "function", "function": {"name": "look"}}

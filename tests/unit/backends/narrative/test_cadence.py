@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.narrative.cadence import ENOUGH, MODELS, Cadence, Expectation, expectation_of
+from proxy.backends.narrative.cadence import ENOUGH, MODELS, Cadence, Expectation, expectation_of
 
 
 def test_an_unknown_model_may_be_done_early() -> None:

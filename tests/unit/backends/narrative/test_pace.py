@@ -4,7 +4,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.narrative.pace import Load, Mode, pace
+from proxy.backends.narrative.pace import Load, Mode, pace
 from proxy.state import Standing
 
 LOADS = st.integers(0, 20_000).flatmap(

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.narrative.schedule import Schedule, next_look
+from proxy.backends.narrative.schedule import Schedule, next_look
 
 
 def test_the_first_look_comes_early_and_pauses_grow_by_the_factor_up_to_the_most() -> None:

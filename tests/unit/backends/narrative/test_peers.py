@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from proxy.narrative import peers
-from proxy.narrative.client import read_record
-from proxy.narrative.ledger import says_all
-from proxy.narrative.peers import Shown, record_of, words_of_end, words_of_read
+from proxy.backends.narrative import peers
+from proxy.backends.narrative.client import read_record
+from proxy.backends.narrative.ledger import says_all
+from proxy.backends.narrative.peers import Shown, record_of, words_of_end, words_of_read
 
 
 def record(job_id: str, output: Any = None, tags: Any = ("rid:1",)) -> dict[str, Any]:

@@ -7,9 +7,9 @@ reach a little beyond it, which finds records that were listed late.
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from proxy.narrative.client import MAX_PER_PAGE
-from proxy.narrative.trust import Trust
-from proxy.wire.narrative import JobState
+from proxy.backends.narrative.client import MAX_PER_PAGE
+from proxy.backends.narrative.trust import Trust
+from proxy.backends.narrative.types import JobState
 
 STATES: Final = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 _FIRST_PAGE: Final = 100

@@ -4,7 +4,7 @@ import heapq
 import itertools
 import math
 
-from proxy.narrative.ledger import Entry, Phase
+from proxy.backends.narrative.ledger import Entry, Phase
 
 
 class Agenda:

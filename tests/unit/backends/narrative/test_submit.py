@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.backends.narrative import NarrativeClient, SubmitOptions
+from proxy.backends.narrative.events import ignore
+from proxy.backends.narrative.finder import Finder
+from proxy.backends.narrative.submit import Submitter, Ticket
+from proxy.backends.narrative.types import InferenceConfig, Job, JobPage, Message, RunRequest, TextBlock
 from proxy.errors import UpstreamError
-from proxy.narrative import NarrativeClient, SubmitOptions
-from proxy.narrative.events import ignore
-from proxy.narrative.finder import Finder
-from proxy.narrative.submit import Submitter, Ticket
-from proxy.wire.narrative import InferenceConfig, Job, JobPage, Message, RunRequest, TextBlock
 
 
 class Scripted:

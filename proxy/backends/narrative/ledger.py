@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Protocol
 
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.types import Job
 from proxy.errors import ProxyError
-from proxy.narrative.client import NarrativeClient
-from proxy.wire.narrative import Job
 
 UNCLAIMED: Final = 5.0
 """Seconds that a job is followed before anybody waits for it."""

@@ -18,8 +18,8 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from proxy.narrative.events import Observer, UpstreamCalled, ignore
-from proxy.narrative.options import ClientOptions
+from proxy.backends.narrative.events import Observer, UpstreamCalled, ignore
+from proxy.backends.narrative.options import ClientOptions
 
 log = logging.getLogger(__name__)
 

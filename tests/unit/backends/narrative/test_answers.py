@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.backends.narrative.answers import MAX_RETRY_AFTER, MAX_WORDS, parse_json, read, refusal_of, retry_after
+from proxy.backends.narrative.client import read_record
+from proxy.backends.narrative.transport import Answer, NoAnswer, Operation
 from proxy.errors import ProxyError, UpstreamError
-from proxy.narrative.answers import MAX_RETRY_AFTER, MAX_WORDS, parse_json, read, refusal_of, retry_after
-from proxy.narrative.client import read_record
-from proxy.narrative.transport import Answer, NoAnswer, Operation
 
 BODIES = st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode))
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
+from proxy.backends.narrative.types import JobState
 from proxy.state import BY_ITSELF, Standing
-from proxy.wire.narrative import JobState
 
 FEW: Final = 2
 """Jobs up to which looking at each is no dearer than the feed."""

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal
 
+from proxy.backends.narrative.answers import DEFAULT_RETRY_AFTER
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.events import Observer, Resubmitted, Submitted
+from proxy.backends.narrative.finder import Finder
+from proxy.backends.narrative.types import Job, RunRequest
 from proxy.errors import ProxyError, UpstreamError
-from proxy.narrative.answers import DEFAULT_RETRY_AFTER
-from proxy.narrative.client import NarrativeClient
-from proxy.narrative.events import Observer, Resubmitted, Submitted
-from proxy.narrative.finder import Finder
-from proxy.wire.narrative import Job, RunRequest
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from proxy import failures
+from proxy.backends.narrative.transport import Answer, NoAnswer, Operation, Outcome
+from proxy.backends.narrative.types import ApiError
 from proxy.errors import PermissionDenied, ProxyError, RateLimited, UpstreamError
-from proxy.narrative.transport import Answer, NoAnswer, Operation, Outcome
-from proxy.wire.narrative import ApiError
 
 MAX_WORDS: Final = 500
 """Most characters of Narrative's words that an error repeats."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from proxy.backends.narrative.client import NarrativeClient, read_record
+from proxy.backends.narrative.types import Job
 from proxy.errors import ProxyError, UpstreamError
-from proxy.narrative.client import NarrativeClient, read_record
-from proxy.wire.narrative import Job
 
 _PER_PAGE: Final = 100
 _MOST_PAGES: Final = 20

@@ -19,12 +19,12 @@ from typing import Any, Final, Self
 
 import httpx
 
+from proxy.backends.narrative.answers import parse_json
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.feed import STATES, record_id
+from proxy.backends.narrative.jobs import Jobs
+from proxy.backends.narrative.types import ENDED, Delivery, Webhook, WebhookRequest
 from proxy.errors import ProxyError, UpstreamError
-from proxy.narrative.answers import parse_json
-from proxy.narrative.client import NarrativeClient
-from proxy.narrative.feed import STATES, record_id
-from proxy.narrative.jobs import Jobs
-from proxy.wire.narrative import ENDED, Delivery, Webhook, WebhookRequest
 
 log = logging.getLogger(__name__)
 

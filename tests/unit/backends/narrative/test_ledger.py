@@ -4,11 +4,11 @@ from typing import cast
 
 import pytest
 
+from proxy.backends.narrative.agenda import Agenda
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.ledger import Entry, Ledger, Phase, says_all
+from proxy.backends.narrative.types import Job, RunResult, Usage
 from proxy.errors import Overloaded
-from proxy.narrative.agenda import Agenda
-from proxy.narrative.client import NarrativeClient
-from proxy.narrative.ledger import Entry, Ledger, Phase, says_all
-from proxy.wire.narrative import Job, RunResult, Usage
 
 
 class Listener:

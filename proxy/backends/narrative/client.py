@@ -22,13 +22,13 @@ import httpx
 from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, wait_random_exponential
 
+from proxy.backends.narrative import answers
+from proxy.backends.narrative.events import Observer, Repeated, ignore
+from proxy.backends.narrative.options import ClientOptions
+from proxy.backends.narrative.schedule import Schedule, next_look
+from proxy.backends.narrative.transport import Call, Operation, Transport
+from proxy.backends.narrative.types import BASE_URLS, Job, JobPage, RunAccepted, RunRequest, Webhook, WebhookRequest
 from proxy.errors import JobTimeout, ProxyError, UpstreamError
-from proxy.narrative import answers
-from proxy.narrative.events import Observer, Repeated, ignore
-from proxy.narrative.options import ClientOptions
-from proxy.narrative.schedule import Schedule, next_look
-from proxy.narrative.transport import Call, Operation, Transport
-from proxy.wire.narrative import BASE_URLS, Job, JobPage, RunAccepted, RunRequest, Webhook, WebhookRequest
 
 MAX_PER_PAGE: Final = 500
 T = TypeVar("T")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.narrative.budget import Budget
+from proxy.backends.narrative.budget import Budget
 
 
 def spend(budget: Budget, seconds: float) -> list[float]:

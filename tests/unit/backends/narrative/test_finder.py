@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.finder import Finder
 from proxy.errors import UpstreamError
-from proxy.narrative.client import NarrativeClient
-from proxy.narrative.finder import Finder
 
 
 class Broken:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.events import Abandoned, Observer, Queued, Refused, ignore
+from proxy.backends.narrative.ledger import UNCLAIMED, Entry, Ledger
+from proxy.backends.narrative.news import News
+from proxy.backends.narrative.places import PlaceOptions, Places
+from proxy.backends.narrative.reader import WatchOptions
+from proxy.backends.narrative.submit import SubmitOptions, Submitter, Ticket
+from proxy.backends.narrative.types import Job, JsonObject, RunRequest
 from proxy.errors import JobTimeout, Overloaded
-from proxy.narrative.client import NarrativeClient
-from proxy.narrative.events import Abandoned, Observer, Queued, Refused, ignore
-from proxy.narrative.ledger import UNCLAIMED, Entry, Ledger
-from proxy.narrative.news import News
-from proxy.narrative.places import PlaceOptions, Places
-from proxy.narrative.reader import WatchOptions
-from proxy.narrative.submit import SubmitOptions, Submitter, Ticket
 from proxy.state import MemoryStore, Standing, Store
-from proxy.wire.narrative import Job, JsonObject, RunRequest
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from proxy.narrative.feed import record_id
-from proxy.narrative.submit import TAG_PREFIX
+from proxy.backends.narrative.feed import record_id
+from proxy.backends.narrative.submit import TAG_PREFIX
+from proxy.backends.narrative.types import JsonObject, tags_of
 from proxy.state import BY_ITSELF, Store
-from proxy.wire.narrative import JsonObject, tags_of
 
 FEED_TOPIC: Final = "feed"
 END_TOPIC: Final = "ended"

@@ -1,4 +1,4 @@
-from proxy.narrative.trust import Trust
+from proxy.backends.narrative.trust import Trust
 
 
 def judged(trust: Trust, hits: int, misses: int) -> None:

@@ -7,17 +7,17 @@ from collections import Counter, deque
 from collections.abc import Coroutine
 from typing import Any, Final
 
-from proxy.narrative.agenda import Agenda
-from proxy.narrative.budget import Budget
-from proxy.narrative.cadence import Cadence
-from proxy.narrative.client import NarrativeClient
-from proxy.narrative.events import Observer, SourceTrusted
-from proxy.narrative.feed import STATES, FeedCursor
-from proxy.narrative.ledger import Entry, Ledger, Phase
-from proxy.narrative.pace import Load, Mode, pace
-from proxy.narrative.peers import Part, Shown
-from proxy.narrative.reader import Reader, WatchOptions
-from proxy.narrative.trust import Trust
+from proxy.backends.narrative.agenda import Agenda
+from proxy.backends.narrative.budget import Budget
+from proxy.backends.narrative.cadence import Cadence
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.events import Observer, SourceTrusted
+from proxy.backends.narrative.feed import STATES, FeedCursor
+from proxy.backends.narrative.ledger import Entry, Ledger, Phase
+from proxy.backends.narrative.pace import Load, Mode, pace
+from proxy.backends.narrative.peers import Part, Shown
+from proxy.backends.narrative.reader import Reader, WatchOptions
+from proxy.backends.narrative.trust import Trust
 from proxy.state import BY_ITSELF, Standing
 
 log = logging.getLogger(__name__)

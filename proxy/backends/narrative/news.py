@@ -20,16 +20,16 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
-from proxy.narrative.cadence import Cadence
-from proxy.narrative.client import read_record
-from proxy.narrative.events import Ended, Observer
-from proxy.narrative.feed import record_id
-from proxy.narrative.ledger import Entry, Ledger, says_all
-from proxy.narrative.peers import END_TOPIC, FEED_TOPIC, Part, Shown, record_of, words_of_end
-from proxy.narrative.reader import WatchOptions
-from proxy.narrative.watch import Watch
+from proxy.backends.narrative.cadence import Cadence
+from proxy.backends.narrative.client import read_record
+from proxy.backends.narrative.events import Ended, Observer
+from proxy.backends.narrative.feed import record_id
+from proxy.backends.narrative.ledger import Entry, Ledger, says_all
+from proxy.backends.narrative.peers import END_TOPIC, FEED_TOPIC, Part, Shown, record_of, words_of_end
+from proxy.backends.narrative.reader import WatchOptions
+from proxy.backends.narrative.types import Job, JsonObject
+from proxy.backends.narrative.watch import Watch
 from proxy.state import Standing, Store
-from proxy.wire.narrative import Job, JsonObject
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from proxy.backends.narrative.budget import Budget
+from proxy.backends.narrative.client import MAX_PER_PAGE, NarrativeClient, read_record
+from proxy.backends.narrative.feed import FeedCursor, record_id
+from proxy.backends.narrative.ledger import Entry, Ledger, says_all
+from proxy.backends.narrative.types import JobPage, JsonObject
 from proxy.errors import PermissionDenied, ProxyError, RateLimited, UpstreamError
-from proxy.narrative.budget import Budget
-from proxy.narrative.client import MAX_PER_PAGE, NarrativeClient, read_record
-from proxy.narrative.feed import FeedCursor, record_id
-from proxy.narrative.ledger import Entry, Ledger, says_all
-from proxy.wire.narrative import JobPage, JsonObject
 
 _GLANCE_PAGE: Final = 100
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.narrative.feed import FeedCursor, record_id
+from proxy.backends.narrative.feed import FeedCursor, record_id
 
 
 def cursor() -> FeedCursor:

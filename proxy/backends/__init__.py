@@ -1,0 +1,1 @@
+"""What answers requests: one package for each upstream."""
