@@ -16,7 +16,8 @@ Source: shared contract `heroku-chat.md`, section Errors.
     ├── IdempotencyMismatch           422  same key, another body
     ├── RateLimited                   429
     ├── InternalError                 500  a bug here
-    ├── UpstreamError                 502  Narrative failed or answered nonsense; `code` says how
+    ├── UpstreamError                 502  the upstream could not be asked, or refused; `code` says how
+    │   └── PaidFailure               424  a paid job failed or answered nonsense: repeating it would be paid again
     ├── Overloaded                    503  too much in flight here, or draining
     └── JobTimeout                    504  the job did not end in time
 """
@@ -124,11 +125,17 @@ class InternalError(ProxyError):
 
 class UpstreamError(ProxyError):
     """Codes in use: `narrative_unavailable` (nothing was enqueued), `narrative_submit_unknown` (a job may exist),
-    `narrative_unauthorized`, `narrative_rejected`, `narrative_job_failed`, `narrative_job_cancelled`,
-    `narrative_job_lost`, `narrative_invalid_output`."""
+    `narrative_unauthorized`, `narrative_rejected`; `anthropic_unavailable`, `anthropic_rejected`, `endpoint_unauthorized`."""
 
     status = 502
     type = "upstream_error"
+
+
+class PaidFailure(UpstreamError):
+    """Codes in use: `narrative_job_failed`, `narrative_job_cancelled`, `narrative_job_lost`, `narrative_invalid_output`,
+    `anthropic_failed`. The status is one that no client repeats; the setting `chat.paid_failure_status` changes it."""
+
+    status = 424
 
 
 class Overloaded(ProxyError):

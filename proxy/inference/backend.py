@@ -1,0 +1,100 @@
+"""The protocol between APIs and backends: start a request, then read its result whole or as events."""
+
+import math
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+from proxy.access.callers import Caller
+from proxy.inference.request import Request
+from proxy.inference.result import Event, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Where the submissions of one request are recorded, so that an equal request takes them up.
+
+    Attributes:
+        name: of the record in storage.
+        seed: the tags of its submissions derive from it: the same for everyone who works on the request.
+        ttl_s: seconds the record lives.
+        resumable: an equal request will find it, so that repeating a request whose outcome is unknown costs nothing.
+    """
+
+    name: str
+    seed: UUID
+    ttl_s: float
+    resumable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a request is to be run, beside what it asks.
+
+    Attributes:
+        timeout_s: seconds the client waits for the whole answer; the server's own deadline may be sooner.
+        record: None where no equal request can follow.
+    """
+
+    timeout_s: float = math.inf
+    record: Record | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a client may want to know about how its request was served; APIs render it as response headers.
+
+    Attributes:
+        model: the backend's id of the model.
+        job_ids: Narrative jobs so far.
+        ignored: request fields that had no effect.
+        adjusted: what was changed, as sentences.
+        unmatched: what is wrong with an answer that was delivered although it does not match its schema; empty when all is well.
+        served_by: the name of the model or endpoint that served the request in place of the one asked for; empty when it is the same.
+        rate_limits: OpenAI's `x-ratelimit-*` headers; empty where nothing is limited.
+    """
+
+    model: str = ""
+    job_ids: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    adjusted: tuple[str, ...] = ()
+    unmatched: str = ""
+    served_by: str = ""
+    rate_limits: Mapping[str, str] = field(default_factory=dict)
+
+
+class Run(Protocol):
+    """A request that a backend has accepted.
+
+    One of `result` and `events` is called, once, and `close` at the end, whatever happens. Cancelling either stops the waiting at
+    once; a job that was submitted runs on.
+    """
+
+    @property
+    def report(self) -> Report:
+        """What is known by now; complete once the result is."""
+
+    async def result(self) -> Result:
+        """The whole answer. Raises ProxyError."""
+
+    def events(self) -> AsyncIterator[Iterable[Event]]:
+        """The events, in batches of those that are known at once; a batch is cut lazily. Raises ProxyError."""
+
+    def close(self, *, delivered: bool) -> None:
+        """Release what the run holds. The first call counts, further calls do nothing.
+
+        Args:
+            delivered: the client was sent the whole answer; else an equal request may take up its jobs.
+        """
+
+
+class Backend(Protocol):
+    """Something that answers requests: an upstream, or a layer in front of one."""
+
+    async def start(self, request: Request, caller: Caller, options: RunOptions) -> Run:
+        """Have a request accepted: everything that can be refused is refused here.
+
+        Raises:
+            ProxyError: it is refused, by the proxy or upstream.
+        """

@@ -1,0 +1,178 @@
+"""What a backend answers: a result, whole, and the events that a stream of it consists of.
+
+A result is built whole and its events are cut from it; a backend that streams produces the same events. Folding the events of a
+result gives the result again.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from proxy.inference.pieces import pieces
+from proxy.inference.request import ToolCall
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of all jobs that a request took; zeros where the backend does not know."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.total_tokens + other.total_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer.
+
+    Attributes:
+        text: what the model says to the user (for structured output its JSON text); None when it says nothing beside its calls.
+        reasoning: the thinking trace; None when there is none or it is not wanted.
+        stop_sequence: the stop string at which the text ended.
+    """
+
+    text: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    finish_reason: FinishReason = "stop"
+    stop_sequence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The whole answer to a request.
+
+    Attributes:
+        id: hexadecimal or alphanumeric, unique, without prefix; the same whenever the answer is delivered again.
+        created: when the request was accepted, in seconds since 1970 (UTC).
+        fingerprint: stable for one backend.
+    """
+
+    id: str
+    created: int
+    fingerprint: str
+    choices: tuple[Choice, ...]
+    usage: Usage
+
+
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The first event: the request was accepted. Attributes as of `Result`; `choices` is their number."""
+
+    id: str
+    created: int
+    fingerprint: str
+    choices: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """A piece of a choice's reasoning."""
+
+    choice: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of a choice's text."""
+
+    choice: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """A whole tool call; `index` counts the calls of its choice from 0."""
+
+    choice: int
+    index: int
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceEnded:
+    """The last event of a choice."""
+
+    choice: int
+    finish_reason: FinishReason
+    stop_sequence: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last event of all."""
+
+    usage: Usage
+
+
+Event = Started | ReasoningDelta | TextDelta | ToolCalled | ChoiceEnded | Ended
+
+
+def choice_events(index: int, choice: Choice) -> Iterator[Event]:
+    """The events of one choice, lazily: reasoning, text, tool calls, end."""
+    for piece in pieces(choice.reasoning or ""):
+        yield ReasoningDelta(index, piece)
+    for piece in pieces(choice.text or ""):
+        yield TextDelta(index, piece)
+    for number, call in enumerate(choice.tool_calls):
+        yield ToolCalled(index, number, call)
+    yield ChoiceEnded(index, choice.finish_reason, choice.stop_sequence)
+
+
+def result_events(result: Result) -> Iterator[Event]:
+    """All events of a result, lazily."""
+    yield Started(result.id, result.created, result.fingerprint, len(result.choices))
+    for index, choice in enumerate(result.choices):
+        yield from choice_events(index, choice)
+    yield Ended(result.usage)
+
+
+def fold(events: Iterable[Event]) -> Result:
+    """The result whose events these are.
+
+    Raises:
+        ValueError: the first or the last event is missing.
+    """
+    started: Started | None = None
+    usage: Usage | None = None
+    folded: list[Choice] = []
+    for event in events:
+        match event:
+            case Started():
+                started, folded = event, [Choice() for _ in range(event.choices)]
+            case Ended():
+                usage = event.usage
+            case _:
+                folded[event.choice] = _folded(folded[event.choice], event)
+    if started is None or usage is None:
+        raise ValueError("a stream consists of Started, events of its choices, and Ended")
+    return Result(started.id, started.created, started.fingerprint, tuple(folded), usage)
+
+
+def _folded(choice: Choice, event: ReasoningDelta | TextDelta | ToolCalled | ChoiceEnded) -> Choice:
+    text, calls, reasoning = choice.text, choice.tool_calls, choice.reasoning
+    match event:
+        case TextDelta():
+            text = (text or "") + event.text
+        case ReasoningDelta():
+            reasoning = (reasoning or "") + event.text
+        case ToolCalled():
+            calls = (*calls, event.call)
+        case ChoiceEnded():
+            if text is None and not calls:
+                text = ""
+            return Choice(text, calls, reasoning, event.finish_reason, event.stop_sequence)
+    return Choice(text, calls, reasoning, choice.finish_reason, choice.stop_sequence)
