@@ -11,18 +11,17 @@ The public API, all of it pure functions that may run in a worker thread:
     is_heavy                             whether a schema or value of that many bytes should be handled in a worker thread
     Budget                               the work that one request may cause; pass one object to all calls of the request
 
-Errors: `InvalidRequest` with code `invalid_json_schema` for a schema that cannot be compiled, its subclass `BudgetExceeded` when the
+Errors: `InvalidRequest` with code `invalid_json_schema` for a schema that cannot be compiled, its subclass `SchemaTooComplex` when the
 budget of the request is used up. `docs/schemas.md` says what becomes of each keyword, and why.
 """
 
 from proxy.schemas.coerce import coerce
 from proxy.schemas.compile import CompiledSchema, Dialect, compile_parameters, compile_schema, is_heavy, without_bounds
 from proxy.schemas.validate import Validation, ValidationError, validate
-from proxy.schemas.values import Budget, BudgetExceeded, SchemaLimits
+from proxy.schemas.values import Budget, SchemaLimits
 
 __all__ = [
     "Budget",
-    "BudgetExceeded",
     "CompiledSchema",
     "Dialect",
     "SchemaLimits",

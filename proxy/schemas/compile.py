@@ -9,14 +9,13 @@ from typing import Literal
 
 import orjson
 
-from proxy.errors import InvalidRequest
+from proxy.errors import InvalidRequest, SchemaTooComplex
 from proxy.schemas.document import Document, read_document
 from proxy.schemas.read import MAX_LEVELS, Expansion, Reader
 from proxy.schemas.shapes import ALL_TYPES, intersect, of_types
 from proxy.schemas.values import (
     DEFAULT_LIMITS,
     Budget,
-    BudgetExceeded,
     Json,
     JsonObject,
     Memo,
@@ -88,7 +87,7 @@ def compile_schema(
     Raises:
         InvalidRequest: `invalid_json_schema`; the schema is malformed, refers outside itself or to nothing, accepts no value, or is over a
             limit. `param` is the path of the error.
-        BudgetExceeded: the request's budget is used up; `param` is `param`.
+        SchemaTooComplex: the request's budget is used up; `param` is `param`.
     """
     return _cached(schema, param, _Options(dialect, limits, parameters=False), budget or Budget())
 
@@ -115,7 +114,7 @@ def compile_parameters(
 
     Raises:
         InvalidRequest: as `compile_schema`.
-        BudgetExceeded: as `compile_schema`.
+        SchemaTooComplex: as `compile_schema`.
     """
     options = _Options(dialect, limits, parameters=True)
     return _cached({} if parameters is None else parameters, param, options, budget or Budget())
@@ -192,8 +191,8 @@ def _cached(schema: object, param: str, options: _Options, budget: Budget) -> Co
             _CACHE.put(key, result, size + _ENTRY_BYTES)
     except SchemaError as error:
         result = _Refusal(error)
-    except BudgetExceeded as error:
-        raise BudgetExceeded(f"{error.message} The limit was reached at {param}.", param=param) from None
+    except SchemaTooComplex as error:
+        raise SchemaTooComplex(f"{error.message} The limit was reached at {param}.", param=param) from None
     if isinstance(result, _Refusal):
         path = format_path(param, result.error.path)
         raise InvalidRequest(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from proxy.errors import InvalidRequest
+from proxy.errors import SchemaTooComplex
 
 T = TypeVar("T")
 
@@ -113,15 +113,6 @@ class TooLarge(Exception):
     """A compiled schema takes more steps or bytes than one attempt may. Caught inside this package: a simpler form is tried."""
 
 
-class BudgetExceeded(InvalidRequest):
-    """The schemas and values of one request need more work than a request may cause, or the work was abandoned.
-
-    Uncaught it is a 400 whose `param` names the schema; a caller may catch it and use a form that needs no compiled schema.
-    """
-
-    default_code = "schema_too_complex"
-
-
 @dataclass(frozen=True, slots=True)
 class SchemaLimits:
     """Bounds on a schema and its compiled form. A schema over one of the first four is refused; the others only make the result wider.
@@ -167,11 +158,11 @@ class Budget:
         """Take steps.
 
         Raises:
-            BudgetExceeded: not enough are left, or `abandon` was called.
+            SchemaTooComplex: not enough are left, or `abandon` was called.
         """
         self.left -= steps
         if self.left < 0 or self._abandoned:
-            raise BudgetExceeded(
+            raise SchemaTooComplex(
                 "The JSON Schemas of this request are too complex: use fewer tools, or simpler schemas."
             )
 
@@ -198,7 +189,7 @@ class Memo:
 
         Raises:
             TooLarge: none is left for this attempt.
-            BudgetExceeded: none is left for this request.
+            SchemaTooComplex: none is left for this request.
         """
         self._budget.spend(steps)
         self._left -= steps
