@@ -19,7 +19,7 @@ import orjson
 from jsonschema import Draft202012Validator
 
 from proxy.errors import InvalidRequest
-from proxy.translate.schema import Compiled, Keywords, check, compile_schema, mend
+from proxy.schemas import CompiledSchema, Dialect, coerce, compile_schema, validate
 
 Json = Any
 ROOT = Path(__file__).parents[1]
@@ -66,12 +66,12 @@ def read_cases(folder: Path) -> list[Case]:
     return [Case(**json.loads(line)) for line in (folder / "schemas.jsonl").read_text("utf-8").rstrip("\n").split("\n")]
 
 
-def compile_cases(cases: Sequence[Case], keywords: Keywords) -> tuple[list[tuple[Case, Compiled]], list[str]]:
+def compile_cases(cases: Sequence[Case], dialect: Dialect) -> tuple[list[tuple[Case, CompiledSchema]], list[str]]:
     """The cases that compile, and why the others do not."""
     compiled, refused = [], []
     for case in cases:
         try:
-            compiled.append((case, compile_schema(case.schema, param="schema", keywords=keywords)))
+            compiled.append((case, compile_schema(case.schema, param="schema", dialect=dialect)))
         except InvalidRequest as error:
             refused.append(f"{case.id}: {error.message}")
     return compiled, refused
@@ -98,23 +98,25 @@ def _nodes(schema: Json) -> Iterator[dict[str, Json]]:
             ]
 
 
-def narrowed(case: Case, compiled: Compiled) -> list[str]:
+def narrowed(case: Case, compiled: CompiledSchema) -> list[str]:
     """The valid instances that the compiled schema does not take."""
     errors = (next(Draft202012Validator(compiled.schema).iter_errors(value), None) for value in case.valid)
     return [f"{case.id}: {error.json_path} {error.message[:120]}" for error in errors if error]
 
 
-def missed(case: Case, compiled: Compiled) -> list[str]:
+def missed(case: Case, compiled: CompiledSchema) -> list[str]:
     """The invalid instances that the check takes for valid."""
-    return [f"{case.id}: {json.dumps(value)[:160]}" for value in case.invalid if not check(compiled, value)]
+    return [f"{case.id}: {json.dumps(value)[:160]}" for value in case.invalid if not validate(compiled, value).errors]
 
 
-def refused_wrongly(case: Case, compiled: Compiled) -> list[str]:
+def refused_wrongly(case: Case, compiled: CompiledSchema) -> list[str]:
     """The valid instances that the check finds fault with, or that mending changes."""
     faults = [
-        f"{case.id}: {found[0].path} {found[0].message}" for value in case.valid if (found := check(compiled, value))
+        f"{case.id}: {found[0].path} {found[0].message}"
+        for value in case.valid
+        if (found := validate(compiled, value).errors)
     ]
-    return faults + [f"{case.id}: mending changed it" for value in case.valid if mend(compiled, value) is not value]
+    return faults + [f"{case.id}: mending changed it" for value in case.valid if coerce(compiled, value) is not value]
 
 
 def cpu_ms(work: Callable[[], object]) -> float:
@@ -123,7 +125,7 @@ def cpu_ms(work: Callable[[], object]) -> float:
     return (time.process_time() - started) * 1e3
 
 
-def compile_times(cases: Sequence[Case], keywords: Keywords) -> tuple[list[float], list[float]]:
+def compile_times(cases: Sequence[Case], dialect: Dialect) -> tuple[list[float], list[float]]:
     """Milliseconds for each schema: never seen before, and seen before."""
     cold, cached = [], []
     for number, case in enumerate(cases):
@@ -131,7 +133,7 @@ def compile_times(cases: Sequence[Case], keywords: Keywords) -> tuple[list[float
 
         def compile_it(schema: Json = unseen) -> None:
             try:
-                compile_schema(schema, param="schema", keywords=keywords)
+                compile_schema(schema, param="schema", dialect=dialect)
             except InvalidRequest:
                 return
 
@@ -154,15 +156,15 @@ def time_row(label: str, value: float, goal: float, unit: str) -> Row:
     return Row(label, f"{value:8.2f} {unit}", f"< {goal:g} {unit}", value < goal)
 
 
-def measure(cases: Sequence[Case], keywords: Keywords = "documented") -> tuple[list[Row], dict[str, list[str]]]:
+def measure(cases: Sequence[Case], dialect: Dialect = "documented") -> tuple[list[Row], dict[str, list[str]]]:
     """The table, and the cases behind each share below 100 %."""
-    compile_schema({"type": "object"}, param="warm-up", keywords=keywords)
-    cold, cached = compile_times(cases, keywords)
-    compiled, refused = compile_cases(cases, keywords)
+    compile_schema({"type": "object"}, param="warm-up", dialect=dialect)
+    cold, cached = compile_times(cases, dialect)
+    compiled, refused = compile_cases(cases, dialect)
     outside = [
         case.id
         for case, result in compiled
-        if not stays_within(result.schema, FULL if keywords == "full" else DOCUMENTED)
+        if not stays_within(result.schema, FULL if dialect == "full" else DOCUMENTED)
     ]
     narrow = [line for case, result in compiled for line in narrowed(case, result)]
     uncaught = [line for case, result in compiled for line in missed(case, result)]

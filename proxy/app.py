@@ -48,13 +48,13 @@ from proxy.lifecycle import Lifecycle, stopping_gently
 from proxy.metrics import Metrics, RequestMetrics, show_metrics
 from proxy.middleware import Admission, RequestLog
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
+from proxy.schemas import SchemaLimits
 from proxy.settings import Settings, config_folder, is_loopback
 from proxy.state import MemoryStore, Store
 from proxy.state.records import Records, open_records
 from proxy.state.redis import RedisStore
 from proxy.translate.messages import HistoryRules
 from proxy.translate.plan import PlanRules
-from proxy.translate.schema import Limits
 from proxy.webhooks import PATH as WEBHOOK_PATH
 from proxy.webhooks import Deliveries, take_delivery
 
@@ -376,7 +376,7 @@ def _plan_rules(settings: Settings) -> PlanRules:
     return PlanRules(
         efforts=settings.thinking.model_dump(),
         history=HistoryRules(strict=chat.strict_history, media_placeholder=chat.media == "placeholder"),
-        schema_limits=Limits(**settings.schemas.model_dump()),
+        schema_limits=SchemaLimits(**settings.schemas.model_dump()),
         headroom_tokens=chat.headroom_tokens,
         max_choices=chat.max_choices,
         max_tools=chat.max_tools,

@@ -6,6 +6,7 @@ Source: shared contract `heroku-chat.md`, section Errors.
     ProxyError
     ├── InvalidRequest                400  the request is wrong; `param` is the path of the field
     │   ├── ContextLengthExceeded     400  the prompt is too long for the model
+    │   ├── SchemaTooComplex          400  the JSON Schemas of a request need more work than one request may cause
     │   ├── ModelNotFound             404
     │   ├── UnknownUrl                404
     │   ├── MethodNotAllowed          405
@@ -66,6 +67,12 @@ class InvalidRequest(ProxyError):
 
 class ContextLengthExceeded(InvalidRequest):
     default_code = "context_length_exceeded"
+
+
+class SchemaTooComplex(InvalidRequest):
+    """The JSON Schemas of a request, together, are too much work; `param` names the one at which the limit was reached."""
+
+    default_code = "schema_too_complex"
 
 
 class ModelNotFound(InvalidRequest):

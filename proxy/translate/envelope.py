@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.backends.narrative.types import JsonObject
+from proxy.schemas import CompiledSchema, coerce, validate
 from proxy.translate.jsontext import NotJson, dump_json, parse_loose_json
 from proxy.translate.reading import Reading
-from proxy.translate.schema import Compiled, check, mend
 from proxy.translate.tools import ReadCalls, ToolMenu
 
 _MAX_FAULTS = 5
@@ -37,7 +37,7 @@ class StructuredAnswer:
         as_text: the simple form: the model writes the answer as JSON text, its schema told in words.
     """
 
-    compiled: Compiled
+    compiled: CompiledSchema
     strict: bool = False
     as_text: bool = False
 
@@ -145,8 +145,8 @@ class Envelope:
         if isinstance(value, str):
             value = _parsed_if_due(value, self.answer)
         prose = isinstance(value, str)
-        value = mend(self.answer.compiled, value)
-        faults = tuple(f"{fault.path}: {fault.message}" for fault in check(self.answer.compiled, value))
+        value = coerce(self.answer.compiled, value)
+        faults = tuple(f"{fault.path}: {fault.message}" for fault in validate(self.answer.compiled, value).errors)
         if faults and called:
             return None, (), False  # the schema binds the final answer only, and this is not it
         return dump_json(value), faults[:_MAX_FAULTS], bool(faults) and (self.answer.strict or prose)
@@ -204,7 +204,7 @@ def _text(value: Any) -> str | None:
 
 def _parsed_if_due(text: str, answer: StructuredAnswer) -> Any:
     """A structured answer that came as text: its value where it is JSON, unless the text itself is a fine answer."""
-    if not answer.as_text and not check(answer.compiled, text):
+    if not answer.as_text and not validate(answer.compiled, text).errors:
         return text
     try:
         return parse_loose_json(text)

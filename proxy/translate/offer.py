@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest
-from proxy.translate.schema import Compiled, Limits, compile_parameters, without_bounds
+from proxy.schemas import CompiledSchema, SchemaLimits, compile_parameters, without_bounds
 from proxy.translate.tools import OfferedTool, ToolMenu
 from proxy.wire import openai as chat
 
@@ -23,7 +23,7 @@ _NONE = _Choice(names=frozenset())
 
 
 def menu_of(
-    request: chat.ChatRequest, names: Mapping[str, str], card: ModelCard, *, limits: Limits, max_tools: int
+    request: chat.ChatRequest, names: Mapping[str, str], card: ModelCard, *, limits: SchemaLimits, max_tools: int
 ) -> ToolMenu | None:
     """The tools that may be called, None when there are none.
 
@@ -51,7 +51,7 @@ def menu_of(
                 compile_parameters(
                     spec.parameters,
                     param=_path(field, index, "parameters"),
-                    keywords=card.schema_keywords,
+                    dialect=card.schema_keywords,
                     limits=limits,
                 ),
                 card,
@@ -71,7 +71,7 @@ def menu_of(
     )
 
 
-def in_dialect(compiled: Compiled, card: ModelCard) -> Compiled:
+def in_dialect(compiled: CompiledSchema, card: ModelCard) -> CompiledSchema:
     """A compiled schema as a model's upstream takes it."""
     return compiled if card.schema_bounds else without_bounds(compiled)
 

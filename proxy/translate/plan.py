@@ -11,12 +11,12 @@ from typing import Literal
 from proxy.backends.narrative import types as upstream
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest
+from proxy.schemas import SchemaLimits, compile_schema
 from proxy.translate.envelope import Envelope, StructuredAnswer
 from proxy.translate.jsontext import dump_json
 from proxy.translate.messages import Conversation, HistoryRules, called_names, translate_messages
 from proxy.translate.names import upstream_names
 from proxy.translate.offer import in_dialect, menu_of
-from proxy.translate.schema import Limits, compile_schema
 from proxy.wire import openai as chat
 
 
@@ -32,7 +32,7 @@ class PlanRules:
 
     efforts: Mapping[str, int]
     history: HistoryRules = HistoryRules()
-    schema_limits: Limits = Limits()
+    schema_limits: SchemaLimits = SchemaLimits()
     headroom_tokens: int = 64
     max_choices: int = 8
     max_tools: int = 512
@@ -190,16 +190,18 @@ def thinking_of(request: chat.ChatRequest, rules: PlanRules) -> Thinking:
     return Thinking(rules.efforts[effort], shown=True)
 
 
-def structured_answer(wanted: chat.ResponseFormat | None, card: ModelCard, limits: Limits) -> StructuredAnswer | None:
+def structured_answer(
+    wanted: chat.ResponseFormat | None, card: ModelCard, limits: SchemaLimits
+) -> StructuredAnswer | None:
     as_text = card.tool_encoding == "text"
     match wanted:
         case chat.JsonSchemaFormat(json_schema=spec):
             param = "response_format.json_schema.schema"
-            compiled = compile_schema(spec.schema_, param=param, keywords=card.schema_keywords, limits=limits)
+            compiled = compile_schema(spec.schema_, param=param, dialect=card.schema_keywords, limits=limits)
             return StructuredAnswer(in_dialect(compiled, card), strict=bool(spec.strict), as_text=as_text)
         case chat.TextFormat(type="json_object"):
             anything = {"type": "object", "description": "The answer: a JSON object."}
-            compiled = compile_schema(anything, param="response_format", keywords=card.schema_keywords, limits=limits)
+            compiled = compile_schema(anything, param="response_format", dialect=card.schema_keywords, limits=limits)
             return StructuredAnswer(compiled, strict=True, as_text=as_text)
         case _:
             return None

@@ -16,9 +16,9 @@ from typing import Any
 
 from proxy.backends.narrative.types import JsonObject
 from proxy.catalog import ToolEncoding
+from proxy.schemas import CompiledSchema, coerce, validate
 from proxy.translate.jsontext import NotJson, dump_json, parse_loose_json
 from proxy.translate.reading import Call
-from proxy.translate.schema import Compiled, check, mend
 
 _MAX_FAULTS = 5
 
@@ -37,7 +37,7 @@ class OfferedTool:
     name: str
     upstream_name: str
     description: str
-    parameters: Compiled
+    parameters: CompiledSchema
     strict: bool = False
 
 
@@ -186,7 +186,7 @@ _HOW: Mapping[ToolEncoding, str] = {
 }
 
 
-def wrapped(parameters: Compiled) -> JsonObject:
+def wrapped(parameters: CompiledSchema) -> JsonObject:
     """The schema of a call's arguments: an object, so that parameters of another type stand under the key `value`."""
     if parameters.is_object:
         return parameters.schema
@@ -235,6 +235,6 @@ def _arguments(tool: OfferedTool, written: Any) -> tuple[Any, Sequence[str]]:
             value = parse_loose_json(value) if value.strip() else {}
     if not tool.parameters.is_object and isinstance(value, dict) and value.keys() == {"value"}:
         value = value["value"]
-    value = mend(tool.parameters, value)
+    value = coerce(tool.parameters, value)
     where = f"arguments of {tool.upstream_name}"
-    return value, [f"{where}: {fault.path}: {fault.message}" for fault in check(tool.parameters, value)]
+    return value, [f"{where}: {fault.path}: {fault.message}" for fault in validate(tool.parameters, value).errors]

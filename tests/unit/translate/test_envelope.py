@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.schemas import compile_parameters, compile_schema
 from proxy.translate.envelope import Envelope, StructuredAnswer
 from proxy.translate.reading import Call, Reading
-from proxy.translate.schema import compile_parameters, compile_schema
 from proxy.translate.tools import OfferedTool, ToolMenu
 from tests.contract import assert_schema_is_documented
 

@@ -1,0 +1,303 @@
+"""Compiling a client's schema: read it, write it in the keywords of a dialect, and keep what validation needs."""
+
+import json
+from collections import OrderedDict
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from threading import Lock
+from typing import Literal
+
+import orjson
+
+from proxy.errors import InvalidRequest, SchemaTooComplex
+from proxy.schemas.document import Document, read_document
+from proxy.schemas.read import MAX_LEVELS, Expansion, Reader
+from proxy.schemas.shapes import ALL_TYPES, intersect, of_types
+from proxy.schemas.values import (
+    DEFAULT_LIMITS,
+    Budget,
+    Json,
+    JsonObject,
+    Memo,
+    SchemaError,
+    SchemaLimits,
+    TooLarge,
+    format_path,
+)
+from proxy.schemas.write import Writer, Written, move_bounds
+
+Dialect = Literal["documented", "full"]
+"""What the compiled schema may use. `documented`: what contract narrative.md lists. `full`: also `anyOf`, `const` and `format`."""
+
+_HEAVY_BYTES = 16_384
+_STEPS = 20_000
+_MAX_EXTRA = 8
+"""Where definitions contain each other, that many levels more than the recursion depth."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledSchema:
+    """A client's schema, ready to be sent, and to coerce and validate answers.
+
+    Attributes:
+        schema: accepts every value that the original accepts, uses only the keywords of the dialect, and refers to nothing outside
+            itself, so that it may stand anywhere in a larger schema. Shared between requests: never change it.
+        is_object: it accepts objects only.
+        original: the schema as the client sent it.
+        lossy: it accepts values that the original does not.
+        document: the original as it was read, for validation.
+        must_be_object: a value must be an object, though the original does not say so (parameters of a tool).
+        limits: the bounds it was compiled under.
+    """
+
+    schema: JsonObject
+    is_object: bool
+    original: Json
+    lossy: bool
+    document: Document = field(repr=False, compare=False)
+    must_be_object: bool = False
+    limits: SchemaLimits = DEFAULT_LIMITS
+
+
+def is_heavy(size: int) -> bool:
+    """Whether compiling a schema, or validating a value, of `size` bytes of JSON can take more than a few milliseconds.
+
+    Callers on an event loop run such work in a worker thread (`asyncio.to_thread`): everything in this package may run there.
+    """
+    return size > _HEAVY_BYTES
+
+
+def compile_schema(
+    schema: object,
+    *,
+    param: str,
+    dialect: Dialect = "documented",
+    limits: SchemaLimits = DEFAULT_LIMITS,
+    budget: Budget | None = None,
+) -> CompiledSchema:
+    """Compile any JSON Schema of draft 4, 6, 7, 2019-09 or 2020-12 (by `$schema`, else 2020-12).
+
+    Args:
+        schema: a JSON value as a parser gives it.
+        param: where it stands in the request, such as `response_format.json_schema.schema`.
+        dialect: what the result may use.
+        limits: bounds on the schema.
+        budget: the request's; None: a budget for this schema alone.
+
+    Raises:
+        InvalidRequest: `invalid_json_schema`; the schema is malformed, refers outside itself or to nothing, accepts no value, or is over a
+            limit. `param` is the path of the error.
+        SchemaTooComplex: the request's budget is used up; `param` is `param`.
+    """
+    return _cached(schema, param, _Options(dialect, limits, parameters=False), budget or Budget())
+
+
+def compile_parameters(
+    parameters: object | None,
+    *,
+    param: str,
+    dialect: Dialect = "documented",
+    limits: SchemaLimits = DEFAULT_LIMITS,
+    budget: Budget | None = None,
+) -> CompiledSchema:
+    """Compile the parameters of a tool: like `compile_schema`, except that a schema without a type means an object.
+
+    Args:
+        parameters: a JSON Schema; None where the tool has none.
+        param: where it stands in the request, such as `tools[3].function.parameters`.
+        dialect: what the result may use.
+        limits: bounds on the schema.
+        budget: the request's; None: a budget for this schema alone.
+
+    Returns:
+        A schema whose `is_object` is false only where the original excludes objects or names other types too.
+
+    Raises:
+        InvalidRequest: as `compile_schema`.
+        SchemaTooComplex: as `compile_schema`.
+    """
+    options = _Options(dialect, limits, parameters=True)
+    return _cached({} if parameters is None else parameters, param, options, budget or Budget())
+
+
+def without_bounds(compiled: CompiledSchema) -> CompiledSchema:
+    """Move lengths, bounds, counts and patterns into descriptions. Answers are still validated against them.
+
+    Returns:
+        The same with a wider schema; `lossy` where there was anything to move.
+    """
+    schema = move_bounds(compiled.schema, {})
+    return compiled if schema is compiled.schema else replace(compiled, schema=schema, lossy=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What a schema is compiled to. `parameters`: it stands for the parameters of a tool."""
+
+    dialect: Dialect
+    limits: SchemaLimits
+    parameters: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a schema cannot be compiled; remembered like a compiled one."""
+
+    error: SchemaError
+
+
+class _Cache:
+    """Results by digest of the schema and what was asked for; bounded by the bytes of the schemas."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._entries: OrderedDict[object, tuple[CompiledSchema | _Refusal, int]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: object) -> CompiledSchema | _Refusal | None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            self._entries.move_to_end(key)
+            return entry[0]
+
+    def put(self, key: object, result: CompiledSchema | _Refusal, size: int) -> None:
+        with self._lock:
+            if key in self._entries or size > self._max_bytes:
+                return
+            self._entries[key] = (result, size)
+            self._bytes += size
+            while self._bytes > self._max_bytes:
+                _, (_, removed) = self._entries.popitem(last=False)
+                self._bytes -= removed
+
+
+_CACHE = _Cache(max_bytes=8 << 20)
+"""A compiled schema takes up to some thirty times the bytes of its JSON."""
+_ENTRY_BYTES = 1_024
+
+
+def _cached(schema: object, param: str, options: _Options, budget: Budget) -> CompiledSchema:
+    result: CompiledSchema | _Refusal | None
+    try:
+        data = _serialized(schema, options.limits)
+        key = (blake2b(data, digest_size=16).digest(), options)
+        result = _CACHE.get(key)
+        if result is None:
+            result = _compile(data, options, budget)
+            size = len(data) + (len(orjson.dumps(result.schema)) if isinstance(result, CompiledSchema) else 0)
+            _CACHE.put(key, result, size + _ENTRY_BYTES)
+    except SchemaError as error:
+        result = _Refusal(error)
+    except SchemaTooComplex as error:
+        raise SchemaTooComplex(f"{error.message} The limit was reached at {param}.", param=param) from None
+    if isinstance(result, _Refusal):
+        path = format_path(param, result.error.path)
+        raise InvalidRequest(
+            f"Invalid JSON Schema at {path}: {result.error.message}.", param=path, code="invalid_json_schema"
+        )
+    return result
+
+
+def _serialized(schema: object, limits: SchemaLimits) -> bytes:
+    """The schema as compact JSON, its keys in their order."""
+    try:
+        data = orjson.dumps(schema)
+    except TypeError:
+        data = _serialized_slowly(schema)
+    if len(data) > limits.max_bytes:
+        raise SchemaError(f"the schema has {len(data):,} bytes, more than the {limits.max_bytes:,} allowed")
+    return data
+
+
+def _serialized_slowly(schema: object) -> bytes:
+    """The same for what `orjson` does not accept: integers beyond 64 bits, lone surrogates."""
+    try:
+        return json.dumps(schema, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
+    except (TypeError, ValueError):
+        raise SchemaError("expected a JSON value") from None
+    except RecursionError:
+        raise SchemaError("the schema is nested too deeply") from None
+
+
+def _compile(data: bytes, options: _Options, budget: Budget) -> CompiledSchema | _Refusal:
+    limits = options.limits
+    try:
+        document = read_document(data, limits)
+        written, must_be_object = _written(document, options, budget)
+    except SchemaError as error:
+        return _Refusal(error.with_traceback(None))
+    except TooLarge:
+        return _Refusal(
+            SchemaError(
+                f"with its references written out, the schema is larger than the {limits.max_compiled_bytes:,} bytes allowed"
+            )
+        )
+    except RecursionError:
+        return _Refusal(SchemaError("the schema is nested too deeply"))
+    if written.shape.empty:
+        return _Refusal(SchemaError("no value can match the schema"))
+    return CompiledSchema(
+        schema=_as_parameters(written.schema, document) if options.parameters else written.schema,
+        is_object=written.shape.types == {"object"},
+        original=json.loads(data),
+        lossy=not written.exact,
+        document=document,
+        must_be_object=must_be_object,
+        limits=limits,
+    )
+
+
+def _as_parameters(schema: JsonObject, document: Document) -> JsonObject:
+    """Parameters that declare nothing are an object without properties, as OpenAI means them, not a free-form one."""
+    root = document.root if isinstance(document.root, dict) else {}
+    if (
+        schema.get("type") != "object"
+        or schema.get("additionalProperties") is not True
+        or "additionalProperties" in root
+    ):
+        return schema
+    return {**{key: value for key, value in schema.items() if key != "additionalProperties"}, "properties": {}}
+
+
+def _written(document: Document, options: _Options, budget: Budget) -> tuple[Written, bool]:
+    """The document in the dialect, its references followed as far as the size allows; and whether it had to be made an object.
+
+    Raises:
+        TooLarge: it is too large even with no references followed.
+    """
+    full, limits = options.dialect == "full", options.limits
+    reader = Reader(document, full, Memo(_STEPS, budget))
+    untyped = options.parameters and reader.outline(document.root).types == ALL_TYPES
+
+    def write(reader: Reader, writer: Writer, recursions: int, references: int | None) -> Written:
+        shape = reader.read(document.root, Expansion(MAX_LEVELS, recursions, references))
+        return writer.write(intersect(shape, of_types("object"), reader.memo) if untyped else shape)
+
+    best = None
+    writer = Writer(full, limits.note_chars, min(limits.unrolled_bytes, limits.max_compiled_bytes))
+    for recursions in range(_deepest(document, limits) + 1):
+        try:
+            best = write(reader, writer, recursions, None)
+        except TooLarge:
+            break
+    if best is not None:
+        return best, untyped
+    for references in (None, 6, 3, 2, 1, 0):
+        try:
+            reader, writer = (
+                Reader(document, full, Memo(_STEPS, budget)),
+                Writer(full, limits.note_chars, limits.max_compiled_bytes),
+            )
+            return write(reader, writer, 0, references), untyped
+        except TooLarge:
+            continue
+    raise TooLarge
+
+
+def _deepest(document: Document, limits: SchemaLimits) -> int:
+    """How many references to recursive definitions are followed, one inside the other, at most."""
+    others = len(document.recursive) - 1
+    return limits.recursion_depth + min(others, _MAX_EXTRA) if others >= 0 else 0

@@ -1,0 +1,211 @@
+"""JSON values and what bounds the work on them: types, equality, paths, errors, limits and the work budget of a request."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from proxy.errors import SchemaTooComplex
+
+T = TypeVar("T")
+
+Json = Any
+"""A JSON value as Python's parsers give it: dict, list, str, int, float, bool or None."""
+
+JsonObject = dict[str, Json]
+
+JsonType = Literal["null", "boolean", "number", "string", "array", "object"]
+
+Path = tuple[str | int, ...]
+"""Keys and indexes from the root of a JSON value."""
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*\Z")
+
+
+# ---------------------------------------------------------------- values
+
+
+def type_of(value: Json) -> JsonType:
+    """The JSON type of a value; integers are numbers."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str():
+            return "string"
+        case list() | tuple():
+            return "array"
+        case _:
+            return "object"
+
+
+def is_integer(value: Json) -> bool:
+    """Whether a number has no fractional part: 1 and 1.0, not True."""
+    return (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and value.is_integer())
+
+
+def identity(value: Json) -> str:
+    """A text that two values share exactly when JSON Schema calls them equal: 1 equals 1.0 but not true; the order of keys is ignored.
+
+    Raises:
+        RecursionError: the value is nested some hundreds deep.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
+
+
+def same(one: Json, other: Json) -> bool:
+    """Whether JSON Schema calls two values equal.
+
+    Raises:
+        RecursionError: both are nested some hundreds deep.
+    """
+    if isinstance(one, dict | list):
+        return type(one) is type(other) and len(one) == len(other) and identity(one) == identity(other)
+    return bool(one == other) and isinstance(one, bool) is isinstance(other, bool)
+
+
+def _plain(value: Json) -> Json:
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def format_path(root: str, path: Iterable[str | int]) -> str:
+    """`format_path("$", ("items", 2, "unit price"))` is `$.items[2]["unit price"]`."""
+    return root + "".join(_format_step(step) for step in path)
+
+
+def _format_step(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    if _PLAIN_KEY.match(step):
+        return f".{step}"
+    quoted = step.replace("\\", "\\\\").replace('"', '\\"')
+    return f'["{quoted}"]'
+
+
+# ---------------------------------------------------------------- errors and limits
+
+
+class SchemaError(Exception):
+    """A schema is malformed or over a limit. Raised and caught inside this package: callers see `InvalidRequest`.
+
+    Args:
+        message: what is wrong, without a full stop.
+        path: where in the schema.
+    """
+
+    def __init__(self, message: str, path: Path = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+
+
+class TooLarge(Exception):
+    """A compiled schema takes more steps or bytes than one attempt may. Caught inside this package: a simpler form is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaLimits:
+    """Bounds on a schema and its compiled form. A schema over one of the first four is refused; the others only make the result wider.
+
+    Attributes:
+        max_bytes: size of the schema as compact JSON.
+        max_depth: levels of JSON nesting in the schema; at most 200.
+        max_properties: properties declared in the whole schema.
+        max_alternatives: members of one `anyOf`, `oneOf` or `allOf`.
+        max_compiled_bytes: size of the compiled schema as compact JSON.
+        recursion_depth: how many levels of a recursive definition are written out.
+        unrolled_bytes: a recursive schema is written out to fewer levels when it would grow beyond this size.
+        note_chars: length of the notes added to one description.
+        max_errors: how many validation errors of one value are reported.
+    """
+
+    max_bytes: int = 131_072
+    max_depth: int = 128
+    max_properties: int = 5_000
+    max_alternatives: int = 1_000
+    max_compiled_bytes: int = 262_144
+    recursion_depth: int = 3
+    unrolled_bytes: int = 32_768
+    note_chars: int = 600
+    max_errors: int = 10
+
+
+DEFAULT_LIMITS = SchemaLimits()
+
+
+class Budget:
+    """The work that one request may cause, shared by all its schemas, values and retries. May be used from several threads.
+
+    Args:
+        steps: units of work; one takes about 10 µs.
+    """
+
+    def __init__(self, steps: int = 400_000) -> None:
+        self.left = steps
+        self._abandoned = False
+
+    def spend(self, steps: int = 1) -> None:
+        """Take steps.
+
+        Raises:
+            SchemaTooComplex: not enough are left, or `abandon` was called.
+        """
+        self.left -= steps
+        if self.left < 0 or self._abandoned:
+            raise SchemaTooComplex(
+                "The JSON Schemas of this request are too complex: use fewer tools, or simpler schemas."
+            )
+
+    def abandon(self) -> None:
+        """Make the work that is under way in another thread end at its next step."""
+        self._abandoned = True
+
+
+class Memo:
+    """The steps of one attempt to compile a schema, and results that are shared within it.
+
+    Args:
+        steps: how many this attempt may take.
+        budget: the request's, which pays for them.
+    """
+
+    def __init__(self, steps: int, budget: Budget) -> None:
+        self._left = steps
+        self._budget = budget
+        self._results: dict[tuple[Any, int, int], tuple[Any, Any, Any]] = {}
+
+    def spend(self, steps: int = 1) -> None:
+        """Take steps.
+
+        Raises:
+            TooLarge: none is left for this attempt.
+            SchemaTooComplex: none is left for this request.
+        """
+        self._budget.spend(steps)
+        self._left -= steps
+        if self._left < 0:
+            raise TooLarge
+
+    def apply(self, operation: "Callable[[T, T, Memo], T]", one: T, other: T) -> T:
+        """The result of an operation on two values, computed once for each pair of objects."""
+        key = (operation, id(one), id(other))
+        known = self._results.get(key)
+        if known is None:
+            self.spend()
+            known = self._results[key] = (
+                operation(one, other, self),
+                one,
+                other,
+            )  # the operands are kept: their ids stay theirs
+        result: T = known[0]
+        return result

@@ -1,0 +1,63 @@
+"""Parameters of a tool: saying nothing of the type means an object."""
+
+from typing import Any
+
+import pytest
+
+from proxy.errors import InvalidRequest
+from proxy.schemas import compile_parameters, validate
+
+EMPTY = {"type": "object", "properties": {}}
+
+
+@pytest.mark.parametrize("parameters", [None, {}, True, {"type": "object"}, {"properties": {}}])
+def test_parameters_that_declare_nothing_are_an_object_without_properties(parameters: Any) -> None:
+    """Missing, null or typeless `parameters` fail all tools."""
+    result = compile_parameters(parameters, param="p")
+    assert result.schema == EMPTY
+    assert result.is_object
+    assert not validate(result, {}).errors
+    assert not validate(result, {"x": 1}).errors
+
+
+def test_a_free_form_object_is_kept_where_it_is_asked_for() -> None:
+    result = compile_parameters({"type": "object", "additionalProperties": True}, param="p")
+    assert result.schema == {"type": "object", "additionalProperties": True}
+    closed = {"type": "object", "properties": {}, "additionalProperties": False}
+    assert compile_parameters(closed, param="p").schema == closed
+
+
+def test_typeless_parameters_with_properties_are_an_object_and_other_values_are_faults() -> None:
+    result = compile_parameters({"properties": {"a": {"type": "integer"}}}, param="p")
+    assert result.schema == {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert [violation.message for violation in validate(result, [1]).errors] == ["expected object, got array"]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "string"},
+        {"type": ["object", "null"]},
+        {"enum": ["a"]},
+        {"anyOf": [{"type": "object"}, {"type": "array"}]},
+        {
+            "$ref": "#/$defs/a",
+            "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"type": "array", "items": {"$ref": "#/$defs/a"}}},
+        },
+    ],
+)
+def test_roots_of_other_types_are_kept_and_marked(parameters: dict[str, Any]) -> None:
+    """A root that is not an object is refused upstream: the caller wraps it under one key."""
+    result = compile_parameters(parameters, param="p")
+    assert not result.is_object
+    assert not result.must_be_object
+
+
+@pytest.mark.parametrize("parameters", [False, [], "x", 3, {"type": "objekt"}])
+def test_parameters_that_are_no_schema_are_refused(parameters: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        compile_parameters(parameters, param="tools[3].function.parameters")
+    assert caught.value.param is not None
+    assert caught.value.param.startswith("tools[3].function.parameters")
+    assert "tools[3].function.parameters" in caught.value.message

@@ -1,0 +1,145 @@
+"""Values are judged by the schema as it came, formats asserted, and never without bounds."""
+
+from typing import Any
+
+import pytest
+
+from proxy.schemas import SchemaLimits, compile_schema, validate
+
+D4, D6 = "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-06/schema#"
+D7, D19 = "http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2019-09/schema"
+
+
+def found(schema: Any, instance: Any, limits: SchemaLimits = SchemaLimits()) -> list[tuple[str, str]]:
+    violations = validate(compile_schema(schema, param="s", limits=limits), instance).errors
+    return [(violation.path, violation.message) for violation in violations]
+
+
+MESSAGES: list[tuple[Any, Any, str, str]] = [
+    (
+        {"properties": {"items": {"items": {"properties": {"price": {"type": "number"}}}}}},
+        {"items": [{}, {}, {"price": "x"}]},
+        "$.items[2].price",
+        "expected number, got string",
+    ),
+    (
+        {"properties": {"unit price": {"type": ["string", "null"]}}},
+        {"unit price": 1},
+        '$["unit price"]',
+        "expected string or null, got number",
+    ),
+    ({"required": ["a"]}, {}, "$", 'missing property "a"'),
+    ({"additionalProperties": False}, {"x": 1}, "$", 'unexpected property "x"'),
+    ({"enum": ["a", 1]}, "b", "$", 'expected one of "a", 1'),
+    ({"const": {"a": 1}}, {"a": True}, "$", 'expected {"a": 1}'),
+    ({"minLength": 2}, "é", "$", "expected at least 2 characters"),
+    ({"maxLength": 1}, "ab", "$", "expected at most 1 characters"),
+    ({"pattern": "^a"}, "b", "$", "does not match ^a"),
+    ({"format": "date"}, "2024-02-30", "$", "is not of format date"),
+    ({"minimum": 3}, 2, "$", "is below the minimum of 3"),
+    ({"$schema": D4, "minimum": 3, "exclusiveMinimum": True}, 3, "$", "is below the minimum of 3"),
+    ({"maximum": 3}, 4, "$", "is above the maximum of 3"),
+    ({"exclusiveMinimum": 3}, 3, "$", "expected more than 3"),
+    ({"exclusiveMaximum": 3}, 3, "$", "expected less than 3"),
+    ({"multipleOf": 0.1}, 0.35, "$", "is not a multiple of 0.1"),
+    ({"minItems": 1}, [], "$", "expected at least 1 items"),
+    ({"maxItems": 1}, [1, 2], "$", "expected at most 1 items"),
+    ({"uniqueItems": True}, [{"a": 1}, {"a": 1.0}], "$", "has repeated items"),
+    (
+        {"contains": {"type": "null"}, "maxContains": 1},
+        [None, None],
+        "$",
+        "has 2 items of the form wanted, not 1 to 1",
+    ),
+    ({"minProperties": 1}, {}, "$", "expected at least 1 properties"),
+    ({"maxProperties": 0}, {"a": 1}, "$", "expected at most 0 properties"),
+    ({"not": {"type": "null"}}, None, "$", "matches what is excluded"),
+    ({"properties": {"a": False}}, {"a": 1}, "$.a", "nothing is allowed here"),
+    ({"$schema": D7, "items": [True], "additionalItems": False}, [1, 2], "$[1]", "nothing is allowed here"),
+    ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, 1, "$", "matches 2 of the alternatives, not one"),
+    ({"anyOf": [{"type": "string"}, {"type": "null"}]}, 1, "$", "matches none of the alternatives"),
+    ({"dependentRequired": {"a": ["b"]}}, {"a": 1}, "$", "a property that another one asks for is missing"),
+    (
+        {"properties": {"a": True}, "unevaluatedProperties": False},
+        {"b": 1},
+        "$",
+        "has properties that are not described",
+    ),
+]
+
+
+@pytest.mark.parametrize(("schema", "instance", "path", "message"), MESSAGES, ids=[case[3] for case in MESSAGES])
+def test_a_violation_says_where_and_what_was_expected(schema: Any, instance: Any, path: str, message: str) -> None:
+    assert found(schema, instance) == [(path, message)]
+
+
+def test_the_alternative_that_was_meant_tells_what_is_wrong() -> None:
+    members = [
+        {
+            "type": "object",
+            "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}},
+            "required": ["kind"],
+        },
+        {"type": "object", "properties": {"kind": {"const": "dog"}}, "required": ["kind", "bark"]},
+        {"type": "null"},
+    ]
+    assert found({"anyOf": members}, {"kind": "cat", "lives": "nine"}) == [("$.lives", "expected integer, got string")]
+    assert found({"oneOf": members}, {"kind": "dog"}) == [("$", 'missing property "bark"')]
+
+
+def test_messages_quote_nothing_of_the_value() -> None:
+    secret = "sk-secret"
+    schemas = [
+        {"type": "integer"},
+        {"enum": [1]},
+        {"maxLength": 1},
+        {"pattern": "^x"},
+        {"format": "uri"},
+        {"not": {"minLength": 1}},
+        {"anyOf": [False, {"type": "null"}]},
+    ]
+    assert all(secret not in message for schema in schemas for _, message in found(schema, secret))
+
+
+def test_the_number_of_violations_is_bounded() -> None:
+    schema = {"items": {"type": "string"}}
+    assert len(found(schema, list(range(100)))) == 10
+    assert len(found(schema, list(range(100)), SchemaLimits(max_errors=3))) == 3
+
+
+VALID: list[tuple[Any, Any]] = [
+    ({"$schema": D4, "format": "url"}, "no such format"),
+    ({"format": "date"}, 5),
+    ({"multipleOf": 0.1}, 0.3),
+    ({"multipleOf": 0.01}, 1e300),
+    ({"multipleOf": 3}, 9.0),
+    ({"enum": [1]}, 1.0),
+    ({"type": "integer"}, 1.0),
+    ({"type": "string", "nullable": True}, None),
+    ({"uniqueItems": True}, [1, True, "1", None, [1], [True]]),
+    ({"minLength": 1, "maxLength": 1}, "😀"),
+    ({"pattern": "b"}, "abc"),
+    ({"$schema": D6, "items": False, "additionalItems": False}, []),
+    ({"$schema": D7, "contains": {"type": "null"}, "minContains": 3}, [None]),
+    ({"$schema": D19, "items": {"$recursiveRef": "#"}}, [[[]]]),
+    ({"patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": False}, {"x1": 1}),
+    ({"$schema": D4, "const": 1}, 2),
+]
+
+
+@pytest.mark.parametrize(("schema", "instance"), VALID, ids=repr)
+def test_what_the_draft_allows_is_no_violation(schema: Any, instance: Any) -> None:
+    assert found(schema, instance) == []
+
+
+def test_a_draft_4_date_is_checked_too() -> None:
+    """Which formats are checked does not depend on the draft."""
+    for draft in (D4, D6, D7, D19):
+        assert found({"$schema": draft, "format": "date"}, "tomorrow")
+        assert found({"$schema": draft, "format": "uuid"}, "1")
+
+
+def test_a_schema_inside_that_names_its_draft_is_judged_by_the_same_rules() -> None:
+    """The library would go on with its own validator, and its backtracking patterns, from there."""
+    schema = {"$schema": D7, "properties": {"a": {"$schema": D7, "pattern": "^(a+)+$"}}}
+    assert found(schema, {"a": "a" * 50 + "!"}) == [("$.a", "does not match ^(a+)+$")]
