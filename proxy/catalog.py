@@ -3,18 +3,23 @@
 The table is `config/models.toml`; no model is named in code.
 """
 
+import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proxy.errors import ModelNotFound
 
 ToolEncoding = Literal["properties", "any_of", "text"]
+_MAX_NAME: Final = 200
+_MAX_PREFIXES: Final = 4
+_BEDROCK_VERSION: Final = re.compile(r"(?:-v?[0-9]{1,2}:[0-9]{1,2}|-v[0-9]{1,2})\Z")
+_SNAPSHOT: Final = re.compile(r"(?:[-@]20[0-9]{6}|-20[0-9]{2}-[0-9]{2}-[0-9]{2}|[-@]latest|\[1m\])\Z")
 
 
 class CatalogError(Exception):
@@ -28,6 +33,7 @@ class ModelCard(BaseModel):
 
     id: str = Field(min_length=1)
     names: tuple[str, ...] = Field(min_length=1)
+    replaces: tuple[str, ...] = ()
     max_tokens: int = Field(ge=1)
     owned_by: str = "narrative"
     tool_encoding: ToolEncoding = "properties"
@@ -49,50 +55,120 @@ class ModelCard(BaseModel):
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    prefixes: tuple[str, ...] = ()
     models: tuple[ModelCard, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
+class Match:
+    """The card that a name leads to.
+
+    Attributes:
+        adjusted: says that it is another model than the one asked for, as a sentence for the caller; empty when it is that one.
+    """
+
+    card: ModelCard
+    adjusted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Catalog:
-    """All cards, and which name means which."""
+    """All cards, and which name means which.
+
+    Attributes:
+        by_name: exact public names, aliases and ids.
+        prefixes: what may stand before a name, in lower case: providers, regions.
+        default: serves unknown names.
+    """
 
     cards: tuple[ModelCard, ...]
     by_name: Mapping[str, ModelCard]
+    lowered: Mapping[str, ModelCard]
+    replaced: Mapping[str, ModelCard]
+    prefixes: tuple[str, ...] = ()
+    default: ModelCard | None = None
 
-    def find(self, name: str) -> ModelCard:
-        """The card of a public name, an alias or a Narrative id.
+    def match(self, name: str) -> Match:
+        """The card of a public name, an alias or a Narrative id; also in another letter case, with prefixes, as a Bedrock id or a dated
+        snapshot, or as the name of a model that a card replaces.
 
         Raises:
-            ModelNotFound: no card has that name.
+            ModelNotFound: no card has that name, and there is no default.
         """
-        card = self.by_name.get(name)
-        if card is None:
-            offered = ", ".join(card.public_name for card in self.cards)
-            raise ModelNotFound(f"The model `{name[:100]}` does not exist here. Available: {offered}.", param="model")
-        return card
+        if card := self.by_name.get(name):
+            return Match(card)
+        for spelling in self._spellings(name):
+            if card := self.lowered.get(spelling):
+                return Match(card)
+            if card := self.replaced.get(spelling):
+                return Match(card, f"model: served by {card.public_name}, the successor of the one asked for")
+        if self.default is not None:
+            return Match(self.default, f"model: the name is unknown; served by the default, {self.default.public_name}")
+        offered = ", ".join(card.public_name for card in self.cards)
+        raise ModelNotFound(f"The model `{name[:100]}` does not exist here. Available: {offered}.", param="model")
+
+    def find(self, name: str) -> ModelCard:
+        """The card of `match`."""
+        return self.match(name).card
+
+    def _spellings(self, name: str) -> Iterator[str]:
+        """The name with less and less around it: an ARN's path, prefixes, the version of a Bedrock id, a snapshot's date."""
+        if len(name) > _MAX_NAME:
+            return
+        name = name.strip().lower()
+        yield name
+        if name.startswith("arn:"):
+            name = name.rpartition("/")[2]
+        for _ in range(_MAX_PREFIXES):
+            prefix = next((prefix for prefix in self.prefixes if name.startswith(prefix)), None)
+            if prefix is None:
+                break
+            name = name.removeprefix(prefix)
+            yield name
+        for suffix in (_BEDROCK_VERSION, _SNAPSHOT):
+            name = suffix.sub("", name)
+            yield name
 
 
-def make_catalog(cards: tuple[ModelCard, ...]) -> Catalog:
+def make_catalog(
+    cards: tuple[ModelCard, ...], prefixes: tuple[str, ...] = (), *, default_model: str | None = None
+) -> Catalog:
     """Index cards by every name they answer to.
 
     Raises:
-        CatalogError: two cards claim one name.
+        CatalogError: two cards claim one name, or there is no model of the default's name.
     """
-    claims = Counter(name for card in cards for name in {card.id, *card.names})
+    claims = Counter(name for card in cards for name in {n.lower() for n in (card.id, *card.names, *card.replaces)})
     if twice := [name for name, count in claims.items() if count > 1]:
         raise CatalogError(f"more than one model claims the name {', '.join(sorted(twice))}")
-    return Catalog(cards, {name: card for card in cards for name in (card.id, *card.names)})
+    by_name = {name: card for card in cards for name in (card.id, *card.names)}
+    catalog = Catalog(
+        cards,
+        by_name,
+        lowered={name.lower(): card for name, card in by_name.items()},
+        replaced={name.lower(): card for card in cards for name in card.replaces},
+        prefixes=tuple(prefix.lower() for prefix in prefixes if prefix),
+    )
+    if default_model is None:
+        return catalog
+    try:
+        return replace(catalog, default=catalog.find(default_model))
+    except ModelNotFound as error:
+        raise CatalogError(f"chat.default_model: {error.message}") from error
 
 
-def load_catalog(path: Path) -> Catalog:
+def load_catalog(path: Path, *, default_model: str | None = None) -> Catalog:
     """Read the model table.
 
+    Args:
+        default_model: name of the model that serves unknown names.
+
     Raises:
-        CatalogError: the file cannot be read, or is not as described at its top.
+        CatalogError: the file cannot be read, is not as described at its top, or the default is not in it.
     """
     try:
         table = _Table.model_validate(tomllib.loads(path.read_text("utf-8")))
-        return make_catalog(table.models)
+        return make_catalog(table.models, table.prefixes, default_model=default_model)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CatalogError(f"{path}: {error}") from error
     except ValidationError as error:

@@ -105,6 +105,9 @@ class JobSettings(_Section):
 
 class ChatSettings(_Section):
     models_file: Path | None = Field(None, description="The model table; unset: `models.toml` beside this file.")
+    default_model: str | None = Field(
+        None, min_length=1, description="Model that serves unknown model names; unset: they are a 404."
+    )
     max_choices: int = Field(8, ge=1, le=128, description="Largest `n`: each choice is a job of its own.")
     max_tools: int = Field(512, ge=1, description="Most tools in one request.")
     heartbeat_s: float = Field(10.0, ge=0, description="Seconds between heartbeats of a waiting stream; 0 is off.")
@@ -129,6 +132,15 @@ class ChatSettings(_Section):
     media: Literal["refuse", "placeholder"] = Field(
         "refuse",
         description="Images, audio and files in earlier turns and tool results: a 400, or a visible placeholder.",
+    )
+    hosted_tools: Literal["refuse", "drop"] = Field(
+        "refuse", description="Tools that OpenAI runs by itself, such as `web_search`: a 400, or left out and reported."
+    )
+    paid_failure_status: int = Field(
+        424,
+        ge=400,
+        le=599,
+        description="Status of failures that were paid for; clients retry 408, 409, 429 and every 5xx by themselves, and pay again.",
     )
     reasoning_object: Literal["auto", "always", "never"] = Field(
         "auto",

@@ -194,6 +194,7 @@ class Rules:
         headroom_tokens: added to the reply's limit for the JSON around the reply.
         strict_history: refuse histories that would need a repair.
         media_placeholder: replace media in earlier turns and tool results by a visible note instead of refusing them.
+        drop_hosted_tools: leave out tools that an upstream would run by itself, such as web search, instead of refusing them.
     """
 
     efforts: Mapping[str, int] = field(default_factory=dict)
@@ -202,3 +203,4 @@ class Rules:
     max_tools: int = 512
     strict_history: bool = False
     media_placeholder: bool = False
+    drop_hosted_tools: bool = False
