@@ -1,6 +1,6 @@
 """One tree of errors. Each knows its HTTP status, OpenAI `type` and `code`, and whether a repeat of the request can help.
 
-The message is safe to show to the caller: whoever raises an error words it so. Rendering is done by the faces (`chat/`, …).
+The message is safe to show to the caller. Each API renders errors in one place.
 Source: shared contract `heroku-chat.md`, section Errors.
 
     ProxyError
@@ -24,6 +24,12 @@ Source: shared contract `heroku-chat.md`, section Errors.
 """
 
 from typing import ClassVar
+
+RESUME_AFTER_S = 1.0
+"""Seconds after which a client is asked to repeat a request whose jobs go on without it."""
+
+_TRANSIENT_CODES = frozenset({"narrative_unavailable", "narrative_submit_unknown"})
+"""Of errors whose cause may have passed when the request is repeated, those that their status does not tell."""
 
 
 class ProxyError(Exception):
@@ -57,7 +63,20 @@ class ProxyError(Exception):
         self.retry_after = retry_after
         self.job_id = job_id
         self.headers: dict[str, str] = {}
-        """Response headers that the error's place knows of, such as what is left of a limit."""
+        """Response headers that are known where the error was raised, such as what is left of a limit."""
+
+    def advise_with_jobs(self, *, resumable: bool) -> None:
+        """Set the retry advice of a request for which a job exists, or may exist, that was not delivered.
+
+        Called in one place, by the layer that knows the request's record (`proxy.inference.idempotency`).
+
+        Args:
+            resumable: a repeat takes the jobs up instead of paying for new ones.
+        """
+        if not resumable:
+            self.retry_after = None
+        elif self.retry_after is None and (self.status in (429, 503, 504) or self.code in _TRANSIENT_CODES):
+            self.retry_after = RESUME_AFTER_S
 
 
 class InvalidRequest(ProxyError):
@@ -140,7 +159,10 @@ class UpstreamError(ProxyError):
 
 class PaidFailure(UpstreamError):
     """Codes in use: `narrative_job_failed`, `narrative_job_cancelled`, `narrative_job_lost`, `narrative_invalid_output`,
-    `anthropic_failed`. The status is one that no client repeats; the setting `chat.paid_failure_status` changes it."""
+    `anthropic_failed`. The status is one that no client repeats; the setting `chat.paid_failure_status` changes it.
+
+    Raised when all that was paid for the request is lost, or part of it: then the record of its submissions keeps the rest.
+    """
 
     status = 424
 

@@ -15,6 +15,11 @@ from proxy.inference.result import Event, Result
 class Record:
     """Where the submissions of one request are recorded, so that an equal request takes them up.
 
+    The record in storage has one field for each submission. The backend adds it before it submits, and removes it when the submission was
+    refused, or when its job failed or its output is of no use. So when a request has failed, the fields that are left are the jobs that
+    exist or may exist and that a repeat should take up: none if the repeat must pay anew. Retry advice follows from this alone
+    (`proxy.inference.idempotency`); backends need not know of it. Field names beginning with `@` are not theirs.
+
     Attributes:
         name: of the record in storage.
         seed: the tags of its submissions derive from it: the same for everyone who works on the request.

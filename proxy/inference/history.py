@@ -311,7 +311,7 @@ class _History:
         """Pair results that name no call with the calls that have no id, now that all results of the turn are known."""
         unpaired, self._unpaired = self._unpaired, []
         for result, texts in unpaired:
-            call = self._waiting.first(("id", "")) if result.name is None else None
+            call = self._waiting.first(("id", "")) if result.call_id or result.name is None else None
             if result.call_id and call is not None:
                 call = call if call.turn == len(self._turns) else None
             if call is not None and result.call_id:

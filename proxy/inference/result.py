@@ -5,7 +5,7 @@ result gives the result again.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from proxy.inference.pieces import pieces
@@ -148,31 +148,43 @@ def fold(events: Iterable[Event]) -> Result:
     """
     started: Started | None = None
     usage: Usage | None = None
-    folded: list[Choice] = []
+    folded: list[_OpenChoice] = []
     for event in events:
         match event:
             case Started():
-                started, folded = event, [Choice() for _ in range(event.choices)]
+                started, folded = event, [_OpenChoice() for _ in range(event.choices)]
             case Ended():
                 usage = event.usage
             case _:
-                folded[event.choice] = _folded(folded[event.choice], event)
+                folded[event.choice].add(event)
     if started is None or usage is None:
         raise ValueError("a stream consists of Started, events of its choices, and Ended")
-    return Result(started.id, started.created, started.fingerprint, tuple(folded), usage)
+    choices = tuple(choice.choice() for choice in folded)
+    return Result(started.id, started.created, started.fingerprint, choices, usage)
 
 
-def _folded(choice: Choice, event: ReasoningDelta | TextDelta | ToolCalled | ChoiceEnded) -> Choice:
-    text, calls, reasoning = choice.text, choice.tool_calls, choice.reasoning
-    match event:
-        case TextDelta():
-            text = (text or "") + event.text
-        case ReasoningDelta():
-            reasoning = (reasoning or "") + event.text
-        case ToolCalled():
-            calls = (*calls, event.call)
-        case ChoiceEnded():
-            if text is None and not calls:
-                text = ""
-            return Choice(text, calls, reasoning, event.finish_reason, event.stop_sequence)
-    return Choice(text, calls, reasoning, choice.finish_reason, choice.stop_sequence)
+@dataclass(slots=True)
+class _OpenChoice:
+    """A choice under construction: pieces are joined once, at the end."""
+
+    texts: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    end: ChoiceEnded | None = None
+
+    def add(self, event: ReasoningDelta | TextDelta | ToolCalled | ChoiceEnded) -> None:
+        match event:
+            case TextDelta():
+                self.texts.append(event.text)
+            case ReasoningDelta():
+                self.reasoning.append(event.text)
+            case ToolCalled():
+                self.calls.append(event.call)
+            case ChoiceEnded():
+                self.end = event
+
+    def choice(self) -> Choice:
+        text = "".join(self.texts) if self.texts or not self.calls else None
+        finish = self.end.finish_reason if self.end else "stop"
+        stop_sequence = self.end.stop_sequence if self.end else None
+        return Choice(text, tuple(self.calls), "".join(self.reasoning) or None, finish, stop_sequence)
