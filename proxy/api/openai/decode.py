@@ -82,10 +82,9 @@ def decode(
         reasoning_object: who gets Heroku's `reasoning` object; `auto` is callers of `extended_thinking`.
 
     Raises:
-        InvalidRequest: something in the request cannot be expressed or is over a limit; `param` is its path.
+        InvalidRequest: something in the request cannot be expressed; `param` is its path. The router checks limits that hold for
+            every API.
     """
-    if (body.n or 1) > rules.max_choices:
-        raise InvalidRequest(f"`n` is {body.n}; expected {rules.max_choices} at most.", param="n")
     tools, dropped = _tools(body, rules)
     reasoning, by_heroku, overruled = _reasoning(body, rules)
     shown = reasoning is not None and reasoning.shown
@@ -269,9 +268,6 @@ def _arguments(arguments: Any) -> Any:
 
 def _tools(body: ChatRequest, rules: Rules) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
     """The tools on offer, and what was left out."""
-    count, field = len(body.tools or body.functions or ()), "tools" if body.tools else "functions"
-    if count > rules.max_tools:
-        raise InvalidRequest(f"`{field}` holds {count} tools; expected {rules.max_tools} at most.", param=field)
     tools: list[Tool] = []
     dropped: dict[str, None] = {}
     if not body.tools:
@@ -288,7 +284,6 @@ def _tools(body: ChatRequest, rules: Rules) -> tuple[tuple[Tool, ...], tuple[str
                 raise InvalidRequest(f"Invalid `{param}`: expected 'function' or 'custom'.", param=param)
             case _:
                 tools.append(_function(tool.function, f"tools[{index}].function"))
-    _check_names(tools)
     return tuple(tools), tuple(dropped)[:_MAX_REPORTED]
 
 
@@ -319,17 +314,6 @@ def _custom(spec: CustomSpec, path: str) -> Tool:
         path=path,
         schema_path=f"{path}.format",
     )
-
-
-def _check_names(tools: Sequence[Tool]) -> None:
-    seen: set[str] = set()
-    for tool in tools:
-        path = f"{tool.path}.name"
-        if not tool.name.strip():
-            raise InvalidRequest(f"`{path}` is blank; expected a name.", param=path)
-        if tool.name in seen:
-            raise InvalidRequest(f"`{path}`: a second tool is named {tool.name!r}; names must differ.", param=path)
-        seen.add(tool.name)
 
 
 def _tool_choice(body: ChatRequest, offered: set[str]) -> ToolChoice:
