@@ -1,0 +1,80 @@
+"""Cases as data, read whole and streamed: a request and the run body expected of it, an ended job and the response expected of it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from proxy.api.openai.decode import ChatReply, decode
+from proxy.api.openai.encode import ChunkStream, completion
+from proxy.api.openai.types import ChatRequest
+from proxy.backends.narrative.output import choice_of, read_job
+from proxy.backends.narrative.prompt import Prepared, prepare
+from proxy.backends.narrative.types import Job
+from proxy.catalog import load_catalog
+from proxy.inference.request import Rules
+from proxy.inference.result import Result, result_events
+from proxy.settings import config_folder
+from tests.contract import assert_submission_keeps_the_contract
+from tests.folding import assert_completion_is_openais, fold
+
+CASES = sorted((Path(__file__).parent / "cases").glob("*.json"))
+CATALOG = load_catalog(config_folder() / "models.toml")
+RULES = Rules(efforts={"low": 2048, "medium": 4096})
+JOB_ID = "a81e1460-fbdc-4204-bd76-a9e496bf760d"
+
+
+@pytest.fixture(params=CASES, ids=lambda file: file.stem)
+def case(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return json.loads(request.param.read_text("utf-8"))
+
+
+def prepared(case: dict[str, Any], **fields: Any) -> tuple[Prepared, ChatReply]:
+    body = ChatRequest.model_validate({**case["request"], **fields})
+    request, reply = decode(body, RULES, len(json.dumps(case["request"])))
+    return prepare(request, CATALOG.find(request.model), RULES), reply
+
+
+def run_body(made: Prepared) -> dict[str, Any]:
+    body = made.body("fef9904e-d263-4930-85f7-1e28cce40f89", "rid:7d444840-9dc0-11d1-b245-5ffdce74fad2")
+    return json.loads(body.model_dump_json(exclude_none=True))
+
+
+def test_the_request_becomes_the_run_body(case: dict[str, Any]) -> None:
+    made, _ = prepared(case)
+    body = run_body(made)
+    assert_submission_keeps_the_contract(body)
+    expected = case["run"]
+    assert {key: body[key] for key in expected if key != "inference_config"} == {
+        key: value for key, value in expected.items() if key != "inference_config"
+    }
+    if "inference_config" in expected:
+        assert body["inference_config"] == expected["inference_config"]
+    assert list(made.adjusted) == case.get("adjusted", [])
+    assert list(made.ignored) == case.get("ignored", [])
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+def test_the_job_becomes_the_completion_and_its_chunks_fold_back_to_it(
+    case: dict[str, Any], include_usage: bool
+) -> None:
+    made, reply = prepared(case, stream=True, stream_options={"include_usage": include_usage})
+    job = Job.model_validate({"id": JOB_ID, **case["job"]})
+    failures = "; ".join(job.failures)
+    outcome = read_job(made.expected, job, failures)
+    result = Result(JOB_ID.replace("-", ""), 1_700_000_000, "abc", (choice_of(made.expected, outcome),), outcome.usage)
+    whole: Any = completion(result, reply)
+    assert_completion_is_openais(whole)
+    message = dict(whole["choices"][0]["message"])
+    assert message.pop("role") == "assistant"
+    assert message.pop("refusal") is None
+    if "tool_calls" in message:
+        message["tool_calls"] = [call["function"] for call in message["tool_calls"]]
+    assert message == case["message"]
+    assert whole["choices"][0]["finish_reason"] == case["finish_reason"]
+    assert whole["usage"] == case.get("usage", {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15})
+    assert whole["model"] == case["request"]["model"]
+    stream = ChunkStream(reply)
+    chunks = [chunk for event in result_events(result) for chunk in stream.chunks(event)]
+    assert fold(chunks) == (whole if include_usage else {**whole, "usage": None})
