@@ -24,6 +24,7 @@ class Record:
         name: of the record in storage.
         seed: the tags of its submissions derive from it: the same for everyone who works on the request.
         ttl_s: seconds the record lives.
+        prefix: start of the names of its fields; a fallback's differs, so that a job of one model is not read as another one's.
         resumable: an equal request will find it, so that repeating a request whose outcome is unknown costs nothing.
     """
 
@@ -31,6 +32,7 @@ class Record:
     seed: UUID
     ttl_s: float
     resumable: bool = True
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,304 @@
+"""From a model's name to the backend that serves it: a model of the catalog or a named endpoint, within its limits, or its fallback.
+
+checks → name → target (may the caller use it?) → limits → the target's backend │ is it down? → the fallback's
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+from uuid import uuid5
+
+import structlog
+
+from proxy.access.callers import Caller
+from proxy.access.limits import Quota, RateLimits, Rule, Ticket
+from proxy.catalog import Catalog
+from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
+from proxy.inference.backend import Backend, Report, Run, RunOptions
+from proxy.inference.endpoints import Endpoint
+from proxy.inference.request import Request, Rules, Tool
+from proxy.inference.result import Ended, Event, Result
+
+_DOWN = frozenset({"narrative_unavailable", "anthropic_unavailable"})
+_USUAL_REPLY_TOKENS = 512
+_BYTES_PER_TOKEN = 4
+log = structlog.get_logger(__name__)
+
+
+class EndpointLookup(Protocol):
+    """The part of the store of named endpoints that routing needs."""
+
+    async def find(self, name: str) -> Endpoint | None:
+        """None when there is none of that name. Raises Overloaded when the store cannot be reached."""
+
+    def api_key(self, endpoint: Endpoint) -> str | None:
+        """An endpoint's credential in the clear; None when it uses the proxy's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a name leads.
+
+    Attributes:
+        request, caller: as the backend is to have them.
+        rule: the limit of all callers together.
+        endpoint: it is a named endpoint, whose credentials are not the caller's.
+        fallback: the name to try while the backend is down.
+    """
+
+    name: str
+    backend: Backend
+    request: Request
+    caller: Caller
+    rule: Rule
+    endpoint: bool
+    fallback: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A backend in front of all others; see `proxy.inference.backend.Backend`.
+
+    Attributes:
+        backends: by the name of the service. Models of the catalog are served by `narrative`.
+        usual: the limits of callers whose keys have none of their own.
+        own_token: whether the proxy has a Narrative token of its own, for callers who bring none.
+    """
+
+    catalog: Catalog
+    endpoints: EndpointLookup
+    backends: Mapping[str, Backend]
+    limits: RateLimits
+    rules: Rules
+    usual: Quota
+    own_token: bool
+    _releasing: set[asyncio.Task[Any]] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    async def start(self, request: Request, caller: Caller, options: RunOptions) -> Run:
+        check(request, self.rules)
+        target = await self._target(request.model, request, caller)
+        rule = Rule(f"caller:{caller.id or 'anyone'}", _first_of(caller.quota, self.usual))
+        async with AsyncExitStack() as held:
+            lease = await self._enter([rule, target.rule], target, held)
+            leases, tried = [lease], {target.name}
+            while True:
+                try:
+                    run = await _start(target, options)
+                    break
+                except ProxyError as error:
+                    error.headers = {**lease.headers, **error.headers}
+                    other = await self._fallback(target, error, tried, request, caller)
+                    if other is None:
+                        raise
+                log.warning("fallback", down=target.name, to=other.name)
+                target = other
+                tried.add(target.name)
+                options = _for_fallback(options, target)
+                leases.append(await self._enter([target.rule], target, held))
+            held.pop_all()
+        served_by = "" if target.name == request.model else target.name
+        return RoutedRun(run, leases, served_by, self._releasing)
+
+    async def aclose(self) -> None:
+        """Wait until the leases of closed runs are released."""
+        if self._releasing:
+            await asyncio.wait(self._releasing)
+
+    async def _enter(self, rules: list[Rule], target: Target, held: AsyncExitStack) -> Ticket:
+        counted = any(rule.quota.tokens for rule in rules)
+        tokens = _estimate(target.request) if counted else 0
+        lease = await self.limits.enter(rules, tokens=tokens, jobs=target.request.choices)
+        held.push_async_callback(lease.release)
+        return lease
+
+    async def _fallback(
+        self, target: Target, error: ProxyError, tried: set[str], request: Request, caller: Caller
+    ) -> Target | None:
+        """What to try instead of a target whose backend is down; None when there is nothing, or this was another error."""
+        if error.code not in _DOWN or target.fallback is None or target.fallback in tried:
+            return None
+        try:
+            return await self._target(target.fallback, request, caller)
+        except ProxyError as refusal:
+            log.warning("no fallback", down=target.name, to=target.fallback, code=refusal.code)
+            return None
+
+    async def _target(self, name: str, request: Request, caller: Caller) -> Target:
+        """Where a name leads for a caller. A caller who may not use it does not learn whether it exists.
+
+        Raises:
+            ModelNotFound, PermissionDenied.
+        """
+        if name not in self.catalog.by_name and caller.may_use_endpoint(name):
+            endpoint = await self.endpoints.find(name)
+            if endpoint is not None:
+                return self._endpoint_target(endpoint, request, caller)
+        try:
+            found = self.catalog.match(name)
+        except ModelNotFound:
+            if not caller.may_use({name}):
+                raise _no_access(name) from None
+            raise
+        card = found.card
+        if not caller.may_use({name, card.id, *card.names}):
+            raise _no_access(name)
+        if caller.upstream_key is None and not self.own_token:
+            raise PermissionDenied("This API key gives access to named endpoints only.", param="model")
+        adjusted = (*request.adjusted, found.adjusted) if found.adjusted else request.adjusted
+        return Target(
+            name,
+            self.backends["narrative"],
+            replace(request, model=card.id, adjusted=adjusted),
+            caller,
+            Rule(f"model:{card.id}", Quota(requests=card.requests_per_minute, tokens=card.tokens_per_minute)),
+            endpoint=False,
+            fallback=card.fallback,
+        )
+
+    def _endpoint_target(self, endpoint: Endpoint, request: Request, caller: Caller) -> Target:
+        key = self.endpoints.api_key(endpoint)
+        if endpoint.data_plane_id is not None:
+            caller.check_plane(endpoint.data_plane_id)
+            caller = replace(caller, data_plane_id=endpoint.data_plane_id)
+        return Target(
+            endpoint.id,
+            self.backends[endpoint.service],
+            endpoint.request_for(request),
+            replace(caller, upstream_key=key),
+            Rule(f"endpoint:{endpoint.id}", Quota(requests=endpoint.requests_per_minute)),
+            endpoint=True,
+            fallback=endpoint.fallback,
+        )
+
+
+class RoutedRun:
+    """A run whose tokens are counted and whose leases are released at its end; see `proxy.inference.backend.Run`.
+
+    Args:
+        served_by: the name of what serves the request where it is not the one asked for, else empty.
+        releasing: holds the tasks that release leases of runs that were closed before their end.
+    """
+
+    def __init__(self, run: Run, leases: Sequence[Ticket], served_by: str, releasing: set[asyncio.Task[Any]]) -> None:
+        self._run = run
+        self._leases = leases
+        self._served_by = served_by
+        self._releasing = releasing
+        self._tokens = 0
+        self._released = False
+
+    @property
+    def report(self) -> Report:
+        limits: dict[str, str] = {}
+        for lease in reversed(self._leases):
+            limits |= lease.headers
+        return replace(self._run.report, served_by=self._served_by, rate_limits=limits)
+
+    async def result(self) -> Result:
+        try:
+            result = await self._run.result()
+            self._tokens = result.usage.total_tokens
+            return result
+        finally:
+            await self._release()
+
+    async def events(self) -> AsyncIterator[Iterable[Event]]:
+        try:
+            async for batch in self._run.events():
+                yield self._counted(batch)
+        finally:
+            await self._release()
+
+    def close(self, *, delivered: bool) -> None:
+        self._run.close(delivered=delivered)
+        if self._released:
+            return
+        task = asyncio.get_running_loop().create_task(self._release())
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+
+    def _counted(self, batch: Iterable[Event]) -> Iterator[Event]:
+        for event in batch:
+            if isinstance(event, Ended):
+                self._tokens = event.usage.total_tokens
+            yield event
+
+    async def _release(self) -> None:
+        """Release the leases; count the tokens used. The estimate stays where those are not known. Further calls do nothing."""
+        if self._released:
+            return
+        self._released = True
+        for lease in self._leases:
+            if self._tokens:
+                await lease.settle(self._tokens)
+            await lease.release()
+
+
+def check(request: Request, rules: Rules) -> None:
+    """Check what no API and no backend need check again.
+
+    Raises:
+        InvalidRequest: too many choices or tools, or names of tools that are blank or alike.
+    """
+    if request.choices > rules.max_choices:
+        raise InvalidRequest(f"`n` is {request.choices}; expected {rules.max_choices} at most.", param="n")
+    if len(request.tools) > rules.max_tools:
+        param = request.tools[0].path.partition("[")[0] or "tools"
+        message = f"`{param}` holds {len(request.tools)} tools; expected {rules.max_tools} at most."
+        raise InvalidRequest(message, param=param)
+    _check_names(request.tools)
+
+
+def _check_names(tools: Iterable[Tool]) -> None:
+    seen: set[str] = set()
+    for tool in tools:
+        path = f"{tool.path}.name"
+        if not tool.name.strip():
+            raise InvalidRequest(f"`{path}` is blank; expected a name.", param=path)
+        if tool.name in seen:
+            raise InvalidRequest(
+                f"`{path}`: a second tool is named {tool.name[:128]!r}; names must differ.", param=path
+            )
+        seen.add(tool.name)
+
+
+async def _start(target: Target, options: RunOptions) -> Run:
+    """Start a target's run.
+
+    Raises:
+        UpstreamError: `endpoint_unauthorized`, the endpoint's own credential is not accepted: not the client's fault.
+    """
+    try:
+        return await target.backend.start(target.request, target.caller, options)
+    except InvalidApiKey as error:
+        if not target.endpoint:
+            raise
+        message = f"The credentials of endpoint `{target.name}` are not accepted by its service."
+        raise UpstreamError(message, code="endpoint_unauthorized") from error
+
+
+def _for_fallback(options: RunOptions, target: Target) -> RunOptions:
+    """Options whose record tells the jobs of the fallback from those of the model that was asked for."""
+    record = options.record
+    if record is None:
+        return options
+    return replace(options, record=replace(record, prefix=f"{target.name}:", seed=uuid5(record.seed, target.name)))
+
+
+def _no_access(name: str) -> PermissionDenied:
+    return PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")
+
+
+def _first_of(own: Quota, usual: Quota) -> Quota:
+    """A key's own limits, and the usual ones where it has none."""
+    return Quota(
+        requests=own.requests or usual.requests, tokens=own.tokens or usual.tokens, jobs=own.jobs or usual.jobs
+    )
+
+
+def _estimate(request: Request) -> int:
+    """Tokens that a request will use, before they are known: those of its body, and whole replies."""
+    reply = request.max_tokens or _USUAL_REPLY_TOKENS
+    return request.body_bytes // _BYTES_PER_TOKEN + request.choices * reply
