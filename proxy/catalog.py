@@ -35,6 +35,9 @@ class ModelCard(BaseModel):
     names: tuple[str, ...] = Field(min_length=1)
     replaces: tuple[str, ...] = ()
     max_tokens: int = Field(ge=1)
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    context_tokens: int | None = Field(default=None, ge=1)
+    sampling: Literal["both", "one", "none"] = "both"
     owned_by: str = "narrative"
     tool_encoding: ToolEncoding = "properties"
     schema_keywords: Literal["documented", "full"] = "documented"

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from proxy.schemas import SchemaLimits
+
 JsonObject = dict[str, Any]
 Role = Literal["system", "developer", "user", "assistant"]
 
@@ -195,6 +197,7 @@ class Rules:
         strict_history: refuse histories that would need a repair.
         media_placeholder: replace media in earlier turns and tool results by a visible note instead of refusing them.
         drop_hosted_tools: leave out tools that an upstream would run by itself, such as web search, instead of refusing them.
+        schema_limits: bounds on each JSON Schema of a request.
     """
 
     efforts: Mapping[str, int] = field(default_factory=dict)
@@ -204,3 +207,4 @@ class Rules:
     strict_history: bool = False
     media_placeholder: bool = False
     drop_hosted_tools: bool = False
+    schema_limits: SchemaLimits = SchemaLimits()

@@ -22,7 +22,7 @@ import httpx
 from pydantic import ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from proxy.backends.narrative import answers
+from proxy.backends.narrative import answers, failures
 from proxy.backends.narrative.events import Observer, Repeated, ignore
 from proxy.backends.narrative.options import ClientOptions
 from proxy.backends.narrative.schedule import Schedule, next_look
@@ -94,6 +94,10 @@ class NarrativeClient:
     @property
     def base_url(self) -> str:
         return self._transport.base_url
+
+    def redact(self, text: str) -> str:
+        """A text of Narrative's as one short line without the API key."""
+        return failures.clean(text, self._api_key)
 
     @property
     def clock_ahead(self) -> float | None:

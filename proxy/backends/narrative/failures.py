@@ -1,0 +1,231 @@
+"""What Narrative's wordings of a failure mean: one table of causes, each with the error that follows from it.
+
+Narrative reports the same causes in a refused submission (HTTP 400 and an error body) and in a failed job (`failures`). The text is
+that of the model's own platform, passed on, so that text is what is matched: Amazon Bedrock's, Anthropic's, OpenAI's, Snowflake's.
+Sources: contracts `narrative.md` (documented causes of failure) and `heroku-chat.md` (Errors), and for each wording its own.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from proxy.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+    PaidFailure,
+    PermissionDenied,
+    ProxyError,
+    RateLimited,
+    UpstreamError,
+)
+
+
+class Cause(Enum):
+    """Why Narrative refused a submission or failed a job."""
+
+    INVALID_SCHEMA = auto()
+    """The output schema was refused."""
+    THROTTLED = auto()
+    """Too many requests or tokens in a span of time."""
+    OVERLOADED = auto()
+    """The model has no capacity at the moment."""
+    CONTEXT_LENGTH = auto()
+    """The prompt, alone or with the reply's limit, is longer than the model's context."""
+    MAX_TOKENS = auto()
+    """The reply's limit is above the model's largest output."""
+    TOKEN_LIMIT = auto()
+    """The reply ran into its limit."""
+    CONTENT_FILTER = auto()
+    """The model or a guardrail refused to answer."""
+    SAMPLING = auto()
+    """The model does not accept a sampling parameter, or not two of them together."""
+    TOOL_BLOCKS = auto()
+    """The model does not accept `tool_use` and `tool_result` blocks in the history."""
+    MODEL_UNAVAILABLE = auto()
+    """There is no such model, or not in this data plane."""
+    INVALID_DATA_PLANE = auto()
+    OTHER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """A way to word a cause.
+
+    Attributes:
+        pattern: found in the text, whatever its case.
+        example: a text that was seen.
+        source: where.
+    """
+
+    cause: Cause
+    pattern: re.Pattern[str]
+    example: str
+    source: str
+
+
+def _wording(cause: Cause, pattern: str, example: str, source: str) -> Wording:
+    return Wording(cause, re.compile(pattern, re.IGNORECASE | re.DOTALL), example, source)
+
+
+_CONTRACT: Final = "contract narrative.md, documented causes of failure"
+
+WORDINGS: Final = (
+    # Tried in this order. A refused schema quotes names that the client chose, which may contain anything that follows.
+    _wording(Cause.INVALID_SCHEMA, r"\A\W*invalid schema\b", "Invalid schema", _CONTRACT),
+    _wording(
+        Cause.THROTTLED,
+        r"throttl|too many (requests|tokens), please wait|too many requests",
+        "ThrottlingException: Too many tokens, please wait before trying again.",
+        "github.com/anthropics/claude-code/issues/236, github.com/anomalyco/opencode/pull/39621",
+    ),
+    _wording(
+        Cause.THROTTLED,
+        r"rate[ _-]?limit|rate exceeded|(requests|tokens) per (min|day)|quota[ _](was |is )?exceeded|exceeded your (current )?quota",
+        "Rate limit reached for gpt-4.1 on tokens per min (TPM): Limit 30000, Used 29000, Requested 4000. Please try again in 6s.",
+        "platform.openai.com/docs/guides/error-codes; metricsign.com/errors/snowflake-cortex-quota-exceeded",
+    ),
+    _wording(
+        Cause.OVERLOADED,
+        r"too many connections|overloaded|service[ _]?unavailable|temporarily unavailable|(in)?sufficient capacity|"
+        r"unable to process your request|model[ _]?(is )?not[ _]?ready|(http|status)( code)?:? ?(503|529)\b",
+        "overloaded_error: Overloaded",
+        "platform.claude.com/docs/en/api/errors; github.com/anthropics/claude-code/issues/562; "
+        "docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html",
+    ),
+    _wording(
+        Cause.CONTEXT_LENGTH,
+        r"context[ _-]?(length|window|limit)",
+        "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length or `max_tokens` and try again",
+        "github.com/docker/docker-agent/issues/569, github.com/continuedev/continue/issues/6080",
+    ),
+    _wording(
+        Cause.CONTEXT_LENGTH,
+        r"(prompt|input|request|messages?) (is |was |are )?too (long|large)|too many (input|prompt) tokens|"
+        r"(input|prompt) tokens? ?(count|limit)?.{0,40}exceed|maximum (context|prompt|input)|max input (length|tokens)",
+        "prompt is too long: 209353 tokens > 199999 maximum",
+        "github.com/entropy-research/Devon/issues/88; github.com/aws-samples/bedrock-chat/issues/95",
+    ),
+    _wording(
+        Cause.MAX_TOKENS,
+        r"maximum allowed number of output tokens|max_(completion_|output_)?tokens\W.{0,20}too large|"
+        r"supports at most \d+ (completion|output) tokens|maximum tokens you requested exceeds",
+        "max_tokens: 128001 > 64000, which is the maximum allowed number of output tokens for claude-opus-4-5-20251101",
+        "github.com/anthropics/claude-code/issues/24451; github.com/tailcallhq/forgecode/issues/1185; "
+        "github.com/aws-samples/bedrock-access-gateway/issues/41",
+    ),
+    _wording(
+        Cause.TOKEN_LIMIT,
+        r"token limit exceeded|exceed\w* (the )?`?max[ _]tokens|max[ _]tokens.{0,40}(exceeded|reached)",
+        "Token limit exceeded",
+        _CONTRACT,
+    ),
+    _wording(
+        Cause.CONTENT_FILTER,
+        r"content[ _-]?(filter|policy|management)|guardrail|safety (system|policy|filter)|blocked by (the )?(safety|moderation)|moderation",
+        "Blocked by guardrail",
+        "docs.aws.amazon.com/bedrock/latest/userguide/guardrails.html; learn.microsoft.com/azure/ai-services/openai, content filtering",
+    ),
+    _wording(
+        Cause.SAMPLING,
+        r"\b(temperature|top_p|top_k)\b.{0,80}(cannot both|not support|only the default|deprecated)|"
+        r"(unsupported|unknown) (parameter|value)\W{0,4}(temperature|top_p|top_k)\b",
+        "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+        "github.com/skydiscover-ai/skydiscover/issues/15; github.com/egoist/chatwise-releases/issues/940; "
+        "github.com/lobehub/lobehub/pull/7747",
+    ),
+    _wording(
+        Cause.TOOL_BLOCKS,
+        r"\btool_?(use|result|config)s?\b",
+        "The toolConfig field must be defined when using toolUse and toolResult content blocks.",
+        "github.com/agentgateway/agentgateway/issues/2192",
+    ),
+    _wording(
+        Cause.INVALID_SCHEMA,
+        r"\bschema\b|output_format|\bgrammar\b",
+        "The compiled grammar is too large, which would cause performance issues.",
+        "github.com/TanStack/ai/issues/682",
+    ),
+    _wording(
+        Cause.MODEL_UNAVAILABLE,
+        r"model\b.{0,80}(unavailable|not available|not found|not supported|does not exist|unknown)|(unknown|unsupported|invalid) model",
+        "Model unavailable",
+        _CONTRACT,
+    ),
+    _wording(Cause.INVALID_DATA_PLANE, r"data[ _-]?plane", "Invalid data plane", _CONTRACT),
+)
+
+_MAX_TEXT: Final = 2_000
+_THROTTLED_S: Final = 5.0
+_OVERLOADED_S: Final = 2.0
+_MAX_PAUSE_S: Final = 60.0
+_PAUSE = re.compile(r"\b(?:in|after) (\d{1,6}(?:\.\d{1,6})?) ?(ms|s)", re.IGNORECASE)
+_MIN_SECRET: Final = 12
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def cause_of(text: str) -> Cause:
+    """The cause that a text of Narrative's names, `Cause.OTHER` when it names none. Only its first 2,000 characters count."""
+    text = text[:_MAX_TEXT]
+    return next((wording.cause for wording in WORDINGS if wording.pattern.search(text)), Cause.OTHER)
+
+
+def clean(text: str, secret: str, limit: int = 500) -> str:
+    """A text of Narrative's as one short line that may be shown and logged.
+
+    Args:
+        secret: the API key of the call, struck out; one of fewer than 12 characters may be an ordinary word and is left.
+        limit: most characters of the result.
+    """
+    if len(secret) >= _MIN_SECRET:
+        text = text.replace(secret, "[key]")
+    return _CONTROL.sub(" ", text).strip()[:limit]
+
+
+def error_for(text: str, *, code: str, job_id: str | None = None) -> ProxyError:
+    """The error that tells a client why Narrative refused or failed.
+
+    Args:
+        text: Narrative's own text, free of secrets; shown to the client.
+        code: of the error when the text names no cause of its own.
+        job_id: the job that failed; None when the submission itself was refused, so that nothing was paid.
+
+    Returns:
+        Only errors that follow from load (429 and 503) invite a repeat: any other request would fail, and be paid for, again.
+    """
+    what = f"Narrative job {job_id} failed" if job_id else "Narrative refused the request"
+    message = f"{what}: {text or 'no reason was given'}"
+    match cause_of(text):
+        case Cause.THROTTLED:
+            return RateLimited(message, retry_after=_pause(text, _THROTTLED_S), job_id=job_id)
+        case Cause.OVERLOADED:
+            return Overloaded(message, retry_after=_pause(text, _OVERLOADED_S), job_id=job_id)
+        case Cause.CONTEXT_LENGTH:
+            # LiteLLM recognizes the cause by this sentence alone, whatever the code is.
+            too_long = f"The prompt is longer than the model's context length. {message}"
+            return ContextLengthExceeded(too_long, param="messages", job_id=job_id)
+        case Cause.MAX_TOKENS:
+            return InvalidRequest(message, param="max_tokens", job_id=job_id)
+        case Cause.SAMPLING:
+            param = "top_p" if "top_p" in text else "temperature"
+            return InvalidRequest(message, param=param, code="unsupported_parameter", job_id=job_id)
+        case Cause.INVALID_SCHEMA:
+            return InvalidRequest(message, code="invalid_json_schema", job_id=job_id)
+        case Cause.MODEL_UNAVAILABLE:
+            return ModelNotFound(message, param="model", job_id=job_id)
+        case Cause.INVALID_DATA_PLANE:
+            return PermissionDenied(message, job_id=job_id)
+    if job_id is None:
+        return UpstreamError(message, code=code)
+    return PaidFailure(message, code=code, job_id=job_id)
+
+
+def _pause(text: str, default: float) -> float:
+    """The seconds that a text asks to wait, such as "try again in 6s"."""
+    asked = _PAUSE.search(text[:_MAX_TEXT])
+    if asked is None:
+        return default
+    seconds = float(asked[1]) / (1_000 if asked[2].lower() == "ms" else 1)
+    return min(max(seconds, 1.0), _MAX_PAUSE_S)

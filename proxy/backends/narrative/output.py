@@ -1,0 +1,388 @@
+"""The output schema that a model must fill for one request, and the reader of the structured output that comes back.
+
+Narrative's only output is JSON that matches `output_format_schema`. What an answer may consist of is therefore spelled as an object:
+
+    asked for                     the schema's properties, in this order
+    text                          content
+    structured output             none: the client's schema is the root where it is an object, else `answer`
+    tools                         content, tool_calls
+    tools and structured output   answer (the final one, so optional), tool_calls
+    thinking                      reasoning, before all others
+
+The order is the order of generation: thinking first, then text, then calls. Source: contract `narrative.md`, section
+"What output_format_schema may use".
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from proxy.backends.narrative.failures import Cause, cause_of, error_for
+from proxy.backends.narrative.tools import ParsedCalls, Toolset
+from proxy.backends.narrative.types import Job, JobState, JsonObject
+from proxy.errors import PaidFailure
+from proxy.inference.jsontext import NotJson, dump_json, parse_loose_json
+from proxy.inference.request import ToolCall
+from proxy.inference.result import Choice, FinishReason, Usage
+from proxy.schemas import Budget, CompiledSchema, Validation, coerce, validate
+
+_MAX_ERRORS = 5
+"""Validation errors of one output that a model, a client or a log is shown."""
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredOutput:
+    """The structured output that the client asked for.
+
+    Attributes:
+        compiled: its compiled schema.
+        strict: an answer that does not match must not be delivered.
+        simple: the model writes the answer as JSON text, guided by instructions instead of the schema.
+    """
+
+    compiled: CompiledSchema
+    strict: bool = False
+    simple: bool = False
+
+    def schema(self) -> JsonObject:
+        """The schema of `answer`."""
+        if not self.simple:
+            return self.compiled.schema
+        return {"type": "string", "description": "The answer: the text of a JSON value matching the schema given."}
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedOutput:
+    """What an output says.
+
+    Attributes:
+        text: what the model says to the user (for structured output its JSON text); None when it says nothing.
+        calls: the tool calls, in order, without ids.
+        reasoning: the thinking trace, None when there is none.
+        errors: how the output fails to match the request, as at most five sentences that the model can act on; empty when all is well.
+        undeliverable: an error forbids delivering it: it makes no sense, or breaks a promise (`strict`, a required call).
+        notes: what the client should know although the output is accepted.
+    """
+
+    text: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
+    errors: tuple[str, ...] = ()
+    undeliverable: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """What an answer may consist of, and how it is delivered.
+
+    Attributes:
+        answer: the structured output asked for; None for free text.
+        tools: the tools that may be called; None for none.
+        reasoning_budget: tokens of thinking asked for; None for no thinking.
+        reasoning_shown: the trace is delivered.
+        stop: strings at which free text ends.
+        max_words: most words of free text, since a word takes a token at least; None where that does not apply.
+    """
+
+    answer: StructuredOutput | None = None
+    tools: Toolset | None = None
+    reasoning_budget: int | None = None
+    reasoning_shown: bool = False
+    stop: tuple[str, ...] = ()
+    max_words: int | None = None
+
+    @property
+    def is_bare(self) -> bool:
+        """The client's schema is the root: nothing else is asked for, and it accepts objects only."""
+        answer = self.answer
+        alone = self.tools is None and self.reasoning_budget is None
+        return answer is not None and alone and answer.compiled.is_object and not answer.simple
+
+    @property
+    def is_text(self) -> bool:
+        """Free text is asked for and nothing else, thinking aside."""
+        return self.answer is None and self.tools is None
+
+    # ------------------------------------------------------------ writing
+
+    def schema(self) -> JsonObject:
+        """The `output_format_schema`; documented keywords only, unless the model's card allows more."""
+        if self.is_bare and self.answer is not None:
+            return self.answer.schema()
+        properties: dict[str, JsonObject] = {}
+        optional: set[str] = set()
+        if self.reasoning_budget is not None:
+            properties["reasoning"] = {"type": "string", "description": _thinking(self.reasoning_budget)}
+        if self.answer is not None:
+            properties["answer"] = self.answer.schema()
+        else:
+            properties["content"] = {"type": "string", "description": _BESIDE_CALLS if self.tools else _WHOLE_REPLY}
+        if self.tools is not None:
+            properties["tool_calls"] = self.tools.schema()
+            if self.answer is not None:
+                optional = {"answer"}
+            elif self.tools.required:
+                optional = {"content"}
+        return {
+            "type": "object",
+            "properties": properties,
+            "required": [name for name in properties if name not in optional],
+            "additionalProperties": False,
+        }
+
+    def instructions(self) -> str:
+        """What the system text must add so that the schema is filled as meant; empty for plain text."""
+        parts = [self.tools.instructions()] if self.tools else []
+        if self.tools and self.answer:
+            parts.append("Give `answer` only when no further tool is needed; leave it out while you call tools.")
+        if self.answer and self.answer.simple:
+            schema = dump_json(self.answer.compiled.schema)
+            parts.append(f"Write your answer as the text of a JSON value that matches this JSON Schema: {schema}")
+        return "\n".join(parts)
+
+    # ------------------------------------------------------------ reading
+
+    def parse(self, output: Any, budget: Budget | None = None) -> ParsedOutput:
+        """Read a job's `structured_output`.
+
+        Tolerates what models do to an object they must fill: a bare string, JSON text, a code fence, missing fields, one level of
+        wrapping too many.
+        """
+        fields = self._fields(output)
+        if fields is None:
+            return ParsedOutput(
+                errors=("the output does not have the form that the schema asks for",), undeliverable=True
+            )
+        calls = self.tools.read(fields.get("tool_calls") or [], budget) if self.tools else ParsedCalls()
+        answer = self._answer(fields, budget, called=bool(calls.calls))
+        text = answer.text
+        reasoning = _text(fields.get("reasoning")) if self.reasoning_budget is not None else None
+        if self.answer is None and not text and not calls.calls and reasoning:
+            text, reasoning = reasoning, None  # an answer in the wrong place is still the answer
+        # Calls of tools that were not offered are dropped; what is then empty is no answer.
+        empty = bool(calls.errors) and not calls.calls and not text
+        return ParsedOutput(
+            text=text,
+            calls=calls.calls,
+            reasoning=reasoning,
+            errors=(*calls.errors, *answer.errors)[:_MAX_ERRORS],
+            undeliverable=calls.undeliverable or answer.undeliverable or empty,
+            notes=(*calls.notes, *answer.notes)[:_MAX_ERRORS],
+        )
+
+    def _answer(self, fields: Mapping[str, Any], budget: Budget | None, *, called: bool) -> ParsedOutput:
+        """What the output says beside its calls."""
+        if self.answer is None:
+            text = _text(fields.get("content"))
+            return ParsedOutput(text=text if self.tools else text or "")
+        value = fields.get("answer", _MISSING)
+        if value is _MISSING or (value is None and called):
+            return ParsedOutput() if called else ParsedOutput(errors=("`answer` is missing",), undeliverable=True)
+        value, found = _validated(self.answer, value, budget)
+        if found.errors and called:
+            return ParsedOutput()  # the schema applies to the final answer only, and this is not it
+        errors = tuple(f"{error.path}: {error.message}" for error in found.errors)
+        prose = isinstance(value, str)
+        return ParsedOutput(
+            text=dump_json(value),
+            errors=errors,
+            undeliverable=bool(errors) and (self.answer.strict or prose),
+            notes=found.notes,
+        )
+
+    def _fields(self, output: Any) -> Mapping[str, Any] | None:
+        """The schema's properties, wherever the model put them; None when no sense can be made of the output."""
+        if self.is_bare:
+            return {"answer": output}
+        own = self._own_fields()
+        if isinstance(output, dict) and not own.isdisjoint(output):
+            return output
+        if isinstance(output, str):
+            return self._fields_of_text(output, own)
+        if self.tools and self.tools.recognizes(output):
+            return {"tool_calls": output}
+        if self.tools and output == {}:
+            return {"content": ""}
+        only = next(iter(output.values())) if isinstance(output, dict) and len(output) == 1 else None
+        wrapped = isinstance(only, dict) and not own.isdisjoint(only)
+        if self.answer is not None and not (wrapped and validate(self.answer.compiled, output).errors):
+            return {"answer": output}
+        if isinstance(only, dict) and wrapped:
+            return only  # one level of wrapping too many
+        if isinstance(only, str):
+            return {"content": only}
+        return {"content": dump_json(output)} if isinstance(output, int | float) else None
+
+    def _fields_of_text(self, output: str, own: frozenset[str]) -> Mapping[str, Any]:
+        """A bare string: the expected object as JSON text, or the reply without its object."""
+        try:
+            value = parse_loose_json(output)
+        except NotJson:
+            value = None
+        if isinstance(value, dict) and len(value) == 1 and isinstance(only := next(iter(value.values())), dict):
+            value = only if own.isdisjoint(value) and only and only.keys() <= own else value
+        if isinstance(value, dict) and value.keys() <= own and value:
+            return value
+        if self.tools and self.tools.recognizes(value):
+            return {"tool_calls": value}
+        return {"content": output} if self.answer is None else {"answer": output}
+
+    def _own_fields(self) -> frozenset[str]:
+        return frozenset(
+            name
+            for name, there in (
+                ("reasoning", self.reasoning_budget is not None),
+                ("answer", self.answer is not None),
+                ("content", self.answer is None),
+                ("tool_calls", self.tools is not None),
+            )
+            if there
+        )
+
+
+_WHOLE_REPLY = "Your whole reply to the user."
+_BESIDE_CALLS = "What you say to the user; an empty string when you only call tools."
+
+
+def _thinking(budget: int) -> str:
+    return f"Think here, step by step, before you answer: at most about {budget} tokens. The user's answer does not go here."
+
+
+def _text(value: Any) -> str | None:
+    """Text, None where there is none: models fill an unused string with blanks."""
+    if isinstance(value, dict) and value.keys() == {"content"}:
+        value = value["content"]
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else dump_json(value)
+    return text if text.strip() else None
+
+
+def _validated(answer: StructuredOutput, value: Any, budget: Budget | None) -> tuple[Any, Validation]:
+    """A structured answer with its spelling corrected, and whether it matches; taken out of one level of wrapping too many."""
+    if isinstance(value, str) and (answer.simple or validate(answer.compiled, value, budget).errors):
+        with suppress(NotJson):
+            value = parse_loose_json(value)
+    value = coerce(answer.compiled, value, budget)
+    found = validate(answer.compiled, value, budget)
+    if found.errors and isinstance(value, dict) and len(value) == 1:
+        inner = coerce(answer.compiled, next(iter(value.values())), budget)
+        found_inner = validate(answer.compiled, inner, budget)
+        if not found_inner.errors:
+            return inner, found_inner
+    return value, found
+
+
+# ---------------------------------------------------------------- jobs
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of the jobs of one choice.
+
+    Attributes:
+        job: the last of them.
+        parsed: what it says.
+        finish_reason: as far as the job tells.
+        usage: tokens of all of them.
+    """
+
+    job: Job
+    parsed: ParsedOutput
+    finish_reason: FinishReason
+    usage: Usage
+
+
+def read_job(expected: OutputFormat, job: Job, failures: str, budget: Budget | None = None) -> Outcome:
+    """Read an ended job.
+
+    Args:
+        expected: the format that the job was asked for.
+        job: completed, failed or cancelled.
+        failures: the causes of its failure as one text, free of secrets.
+        budget: the request's.
+
+    Raises:
+        ProxyError: the job failed or was cancelled, in a way that is not an answer, or it has no result.
+    """
+    reported = job.result.usage if job.result else None
+    usage = usage_of(reported.prompt_tokens, reported.completion_tokens, reported.total_tokens) if reported else Usage()
+    if job.state == JobState.CANCELLED:
+        raise PaidFailure(f"Narrative job {job.id} was cancelled.", code="narrative_job_cancelled", job_id=job.id)
+    if job.state == JobState.FAILED:
+        match cause_of(failures):
+            case Cause.TOKEN_LIMIT:
+                # Unfinished calls are dropped: their arguments may be cut.
+                cut = expected.parse(job.result.structured_output, budget) if job.result else ParsedOutput()
+                return Outcome(job, ParsedOutput(text=cut.text or "", reasoning=cut.reasoning), "length", usage)
+            case Cause.CONTENT_FILTER:
+                return Outcome(job, ParsedOutput(text=""), "content_filter", usage)
+        raise error_for(failures, code="narrative_job_failed", job_id=job.id)
+    if job.result is None:
+        message = f"Narrative job {job.id} is completed, but its record holds no result."
+        raise PaidFailure(message, code="narrative_invalid_output", job_id=job.id)
+    return Outcome(job, expected.parse(job.result.structured_output, budget), "stop", usage)
+
+
+def usage_of(input_tokens: int, output_tokens: int, total_tokens: int) -> Usage:
+    """Usage as a job reports it; a missing total is the sum."""
+    return Usage(input_tokens, output_tokens, total_tokens or input_tokens + output_tokens)
+
+
+def invalid_output(outcome: Outcome) -> PaidFailure:
+    """The error for output that must not be delivered; names the first validation errors."""
+    errors = "; ".join(outcome.parsed.errors)
+    return PaidFailure(
+        f"The output of Narrative job {outcome.job.id} does not match what was asked for: {errors}",
+        code="narrative_invalid_output",
+        job_id=outcome.job.id,
+    )
+
+
+def choice_of(expected: OutputFormat, outcome: Outcome) -> Choice:
+    """The choice that an outcome amounts to."""
+    parsed = outcome.parsed
+    text, finish, matched = parsed.text, outcome.finish_reason, None
+    if text is not None and expected.answer is None:
+        text, matched = _until_stop(text, expected.stop)
+        text, cut = _at_most_words(text, expected.max_words)
+        finish, matched = ("length", None) if cut else (finish, matched)
+    if parsed.calls:
+        text, finish = (text if text and text.strip() else None), "tool_calls"
+    return Choice(
+        text=text if parsed.calls else text or "",
+        tool_calls=tuple(
+            replace(call, id=_digest(f"{outcome.job.id}/{index}")) for index, call in enumerate(parsed.calls)
+        ),
+        reasoning=parsed.reasoning if expected.reasoning_shown and parsed.reasoning else None,
+        finish_reason=finish,
+        stop_sequence=matched,
+    )
+
+
+def _digest(text: str) -> str:
+    """24 hexadecimal characters; some clients allow ids of 40 at most, and APIs add a prefix. Unique for good, since job ids are."""
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _until_stop(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
+    """The text before the first stop string in it, and which one that is."""
+    found = [(position, string) for string in stop if (position := text.find(string)) >= 0]
+    if not found:
+        return text, None
+    position, string = min(found, key=lambda match: match[0])
+    return text[:position], string
+
+
+def _at_most_words(text: str, most: int | None) -> tuple[str, bool]:
+    """The text, cut after so many words; and whether anything was cut."""
+    if most is None or len(text) < 2 * most:
+        return text, False
+    ends = [word.end() for word in islice(re.finditer(r"\S+", text), most + 1)]
+    return (text[: ends[most - 1]], True) if len(ends) > most else (text, False)

@@ -1,0 +1,266 @@
+"""Tools as part of the output schema: Narrative has no tools field, so calls are data that the model writes.
+
+Three encodings of one call. A model's card chooses one (`tool_encoding` in `config/models.toml`):
+
+    properties   {"get_weather": {"city": "Paris"}}                            one optional property per tool; documented keywords only
+    any_of       {"name": "get_weather", "arguments": {"city": "Paris"}}       one alternative per tool
+    text         {"name": "get_weather", "arguments": "{\\"city\\": \\"Paris\\"}"}   the simple encoding: arguments as JSON text
+
+A tool whose schema the upstream refused is `simple`: its arguments are JSON text while the other tools keep the encoding of the
+card. A call is read in any of these spellings, whichever was asked for.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.backends.narrative.types import JsonObject
+from proxy.catalog import ToolEncoding
+from proxy.inference.jsontext import NotJson, dump_json, parse_loose_json
+from proxy.inference.request import ToolCall
+from proxy.schemas import Budget, CompiledSchema, coerce, validate
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedTool:
+    """A tool that the model may call.
+
+    Attributes:
+        name: the client's name for it.
+        upstream_name: its safe, unique name upstream.
+        parameters: its compiled `parameters`.
+        strict: arguments that do not match `parameters` must not be delivered.
+        simple: its arguments are written as JSON text.
+    """
+
+    name: str
+    upstream_name: str
+    description: str
+    parameters: CompiledSchema
+    strict: bool = False
+    simple: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedCalls:
+    """Calls read from an output.
+
+    Attributes:
+        calls: in order, with the client's names and without ids.
+        errors: what is wrong with them, as sentences that the model can act on.
+        undeliverable: an error forbids delivering them.
+        notes: what the client should know although the calls are fine.
+    """
+
+    calls: tuple[ToolCall, ...] = ()
+    errors: tuple[str, ...] = ()
+    undeliverable: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Toolset:
+    """The tools of one request.
+
+    Attributes:
+        required: at least one call must be made.
+        single: at most one call may be made.
+        encoding: how a call of a tool that is not `simple` is written.
+        counted: the schema may bound the number of calls; else only its description does.
+    """
+
+    tools: tuple[OfferedTool, ...]
+    required: bool = False
+    single: bool = False
+    encoding: ToolEncoding = "properties"
+    counted: bool = True
+
+    @property
+    def simple(self) -> tuple[OfferedTool, ...]:
+        """The tools whose arguments are written as JSON text."""
+        return tuple(tool for tool in self.tools if tool.simple or self.encoding == "text")
+
+    @property
+    def effective_encoding(self) -> ToolEncoding:
+        """The encoding of the whole list: `text` when no tool is left for the card's."""
+        return "text" if len(self.simple) == len(self.tools) else self.encoding
+
+    def schema(self) -> JsonObject:
+        """The schema of the list of calls."""
+        schema: JsonObject = {"type": "array", "description": _LIST[self.required, self.single], "items": self._item()}
+        if self.required and self.counted:
+            schema["minItems"] = 1
+        if self.single and self.counted:
+            schema["maxItems"] = 1
+        return schema
+
+    def instructions(self) -> str:
+        """What the system text says about calling, a few lines."""
+        lines = ["You can call tools by writing entries in `tool_calls`. " + _HOW[self.effective_encoding]]
+        if self.required:
+            count = "exactly" if self.single else "at least"
+            lines.append(f"You must call {count} one tool now.")
+        else:
+            lines.append("Call a tool only when it helps; otherwise leave `tool_calls` empty and answer.")
+            if self.single:
+                lines.append("Call at most one tool at a time.")
+        lines.append("The results come back in the next turn. Never invent them.")
+        simple = self.simple
+        if len(simple) == len(self.tools):
+            lines.append("The tools, each with the JSON Schema of its arguments:")
+        elif simple:
+            lines.append(
+                "These tools take their arguments as the text of a JSON object matching the JSON Schema given:"
+            )
+        lines += [f"- {tool.upstream_name}: {_documentation(tool)}" for tool in simple]
+        return "\n".join(lines)
+
+    def read(self, value: Any, budget: Budget | None = None) -> ParsedCalls:
+        """Read the value of `tool_calls`, validating the arguments of each call against its tool's own `parameters`.
+
+        Arguments that are wrong only in spelling are corrected. A call of a tool that was not offered is dropped.
+        """
+        by_name = {tool.upstream_name: tool for tool in self.tools}
+        calls: list[ToolCall] = []
+        errors: list[str] = []
+        notes: list[str] = []
+        undeliverable = False
+        for name, written in self._entries(value, by_name):
+            if self.single and calls:
+                break
+            tool = by_name.get(name)
+            if tool is None:
+                errors.append(f"there is no tool named {name[:80]!r}; the tools are {', '.join(by_name)[:500]}")
+                continue
+            arguments, wrong, more_notes = _arguments(tool, written, budget)
+            calls.append(ToolCall("", tool.name, arguments))
+            errors += wrong
+            notes += more_notes
+            no_object = tool.parameters.is_object and not isinstance(arguments, dict)
+            undeliverable = undeliverable or (bool(wrong) and (tool.strict or no_object))
+        if self.required and not calls:
+            errors.append("at least one tool must be called")
+            undeliverable = True
+        return ParsedCalls(tuple(calls), tuple(errors), undeliverable, tuple(notes))
+
+    def recognizes(self, output: Any) -> bool:
+        """Whether an output looks like a call, or a list of calls, outside the field it belongs in."""
+        names = {tool.upstream_name for tool in self.tools}
+        items = output if isinstance(output, list) else [output]
+        return bool(items) and all(_is_call(item, names) for item in items)
+
+    def _item(self) -> JsonObject:
+        if self.effective_encoding == "text":
+            return _call_schema([tool.upstream_name for tool in self.tools], _ARGUMENTS_TEXT)
+        if self.encoding == "properties":
+            return {
+                "type": "object",
+                "description": "One call: exactly one key, the name of the tool, and its arguments as value.",
+                "properties": {tool.upstream_name: _property(tool) for tool in self.tools},
+                "additionalProperties": False,
+            }
+        alternatives = [_alternative(tool) for tool in self.tools if not tool.simple]
+        if simple := [tool.upstream_name for tool in self.simple]:
+            alternatives.append(_call_schema(simple, _ARGUMENTS_TEXT))
+        return {"anyOf": alternatives}
+
+    def _entries(self, value: Any, by_name: Mapping[str, OfferedTool]) -> Iterator[tuple[str, Any]]:
+        """Each call as (upstream name, arguments), in whichever encoding it is written."""
+        if isinstance(value, str):
+            try:
+                value = parse_loose_json(value)
+            except NotJson:
+                return
+        for item in value if isinstance(value, list) else [value]:
+            match item:
+                case {"name": str(name)} if "name" not in by_name or self.effective_encoding != "properties":
+                    yield name, item.get("arguments", item.get("input"))
+                case dict():
+                    # Models fill the properties of tools that they do not call with null.
+                    for name, arguments in item.items():
+                        if arguments is not None or len(item) == 1:
+                            yield name, arguments
+
+
+_LIST: Mapping[tuple[bool, bool], str] = {
+    (False, False): "The tools to call now; empty when none is needed.",
+    (False, True): "The tool to call now; empty when none is needed. One at most.",
+    (True, False): "The tools to call now; one at least.",
+    (True, True): "The tool to call now; exactly one.",
+}
+
+_HOW: Mapping[ToolEncoding, str] = {
+    "properties": "Each entry is an object with exactly one key: the name of the tool, whose value is the object of its arguments. "
+    "Make several calls by several entries.",
+    "any_of": "Each entry names the tool and gives the object of its arguments. Make several calls by several entries.",
+    "text": "Each entry names the tool and gives its arguments as the text of a JSON object. Make several calls by several entries.",
+}
+
+_ARGUMENTS_TEXT: JsonObject = {
+    "type": "string",
+    "description": "The arguments: the text of a JSON value matching the tool's schema.",
+}
+
+
+def arguments_schema(parameters: CompiledSchema) -> JsonObject:
+    """The schema of a call's arguments: an object, so that parameters of another type are the value of a key `value`."""
+    if parameters.is_object:
+        return parameters.schema
+    return {
+        "type": "object",
+        "properties": {"value": parameters.schema},
+        "required": ["value"],
+        "additionalProperties": False,
+    }
+
+
+def _property(tool: OfferedTool) -> JsonObject:
+    """The schema of a tool's property, with the tool's description before the schema's own."""
+    schema = _ARGUMENTS_TEXT if tool.simple else arguments_schema(tool.parameters)
+    texts = [text for text in (tool.description, schema.get("description", "")) if text]
+    return {**schema, "description": "\n".join(texts)} if texts else schema
+
+
+def _alternative(tool: OfferedTool) -> JsonObject:
+    alternative = _call_schema([tool.upstream_name], arguments_schema(tool.parameters))
+    return {**alternative, "description": tool.description} if tool.description else alternative
+
+
+def _call_schema(names: Sequence[str], arguments: JsonObject) -> JsonObject:
+    return {
+        "type": "object",
+        "properties": {"name": {"type": "string", "enum": list(names)}, "arguments": arguments},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _documentation(tool: OfferedTool) -> str:
+    schema = dump_json(arguments_schema(tool.parameters))
+    return f"{tool.description}\n  {schema}" if tool.description else schema
+
+
+def _is_call(item: Any, names: set[str]) -> bool:
+    match item:
+        case {"name": str(name)} if name in names and ("arguments" in item or "input" in item):
+            return True
+        case dict():
+            return bool(item) and names.issuperset(item)
+        case _:
+            return False
+
+
+def _arguments(tool: OfferedTool, written: Any, budget: Budget | None) -> tuple[Any, list[str], list[str]]:
+    """The arguments of one call, corrected where that is unambiguous; what is still wrong with them; notes."""
+    value = {} if written is None else written
+    if isinstance(value, str):
+        with suppress(NotJson):
+            value = parse_loose_json(value) if value.strip() else {}
+    if not tool.parameters.is_object and isinstance(value, dict) and value.keys() == {"value"}:
+        value = value["value"]
+    value = coerce(tool.parameters, value, budget)
+    found = validate(tool.parameters, value, budget)
+    where = f"arguments of {tool.upstream_name}"
+    errors = [f"{where}: {error.path}: {error.message}" for error in found.errors]
+    return value, errors, [f"{where}: {note}" for note in found.notes]
