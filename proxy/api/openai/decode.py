@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from proxy.api.http.json_text import canonical_digest
 from proxy.api.openai import messages as wire
 from proxy.api.openai.types import (
     AllowedTools,
@@ -122,6 +123,17 @@ def decode(
         custom_tools=frozenset(tool.custom.name for tool in body.tools or () if isinstance(tool, CustomTool)),
     )
     return request, reply
+
+
+def body_digest(body: dict[str, Any]) -> str:
+    """Equal for request bodies that ask for the same answer: without how it is sent, and without fields that are null."""
+    asked = {
+        name: value for name, value in body.items() if value is not None and name not in ("stream", "stream_options")
+    }
+    asked["messages"] = [
+        {name: value for name, value in message.items() if value is not None} for message in body["messages"]
+    ]
+    return canonical_digest(asked)
 
 
 def _stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:

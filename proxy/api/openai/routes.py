@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.access.callers import Caller, Door
+from proxy.access.authentication import Authenticator, Caller
 from proxy.api.http.bodies import read_object, validated
 from proxy.api.http.headers import heartbeat_interval, terms_of
-from proxy.api.http.json_text import canonical_digest, json_bytes, json_line
+from proxy.api.http.json_text import json_bytes, json_line
 from proxy.api.http.responses import unless_disconnected
 from proxy.api.http.runs import stream_response, whole_response
-from proxy.api.openai.decode import ChatReply, decode
+from proxy.api.openai.decode import ChatReply, body_digest, decode
 from proxy.api.openai.encode import ChunkStream, completion
 from proxy.api.openai.errors import error_body, error_event
 from proxy.api.openai.types import ChatRequest, Chunk, ModelInfo, ModelList
@@ -38,7 +38,7 @@ class OpenAIServices:
 
     settings: Settings
     catalog: Catalog
-    authenticator: Door
+    authenticator: Authenticator
     endpoints: Endpoints
     backend: Idempotency
     rules: Rules
@@ -65,7 +65,7 @@ def _route(path: str, endpoint: Callable[[Request], Awaitable[Response]], method
 async def chat_completions(request: Request) -> Response:
     """`POST /v1/chat/completions`, whole or streamed. Whatever can be refused is refused before a response begins."""
     services: OpenAIServices = request.state.openai
-    caller = await services.authenticator.admit(request.headers)
+    caller = await services.authenticator.authenticate(request.headers)
     decoded, reply, digest = await read_object(request, _decoder(services), services.settings.server)
     chat = services.settings.chat
     heartbeat_s = chat.heartbeat_s if reply.stream else chat.keepalive_json_s
@@ -94,17 +94,6 @@ def _decoder(
         return decoded, reply, body_digest(body)
 
     return work
-
-
-def body_digest(body: dict[str, Any]) -> str:
-    """Equal for request bodies that ask for the same answer: without how it is sent, and without fields that are null."""
-    asked = {
-        name: value for name, value in body.items() if value is not None and name not in ("stream", "stream_options")
-    }
-    asked["messages"] = [
-        {name: value for name, value in message.items() if value is not None} for message in body["messages"]
-    ]
-    return canonical_digest(asked)
 
 
 class ChatStreamEncoder:
@@ -137,7 +126,7 @@ def _event(chunk: Chunk) -> bytes:
 async def list_models(request: Request) -> Response:
     """`GET /v1/models`: every model that the caller may use once, under its public name, then every named endpoint."""
     services: OpenAIServices = request.state.openai
-    caller = await services.authenticator.admit(request.headers)
+    caller = await services.authenticator.authenticate(request.headers)
     models = [
         _of_card(card.public_name, card)
         for card in services.catalog.cards
@@ -153,7 +142,7 @@ async def list_models(request: Request) -> Response:
 async def retrieve_model(request: Request) -> Response:
     """`GET /v1/models/{id}`: one model under the name that was asked for."""
     services: OpenAIServices = request.state.openai
-    caller = await services.authenticator.admit(request.headers)
+    caller = await services.authenticator.authenticate(request.headers)
     name = request.path_params["model"].removesuffix("/")
     return Response(json_bytes(await _model(name, services, caller)), media_type="application/json")
 

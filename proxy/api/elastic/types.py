@@ -1,0 +1,132 @@
+"""Bodies of Elastic's inference API. Source: contract `elastic-inference.md`.
+
+Requests are strict: an unknown setting is an error, as it is there. Null is the same as absent.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from proxy.api.openai.types import ChatRequest, Whole
+from proxy.setting_types import is_uuid
+
+
+def _uuid(text: str) -> str:
+    if not is_uuid(text):
+        raise ValueError("expected a uuid")
+    return text
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class RateLimit(_Body):
+    requests_per_minute: Whole = Field(ge=1)
+
+
+class NarrativeSettings(_Body):
+    """`service_settings` of the `narrative` service. Without `api_key` the endpoint runs on the proxy's own token."""
+
+    model_id: str = Field(min_length=1)
+    api_key: str | None = Field(default=None, min_length=1)
+    data_plane_id: Annotated[str, AfterValidator(_uuid)] | None = None
+    rate_limit: RateLimit | None = None
+    fallback: str | None = Field(default=None, min_length=1)
+
+
+class AnthropicSettings(_Body):
+    """`service_settings` of the `anthropic` service."""
+
+    model_id: str = Field(min_length=1)
+    api_key: str = Field(min_length=1)
+    rate_limit: RateLimit | None = None
+    fallback: str | None = Field(default=None, min_length=1)
+
+
+class TaskSettings(_Body):
+    max_tokens: Whole | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_k: Whole | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+
+
+class AnthropicTaskSettings(TaskSettings):
+    """Those of an endpoint of the `anthropic` service, whose reply limit has no default."""
+
+    max_tokens: Whole = Field(ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=1)
+
+
+class NamedService(BaseModel):
+    """The part of a `PUT` that says how to read the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    service: str
+
+
+class PutNarrative(_Body):
+    service: Literal["narrative"]
+    service_settings: NarrativeSettings
+    task_settings: TaskSettings | None = None
+
+
+class PutAnthropic(_Body):
+    service: Literal["anthropic"]
+    service_settings: AnthropicSettings
+    task_settings: AnthropicTaskSettings
+
+
+def _input_tag(value: Any) -> str:
+    return "#list" if isinstance(value, list) else "#string"
+
+
+class CompletionBody(_Body):
+    """The body of `POST /_inference/completion/{id}`."""
+
+    input: Annotated[
+        Annotated[str, Tag("#string")] | Annotated[list[str], Tag("#list"), Field(min_length=1, max_length=32)],
+        Discriminator(_input_tag),
+    ]
+    task_settings: TaskSettings | None = None
+
+
+class ChatCompletionBody(ChatRequest):
+    """The body of `POST /_inference/chat_completion/{id}/_stream`: a chat request whose model is the endpoint's, whatever it says."""
+
+    model: str = "endpoint"
+
+
+# ---------------------------------------------------------------- responses
+
+
+class ServiceSettingsOut(TypedDict):
+    """Never with the credential."""
+
+    model_id: str
+    data_plane_id: NotRequired[str]
+    rate_limit: NotRequired[dict[Literal["requests_per_minute"], int]]
+    fallback: NotRequired[str]
+
+
+class EndpointOut(TypedDict):
+    inference_id: str
+    task_type: str
+    service: str
+    service_settings: ServiceSettingsOut
+    task_settings: dict[str, int | float]
+
+
+class Cause(TypedDict):
+    type: str
+    reason: str
+
+
+class ErrorBody(Cause):
+    root_cause: list[Cause]
+
+
+class ErrorOut(TypedDict):
+    error: ErrorBody
+    status: int
