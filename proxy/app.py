@@ -1,7 +1,7 @@
 """The application: settings in, an ASGI app out. What has a lifetime is opened in the lifespan and handed to the routes as typed state."""
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -50,9 +50,7 @@ from proxy.middleware import Admission, RequestLog
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.schemas import SchemaLimits
 from proxy.settings import Settings, config_folder, is_loopback
-from proxy.state import MemoryStore, Store
-from proxy.state.records import Records, open_records
-from proxy.state.redis import RedisStore
+from proxy.storage import Records, Store, open_storage
 from proxy.translate.messages import HistoryRules
 from proxy.translate.plan import PlanRules
 from proxy.webhooks import PATH as WEBHOOK_PATH
@@ -108,10 +106,12 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
-            records = await stack.enter_async_context(_open_records(settings))
-            keys = Keys(records)
+            storage = await stack.enter_async_context(
+                open_storage(settings.access.home(), _redis_url(settings), settings.state.prefix, metrics.state_failed)
+            )
+            store = storage.live
+            keys = Keys(storage.durable)
             account = await _open_sandbox(settings, keys, stack) if sandbox else _narrative(settings, keys)
-            store = await _open_store(settings, metrics, stack)
             app.state.store = store
             client = await stack.enter_async_context(
                 NarrativeClient(
@@ -149,9 +149,8 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             anthropic = await stack.enter_async_context(
                 AnthropicOnDemand(settings.anthropic, _plan_rules(settings), settings.jobs.deadline_s)
             )
-            limits = _limits(settings)
-            stack.push_async_callback(limits.aclose)
-            endpoints = _endpoints(settings, records)
+            limits = _limits(settings, store)
+            endpoints = _endpoints(settings, storage.durable)
             router = Router(
                 catalog,
                 endpoints,
@@ -222,15 +221,6 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": "ready" if store.healthy else "degraded"})
 
 
-async def _open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Store:
-    url = settings.state.url
-    if url is None:
-        return MemoryStore()
-    return await stack.enter_async_context(
-        RedisStore(url.get_secret_value(), settings.state.prefix, metrics.state_failed)
-    )
-
-
 def _console(
     settings: Settings, catalog: Catalog, door: Door, client: NarrativeClient, recent: RecentRequests
 ) -> ConsoleServices:
@@ -258,7 +248,7 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
     metrics.watch(
         "proxy_accounts_led",
         "Accounts whose jobs this replica reads, for the others too.",
-        lambda: sum(standing.leads for standing in jobs.standings),
+        lambda: sum(membership.leads for membership in jobs.standings),
     )
     metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
 
@@ -298,10 +288,6 @@ def _redis_url(settings: Settings) -> str | None:
     return settings.state.url.get_secret_value() if settings.state.url else None
 
 
-def _open_records(settings: Settings) -> AbstractAsyncContextManager[Records]:
-    return open_records(settings.access.home(), _redis_url(settings), settings.state.prefix)
-
-
 def _endpoints(settings: Settings, records: Records) -> Endpoints:
     secret = settings.access.secret_key
     return Endpoints(
@@ -334,13 +320,8 @@ def _verify_anthropic(upstream: AnthropicOnDemand) -> Verify:
     return verify
 
 
-def _limits(settings: Settings) -> RateLimits:
-    return RateLimits(
-        _redis_url(settings),
-        prefix=settings.state.prefix,
-        wait_s=settings.access.wait_s,
-        lease_s=settings.jobs.deadline_s + 60.0,
-    )
+def _limits(settings: Settings, store: Store) -> RateLimits:
+    return RateLimits(store, wait_s=settings.access.wait_s, lease_s=settings.jobs.deadline_s + 60.0)
 
 
 def _usual_quota(settings: Settings) -> Quota:

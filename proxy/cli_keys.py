@@ -15,7 +15,7 @@ from proxy.access.limits import Quota
 from proxy.errors import ProxyError
 from proxy.setting_types import is_uuid
 from proxy.settings import Settings
-from proxy.state.records import open_records
+from proxy.storage import open_storage
 
 T = TypeVar("T")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
@@ -128,8 +128,8 @@ def _check(
 async def _with_keys(settings: Settings, work: Callable[[Keys], Awaitable[T]]) -> T:
     state = settings.state
     url = state.url.get_secret_value() if state.url else None
-    async with open_records(settings.access.home(), url, state.prefix) as records:
-        return await work(Keys(records))
+    async with open_storage(settings.access.home(), url, state.prefix) as storage:
+        return await work(Keys(storage.durable))
 
 
 async def _exist(keys: Keys) -> bool:

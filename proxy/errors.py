@@ -19,6 +19,7 @@ Source: shared contract `heroku-chat.md`, section Errors.
     ├── InternalError                 500  a bug here
     ├── UpstreamError                 502  Narrative failed or answered nonsense; `code` says how
     ├── Overloaded                    503  too much in flight here, or draining
+    │   └── StoreUnavailable          503  keys or named endpoints cannot be read
     └── JobTimeout                    504  the job did not end in time
 """
 
@@ -141,6 +142,10 @@ class UpstreamError(ProxyError):
 class Overloaded(ProxyError):
     status = 503
     type = "overloaded_error"
+
+
+class StoreUnavailable(Overloaded):
+    default_code = "state_unavailable"
 
 
 class JobTimeout(ProxyError):
