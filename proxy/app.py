@@ -8,7 +8,6 @@ from typing import TypedDict
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,6 +16,7 @@ from proxy.access.callers import Door, Pages, PassThrough, SharedToken, caller_i
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.anthropic.ondemand import AnthropicOnDemand
+from proxy.api.http.middleware import HttpMiddleware, HttpOptions
 from proxy.backends.narrative import (
     ClientOptions,
     Jobs,
@@ -28,12 +28,12 @@ from proxy.backends.narrative import (
 )
 from proxy.catalog import Catalog, load_catalog
 from proxy.chat.dialects import Dialects
-from proxy.chat.errors import error_headers
+from proxy.chat.errors import error_headers, error_response
 from proxy.chat.idempotency import IdempotencyOptions, OncePerRequest
 from proxy.chat.narrative import NarrativeUpstream
 from proxy.chat.routes import chat_routes, render_error, render_nothing, render_unrouted
 from proxy.chat.services import ChatServices
-from proxy.console.recent import RecentRequests, RecordRequests
+from proxy.console.recent import RecentRequests
 from proxy.console.routes import console_routes
 from proxy.console.services import ConsoleServices
 from proxy.elastic.gate import Gate
@@ -44,9 +44,8 @@ from proxy.endpoints.endpoint import Endpoint
 from proxy.endpoints.router import Router
 from proxy.endpoints.store import Endpoints
 from proxy.errors import ProxyError
-from proxy.lifecycle import Lifecycle, stopping_gently
-from proxy.metrics import Metrics, RequestMetrics, show_metrics
-from proxy.middleware import Admission, RequestLog
+from proxy.lifecycle import Lifecycle, drain_on_signals
+from proxy.metrics import Metrics, show_metrics
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.schemas import SchemaLimits
 from proxy.settings import Settings, config_folder, is_loopback
@@ -145,7 +144,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     jobs, client, store, settings.webhooks.public_url, account.api_key
                 )
                 await stack.enter_async_context(deliveries.open())
-            stack.enter_context(stopping_gently(lifecycle))
+            stack.enter_context(drain_on_signals(lifecycle))
             anthropic = await stack.enter_async_context(
                 AnthropicOnDemand(settings.anthropic, _plan_rules(settings), settings.jobs.deadline_s)
             )
@@ -185,16 +184,16 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
         ],
         middleware=[
             Middleware(
-                CORSMiddleware,
-                allow_origins=settings.server.cors_origins,
-                allow_methods=["GET", "POST", "PUT", "DELETE"],
-                allow_headers=["*"],
-                expose_headers=_EXPOSED_HEADERS,
-            ),
-            *([Middleware(RecordRequests, recent=recent)] if settings.console.enabled else ()),
-            Middleware(RequestLog),
-            Middleware(RequestMetrics, metrics=metrics),
-            Middleware(Admission, lifecycle=lifecycle),
+                HttpMiddleware,
+                options=HttpOptions(
+                    lifecycle,
+                    metrics,
+                    settings.server.cors_origins,
+                    _EXPOSED_HEADERS,
+                    render_error=lambda scope, error: error_response(error),
+                    record=recent.add if settings.console.enabled else None,
+                ),
+            )
         ],
         exception_handlers={ProxyError: render_error, HTTPException: render_unrouted, ClientDisconnect: render_nothing},
         lifespan=lifespan,

@@ -9,10 +9,10 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from proxy.api.http.bodies import read_body
 from proxy.backends.narrative import Jobs, NarrativeClient, Receipt, WebhookOptions, Webhooks
 from proxy.backends.narrative.webhooks import TOKEN_PARAM
 from proxy.errors import UnknownUrl
-from proxy.serving.bodies import read_body
 from proxy.storage import Store
 
 PATH: Final = "/narrative/webhook"

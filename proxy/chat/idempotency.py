@@ -239,7 +239,8 @@ class Replayed:
         whole = self._completion
         stamp = Stamp(whole["id"], whole["created"], whole["model"], whole["system_fingerprint"])
         yield list(opening_chunks(stamp, len(whole["choices"]), include_usage=self._usage))
-        yield list(closing_chunks(whole, include_usage=self._usage))
+        for chunk in closing_chunks(whole, include_usage=self._usage):
+            yield [chunk]
 
     def close(self, *, delivered: bool) -> None:
         return None
