@@ -18,7 +18,7 @@ BROWSER := .venv-browser
 BROWSER_TESTS := tests/browser
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-browser fidelity bench-jobs check format lock lock-clients clean
+.PHONY: help run test test-clients test-browser fidelity bench-jobs bench-chat bench-waiting check format lock lock-clients clean
 
 help: ## Show these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,12 @@ fidelity: $(VENV)/development ## Measure how exactly schemas and tool calls are 
 
 bench-jobs: $(VENV)/development ## Measure how soon, and at what cost, the end of jobs is noticed
 	$(BIN)/python -m benchmarks.bench_jobs
+
+bench-chat: $(VENV)/development ## Measure requests a second and CPU time for each request
+	$(BIN)/python -m benchmarks.bench_chat
+
+bench-waiting: $(VENV)/development ## Measure what thousands of waiting requests cost
+	$(BIN)/python -m benchmarks.bench_waiting
 
 check: $(VENV)/development ## Format, lint, types, import rules
 	$(BIN)/ruff format --check .

@@ -45,8 +45,9 @@ from proxy.backends.narrative.events import Ended, Event, UpstreamCalled
 from proxy.backends.narrative.types import InferenceConfig, Job, Message, RunRequest, TextBlock
 from proxy.errors import ProxyError
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
-from proxy.state import Store
-from proxy.state.redis import RedisStore
+from proxy.storage import Store
+from proxy.storage.outages import FailOpen
+from proxy.storage.redis import RedisStore
 
 MEDIAN, SIGMA = 5.0, 0.6
 PENDING = 0.05
@@ -178,7 +179,7 @@ async def replicas(url: str, measured: Measured, redis: str) -> AsyncIterator[Ru
     async with contextlib.AsyncExitStack() as stack:
         engines = []
         for _ in range(REPLICAS):
-            store = await stack.enter_async_context(RedisStore(redis, f"bench-{key}:"))
+            store = FailOpen(await stack.enter_async_context(RedisStore(redis, f"bench-{key}:")))
             engines.append(runs(*await stack.enter_async_context(engine(url, measured, key, store))))
         turns = itertools.cycle(engines)
 

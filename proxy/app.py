@@ -1,14 +1,13 @@
 """The application: settings in, an ASGI app out. What has a lifetime is opened in the lifespan and handed to the routes as typed state."""
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypedDict
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,6 +16,7 @@ from proxy.access.callers import Door, Pages, PassThrough, SharedToken, caller_i
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.anthropic.ondemand import AnthropicOnDemand
+from proxy.api.http.middleware import HttpMiddleware, HttpOptions
 from proxy.backends.narrative import (
     ClientOptions,
     Jobs,
@@ -28,12 +28,12 @@ from proxy.backends.narrative import (
 )
 from proxy.catalog import Catalog, load_catalog
 from proxy.chat.dialects import Dialects
-from proxy.chat.errors import error_headers
+from proxy.chat.errors import error_headers, error_response
 from proxy.chat.idempotency import IdempotencyOptions, OncePerRequest
 from proxy.chat.narrative import NarrativeUpstream
 from proxy.chat.routes import chat_routes, render_error, render_nothing, render_unrouted
 from proxy.chat.services import ChatServices
-from proxy.console.recent import RecentRequests, RecordRequests
+from proxy.console.recent import RecentRequests
 from proxy.console.routes import console_routes
 from proxy.console.services import ConsoleServices
 from proxy.elastic.gate import Gate
@@ -44,15 +44,12 @@ from proxy.endpoints.endpoint import Endpoint
 from proxy.endpoints.router import Router
 from proxy.endpoints.store import Endpoints
 from proxy.errors import ProxyError
-from proxy.lifecycle import Lifecycle, stopping_gently
-from proxy.metrics import Metrics, RequestMetrics, show_metrics
-from proxy.middleware import Admission, RequestLog
+from proxy.lifecycle import Lifecycle, drain_on_signals
+from proxy.metrics import Metrics, show_metrics
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.schemas import SchemaLimits
 from proxy.settings import Settings, config_folder, is_loopback
-from proxy.state import MemoryStore, Store
-from proxy.state.records import Records, open_records
-from proxy.state.redis import RedisStore
+from proxy.storage import Records, Store, open_storage
 from proxy.translate.messages import HistoryRules
 from proxy.translate.plan import PlanRules
 from proxy.webhooks import PATH as WEBHOOK_PATH
@@ -108,10 +105,12 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
-            records = await stack.enter_async_context(_open_records(settings))
-            keys = Keys(records)
+            storage = await stack.enter_async_context(
+                open_storage(settings.access.home(), _redis_url(settings), settings.state.prefix, metrics.state_failed)
+            )
+            store = storage.live
+            keys = Keys(storage.durable)
             account = await _open_sandbox(settings, keys, stack) if sandbox else _narrative(settings, keys)
-            store = await _open_store(settings, metrics, stack)
             app.state.store = store
             client = await stack.enter_async_context(
                 NarrativeClient(
@@ -145,13 +144,12 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     jobs, client, store, settings.webhooks.public_url, account.api_key
                 )
                 await stack.enter_async_context(deliveries.open())
-            stack.enter_context(stopping_gently(lifecycle))
+            stack.enter_context(drain_on_signals(lifecycle))
             anthropic = await stack.enter_async_context(
                 AnthropicOnDemand(settings.anthropic, _plan_rules(settings), settings.jobs.deadline_s)
             )
-            limits = _limits(settings)
-            stack.push_async_callback(limits.aclose)
-            endpoints = _endpoints(settings, records)
+            limits = _limits(settings, store)
+            endpoints = _endpoints(settings, storage.durable)
             router = Router(
                 catalog,
                 endpoints,
@@ -186,16 +184,16 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
         ],
         middleware=[
             Middleware(
-                CORSMiddleware,
-                allow_origins=settings.server.cors_origins,
-                allow_methods=["GET", "POST", "PUT", "DELETE"],
-                allow_headers=["*"],
-                expose_headers=_EXPOSED_HEADERS,
-            ),
-            *([Middleware(RecordRequests, recent=recent)] if settings.console.enabled else ()),
-            Middleware(RequestLog),
-            Middleware(RequestMetrics, metrics=metrics),
-            Middleware(Admission, lifecycle=lifecycle),
+                HttpMiddleware,
+                options=HttpOptions(
+                    lifecycle,
+                    metrics,
+                    settings.server.cors_origins,
+                    _EXPOSED_HEADERS,
+                    render_error=lambda scope, error: error_response(error),
+                    record=recent.add if settings.console.enabled else None,
+                ),
+            )
         ],
         exception_handlers={ProxyError: render_error, HTTPException: render_unrouted, ClientDisconnect: render_nothing},
         lifespan=lifespan,
@@ -220,15 +218,6 @@ async def readyz(request: Request) -> Response:
         return JSONResponse({"status": "draining"}, status_code=503, headers=error_headers(refusal))
     store: Store = request.app.state.store
     return JSONResponse({"status": "ready" if store.healthy else "degraded"})
-
-
-async def _open_store(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Store:
-    url = settings.state.url
-    if url is None:
-        return MemoryStore()
-    return await stack.enter_async_context(
-        RedisStore(url.get_secret_value(), settings.state.prefix, metrics.state_failed)
-    )
 
 
 def _console(
@@ -258,7 +247,7 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
     metrics.watch(
         "proxy_accounts_led",
         "Accounts whose jobs this replica reads, for the others too.",
-        lambda: sum(standing.leads for standing in jobs.standings),
+        lambda: sum(membership.leads for membership in jobs.standings),
     )
     metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
 
@@ -298,10 +287,6 @@ def _redis_url(settings: Settings) -> str | None:
     return settings.state.url.get_secret_value() if settings.state.url else None
 
 
-def _open_records(settings: Settings) -> AbstractAsyncContextManager[Records]:
-    return open_records(settings.access.home(), _redis_url(settings), settings.state.prefix)
-
-
 def _endpoints(settings: Settings, records: Records) -> Endpoints:
     secret = settings.access.secret_key
     return Endpoints(
@@ -334,13 +319,8 @@ def _verify_anthropic(upstream: AnthropicOnDemand) -> Verify:
     return verify
 
 
-def _limits(settings: Settings) -> RateLimits:
-    return RateLimits(
-        _redis_url(settings),
-        prefix=settings.state.prefix,
-        wait_s=settings.access.wait_s,
-        lease_s=settings.jobs.deadline_s + 60.0,
-    )
+def _limits(settings: Settings, store: Store) -> RateLimits:
+    return RateLimits(store, wait_s=settings.access.wait_s, lease_s=settings.jobs.deadline_s + 60.0)
 
 
 def _usual_quota(settings: Settings) -> Quota:

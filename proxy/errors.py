@@ -20,6 +20,7 @@ Source: shared contract `heroku-chat.md`, section Errors.
     ├── UpstreamError                 502  the upstream could not be asked, or refused; `code` says how
     │   └── PaidFailure               424  a paid job failed or answered nonsense: repeating it would be paid again
     ├── Overloaded                    503  too much in flight here, or draining
+    │   └── StoreUnavailable          503  keys or named endpoints cannot be read
     └── JobTimeout                    504  the job did not end in time
 """
 
@@ -170,6 +171,10 @@ class PaidFailure(UpstreamError):
 class Overloaded(ProxyError):
     status = 503
     type = "overloaded_error"
+
+
+class StoreUnavailable(Overloaded):
+    default_code = "state_unavailable"
 
 
 class JobTimeout(ProxyError):

@@ -1,6 +1,6 @@
-"""The end of a process: what is in flight is finished, within a grace period, and nothing new is begun.
+"""Shutdown: requests in flight are finished within a grace period, and nothing new is begun.
 
-    SIGTERM      `readyz` fails, new requests are answered 503, those in flight go on
+    SIGTERM      `readyz` fails, new requests and those without a job are answered 503, those with one go on
     all ended    the server stops, once no request has come for a moment
     grace over   what is left is answered with an error, also inside streams; then the server stops
     again        the grace period is over
@@ -23,8 +23,8 @@ import structlog
 from proxy.errors import Overloaded
 
 T = TypeVar("T")
-FAREWELL_S: Final = 2.0
-"""How long the last errors may take to be written."""
+_LAST_ERRORS_S: Final = 2.0
+"""Seconds that the last errors may take to be written."""
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _QUIET_S: Final = 0.3
 _RETRY_AFTER_S: Final = 2.0
@@ -33,11 +33,11 @@ log = structlog.get_logger(__name__)
 
 
 class Lifecycle:
-    """Counts the requests in flight, and sees the process to its end.
+    """Counts the requests in flight, and drains the process.
 
     Args:
         grace_s: seconds that requests in flight are given.
-        resumable: whether a repeat elsewhere can take up what is left unfinished: then the client is asked to repeat.
+        resumable: whether a retry on another replica can take up what is left unfinished: then clients are asked to retry.
     """
 
     def __init__(self, grace_s: float, *, resumable: bool = False) -> None:
@@ -48,6 +48,7 @@ class Lifecycle:
         self._idle.set()
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._on_drain: list[Callable[[], None]] = []
         self._last_arrival = 0.0
 
     @property
@@ -73,14 +74,20 @@ class Lifecycle:
                 self._idle.set()
 
     def refusal(self) -> Overloaded | None:
-        """The answer to a new request: an error while the process drains. Nothing was begun, so a repeat is welcome elsewhere."""
+        """The error for a new request while the process drains: nothing was begun, so the client is asked to retry elsewhere."""
         self._last_arrival = time.monotonic()
         return Overloaded("The server is shutting down.", retry_after=_RETRY_AFTER_S) if self.draining else None
 
+    def on_drain(self, callback: Callable[[], None]) -> None:
+        """Have something called when the process begins to drain, such as the refusal of all that waits in a queue."""
+        self._on_drain.append(callback)
+
     def drain(self, then: Callable[[], None]) -> None:
-        """Take nothing new, and call `then` when all is answered. May be called once."""
+        """Take nothing new, and call `then` when everything is answered. May be called once."""
         log.info("draining", in_flight=self._in_flight, grace_s=self._grace_s)
         self._task = asyncio.create_task(self._drain(then))
+        for callback in self._on_drain:
+            callback()
 
     async def unless_over(self, work: Awaitable[T]) -> T:
         """The result of some work, which is cancelled when the grace period is over.
@@ -100,7 +107,7 @@ class Lifecycle:
         retry_after = _RETRY_AFTER_S if self._resumable else None
         raise Overloaded("The server is shutting down.", retry_after=retry_after)
 
-    def hurry(self) -> None:
+    def end_grace(self) -> None:
         """End the grace period now."""
         self._over.set()
 
@@ -110,7 +117,7 @@ class Lifecycle:
         if not idle.done():
             log.warning("the grace period is over", in_flight=self._in_flight)
             self._over.set()
-            await asyncio.wait({idle}, timeout=FAREWELL_S)
+            await asyncio.wait({idle}, timeout=_LAST_ERRORS_S)
         idle.cancel()
         over.cancel()
         await self._quiet()
@@ -119,7 +126,7 @@ class Lifecycle:
     async def _quiet(self) -> None:
         """Wait until no request has come for a moment: one that is on its way gets an answer and not a broken connection."""
         started = time.monotonic()
-        while (now := time.monotonic()) < started + FAREWELL_S:
+        while (now := time.monotonic()) < started + _LAST_ERRORS_S:
             wait = max(self._last_arrival, started) + _QUIET_S - now
             if wait <= 0:
                 return
@@ -127,8 +134,8 @@ class Lifecycle:
 
 
 @contextmanager
-def stopping_gently(lifecycle: Lifecycle) -> Iterator[None]:
-    """Have the server's own handlers of stop signals called only when the process is drained.
+def drain_on_signals(lifecycle: Lifecycle) -> Iterator[None]:
+    """Have the server's own handlers of stop signals called only once the process is drained.
 
     Does nothing outside the main thread, where there are no signals.
     """
@@ -144,10 +151,10 @@ def stopping_gently(lifecycle: Lifecycle) -> Iterator[None]:
         if not callable(handler):
             return
         if number in seen:
-            loop.call_soon_threadsafe(lifecycle.hurry)
+            loop.call_soon_threadsafe(lifecycle.end_grace)
         elif not seen:
             loop.call_soon_threadsafe(lifecycle.drain, lambda: handler(number, None))
-        # One of each kind is one wish: a terminal sends SIGINT to all processes, and the parent of workers then SIGTERM.
+        # SIGINT followed by SIGTERM is one stop: a terminal sends SIGINT to all processes, and the parent of workers then SIGTERM.
         seen.add(number)
 
     for number, handler in before.items():

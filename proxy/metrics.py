@@ -1,16 +1,13 @@
 """What is counted and timed, for Prometheus. One registry an app; labels take few values, none from a client. See docs/operations.md."""
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.backends.narrative import events
 
@@ -138,40 +135,7 @@ class _Watched(Collector):
             yield GaugeMetricFamily(name, what, value())
 
 
-class RequestMetrics:
-    """Plain-ASGI middleware that counts and times every request."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = time.perf_counter()
-        status, model = 500, "none"
-
-        async def send_on(message: Message) -> None:
-            nonlocal status, model
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                model = Headers(raw=message["headers"]).get("x-proxy-model", model)
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_on)
-        finally:
-            self._metrics.request(_route(scope), model, status, time.perf_counter() - started)
-
-
 async def show_metrics(request: Request) -> Response:
     """`GET /metrics`: free of charge and of keys, like the health routes; keep it inside."""
     metrics: Metrics = request.app.state.metrics
     return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
-
-
-def _route(scope: Scope) -> str:
-    """The route as it is written in the code, without prefix and slash; never what the client wrote."""
-    path: str = getattr(scope.get("route"), "path", "other")
-    return path.removeprefix("/v1").rstrip("/") or "other"

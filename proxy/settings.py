@@ -1,12 +1,14 @@
 """One frozen value with every setting: command line over environment over `config/proxy.toml` over the defaults below.
 
-The environment is read here and nowhere else. Every fault is found before any is reported, each named by where it was set.
+The environment is read here and nowhere else. Every error is found before any is reported, each named by where it was set.
 (pydantic-settings would merge the same sources, but reports a fault by the field's name and not by the variable or file that holds it.)
 """
 
 import ipaddress
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +30,12 @@ ENVIRONMENT_NAMES: Mapping[str, tuple[str, str]] = {
 """Variables with names of their own; every other setting is `PROXY_<SECTION>__<NAME>`."""
 
 CONFIG_VARIABLE = "PROXY_CONFIG"
+
+# What Kubernetes sets in every pod for a Service called `proxy`, and for one whose name begins so.
+_SERVICE_LINK = re.compile(
+    r"PROXY_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)\Z"
+)
+_LINK_VALUE = re.compile(r"(?:tcp|udp|sctp)://")
 
 
 class SettingsError(Exception):
@@ -51,11 +59,29 @@ class ServerSettings(_Section):
         description="Keys that clients present when the proxy uses its own Narrative token (comma-separated in the environment).",
     )
     max_body_bytes: int = Field(
-        16 * 1024 * 1024, ge=1024, description="Largest request body, in bytes; larger ones are a 413."
+        8 * 1024 * 1024,
+        ge=1024,
+        description="Largest request body, in bytes, also after decompression; larger ones are a 413.",
+    )
+    max_body_values: int = Field(
+        100_000,
+        ge=1000,
+        description="Most JSON values in a request body; more are a 400, as checking them would take too long.",
     )
     cors_origins: Origins = Field(("*",), description="Origins that browsers may call from.")
     keep_alive_s: int = Field(
         75, ge=1, description="Seconds an idle client connection is kept; longer than the load balancer's in front."
+    )
+    max_connections: int = Field(
+        10_000,
+        ge=1,
+        description="Client connections of each worker, as far as open files allow; beyond it the longest idle one is closed.",
+    )
+    header_timeout_s: float = Field(
+        15.0, gt=0, description="Seconds in which a new connection, or a begun request, must have sent its headers."
+    )
+    body_timeout_s: float = Field(
+        30.0, gt=0, description="Seconds in which a request's body must have come, and one more for each KiB of it."
     )
     shutdown_grace_s: int = Field(
         30, ge=0, description="Seconds that requests in flight are given to finish at shutdown."
@@ -121,7 +147,17 @@ class ChatSettings(_Section):
         description="Seconds between blanks ahead of a plain answer that takes longer; 0 is off. A failure after the first is an error "
         "object in a 200.",
     )
-    send_timeout_s: float = Field(60.0, gt=0, description="Seconds a stream may block on a client that does not read.")
+    stream_pace_ms: int = Field(
+        0,
+        ge=0,
+        le=60_000,
+        description="Milliseconds over which an answer's stream is spread at most, for chat UIs that show it as typed; 0 sends it at once.",
+    )
+    send_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        description="Seconds without progress after which the connection of a client that does not read is closed.",
+    )
     headroom_tokens: int = Field(
         64, ge=0, description="Tokens added to a request's limit for the JSON around the reply."
     )
@@ -288,6 +324,7 @@ def is_loopback(host: str) -> bool:
 
 
 Path_ = tuple[str, str]
+_Found = dict[Path_, tuple[object, str]]
 
 
 def load_settings(
@@ -295,6 +332,7 @@ def load_settings(
     *,
     config: Path | None = None,
     overrides: Mapping[Path_, object] | None = None,
+    warn: Callable[[str], None] = lambda warning: None,
 ) -> Settings:
     """Merge all sources and validate the result.
 
@@ -302,9 +340,10 @@ def load_settings(
         environ: environment variables; empty values count as unset.
         config: the file given on the command line; else `PROXY_CONFIG`, else the shipped `proxy.toml`.
         overrides: (section, name) → value, from the command line.
+        warn: called with a sentence for each variable `PROXY_*` that is no setting: others may have set it.
 
     Raises:
-        SettingsError: something is unknown, unreadable or out of range; all faults at once.
+        SettingsError: something in the file is unknown, or something is unreadable or out of range; all errors at once.
     """
     environ = {name: value for name, value in environ.items() if value.strip()}
     file = config or (Path(environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in environ else config_folder() / "proxy.toml")
@@ -313,7 +352,7 @@ def load_settings(
     origins: dict[Path_, str] = {}
     sources = [
         _from_file(file, faults),
-        _from_environment(environ, faults),
+        _from_environment(environ, warn),
         {path: (value, f"--{path[1]}") for path, value in (overrides or {}).items()},
     ]
     for source in sources:
@@ -327,14 +366,10 @@ def load_settings(
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_input=False, include_context=False):
             section, name = (str(part) for part in fault["loc"][:2])
-            what = "no such setting" if fault["type"] == "extra_forbidden" else fault["msg"]
-            faults.append(f"{origins[section, name]}: {what}")
+            faults.append(f"{origins[section, name]}: {fault['msg']}")
     if faults:
         raise SettingsError(faults)
     return settings
-
-
-_Found = dict[Path_, tuple[object, str]]
 
 
 def _from_file(file: Path, faults: list[str]) -> _Found:
@@ -346,24 +381,47 @@ def _from_file(file: Path, faults: list[str]) -> _Found:
     found: _Found = {}
     for section, table in tables.items():
         if section not in Settings.model_fields:
-            faults.append(f"{file}: [{section}]: no such section; there are {', '.join(Settings.model_fields)}")
+            faults.append(f"{file}: [{section}]: no such section{_did_you_mean(section, Settings.model_fields)}")
         elif not isinstance(table, dict):
             faults.append(f"{file}: {section}: expected a table [{section}]")
         else:
-            found |= {(section, name): (value, f"{file}: {section}.{name}") for name, value in table.items()}
+            for name, value in table.items():
+                if name in _names(section):
+                    found[section, name] = (value, f"{file}: {section}.{name}")
+                else:
+                    faults.append(f"{file}: {section}.{name}: no such setting{_did_you_mean(name, _names(section))}")
     return found
 
 
-def _from_environment(environ: Mapping[str, str], faults: list[str]) -> _Found:
+def _from_environment(environ: Mapping[str, str], warn: Callable[[str], None]) -> _Found:
+    known = {
+        f"PROXY_{section}__{name}".upper(): (section, name)
+        for section in Settings.model_fields
+        for name in _names(section)
+    }
+    known |= ENVIRONMENT_NAMES
     found: _Found = {}
+    links: list[str] = []
     for variable, value in environ.items():
-        section, separator, name = variable.removeprefix("PROXY_").lower().partition("__")
-        if variable in ENVIRONMENT_NAMES:
-            found[ENVIRONMENT_NAMES[variable]] = (value, variable)
-        elif not variable.startswith("PROXY_") or variable == CONFIG_VARIABLE:
-            continue
-        elif separator and section in Settings.model_fields:
-            found[section, name] = (value, variable)
-        else:
-            faults.append(f"{variable}: no such setting; the form is PROXY_<SECTION>__<NAME>")
+        if variable.startswith("PROXY_") and (_SERVICE_LINK.match(variable) or _LINK_VALUE.match(value)):
+            links.append(variable)
+        elif path := known.get(variable.upper() if variable.startswith("PROXY_") else variable):
+            found[path] = (value, variable)
+        elif variable.startswith("PROXY_") and variable != CONFIG_VARIABLE:
+            warn(f"{variable} is no setting and has no effect{_did_you_mean(variable, known, 0.85)}")
+    if links:
+        warn(
+            f"{', '.join(links)}: ignored, as Kubernetes sets these for a Service named `proxy`; "
+            "`enableServiceLinks: false` in the pod's spec leaves them out"
+        )
     return found
+
+
+def _names(section: str) -> Collection[str]:
+    kind: type[BaseModel] = Settings.model_fields[section].annotation  # type: ignore[assignment]
+    return kind.model_fields.keys()
+
+
+def _did_you_mean(name: str, known: Iterable[str], likeness: float = 0.7) -> str:
+    near = get_close_matches(name, list(known), n=1, cutoff=likeness)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -9,11 +9,11 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from proxy.api.http.bodies import read_body
 from proxy.backends.narrative import Jobs, NarrativeClient, Receipt, WebhookOptions, Webhooks
 from proxy.backends.narrative.webhooks import TOKEN_PARAM
 from proxy.errors import UnknownUrl
-from proxy.serving.bodies import read_body
-from proxy.state import Store
+from proxy.storage import Store
 
 PATH: Final = "/narrative/webhook"
 _ROLE: Final = "webhooks"
@@ -61,9 +61,9 @@ class Deliveries:
         async with AsyncExitStack() as stack:
             subscribed = False
             while True:
-                standing = await self._store.join(_ROLE)
+                membership = await self._store.join(_ROLE)
                 # While the shared state is away, whoever led goes on; else all would subscribe, each in place of the others.
-                leads = standing.leads if self._store.healthy else subscribed
+                leads = membership.leads if self._store.healthy else subscribed
                 if leads and not subscribed:
                     await stack.enter_async_context(self._webhooks)
                 elif subscribed and not leads:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -10,9 +11,21 @@ from contextlib import contextmanager
 from typing import Any
 
 
-def command(*arguments: str, **environ: str) -> dict[str, Any]:
+def command(*arguments: str, descriptors: tuple[int, int] | None = None, **environ: str) -> dict[str, Any]:
+    """What starts it.
+
+    Args:
+        descriptors: soft and hard limit of open files, else those of the tests.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PROXY_", "NARRATIVE_"))}
-    return {"args": [sys.executable, "-m", "proxy", *arguments], "env": {**clean, **environ}, "text": True}
+    started: dict[str, Any] = {
+        "args": [sys.executable, "-m", "proxy", *arguments],
+        "env": {**clean, **environ},
+        "text": True,
+    }
+    if descriptors is not None:
+        started["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
+    return started
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -20,9 +33,13 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def running(*arguments: str, **environ: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def running(
+    *arguments: str, descriptors: tuple[int, int] | None = None, **environ: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A started command and the URL that it printed."""
-    process = subprocess.Popen(**command(*arguments, **environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        **command(*arguments, descriptors=descriptors, **environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     try:
         assert process.stdout
         found = None

@@ -8,6 +8,10 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from proxy.api.http.server import ConnectionLimits, ServerConfig
+
+PRODUCTION = ConnectionLimits()
+
 
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
@@ -20,19 +24,12 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def serve(app: ASGIApp) -> Iterator[str]:
+def serve(app: ASGIApp, limits: ConnectionLimits = PRODUCTION) -> Iterator[str]:
     """Serve an app on a free loopback port; gives its URL, and ends the server afterwards."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app,
-        http="h11",  # as in production
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=5,
-        timeout_keep_alive=75,  # as in production: on a busy machine the usual 5 s pass before a request is read
-        lifespan="on",
-    )
+    # As in production; on a busy machine uvicorn's usual 5 s of keep-alive pass before a request is read.
+    config = ServerConfig(app, limits, lifespan="on")
     server = _Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pydantic import BaseModel, ConfigDict, Field
 
 from proxy.access.limits import NO_QUOTA, Quota
-from proxy.state.records import Records
+from proxy.storage import Records
 
 KEY_PREFIX = "np-"
 """Every key of ours starts with it, so that one that is not known is never taken for somebody else's token."""
 
-_KIND = "key"
+_RECORD = "keys"
 
 
 class Key(BaseModel):
@@ -49,7 +49,7 @@ class Key(BaseModel):
 
 
 class Keys:
-    """Keys in a store. Every call raises Overloaded when that cannot be reached."""
+    """Keys in a store. Every call raises StoreUnavailable when it cannot be reached."""
 
     def __init__(self, records: Records, clock: Callable[[], float] = time.time) -> None:
         self._records = records
@@ -79,25 +79,25 @@ class Keys:
             created_at=int(self._clock()),
             expires_at=expires_at,
         )
-        await self._records.put(_KIND, _digest(secret), key.model_dump_json().encode())
+        await self._records.put(_RECORD, _digest(secret), key.model_dump_json())
         return key, secret
 
     async def find(self, presented: str) -> Key | None:
         """The working key that was presented; None for one that is unknown, revoked or expired."""
         if not presented.startswith(KEY_PREFIX):
             return None
-        stored = await self._records.get(_KIND, _digest(presented))
+        stored = await self._records.get(_RECORD, _digest(presented))
         key = None if stored is None else Key.model_validate_json(stored)
         return key if key and key.works_at(self._clock()) else None
 
     async def all(self) -> list[Key]:
         """All keys ever made, oldest first, revoked and expired ones too."""
-        keys = [Key.model_validate_json(stored) for stored in (await self._records.all(_KIND)).values()]
+        keys = [Key.model_validate_json(stored) for stored in (await self._records.read(_RECORD)).values()]
         return sorted(keys, key=lambda key: (key.created_at, key.id))
 
     async def exist(self) -> bool:
         """Whether a key was ever made."""
-        return bool(await self._records.all(_KIND))
+        return bool(await self._records.read(_RECORD))
 
     async def revoke(self, id_or_name: str) -> list[Key]:
         """Revoke the key of that id, or all of that name, for good.
@@ -106,11 +106,11 @@ class Keys:
             The keys that were revoked by this call.
         """
         revoked = []
-        for digest, stored in (await self._records.all(_KIND)).items():
+        for digest, stored in (await self._records.read(_RECORD)).items():
             key = Key.model_validate_json(stored)
             if id_or_name in (key.id, key.name) and key.revoked_at is None:
                 key = key.model_copy(update={"revoked_at": int(self._clock())})
-                await self._records.put(_KIND, digest, key.model_dump_json().encode())
+                await self._records.put(_RECORD, digest, key.model_dump_json())
                 revoked.append(key)
         return revoked
 

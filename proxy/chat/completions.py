@@ -8,32 +8,33 @@ key → body → request → terms → upstream accepts │ completion → JSON
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.chat.keepalive import kept_alive
-from proxy.chat.parsing import parse_chat_request
+from proxy.api.http.bodies import read_model
+from proxy.api.http.completions import stream_response, whole_response
+from proxy.api.http.headers import heartbeat_interval, terms_of
+from proxy.api.http.json_text import json_bytes
+from proxy.api.http.responses import unless_disconnected
+from proxy.chat.errors import error_answer
 from proxy.chat.services import ChatServices
-from proxy.chat.sse import OPENAI_VOICE
-from proxy.serving.bodies import read_body
-from proxy.serving.sse import event_stream
-from proxy.serving.terms import terms_of
-from proxy.serving.waiting import ClientGone, unless_gone
-
-CLIENT_GONE = 499
-"""The status that is logged, and that nobody receives, when the client left before its answer."""
+from proxy.chat.sse import OPENAI_ENCODING
+from proxy.errors import ProxyError
+from proxy.wire.openai import ChatRequest
 
 
 async def chat_completions(request: Request) -> Response:
     """Answer one chat completion, whole or streamed."""
     services: ChatServices = request.state.chat
     caller = await services.door.admit(request.headers)
-    body = await read_body(request, services.settings.server.max_body_bytes)
-    chat_request = parse_chat_request(body)
-    settings = services.settings.chat
+    server, settings = services.settings.server, services.settings.chat
+    chat_request = await read_model(
+        request, ChatRequest, max_bytes=server.max_body_bytes, max_values=server.max_body_values
+    )
     heartbeat_s = settings.heartbeat_s if chat_request.stream else settings.keepalive_json_s
-    terms = terms_of(request.headers, stream=heartbeat_s > 0, heartbeat_s=heartbeat_s)
-    try:
-        answer = await unless_gone(request, services.upstream.accept(chat_request, caller, terms))
-        if chat_request.stream:
-            return event_stream(answer, settings, OPENAI_VOICE)
-        return await kept_alive(request, answer, settings.keepalive_json_s)
-    except ClientGone:
-        return Response(status_code=CLIENT_GONE)
+    terms = terms_of(request.headers, heartbeat_s=heartbeat_interval(request.headers, heartbeat_s))
+    answer = await unless_disconnected(request.receive, services.upstream.accept(chat_request, caller, terms))
+    if chat_request.stream:
+        return stream_response(answer, request.headers, settings, OPENAI_ENCODING)
+    return await whole_response(request, answer, settings.keepalive_json_s, _error)
+
+
+def _error(error: ProxyError) -> bytes:
+    return json_bytes(error_answer(error))

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
+from proxy.api.http.json_text import json_bytes
 from proxy.errors import ProxyError
-from proxy.serving.jsonbytes import json_bytes
 from proxy.wire.openai import ErrorAnswer
 
 MAX_RETRY_AFTER_S = 60

@@ -26,7 +26,7 @@ from proxy.access.callers import Caller
 from proxy.chat.submissions import ANSWER, UNRECORDED, Keeping, Recorded, Submissions
 from proxy.errors import IdempotencyMismatch, ProxyError
 from proxy.serving.upstream import DEFAULT_TERMS, Answer, Terms
-from proxy.state import Store
+from proxy.storage import Store
 from proxy.translate.chunks import closing_chunks, opening_chunks
 from proxy.translate.reply import Stamp
 from proxy.wire.openai import ChatCompletion, ChatRequest, Chunk
@@ -161,7 +161,7 @@ class OncePerRequest:
         while True:
             running = await self._store.read(index)
             for record_id, holder in running.items():
-                if (holder == _GONE or not await self._store.alive(holder)) and await self._store.swap(
+                if (holder == _GONE or not await self._store.alive(holder)) and await self._store.compare_and_set(
                     index, record_id, holder, self._store.replica
                 ):
                     return record_id
@@ -188,7 +188,7 @@ class OncePerRequest:
         request: ChatRequest,
         caller: Caller,
         terms: Terms,
-        forget: Callable[[], Coroutine[Any, Any, None]],
+        forget: Callable[[], Coroutine[Any, Any, object]],
     ) -> Answer:
         try:
             return await self._upstream.accept(request, caller, terms, record)
@@ -239,7 +239,8 @@ class Replayed:
         whole = self._completion
         stamp = Stamp(whole["id"], whole["created"], whole["model"], whole["system_fingerprint"])
         yield list(opening_chunks(stamp, len(whole["choices"]), include_usage=self._usage))
-        yield list(closing_chunks(whole, include_usage=self._usage))
+        for chunk in closing_chunks(whole, include_usage=self._usage):
+            yield [chunk]
 
     def close(self, *, delivered: bool) -> None:
         return None

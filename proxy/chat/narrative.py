@@ -143,7 +143,8 @@ class NarrativeAnswer:
         usage = self._plan.include_usage
         yield list(opening_chunks(self._stamp, self._plan.choices, include_usage=usage))
         whole = await self._answered(self._stamp, await self._endings())
-        yield list(closing_chunks(whole, include_usage=usage))
+        for chunk in closing_chunks(whole, include_usage=usage):
+            yield [chunk]
 
     def close(self, *, delivered: bool) -> None:
         self._submissions.close(delivered=delivered)

@@ -8,12 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.chat.completions import CLIENT_GONE, chat_completions
+from proxy.api.http.json_text import json_bytes
+from proxy.api.http.middleware import shown_path
+from proxy.chat.completions import chat_completions
 from proxy.chat.errors import error_response
 from proxy.chat.models import model_info, model_list
 from proxy.chat.services import ChatServices
 from proxy.errors import MethodNotAllowed, ProxyError, UnknownUrl
-from proxy.serving.jsonbytes import json_bytes
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 _CHAT_URL = "POST /v1/chat/completions"
@@ -51,7 +52,7 @@ async def render_error(request: Request, error: Exception) -> Response:
 async def render_unrouted(request: Request, error: Exception) -> Response:
     """A URL or method that is not served, in OpenAI's shape; the message names what is."""
     error = cast(HTTPException, error)
-    what = f"{request.method} {request.url.path[:200]}"
+    what = f"{request.method} {shown_path(request.url.path)}"
     if error.status_code == 405:
         refusal: ProxyError = MethodNotAllowed(
             f"Method not allowed: {what}. Chat completions are served at {_CHAT_URL}."
@@ -62,8 +63,8 @@ async def render_unrouted(request: Request, error: Exception) -> Response:
 
 
 async def render_nothing(request: Request, error: Exception) -> Response:
-    """The client left before its request was read."""
-    return Response(status_code=CLIENT_GONE)
+    """The client left before its answer: 499 is counted, and nobody receives it."""
+    return Response(status_code=499)
 
 
 def _route(path: str, endpoint: Endpoint, method: str) -> list[Route]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from proxy.api.http.completions import StreamEncoding
+from proxy.api.http.json_text import json_line
 from proxy.chat.errors import error_answer
 from proxy.errors import ProxyError
-from proxy.serving.jsonbytes import json_line
-from proxy.serving.sse import Voice
 from proxy.wire.openai import Chunk
 
 
@@ -21,4 +21,4 @@ def _event(value: object) -> bytes:
     return b"data: " + json_line(value) + b"\n\n"
 
 
-OPENAI_VOICE = Voice(_chunk, _error, done=b"event: done\ndata: [DONE]\n\n")
+OPENAI_ENCODING = StreamEncoding(_chunk, _error, end=b"event: done\ndata: [DONE]\n\n")

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from uuid import UUID, uuid4, uuid5
 
 from proxy.errors import IdempotencyConflict, ProxyError
-from proxy.state import Store
+from proxy.storage import Store
 from proxy.wire.openai import ChatCompletion
 
 UNKNOWN: Final = "narrative_submit_unknown"
@@ -156,7 +156,7 @@ class Recorded:
                 return await self._make(place, mine, submit, since=None)
             if not await self._store.alive(found.by):
                 heir = replace(mine, form=found.form, at=found.at)
-                if await self._store.swap(self._name, place, text, heir.text()):
+                if await self._store.compare_and_set(self._name, place, text, heir.text()):
                     return await self._make(place, heir, submit, since=found.at)
             elif loop.time() >= until:
                 raise IdempotencyConflict("The same request is being submitted elsewhere.", retry_after=1.0)

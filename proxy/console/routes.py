@@ -7,12 +7,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from proxy.access.callers import Caller
+from proxy.api.http.bodies import read_model
+from proxy.api.http.headers import credentials_digest
+from proxy.api.http.json_text import json_bytes
 from proxy.console.pages import Pages
-from proxy.console.recent import owner_of
 from proxy.console.services import ConsoleServices
 from proxy.errors import InvalidRequest, PermissionDenied
-from proxy.serving.bodies import parse_body, read_body
-from proxy.serving.jsonbytes import json_bytes
 from proxy.translate.plan import make_plan
 from proxy.wire.openai import ChatRequest
 
@@ -44,7 +44,7 @@ async def plan(request: Request) -> Response:
     """
     services: ConsoleServices = request.state.console
     caller = await services.door.admit(request.headers)
-    chat_request = parse_body(ChatRequest, await read_body(request, services.max_body_bytes))
+    chat_request = await read_model(request, ChatRequest, max_bytes=services.max_body_bytes)
     card = services.catalog.find(chat_request.model)
     if not caller.may_use({card.id, *card.names}):
         raise PermissionDenied("This API key has no access to that model.", param="model")
@@ -85,7 +85,7 @@ async def job(request: Request) -> Response:
 
 
 def _owner(services: ConsoleServices, caller: Caller, request: Request) -> str | None:
-    return None if caller.id in services.operators else owner_of(request.headers)
+    return None if caller.id in services.operators else credentials_digest(request.headers)
 
 
 def _json(value: object) -> Response:

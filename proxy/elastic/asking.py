@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from proxy.api.http.completions import StreamEncoding
+from proxy.api.http.json_text import json_line
 from proxy.elastic.errors import error_answer
 from proxy.errors import InvalidRequest, ProxyError
-from proxy.serving.jsonbytes import json_line
-from proxy.serving.sse import Voice
 from proxy.wire.elastic import ChatCompletionBody, CompletionBody, CompletionPiece, TaskSettings
 from proxy.wire.openai import ChatRequest, Chunk, StreamOptions
 
@@ -78,5 +78,5 @@ def _event(name: str, value: object) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + json_line(value) + b"\n\n"
 
 
-COMPLETION_VOICE = Voice(_piece, _error, _DONE)
-CHAT_VOICE = Voice(_chunk, _error, _DONE)
+COMPLETION_ENCODING = StreamEncoding(_piece, _error, _DONE)
+CHAT_ENCODING = StreamEncoding(_chunk, _error, _DONE)

@@ -8,6 +8,7 @@ import math
 
 from starlette.responses import Response
 
+from proxy.api.http.json_text import json_bytes
 from proxy.errors import (
     InvalidApiKey,
     InvalidRequest,
@@ -17,7 +18,6 @@ from proxy.errors import (
     ProxyError,
     RequestTooLarge,
 )
-from proxy.serving.jsonbytes import json_bytes
 from proxy.wire.elastic import ErrorOut
 
 _REPEATED = frozenset({429, 502, 503, 504})

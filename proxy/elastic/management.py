@@ -3,11 +3,11 @@
 import re
 from typing import get_args
 
+from proxy.api.http.bodies import parse_body
 from proxy.catalog import Catalog
 from proxy.elastic.errors import ALREADY_EXISTS
 from proxy.endpoints.endpoint import Endpoint, ServiceName, TaskDefaults, TaskType
 from proxy.errors import InvalidRequest, ModelNotFound
-from proxy.serving.bodies import parse_body
 from proxy.wire.elastic import EndpointOut, NamedService, PutAnthropic, PutNarrative, ServiceSettingsOut, TaskSettings
 
 ANTHROPIC_REQUESTS_PER_MINUTE = 50

@@ -4,15 +4,23 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import TypeVar
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.access.callers import Caller
+from proxy.api.http.bodies import read_body, read_model
+from proxy.api.http.completions import StreamEncoding, stream_response
+from proxy.api.http.headers import heartbeat_interval, terms_of
+from proxy.api.http.json_text import json_bytes
+from proxy.api.http.middleware import shown_path
+from proxy.api.http.responses import unless_disconnected
 from proxy.elastic.asking import (
-    CHAT_VOICE,
-    COMPLETION_VOICE,
+    CHAT_ENCODING,
+    COMPLETION_ENCODING,
     chat_request,
     completion_requests,
     read_timeout,
@@ -22,17 +30,13 @@ from proxy.elastic.management import check_task_type, exists_already, not_found,
 from proxy.elastic.services import ElasticServices
 from proxy.endpoints.endpoint import Endpoint
 from proxy.errors import InvalidApiKey, InvalidRequest, PermissionDenied, ProxyError, UpstreamError
-from proxy.serving.bodies import parse_body, read_body
-from proxy.serving.jsonbytes import json_bytes
-from proxy.serving.sse import Voice, event_stream
-from proxy.serving.terms import terms_of
 from proxy.serving.upstream import Terms
-from proxy.serving.waiting import ClientGone, together, unless_gone
+from proxy.serving.waiting import together
 from proxy.wire.elastic import ChatCompletionBody, CompletionBody
 from proxy.wire.openai import ChatRequest
 
+M = TypeVar("M", bound=BaseModel)
 Handler = Callable[[Request, ElasticServices], Awaitable[Response]]
-CLIENT_GONE = 499
 _COMPATIBLE = re.compile(r"application/vnd\.elasticsearch\+json\s*;\s*compatible-with=\d+")
 _REFUSALS = frozenset({"narrative_unauthorized", "narrative_rejected", "anthropic_rejected", "endpoint_unauthorized"})
 
@@ -63,8 +67,6 @@ def _face(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
             response = await handler(request, request.state.elastic)
-        except ClientGone:
-            response = Response(status_code=CLIENT_GONE)
         except ProxyError as error:
             response = error_response(error, _media_type(request))
         response.headers["x-elastic-product"] = "Elasticsearch"
@@ -162,13 +164,15 @@ async def complete(request: Request, services: ElasticServices) -> Response:
     caller, inference_id = await _asked(request, services)
     if request.path_params.get("task_type") == "chat_completion":
         raise InvalidRequest("The [chat_completion] task type only supports streaming: use the _stream API.")
-    body = parse_body(CompletionBody, await read_body(request, services.settings.server.max_body_bytes))
+    body = await _body(request, services, CompletionBody)
     requests = completion_requests(inference_id, body, stream=False)
     terms = _terms(request, services, stream=False)
     if len(requests) > 1:
         terms = replace(terms, key=None)  # one key cannot stand for several requests
     try:
-        answers = await unless_gone(request, together(_answer(services, each, caller, terms) for each in requests))
+        answers = await unless_disconnected(
+            request.receive, together(_answer(services, each, caller, terms) for each in requests)
+        )
     except ProxyError as error:
         if len(requests) > 1:
             error.retry_after = None  # a repeat would pay again for the others
@@ -196,23 +200,23 @@ async def _answer(
 
 async def stream_completion(request: Request, services: ElasticServices) -> Response:
     caller, inference_id = await _asked(request, services)
-    body = parse_body(CompletionBody, await read_body(request, services.settings.server.max_body_bytes))
+    body = await _body(request, services, CompletionBody)
     (chat,) = completion_requests(inference_id, body, stream=True)
-    return await _streamed(request, services, chat, caller, COMPLETION_VOICE)
+    return await _streamed(request, services, chat, caller, COMPLETION_ENCODING)
 
 
 async def stream_chat(request: Request, services: ElasticServices) -> Response:
     caller, inference_id = await _asked(request, services)
-    body = parse_body(ChatCompletionBody, await read_body(request, services.settings.server.max_body_bytes))
-    return await _streamed(request, services, chat_request(inference_id, body), caller, CHAT_VOICE)
+    body = await _body(request, services, ChatCompletionBody)
+    return await _streamed(request, services, chat_request(inference_id, body), caller, CHAT_ENCODING)
 
 
 async def _streamed(
-    request: Request, services: ElasticServices, chat: ChatRequest, caller: Caller, voice: Voice
+    request: Request, services: ElasticServices, chat: ChatRequest, caller: Caller, encoding: StreamEncoding
 ) -> Response:
     terms = _terms(request, services, stream=True)
-    answer = await unless_gone(request, services.upstream.accept(chat, caller, terms))
-    return event_stream(answer, services.settings.chat, voice)
+    answer = await unless_disconnected(request.receive, services.upstream.accept(chat, caller, terms))
+    return stream_response(answer, request.headers, services.settings.chat, encoding)
 
 
 async def _asked(request: Request, services: ElasticServices) -> tuple[Caller, str]:
@@ -228,13 +232,19 @@ async def _asked(request: Request, services: ElasticServices) -> tuple[Caller, s
 
 
 async def unrouted(request: Request, services: ElasticServices) -> Response:
-    raise InvalidRequest(f"no handler found for uri [{request.url.path[:200]}] and method [{request.method}]")
+    raise InvalidRequest(f"no handler found for uri [{shown_path(request.url.path)}] and method [{request.method}]")
 
 
 def _terms(request: Request, services: ElasticServices, *, stream: bool) -> Terms:
-    terms = terms_of(request.headers, stream=stream, heartbeat_s=services.settings.chat.heartbeat_s)
+    heartbeat_s = heartbeat_interval(request.headers, services.settings.chat.heartbeat_s) if stream else 0.0
+    terms = terms_of(request.headers, heartbeat_s=heartbeat_s)
     timeout = read_timeout(request.query_params.get("timeout"))
     return terms if timeout is None else replace(terms, patience_s=min(terms.patience_s, timeout))
+
+
+async def _body(request: Request, services: ElasticServices, model: type[M]) -> M:
+    server = services.settings.server
+    return await read_model(request, model, max_bytes=server.max_body_bytes, max_values=server.max_body_values)
 
 
 def _named(request: Request) -> tuple[str, str | None]:

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-from proxy.access.limits import Ticket
+from proxy.access.limits import Lease
 from proxy.errors import ProxyError
 from proxy.serving.upstream import Answer
 from proxy.wire.openai import ChatCompletion, ChatRequest, Chunk
@@ -18,7 +18,7 @@ class RoutedAnswer:
         served_by: the name of what answers; told where it is not the one asked for.
     """
 
-    def __init__(self, answer: Answer, tickets: Sequence[Ticket], request: ChatRequest, *, served_by: str) -> None:
+    def __init__(self, answer: Answer, tickets: Sequence[Lease], request: ChatRequest, *, served_by: str) -> None:
         self._answer = answer
         self._tickets = tickets
         self._model = request.model

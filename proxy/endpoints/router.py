@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from proxy.access.callers import Caller
-from proxy.access.limits import Quota, RateLimits, Rule, Ticket
+from proxy.access.limits import Lease, Quota, RateLimits, Rule
 from proxy.catalog import Catalog
 from proxy.endpoints.answer import RoutedAnswer
 from proxy.endpoints.endpoint import Endpoint
@@ -81,7 +81,7 @@ class Router:
             held.pop_all()
             return RoutedAnswer(asked, tickets, request, served_by=target.name)
 
-    async def _enter(self, rules: list[Rule], target: Target, held: AsyncExitStack) -> Ticket:
+    async def _enter(self, rules: list[Rule], target: Target, held: AsyncExitStack) -> Lease:
         counted = any(rule.quota.tokens for rule in rules)
         tokens = _estimate(target.request) if counted else 0
         ticket = await self.limits.enter(rules, tokens=tokens, jobs=target.request.n or 1)

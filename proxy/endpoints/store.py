@@ -5,14 +5,14 @@ import structlog
 from proxy.endpoints.cipher import CannotDecrypt, Cipher, NoSecret
 from proxy.endpoints.endpoint import Endpoint
 from proxy.errors import InternalError, Overloaded
-from proxy.state.records import Records
+from proxy.storage import Records
 
-_KIND = "endpoint"
+_RECORD = "endpoints"
 log = structlog.get_logger(__name__)
 
 
 class Endpoints:
-    """Endpoints by id. Every call raises Overloaded when the store cannot be reached."""
+    """Endpoints by id. Every call raises StoreUnavailable when the store cannot be reached."""
 
     def __init__(self, records: Records, cipher: Cipher) -> None:
         self._records = records
@@ -25,18 +25,18 @@ class Endpoints:
         except NoSecret as error:
             raise _no_secret(error) from error
         stored = endpoint.model_copy(update={"sealed_key": sealed}).model_dump_json(exclude_none=True)
-        return await self._records.add(_KIND, endpoint.id, stored.encode())
+        return await self._records.compare_and_set(_RECORD, endpoint.id, None, stored)
 
     async def find(self, name: str) -> Endpoint | None:
-        stored = await self._records.get(_KIND, name)
+        stored = await self._records.get(_RECORD, name)
         return None if stored is None else Endpoint.model_validate_json(stored)
 
     async def all(self) -> list[Endpoint]:
         """All of them, in the order of their ids."""
-        return [Endpoint.model_validate_json(stored) for stored in (await self._records.all(_KIND)).values()]
+        return [Endpoint.model_validate_json(stored) for stored in (await self._records.read(_RECORD)).values()]
 
     async def remove(self, name: str) -> bool:
-        return await self._records.remove(_KIND, name)
+        return await self._records.remove(_RECORD, name)
 
     def api_key(self, endpoint: Endpoint) -> str | None:
         """An endpoint's credential, None when it runs on the proxy's own.

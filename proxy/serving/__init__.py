@@ -1,1 +1,1 @@
-"""What every face works with: the protocol to what answers, bodies in, JSON and events out."""
+"""The protocol to what answers chat requests."""

@@ -18,7 +18,7 @@ from proxy.backends.narrative import (
 )
 from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock
 from proxy.sandbox import SANDBOX_DATA_PLANE
-from proxy.state import Store
+from proxy.storage import Store
 
 MODEL = "anthropic.claude-haiku-4.5"
 CLIENT = ClientOptions(read_timeout=2.0, total_timeout=3.0, first_backoff=0.01, max_backoff=0.1, closing_grace=0.1)

@@ -13,7 +13,8 @@ import httpx
 from proxy.backends.narrative import WatchOptions
 from proxy.backends.narrative.events import Ended, UpstreamCalled
 from proxy.sandbox import SandboxOptions
-from proxy.state.redis import RedisStore
+from proxy.storage.outages import FailOpen
+from proxy.storage.redis import RedisStore
 from tests.faults.meddler import Served, fickle_narrative
 from tests.faults.relay import Relay, relay_to
 from tests.faults.running import OPTIONS, Engine, engine
@@ -41,7 +42,7 @@ class Replica:
     """An engine with a store of its own, which reaches Redis through a relay of its own."""
 
     engine: Engine
-    store: RedisStore
+    store: FailOpen
     relay: Relay
     way: Way
     close: Callable[[], Awaitable[None]]
@@ -108,7 +109,8 @@ async def site(count: int) -> AsyncIterator[Site]:
         for _ in range(count):
             own = await stack.enter_async_context(AsyncExitStack())
             relay = await own.enter_async_context(relay_to(port))
-            store = await own.enter_async_context(RedisStore(f"redis://127.0.0.1:{relay.port}/0", prefix))
+            redis = await own.enter_async_context(RedisStore(f"redis://127.0.0.1:{relay.port}/0", prefix))
+            store = FailOpen(redis)
             http = await own.enter_async_context(httpx.AsyncClient(transport=(way := Way())))
             running = await own.enter_async_context(engine(narrative.url, ONE_BUDGET, store=store, http=http))
             endless = asyncio.create_task(running.run(3600.0))

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,7 @@ from starlette.routing import Route
 from proxy.backends.narrative import Receipt, WebhookOptions, Webhooks
 from proxy.backends.narrative.events import Ended, SourceTrusted, UpstreamCalled
 from proxy.sandbox import RunningSandbox, SandboxOptions, serve_sandbox
-from proxy.state import Store
-from proxy.state.redis import RedisStore
+from proxy.storage import Store, open_storage
 from tests.faults.running import OPTIONS, Engine, engine, request
 from tests.redis_server import serve_redis
 from tests.serving import serve
@@ -117,10 +117,10 @@ async def test_a_delivery_is_told_to_the_replica_that_waits_which_need_not_read_
     few_reads = replace(OPTIONS, watch=replace(OPTIONS.watch, reads_per_second=FEW_READS))
     with serve_redis() as url:
         async with (
-            RedisStore(url, "replicas:") as here,
-            RedisStore(url, "replicas:") as there,
-            subscribed(reads=FEW_READS, store=here) as (_, _, sandbox),
-            engine(sandbox.url, few_reads, store=there) as other,
+            open_storage(Path("unused"), url, "replicas:") as here,
+            open_storage(Path("unused"), url, "replicas:") as there,
+            subscribed(reads=FEW_READS, store=here.live) as (_, _, sandbox),
+            engine(sandbox.url, few_reads, store=there.live) as other,
         ):
 
             async def is_told() -> bool:

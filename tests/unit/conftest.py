@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from proxy.state.records import SqliteRecords
+from proxy.storage import SqliteStore
 
 
 @pytest.fixture
-async def records(tmp_path: Path) -> AsyncIterator[SqliteRecords]:
+async def records(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     """Records in a file of the test's own."""
-    made = SqliteRecords(tmp_path / "records")
+    made = SqliteStore(tmp_path / "records")
     yield made
     await made.aclose()

@@ -1,4 +1,4 @@
-"""What README promises is what the code has."""
+"""What README and the pages in `docs/` promise is what the code has."""
 
 import re
 from pathlib import Path
@@ -10,30 +10,31 @@ from proxy.settings import ENVIRONMENT_NAMES, Settings
 from tests.unit.test_errors import tree
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = "\n".join(page.read_text("utf-8") for page in PAGES)
 CODE = "\n".join(file.read_text("utf-8") for file in (ROOT / "proxy").rglob("*.py"))
 
 
-def test_every_environment_name_is_in_the_readme() -> None:
-    assert all(f"`{name}`" in README for name in ENVIRONMENT_NAMES)
+def test_every_environment_name_is_documented() -> None:
+    assert all(f"`{name}`" in DOCS for name in ENVIRONMENT_NAMES)
 
 
-def test_every_error_code_is_in_the_readme() -> None:
+def test_every_error_code_is_documented() -> None:
     codes = {kind.default_code for kind in tree(ProxyError)} | set(re.findall(r'code="([a-z_]+)"', CODE))
     unused = {"narrative_webhook_lost"}  # no client meets them
-    assert not {code for code in codes - unused if code and f"`{code}`" not in README}
+    assert not {code for code in codes - unused if code and f"`{code}`" not in DOCS}
 
 
-def test_every_response_header_of_ours_is_in_the_readme() -> None:
+def test_every_response_header_of_ours_is_documented() -> None:
     headers = set(re.findall(r'"(x-(?:proxy|should|request)[a-z-]+|x-narrative-job-id)"', CODE))
     assert {"x-proxy-model", "x-should-retry"} <= headers
-    assert not {header for header in headers if f"`{header}`" not in README}
+    assert not {header for header in headers if f"`{header}`" not in DOCS}
 
 
-def test_every_route_is_in_the_readme() -> None:
+def test_every_route_is_documented() -> None:
     paths = {getattr(route, "path", "") for route in create_app(Settings()).routes}
     named = {path for path in paths if path.startswith("/v1/") or path.endswith("z")} - {"/v1/models/{model:path}"}
-    assert not {path for path in named if path.removesuffix("/") not in README}
+    assert not {path for path in named if path.removesuffix("/") not in DOCS}
 
 
 def test_the_version_is_in_the_changelog() -> None:
@@ -41,6 +42,6 @@ def test_the_version_is_in_the_changelog() -> None:
 
 
 def test_every_relative_link_leads_somewhere() -> None:
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+    for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), (page.name, target)

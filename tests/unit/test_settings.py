@@ -101,18 +101,66 @@ def test_clients_keys_are_comma_separated_and_never_shown() -> None:
 def test_all_faults_are_reported_at_once_each_by_where_it_was_set(tmp_path: Path) -> None:
     file = write(tmp_path, "[server]\nhots = 'x'\n[nonsense]\na = 1\n[chat]\nmax_choices = 0\n")
     with pytest.raises(SettingsError) as caught:
-        load_settings({"PROXY_PORT": "many", "PROXY_NONSENSE": "1", "PROXY_JOBS__NOPE": "1"}, config=file)
+        load_settings({"PROXY_PORT": "many", "PROXY_JOBS__MAX_IN_FLIGHT": "0"}, config=file)
     report = "\n".join(caught.value.faults)
     for named in (
         "server.hots: no such",
         "[nonsense]",
         "chat.max_choices",
         "PROXY_PORT",
-        "PROXY_NONSENSE",
-        "PROXY_JOBS__NOPE",
+        "PROXY_JOBS__MAX_IN_FLIGHT",
     ):
         assert named in report
-    assert len(caught.value.faults) == 6
+    assert len(caught.value.faults) == 5
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("PROXY_NONSENSE", None),
+        ("PROXY_JOBS__NOPE", None),
+        ("PROXY_NOPE__NOPE", None),
+        ("PROXY_API_KEY", "PROXY_API_KEYS"),
+        ("PROXY_JOBS__DEADLINE", "PROXY_JOBS__DEADLINE_S"),
+        ("PROXY_JOB__DEADLINE_S", "PROXY_JOBS__DEADLINE_S"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_a_warning_that_names_a_near_miss(variable: str, meant: str | None) -> None:
+    warnings: list[str] = []
+    assert load_settings({variable: "1"}, warn=warnings.append) == Settings()
+    [warning] = warnings
+    assert warning.startswith(f"{variable} is no setting")
+    assert ("did you mean" in warning) is (meant is not None)
+    assert warning.endswith(f"did you mean {meant}?" if meant else "no effect")
+
+
+def test_what_kubernetes_sets_for_a_service_called_proxy_is_one_warning_and_no_setting() -> None:
+    links = {
+        "PROXY_PORT": "tcp://10.0.0.7:8080",
+        "PROXY_SERVICE_HOST": "10.0.0.7",
+        "PROXY_SERVICE_PORT": "8080",
+        "PROXY_SERVICE_PORT_HTTP": "8080",
+        "PROXY_PORT_8080_TCP": "tcp://10.0.0.7:8080",
+        "PROXY_PORT_8080_TCP_ADDR": "10.0.0.7",
+        "PROXY_PORT_8080_TCP_PORT": "8080",
+        "PROXY_PORT_8080_TCP_PROTO": "tcp",
+        "PROXY_EU_SERVICE_HOST": "10.0.0.8",
+    }
+    warnings: list[str] = []
+    assert load_settings(links, warn=warnings.append) == Settings()
+    [warning] = warnings
+    assert all(name in warning for name in links)
+    assert load_settings({**links, "PROXY_SERVER__PORT": "81"}).server.port == 81
+
+
+def test_a_near_miss_in_the_file_is_named_too(tmp_path: Path) -> None:
+    file = write(tmp_path, "[jobs]\ndeadline = 1\n[jbos]\n")
+    with pytest.raises(SettingsError) as caught:
+        load_settings({}, config=file)
+    assert [fault.rsplit("; ", 1)[1] for fault in caught.value.faults] == [
+        "did you mean deadline_s?",
+        "did you mean jobs?",
+    ]
 
 
 @pytest.mark.parametrize("text", ["not toml", "[server\n", "server = 3\n"])

@@ -79,7 +79,7 @@ def test_the_refusal_of_a_wrong_a_revoked_and_an_expired_key_is_the_same(
     house = make_house()
     revoked = create(house)
     with monkeypatch.context() as long_ago:
-        long_ago.setattr("proxy.cli_keys.time", SimpleNamespace(time=lambda: 0.0))
+        long_ago.setattr("proxy.cli.keys.time", SimpleNamespace(time=lambda: 0.0))
         expired = create(house, "--expires", "2020-01-01")
     keys(house, "revoke", "app")
     answers = [ask(house, key) for key in ("np-wrong", "wrong", revoked, expired)]

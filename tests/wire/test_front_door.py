@@ -1,5 +1,7 @@
 """Health, models and browsers: what is asked for before any chat."""
 
+import socket
+import zlib
 from typing import Any
 
 import httpx
@@ -100,10 +102,92 @@ def test_an_offered_upgrade_is_ignored(house: House) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_a_compressed_body_is_refused_in_plain_words(house: House) -> None:
-    answer = house.http.post("/v1/chat/completions", content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+HELLO = b'{"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "Hello!"}]}'
+
+
+def compressed(coding: str, body: bytes) -> bytes:
+    bits = {"gzip": 31, "deflate": 15, "raw": -15}[coding]
+    deflater = zlib.compressobj(wbits=bits)
+    return deflater.compress(body) + deflater.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "header"), [("gzip", "gzip"), ("gzip", "X-Gzip"), ("deflate", "deflate"), ("raw", "deflate")]
+)
+def test_compressed_bodies_are_read(house: House, coding: str, header: str) -> None:
+    headers = {"content-encoding": header, "content-type": "application/json"}
+    answer = house.http.post("/v1/chat/completions", content=compressed(coding, HELLO), headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [
+        ("br", HELLO),
+        ("gzip, gzip", compressed("gzip", compressed("gzip", HELLO))),
+        ("gzip", HELLO),
+        ("gzip", b""),
+        ("deflate", b"\x78"),
+        ("gzip", compressed("gzip", HELLO)[:-1]),
+        ("gzip", compressed("gzip", HELLO) + b"more"),
+    ],
+)
+def test_what_is_not_compressed_as_its_header_says_is_refused(house: House, header: str, body: bytes) -> None:
+    answer = house.http.post("/v1/chat/completions", content=body, headers={"content-encoding": header})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "Content-Encoding"
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "raw"])
+@pytest.mark.parametrize(("size", "status"), [(2000, 200), (2001, 413), (64 << 20, 413)])
+def test_a_body_is_bounded_after_its_decompression(make_house: Any, coding: str, size: int, status: int) -> None:
+    house: House = make_house({"PROXY_SERVER__MAX_BODY_BYTES": "2000"})
+    body = compressed(coding, HELLO.ljust(size))
+    headers = {"content-encoding": coding.replace("raw", "deflate")}
+    answer = house.http.post("/v1/chat/completions", content=body[: 2000 if size > 2001 else None], headers=headers)
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize(("values", "status"), [(1000, 200), (1001, 400)])
+def test_the_values_of_a_body_are_counted(make_house: Any, values: int, status: int) -> None:
+    house: House = make_house({"PROXY_SERVER__MAX_BODY_VALUES": "1000"})
+    # Commas and opening brackets, those in strings aside: 6 beside the items of the list.
+    body = HELLO[:-1] + b', "x": [' + b",".join([b'"[,{"'] * (values - 6)) + b"]}"
+    answer = house.http.post("/v1/chat/completions", content=body)
+    assert answer.status_code == status, answer.text
+    assert status == 200 or "max_body_values" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("target", ["//v1/chat//completions", "http://any.example/v1/chat/completions"])
+def test_unusual_targets_are_understood(house: House, target: str) -> None:
+    host, port = house.url.removeprefix("http://").split(":")
+    head = f"POST {target} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-key\r\nConnection: close\r\nContent-Length: {len(HELLO)}"
+    with socket.create_connection((host, int(port)), timeout=60) as client:
+        client.sendall(head.encode() + b"\r\n\r\n" + HELLO)
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(("origin", "allowed"), [("https://good.example", True), ("https://bad.example", False)])
+def test_private_network_preflights_are_answered_for_allowed_origins(
+    make_house: Any, origin: str, allowed: bool
+) -> None:
+    house: House = make_house({"PROXY_SERVER__CORS_ORIGINS": "https://good.example"})
+    headers = {
+        "origin": origin,
+        "access-control-request-method": "POST",
+        "access-control-request-private-network": "true",
+    }
+    answer = httpx.options(f"{house.url}/v1/chat/completions", headers=headers)
+    assert (answer.headers.get("access-control-allow-origin") == origin) is allowed
+    assert answer.status_code == (200 if allowed else 400)
+    assert not allowed or answer.headers["access-control-allow-private-network"] == "true"
+
+
+@pytest.mark.parametrize("path", ["/metrics", "//metrics"])
+def test_metrics_are_not_for_pages(house: House, path: str) -> None:
+    answer = httpx.get(house.url + path, headers={"origin": "https://app.example"})
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers
 
 
 def test_origins_can_be_limited(make_house: Any) -> None:

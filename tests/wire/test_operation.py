@@ -1,11 +1,12 @@
 """What an operator relies on: quiet logs, and clients that cannot hold the server up."""
 
+import asyncio
 import json
 import logging
 import re
 import socket
-import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 from proxy.settings import Settings
 from tests.conftest import House
 from tests.scripts import script
+from tests.waiting import until
 from tests.wire.test_commands import running
 
 CANARY = "canary-7f3a"
@@ -34,10 +36,25 @@ def test_nothing_of_a_prompt_an_answer_or_a_key_is_logged_even_at_debug_level(lo
                 httpx.post(f"{url}/v1/chat/completions", json=body, headers=headers, timeout=30)
         httpx.post(f"{url}/v1/chat/completions", headers={"authorization": f"Bearer wrong-{CANARY}"})
         httpx.post(f"{url}/v1/chat/completions", content=f'{{"model": "{CANARY}", '.encode(), headers=headers)
+        for path in (f"/v1/key-{CANARY}/chat", f"/v1/models/key-{CANARY}", f"/_inference/key-{CANARY}/a/b/c"):
+            answer = httpx.get(url + path, headers=headers)
+            assert path.startswith("/v1/models") or CANARY not in answer.text
         process.terminate()
         out, err = process.communicate(timeout=60)
     assert CANARY not in out + err
     assert err.count("/v1/chat/completions") == 10, "one line a request"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_client_cannot_write_to_the_operators_terminal(log_format: str) -> None:
+    with running("serve", "--sandbox", "--port", "0", PROXY_SERVER__LOG_FORMAT=log_format) as (url, process):
+        httpx.get(f"{url}/%1b%5b2J%0aforge%07")
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    plain = re.sub("\x1b\\[[0-9;]*m", "", err)  # the renderer's own colours
+    assert "forge" in plain
+    assert "\nforge" not in plain
+    assert not set(plain) & set("\x1b\x07")
 
 
 def test_a_log_line_tells_what_happened_without_content() -> None:
@@ -56,25 +73,30 @@ def test_a_log_line_tells_what_happened_without_content() -> None:
 
 
 @pytest.fixture
-def access_log() -> Iterator[threading.Event]:
-    """Set once a request has ended and was logged."""
-    ended, logger = threading.Event(), logging.getLogger("proxy.access")
-    handler, level = logging.Handler(), logger.level
-    handler.emit = lambda record: ended.set()  # type: ignore[method-assign]
-    logger.addHandler(handler)
-    logger.setLevel("INFO")
-    yield ended
-    logger.removeHandler(handler)
-    logger.setLevel(level)
+def logged() -> Iterator[list[str]]:
+    """What is logged of HTTP, from the level info on."""
+    events: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: events.append(record.msg["event"] if isinstance(record.msg, dict) else record.msg)  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in ("proxy.access", "proxy.api", "uvicorn")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel("INFO" if logger.name != "uvicorn" else "WARNING")
+    yield events
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
-def test_a_client_that_stops_reading_cannot_hold_a_stream_open_for_ever(
-    make_house: Any, access_log: threading.Event
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_connection_of_a_client_that_stops_reading_is_closed(
+    make_house: Any, logged: list[str], stream: bool
 ) -> None:
     house: House = make_house({"PROXY_CHAT__SEND_TIMEOUT_S": "0.5"}, context_tokens=None)
     body = {
-        "model": "claude-4-5-haiku", "stream": True, "max_tokens": 10_000_000,
-        "messages": [{"role": "user", "content": script(text="word " * 200_000)}],
+        "model": "claude-4-5-haiku", "stream": stream, "max_tokens": 10_000_000,
+        "messages": [{"role": "user", "content": script(text="word " * 1_500_000)}],
     }  # fmt: skip
     payload = json.dumps(body).encode()
     host, port = house.url.removeprefix("http://").split(":")
@@ -83,12 +105,16 @@ def test_a_client_that_stops_reading_cannot_hold_a_stream_open_for_ever(
         client.sendall(head.encode() + payload)
         client.settimeout(60)
         assert client.recv(100).startswith(b"HTTP/1.1 200")
-        # Reading again only after the server gave up: what was on its way arrives, and then the end instead of [DONE].
-        assert access_log.wait(60)
+        # Reading again only after the server gave up: what was on its way arrives, and then the end instead of the answer's.
+        asyncio.run(until(lambda: "a client stopped reading its response" in logged))
         received = b""
-        while piece := client.recv(1 << 20):
-            received += piece
+        with suppress(ConnectionResetError):
+            while piece := client.recv(1 << 20):
+                received += piece
+    assert len(received) < len(payload)
     assert b"[DONE]" not in received
+    asyncio.run(until(lambda: "request" in logged))
+    assert set(logged) <= {"a client stopped reading its response", "the client left its stream", "request"}
 
 
 def test_idle_connections_are_kept_longer_than_a_load_balancer_keeps_them() -> None:

@@ -114,6 +114,15 @@ def test_heartbeats_can_be_chunks_with_an_empty_delta(make_house: Any) -> None:
     assert deltas(raw).count({}) >= 3
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_bears_less_silence_than_a_job_takes_gets_its_answer(make_house: Any, stream: bool) -> None:
+    """As the SDKs do, it gives up after so much silence as it announces."""
+    house: House = make_house({"PROXY_CHAT__KEEPALIVE_JSON_S": "10"}, running_s=2.0)
+    body = {"messages": [{"role": "user", "content": script(text="At last.")}], "stream": stream}
+    answer = house.chat(body, headers={"x-stainless-read-timeout": "0.8"}, timeout=0.8)
+    assert "At last." in answer.text
+
+
 def test_heartbeats_can_be_off(make_house: Any) -> None:
     raw = stream(make_house({"PROXY_CHAT__HEARTBEAT_S": "0"}, running_s=0.2), "Hello!")
     assert b": " not in raw.replace(b'": ', b"").replace(b"data: ", b"").replace(b"event: ", b"")

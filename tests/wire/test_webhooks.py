@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from proxy.backends.narrative import Jobs, NarrativeClient
-from proxy.state import BY_ITSELF, MemoryStore, Standing
+from proxy.storage import ALONE, Membership, MemoryStore
 from proxy.webhooks import Deliveries
 from tests.conftest import House
 from tests.faults.relay import relay_to
@@ -81,9 +81,9 @@ class Away(MemoryStore):
     healthy = False
     asked = 0
 
-    async def join(self, role: str, *, may_lead: bool = True) -> Standing:
+    async def join(self, role: str, *, may_lead: bool = True) -> Membership:
         self.asked += 1
-        return BY_ITSELF
+        return ALONE
 
 
 async def test_while_the_shared_state_is_away_nobody_takes_the_subscription_over(

@@ -17,7 +17,7 @@ from proxy.backends.narrative.reader import WatchOptions
 from proxy.backends.narrative.submit import SubmitOptions, Submitter, Ticket
 from proxy.backends.narrative.types import Job, JsonObject, RunRequest
 from proxy.errors import JobTimeout, Overloaded
-from proxy.state import MemoryStore, Standing, Store
+from proxy.storage import Membership, MemoryStore, Store
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Jobs:
         return len(self._submissions)
 
     @property
-    def standings(self) -> Collection[Standing]:
+    def standings(self) -> Collection[Membership]:
         """This replica's part in following each of the accounts that it follows."""
         return self._news.standings
 

@@ -29,7 +29,7 @@ from proxy.backends.narrative.peers import END_TOPIC, FEED_TOPIC, Part, Shown, r
 from proxy.backends.narrative.reader import WatchOptions
 from proxy.backends.narrative.types import Job, JsonObject
 from proxy.backends.narrative.watch import Watch
-from proxy.state import Standing, Store
+from proxy.storage import Membership, Store
 
 log = logging.getLogger(__name__)
 
@@ -64,8 +64,8 @@ class News:
     async def __aenter__(self) -> Self:
         if self._store.shared:
             self._outbox = asyncio.Queue(_MOST_UNTOLD)
-            self._store.listen(FEED_TOPIC, self._told_feed)
-            self._store.listen(END_TOPIC, self._told_end)
+            self._store.subscribe(FEED_TOPIC, self._told_feed)
+            self._store.subscribe(END_TOPIC, self._told_end)
             self._keep_up(self._keep_parts)
             self._keep_up(partial(self._tell_ends, self._outbox))
         return self
@@ -79,7 +79,7 @@ class News:
         await asyncio.gather(*(watch.aclose() for watch in self._watches.values()))
 
     @property
-    def standings(self) -> list[Standing]:
+    def standings(self) -> list[Membership]:
         """This replica's part in following each of the accounts that it follows."""
         return [watch.standing for watch in self._watches.values() if not watch.idle]
 

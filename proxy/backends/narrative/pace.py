@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Final
 
 from proxy.backends.narrative.types import JobState
-from proxy.state import BY_ITSELF, Standing
+from proxy.storage import ALONE, Membership
 
 FEW: Final = 2
 """Jobs up to which looking at each is no dearer than the feed."""
@@ -54,7 +54,7 @@ class Load:
     silence: float
     feed_reliable: bool
     push_reliable: bool
-    standing: Standing = BY_ITSELF
+    standing: Membership = ALONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def pace(load: Load, rate: float) -> Pace:
     """What to read and how often, for `rate` reads a second."""
     mode = _mode(load)
     standing = load.standing
-    outliers_only = load.active == load.late and not standing.serves
+    outliers_only = load.active == load.late and not standing.leads_others
     slow = min(max(load.silence / _GRACE_OF_SILENCE, 1.0), _SLOWEST) if outliers_only else 1.0
     parts = {Mode.FEED: _FEED, Mode.LOOKS_AND_FEED: _DEMOTED_FEED, Mode.PUSH: _GLANCE}.get(mode, {})
     left = rate * (_USED - sum(parts.values())) / standing.members
@@ -97,7 +97,7 @@ def pace(load: Load, rate: float) -> Pace:
 
 
 def _mode(load: Load) -> Mode:
-    if load.active == 0 and not load.standing.serves:
+    if load.active == 0 and not load.standing.leads_others:
         return Mode.REST
     if load.push_reliable:
         return Mode.PUSH

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from proxy.backends.narrative.feed import record_id
 from proxy.backends.narrative.submit import TAG_PREFIX
 from proxy.backends.narrative.types import JsonObject, tags_of
-from proxy.state import BY_ITSELF, Store
+from proxy.storage import ALONE, Store
 
 FEED_TOPIC: Final = "feed"
 END_TOPIC: Final = "ended"
@@ -63,7 +63,7 @@ class Part:
         self._role = f"feed:{account}"
         self.taken = False
         self._told_at = self._loop.time()
-        self.standing = BY_ITSELF
+        self.standing = ALONE
 
     async def take(self, *, may_lead: bool) -> None:
         """Take part, or go on to: it is over a few seconds after the last time."""
@@ -71,14 +71,14 @@ class Part:
         led, self.standing = self.standing.leads, await self._store.join(self._role, may_lead=may_lead)
         if led and not self.standing.leads:
             self.told()  # the one who leads now has some time to say so
-        if self.standing.serves:
+        if self.standing.leads_others:
             await self.tell("", (), ())  # a sign of life for those who wait for word
 
     async def give_up(self) -> None:
         """Leave it to the others."""
         if self.taken:
             self.taken = False
-            self.standing = BY_ITSELF
+            self.standing = ALONE
             await self._store.leave(self._role)
 
     async def tell(self, state: str, records: Iterable[JsonObject], known: Collection[str]) -> None:

@@ -18,7 +18,7 @@ from proxy.backends.narrative.pace import Load, Mode, pace
 from proxy.backends.narrative.peers import Part, Shown
 from proxy.backends.narrative.reader import Reader, WatchOptions
 from proxy.backends.narrative.trust import Trust
-from proxy.state import BY_ITSELF, Standing
+from proxy.storage import ALONE, Membership
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Watch:
     @property
     def idle(self) -> bool:
         """There is nothing to read: neither for jobs here nor for other replicas."""
-        return not self._entries and not self.standing.serves
+        return not self._entries and not self.standing.leads_others
 
     @property
     def forgettable(self) -> bool:
@@ -101,7 +101,7 @@ class Watch:
         return self.idle and not self._part.taken
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> Membership:
         return self._part.standing
 
     # ------------------------------------------------------------ told by the ledger
@@ -243,7 +243,7 @@ class Watch:
             silence=now - self._last_news,
             feed_reliable=informed and all(feed.reliable for feed in self._feeds.values()),
             push_reliable=self.push.reliable,
-            standing=BY_ITSELF if helps_itself else self.standing,
+            standing=ALONE if helps_itself else self.standing,
         )
         before, self._pace = self._pace, pace(load, self._budget.rate if helps_itself else self._budget.whole)
         if self._pace.looks_at_all and not before.looks_at_all:
@@ -333,8 +333,8 @@ class Watch:
 
     async def _read_feed(self, feed: FeedCursor) -> None:
         """Read a feed; with other replicas, whose jobs may be in other data planes, that of all of them."""
-        serves = self.standing.serves
-        plane = next(iter(self._planes)) if len(self._planes) == 1 and self.standing == BY_ITSELF else None
+        serves = self.standing.leads_others
+        plane = next(iter(self._planes)) if len(self._planes) == 1 and self.standing == ALONE else None
         known = feed.shown
         records = await self._reader.feed(feed, plane, glance=self._pace.mode is Mode.PUSH)
         if serves and records is not None:

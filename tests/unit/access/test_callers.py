@@ -6,11 +6,11 @@ from proxy.access.callers import Caller, PassThrough, SharedToken, caller_id
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota
 from proxy.errors import InvalidApiKey, InvalidRequest, PermissionDenied
-from proxy.state.records import SqliteRecords
+from proxy.storage import SqliteStore
 
 
 @pytest.fixture
-def keys(records: SqliteRecords) -> Keys:
+def keys(records: SqliteStore) -> Keys:
     return Keys(records)
 
 

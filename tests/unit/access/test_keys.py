@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from proxy.access.keys import KEY_PREFIX, Keys
-from proxy.state.records import SqliteRecords
+from proxy.storage import SqliteStore
 
 
 class Clock:
@@ -21,7 +21,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def keys(records: SqliteRecords, clock: Clock) -> Keys:
+def keys(records: SqliteStore, clock: Clock) -> Keys:
     return Keys(records, clock)
 
 

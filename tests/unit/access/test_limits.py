@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from proxy.access.limits import Quota, RateLimits, Rule, Ticket
+from proxy.access.limits import Lease, Quota, RateLimits, Rule
 from proxy.errors import RateLimited
+from proxy.storage import MemoryStore
 
 
 async def enter(limits: RateLimits, quota: Quota, *, tokens: int = 10, jobs: int = 1, scope: str = "s") -> Any:
@@ -18,18 +19,18 @@ async def enter(limits: RateLimits, quota: Quota, *, tokens: int = 10, jobs: int
 
 @pytest.fixture
 def limits() -> RateLimits:
-    return RateLimits(wait_s=0)
+    return RateLimits(MemoryStore(), wait_s=0)
 
 
 async def test_without_a_quota_nothing_is_counted_or_told(limits: RateLimits) -> None:
-    ticket = await enter(limits, Quota())
-    assert ticket.headers == {}
-    assert not ticket.counts_tokens
+    lease = await enter(limits, Quota())
+    assert lease.headers == {}
+    assert not lease.counts_tokens
 
 
 async def test_of_many_at_once_exactly_as_many_are_let_in_as_the_limit_says(limits: RateLimits) -> None:
     got = await asyncio.gather(*(enter(limits, Quota(requests=50)) for _ in range(200)))
-    assert sum(isinstance(each, Ticket) for each in got) == 50
+    assert sum(isinstance(each, Lease) for each in got) == 50
 
 
 async def test_the_headers_count_down_and_the_refusal_says_when_to_come_back(limits: RateLimits) -> None:
@@ -44,8 +45,8 @@ async def test_the_headers_count_down_and_the_refusal_says_when_to_come_back(lim
 
 
 async def test_scopes_are_counted_apart(limits: RateLimits) -> None:
-    assert isinstance(await enter(limits, Quota(requests=1), scope="a"), Ticket)
-    assert isinstance(await enter(limits, Quota(requests=1), scope="b"), Ticket)
+    assert isinstance(await enter(limits, Quota(requests=1), scope="a"), Lease)
+    assert isinstance(await enter(limits, Quota(requests=1), scope="b"), Lease)
 
 
 async def test_a_refusal_by_one_rule_uses_up_nothing_of_another(limits: RateLimits) -> None:
@@ -70,16 +71,16 @@ async def test_the_tightest_rule_is_told(limits: RateLimits) -> None:
 async def test_tokens_are_estimated_first_and_settled_by_what_was_used(
     limits: RateLimits, used: int, left: str
 ) -> None:
-    ticket = await enter(limits, Quota(tokens=1000), tokens=300)
-    await ticket.settle(used)
-    await ticket.settle(used)  # once only
+    lease = await enter(limits, Quota(tokens=1000), tokens=300)
+    await lease.settle(used)
+    await lease.settle(used)  # once only
     probe = await enter(limits, Quota(tokens=1000), tokens=0)
     assert probe.headers["x-ratelimit-remaining-tokens"] == left
 
 
 async def test_more_tokens_than_are_left_have_to_wait_and_a_settled_overdraft_counts(limits: RateLimits) -> None:
-    ticket = await enter(limits, Quota(tokens=1000), tokens=300)
-    await ticket.settle(5000)
+    lease = await enter(limits, Quota(tokens=1000), tokens=300)
+    await lease.settle(5000)
     refusal = await enter(limits, Quota(tokens=1000), tokens=1)
     assert isinstance(refusal, RateLimited)
     assert refusal.retry_after > 1
@@ -87,7 +88,7 @@ async def test_more_tokens_than_are_left_have_to_wait_and_a_settled_overdraft_co
 
 
 async def test_an_estimate_over_the_whole_limit_is_let_in_by_an_empty_window(limits: RateLimits) -> None:
-    assert isinstance(await enter(limits, Quota(tokens=100), tokens=10_000), Ticket)
+    assert isinstance(await enter(limits, Quota(tokens=100), tokens=10_000), Lease)
     assert isinstance(await enter(limits, Quota(tokens=100), tokens=10_000), RateLimited)
 
 
@@ -97,32 +98,47 @@ async def test_jobs_in_flight_are_bounded_and_places_come_back(limits: RateLimit
     assert isinstance(await enter(limits, quota), RateLimited)
     await two.release()
     await two.release()
-    assert isinstance(await enter(limits, quota, jobs=2), Ticket)
+    assert isinstance(await enter(limits, quota, jobs=2), Lease)
     assert isinstance(await enter(limits, quota), RateLimited)
     await one.release()
 
 
 async def test_a_place_that_frees_soon_is_waited_for() -> None:
-    limits = RateLimits(wait_s=30)
+    limits = RateLimits(MemoryStore(), wait_s=30)
     first = await enter(limits, Quota(jobs=1))
     second = asyncio.create_task(enter(limits, Quota(jobs=1)))
     await asyncio.sleep(0)
     assert not second.done()
     await first.release()
-    assert isinstance(await second, Ticket)
+    assert isinstance(await second, Lease)
 
 
 async def test_one_that_does_not_is_refused_at_once() -> None:
-    limits = RateLimits(wait_s=30)
+    limits = RateLimits(MemoryStore(), wait_s=30)
     await enter(limits, Quota(requests=1))
     async with asyncio.timeout(10):
         assert isinstance(await enter(limits, Quota(requests=1)), RateLimited)
 
 
-async def test_while_redis_is_away_each_replica_counts_for_itself() -> None:
-    limits = RateLimits("redis://127.0.0.1:1/0", wait_s=0)
-    got = [await enter(limits, Quota(requests=2, tokens=1000, jobs=9)) for _ in range(3)]
-    assert [isinstance(each, Ticket) for each in got] == [True, True, False]
-    await got[0].settle(5)
-    await got[0].release()
-    await limits.aclose()
+async def test_of_60_requests_at_once_a_token_quota_of_10_admits_10(limits: RateLimits) -> None:
+    got = await asyncio.gather(*(enter(limits, Quota(tokens=10), tokens=1) for _ in range(60)))
+    assert sum(isinstance(each, Lease) for each in got) == 10
+
+
+async def test_the_excess_of_a_request_that_took_longer_than_a_minute_counts_when_it_is_known() -> None:
+    now = 0.0
+    limits = RateLimits(MemoryStore(clock=lambda: now), wait_s=0)
+    long, short = await enter(limits, Quota(tokens=1000)), await enter(limits, Quota(tokens=1000))
+    now = 61.0
+    await long.settle(710)
+    await short.settle(2)
+    probe = await enter(limits, Quota(tokens=1000), tokens=0)
+    assert probe.headers["x-ratelimit-remaining-tokens"] == "300"
+
+
+@pytest.mark.parametrize(
+    ("quota", "admitted"), [(Quota(requests=3), 3), (Quota(tokens=30), 3), (Quota(tokens=29), 2), (Quota(jobs=3), 3)]
+)
+async def test_both_sides_of_every_limit(limits: RateLimits, quota: Quota, admitted: int) -> None:
+    got = [await enter(limits, quota) for _ in range(5)]
+    assert [isinstance(each, Lease) for each in got] == [True] * admitted + [False] * (5 - admitted)

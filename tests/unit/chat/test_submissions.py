@@ -7,7 +7,7 @@ import pytest
 
 from proxy.chat.submissions import Keeping, Recorded
 from proxy.errors import IdempotencyConflict, RateLimited, UpstreamError
-from proxy.state import MemoryStore
+from proxy.storage import MemoryStore
 from tests.waiting import until
 
 SEED = "5a4db0c5-0000-4000-8000-00005a4db0c5"

@@ -9,7 +9,7 @@ from proxy.endpoints.cipher import CannotDecrypt, Cipher
 from proxy.endpoints.endpoint import Endpoint, TaskDefaults
 from proxy.endpoints.store import Endpoints
 from proxy.errors import InternalError, Overloaded
-from proxy.state.records import SqliteRecords
+from proxy.storage import SqliteStore
 from proxy.wire.openai import ChatRequest
 
 DEFAULTS = TaskDefaults(max_tokens=100, temperature=0.5, top_k=3)
@@ -61,14 +61,14 @@ def test_a_secret_of_the_settings_leaves_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-async def test_where_no_secret_can_be_made_the_error_says_what_to_set(records: SqliteRecords, tmp_path: Path) -> None:
+async def test_where_no_secret_can_be_made_the_error_says_what_to_set(records: SqliteStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     endpoints = Endpoints(records, Cipher(None, tmp_path / "file" / "key"))
     with pytest.raises(Overloaded, match="PROXY_SECRET_KEY"):
         await endpoints.add(ENDPOINT, "the-credential")
 
 
-async def test_an_endpoint_is_stored_with_its_credential_encrypted(records: SqliteRecords, tmp_path: Path) -> None:
+async def test_an_endpoint_is_stored_with_its_credential_encrypted(records: SqliteStore, tmp_path: Path) -> None:
     endpoints = Endpoints(records, Cipher("a secret", tmp_path / "key"))
     assert await endpoints.add(ENDPOINT, "the-credential")
     assert not await endpoints.add(ENDPOINT, "another")
@@ -77,7 +77,7 @@ async def test_an_endpoint_is_stored_with_its_credential_encrypted(records: Sqli
     assert found.defaults == DEFAULTS
     assert endpoints.api_key(found) == "the-credential"
     assert endpoints.api_key(ENDPOINT) is None
-    assert b"the-credential" not in (await records.all("endpoint"))["mine"]
+    assert "the-credential" not in (await records.read("endpoints"))["mine"]
     assert [each.id for each in await endpoints.all()] == ["mine"]
     with pytest.raises(InternalError, match="PROXY_SECRET_KEY"):
         Endpoints(records, Cipher("another secret", tmp_path / "key")).api_key(found)

@@ -22,7 +22,7 @@ from proxy.errors import (
     UpstreamError,
 )
 from proxy.serving.upstream import DEFAULT_TERMS, Answer, Terms
-from proxy.state.records import SqliteRecords
+from proxy.storage import MemoryStore, SqliteStore
 from proxy.wire.openai import ChatRequest
 
 DOWN = UpstreamError("down", code="narrative_unavailable", retry_after=1)
@@ -74,10 +74,12 @@ def upstream() -> StubUpstream:
 
 
 @pytest.fixture
-def router(upstream: StubUpstream, records: SqliteRecords, tmp_path: Path) -> Router:
+def router(upstream: StubUpstream, records: SqliteStore, tmp_path: Path) -> Router:
     endpoints = Endpoints(records, Cipher("secret", tmp_path / "key"))
     services = {"narrative": upstream, "anthropic": upstream}
-    return Router(make_catalog(CARDS), endpoints, services, RateLimits(wait_s=0), usual=Quota(), own_token=True)
+    return Router(
+        make_catalog(CARDS), endpoints, services, RateLimits(MemoryStore(), wait_s=0), usual=Quota(), own_token=True
+    )
 
 
 def asking(model: str, **fields: Any) -> ChatRequest:
@@ -187,11 +189,11 @@ async def test_a_stream_asks_for_usage_where_tokens_are_limited_and_shows_it_to_
 
 
 async def test_holders_of_our_keys_cannot_spend_a_token_the_proxy_does_not_have(
-    records: SqliteRecords, tmp_path: Path
+    records: SqliteStore, tmp_path: Path
 ) -> None:
     endpoints = Endpoints(records, Cipher("secret", tmp_path / "key"))
     services = {"narrative": StubUpstream()}
-    router = Router(make_catalog(CARDS), endpoints, services, RateLimits(), usual=Quota(), own_token=False)
+    router = Router(make_catalog(CARDS), endpoints, services, RateLimits(MemoryStore()), usual=Quota(), own_token=False)
     with pytest.raises(PermissionDenied):
         await router.accept(asking("first"), ME)
     await router.accept(asking("first"), Caller("a token", "plane"))

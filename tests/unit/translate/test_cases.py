@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+from proxy.api.http.bodies import parse_body
 from proxy.backends.narrative.types import Job
 from proxy.catalog import load_catalog
-from proxy.chat.parsing import parse_chat_request
 from proxy.settings import config_folder
 from proxy.translate.chunks import closing_chunks, opening_chunks
 from proxy.translate.plan import Plan, PlanRules, make_plan
 from proxy.translate.reply import completion, read_ending, stamp_of
+from proxy.wire.openai import ChatRequest
 from tests.contract import assert_submission_keeps_the_contract
 from tests.folding import assert_completion_is_openais, fold
 
@@ -27,7 +28,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def plan_of(case: dict[str, Any]) -> Plan:
-    request = parse_chat_request(json.dumps(case["request"]).encode())
+    request = parse_body(ChatRequest, json.dumps(case["request"]).encode())
     return make_plan(request, CATALOG.find(request.model), RULES)
 
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from proxy.api.http.bodies import parse_body
 from proxy.catalog import ModelCard
-from proxy.chat.parsing import parse_chat_request
 from proxy.errors import InvalidRequest
 from proxy.translate.messages import HistoryRules
 from proxy.translate.plan import Plan, PlanRules, make_plan
+from proxy.wire.openai import ChatRequest
 
 CARD = ModelCard(id="anthropic.claude-haiku-4.5", names=("haiku",), max_tokens=4096)
 RULES = PlanRules(efforts={"low": 2048, "medium": 4096})
@@ -22,7 +23,9 @@ CLOCK = {"type": "function", "function": {"name": "clock"}}
 
 
 def plan(card: ModelCard = CARD, rules: PlanRules = RULES, **fields: Any) -> Plan:
-    return make_plan(parse_chat_request(json.dumps({"model": "haiku", "messages": HI, **fields}).encode()), card, rules)
+    return make_plan(
+        parse_body(ChatRequest, json.dumps({"model": "haiku", "messages": HI, **fields}).encode()), card, rules
+    )
 
 
 def refused(**fields: Any) -> InvalidRequest:

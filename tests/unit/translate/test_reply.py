@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from proxy.api.http.bodies import parse_body
 from proxy.backends.narrative.types import Job, Usage
 from proxy.catalog import ModelCard
-from proxy.chat.parsing import parse_chat_request
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -18,6 +18,7 @@ from proxy.errors import (
 )
 from proxy.translate.plan import Plan, PlanRules, make_plan
 from proxy.translate.reply import Ending, add_usage, completion, invalid_output, read_ending, stamp_of
+from proxy.wire.openai import ChatRequest
 
 CARD = ModelCard(id="anthropic.claude-haiku-4.5", names=("haiku",), max_tokens=4096)
 TOOL = {"type": "function", "function": {"name": "look"}}
@@ -27,7 +28,7 @@ ID = "a81e1460-fbdc-4204-bd76-a9e496bf760d"
 def plan(**fields: Any) -> Plan:
     body = {"model": "haiku", "messages": [{"role": "user", "content": "hi"}], **fields}
     return make_plan(
-        parse_chat_request(json.dumps(body).encode()), CARD, PlanRules(efforts={"low": 1024, "medium": 2048})
+        parse_body(ChatRequest, json.dumps(body).encode()), CARD, PlanRules(efforts={"low": 1024, "medium": 2048})
     )
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.backends.narrative.pace import Load, Mode, pace
-from proxy.state import Standing
+from proxy.storage import Membership
 
 LOADS = st.integers(0, 20_000).flatmap(
     lambda active: st.builds(
@@ -40,7 +40,7 @@ def test_what_is_planned_stays_within_the_budget(given_load: Load, rate: float) 
 @given(st.lists(LOADS, min_size=2, max_size=20), st.booleans(), st.booleans(), st.floats(0.1, 100))
 def test_replicas_share_one_budget(loads: list[Load], feed: bool, push: bool, rate: float) -> None:
     replicas = [
-        replace(each, feed_reliable=feed, push_reliable=push, standing=Standing(number == 0, len(loads)))
+        replace(each, feed_reliable=feed, push_reliable=push, standing=Membership(number == 0, len(loads)))
         for number, each in enumerate(loads)
     ]
     assert sum(cost(each, rate) for each in replicas) <= rate * 1.0001
@@ -48,17 +48,17 @@ def test_replicas_share_one_budget(loads: list[Load], feed: bool, push: bool, ra
 
 @given(LOADS, st.floats(0.1, 100))
 def test_the_replica_that_leads_reads_the_feed_although_nothing_is_in_flight_here(each: Load, rate: float) -> None:
-    assert pace(replace(each, active=0, late=0, standing=Standing(leads=True, members=2)), rate).feed_gaps
+    assert pace(replace(each, active=0, late=0, standing=Membership(leads=True, members=2)), rate).feed_gaps
 
 
 def test_a_replica_that_is_told_what_the_feed_shows_reads_none_and_is_content_for_a_few_jobs() -> None:
-    planned = pace(replace(load(1), standing=Standing(leads=False, members=2)), 10)
+    planned = pace(replace(load(1), standing=Membership(leads=False, members=2)), 10)
     assert not planned.feed_gaps
     assert not planned.looks_at_all
 
 
 def test_a_replica_that_is_not_told_helps_itself() -> None:
-    assert pace(replace(load(100, feed=False), standing=Standing(leads=False, members=2)), 10).looks_at_all
+    assert pace(replace(load(100, feed=False), standing=Membership(leads=False, members=2)), 10).looks_at_all
 
 
 @given(LOADS, st.floats(0.1, 100))

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.state import BY_ITSELF, MemoryStore
+from proxy.storage import ALONE, MemoryStore
 
 
 class Clock:
@@ -21,12 +21,12 @@ async def test_the_first_value_added_stays_in_force() -> None:
     assert await store.read("r") == {"f": "first"}
 
 
-async def test_a_swap_happens_only_from_the_value_that_was_seen() -> None:
+async def test_a_value_is_set_only_if_it_is_the_expected_one() -> None:
     store = MemoryStore()
     await store.put("r", "f", "a", ttl_s=1)
-    assert not await store.swap("r", "f", "b", "c")
-    assert await store.swap("r", "f", "a", "c")
-    assert not await store.swap("other", "f", "a", "c")
+    assert not await store.compare_and_set("r", "f", "b", "c")
+    assert await store.compare_and_set("r", "f", "a", "c")
+    assert not await store.compare_and_set("other", "f", "a", "c")
     assert await store.read("r") == {"f": "c"}
 
 
@@ -49,7 +49,7 @@ async def test_a_record_expires_and_each_write_renews_it() -> None:
     await store.put("r", "g", "2", ttl_s=10)
     clock.now = 18
     assert await store.read("r") == {"f": "1", "g": "2"}
-    assert await store.swap("r", "f", "1", "3")
+    assert await store.compare_and_set("r", "f", "1", "3")
     clock.now = 19
     assert await store.read("r") == {}
     assert await store.add("r", "f", "new", ttl_s=1) == "new"
@@ -60,7 +60,7 @@ async def test_it_never_holds_more_than_it_may_and_forgets_the_oldest_first(
     writes: list[tuple[str, str, str]],
 ) -> None:
     """Trap: unbounded tables grew until the pod died."""
-    store = MemoryStore(most_records=4, most_bytes=5_000)
+    store = MemoryStore(max_records=4, max_bytes=5_000)
     for name, field, value in writes:
         await store.put(name, field, value, ttl_s=10)
         assert (await store.read(name))[field] == value
@@ -73,6 +73,6 @@ async def test_only_this_process_is_alive_and_it_leads() -> None:
     store = MemoryStore()
     assert await store.alive(store.replica)
     assert not await store.alive(MemoryStore().replica)
-    assert await store.join("feed") == BY_ITSELF
+    assert await store.join("feed") == ALONE
     await store.leave("feed")
-    assert await store.join("feed") == BY_ITSELF
+    assert await store.join("feed") == ALONE

@@ -1,34 +1,25 @@
 """The `narrative-proxy` command."""
 
 import asyncio
-import os
-import socket
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
 
 import click
 import httpx
-import uvicorn
 from starlette.applications import Starlette
-from uvicorn.supervisors import Multiprocess
 
 from proxy import __version__
 from proxy.app import create_app
 from proxy.backends.narrative import ClientOptions, NarrativeClient
 from proxy.catalog import CatalogError, load_catalog
-from proxy.cli_keys import keys_exist, keys_group
+from proxy.cli.common import config_option, fail, read_settings
+from proxy.cli.keys import keys_exist, keys_group
+from proxy.cli.running import bracketed, run
 from proxy.errors import ProxyError
 from proxy.logs import configure_logging
 from proxy.sandbox import SandboxOptions, create_sandbox
-from proxy.settings import Settings, SettingsError, config_folder, is_loopback, load_settings
-
-CANNOT_START = 2
-"""Exit code when a setting is missing or wrong."""
-_HARD_LIMIT_S = 5
-"""Seconds that clients who do not read have once all is answered; the grace period before it is the app's (`proxy/lifecycle.py`)."""
+from proxy.settings import Settings, config_folder, is_loopback
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -42,16 +33,11 @@ def main() -> None:
     """
 
 
-_config_option = click.option(
-    "--config", type=click.Path(path_type=Path), help="Settings file [env: PROXY_CONFIG; default: config/proxy.toml]."
-)
-
-
 @main.command()
 @click.option("--host", help="Address to listen on [env: PROXY_HOST; default: 127.0.0.1].")
 @click.option("--port", type=int, help="Port to listen on, 0 for a free one [env: PROXY_PORT; default: 8080].")
-@_config_option
-@click.option("--sandbox", is_flag=True, help="Run on an embedded sandbox: no account, no cost, canned wit.")
+@config_option
+@click.option("--sandbox", is_flag=True, help="Run on an embedded sandbox: no account, no cost, canned answers.")
 @click.option("--workers", type=int, help="Worker processes [env: PROXY_SERVER__WORKERS; default: 1].")
 def serve(host: str | None, port: int | None, config: Path | None, sandbox: bool, workers: int | None) -> None:
     """Serve /v1/chat/completions.
@@ -60,39 +46,43 @@ def serve(host: str | None, port: int | None, config: Path | None, sandbox: bool
     only. Without it, each client's own bearer token is passed through to Narrative.
     """
     given = {("server", "host"): host, ("server", "port"): port, ("server", "workers"): workers}
-    settings = _settings(config, {path: value for path, value in given.items() if value is not None})
+    settings = read_settings(config, {path: value for path, value in given.items() if value is not None})
     if faults := _missing(settings, sandbox=sandbox):
-        _fail(faults)
-    _run(partial(_worker_app, settings, sandbox), settings, _banner(settings, sandbox))
+        fail(faults)
+    try:
+        create_app(settings, sandbox=sandbox)  # so that an error shows here and not in a worker
+    except CatalogError as error:
+        fail([str(error)])
+    run(partial(_worker_app, settings, sandbox), settings, _banner(settings, sandbox))
 
 
 @main.command("sandbox")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=int, default=8090, show_default=True, help="Port to listen on.")
-@_config_option
+@config_option
 def sandbox_command(host: str, port: int, config: Path | None) -> None:
     """Serve the sandbox alone: an imitation of Narrative's API for development and tests."""
-    settings = _settings(config, {("server", "host"): host, ("server", "port"): port})
+    settings = read_settings(config, {("server", "host"): host, ("server", "port"): port})
     banner = (
         "Narrative sandbox on {url}\n\n"
         "Point the proxy at it:  NARRATIVE_ENVIRONMENT={url} NARRATIVE_API_KEY=any "
         "NARRATIVE_DATA_PLANE_ID=<any uuid> narrative-proxy serve"
     )
-    _run(partial(_sandbox_app, settings), settings, banner)
+    run(partial(_sandbox_app, settings), settings, banner)
 
 
 @main.command()
-@_config_option
+@config_option
 def check(config: Path | None) -> None:
     """Check the settings and the Narrative credentials (one cheap read call), and say in plain words what is wrong."""
-    settings = _settings(config, {})
+    settings = read_settings(config)
     faults = _missing(settings, sandbox=False)
     try:
         load_catalog(settings.chat.models_file or config_folder() / "models.toml")
     except CatalogError as error:
         faults.append(str(error))
     if faults:
-        _fail(faults)
+        fail(faults)
     click.echo("Settings: fine.")
     if settings.narrative.api_key is None:
         click.echo("Credentials: none to check; each client's own token is passed through to Narrative.")
@@ -100,20 +90,20 @@ def check(config: Path | None) -> None:
     try:
         asyncio.run(_read_once(settings, settings.narrative.api_key.get_secret_value()))
     except ProxyError as error:
-        _fail([f"Narrative ({settings.narrative.environment}): {error.message}"])
+        fail([f"Narrative ({settings.narrative.environment}): {error.message}"])
     click.echo(f"Credentials: Narrative ({settings.narrative.environment}) accepts the API key for reading jobs.")
 
 
 @main.command()
-@_config_option
+@config_option
 def health(config: Path | None) -> None:
     """Ask a running server on this machine whether it is ready; exit code 0 when it is. For container health checks."""
-    settings = _settings(config, {})
+    settings = read_settings(config)
     host = "127.0.0.1" if settings.server.host in ("0.0.0.0", "::", "") else settings.server.host
     try:
-        answer = httpx.get(f"http://{_bracketed(host)}:{settings.server.port}/readyz", timeout=3.0)
+        answer = httpx.get(f"http://{bracketed(host)}:{settings.server.port}/readyz", timeout=3.0)
     except httpx.HTTPError as error:
-        _fail([f"not reachable: {error}"], code=1)
+        fail([f"not reachable: {error}"], code=1)
     click.echo(answer.text)
     sys.exit(0 if answer.is_success else 1)
 
@@ -122,13 +112,6 @@ async def _read_once(settings: Settings, api_key: str) -> None:
     options = ClientOptions(patience=5.0)
     async with NarrativeClient(api_key, environment=settings.narrative.environment, options=options) as narrative:
         await narrative.list_jobs(type="model_inference", per_page=1)
-
-
-def _settings(config: Path | None, overrides: dict[tuple[str, str], Any]) -> Settings:
-    try:
-        return load_settings(os.environ, config=config, overrides=overrides)
-    except SettingsError as error:
-        _fail(error.faults)
 
 
 def _missing(settings: Settings, *, sandbox: bool) -> list[str]:
@@ -158,16 +141,7 @@ def _keys_exist(settings: Settings, faults: list[str]) -> bool:
         return False
 
 
-def _fail(faults: list[str], code: int = CANNOT_START) -> NoReturn:
-    for fault in faults:
-        click.echo(f"narrative-proxy: {fault}", err=True)
-    sys.exit(code)
-
-
-main.add_command(keys_group(lambda config: _settings(config, {}), _fail, _config_option))
-
-
-# ---------------------------------------------------------------- running
+main.add_command(keys_group)
 
 
 def _worker_app(settings: Settings, sandbox: bool) -> Starlette:
@@ -195,55 +169,3 @@ def _banner(settings: Settings, sandbox: bool) -> str:
         f"  curl {{url}}/v1/chat/completions -H \"Authorization: Bearer {key}\" -H 'Content-Type: application/json' \\\n"
         '    -d \'{{"model": "claude-4-5-haiku", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'\n'
     )
-
-
-class _Server(uvicorn.Server):
-    """Says how to call it once it listens."""
-
-    def __init__(self, config: uvicorn.Config, banner: str) -> None:
-        super().__init__(config)
-        self._banner = banner
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            click.echo(self._banner)
-
-
-def _run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
-    server = settings.server
-    try:
-        app()  # so that a fault shows here and not in a worker
-    except CatalogError as error:
-        _fail([str(error)])
-    config = uvicorn.Config(
-        app,
-        factory=True,
-        # Not httptools: it drops the body of a request that offers an upgrade, as Java's HTTP client does with every first one.
-        http="h11",
-        host=server.host,
-        port=server.port,
-        workers=server.workers,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=server.keep_alive_s,
-        timeout_graceful_shutdown=_HARD_LIMIT_S,
-    )
-    listener = config.bind_socket()
-    banner = banner.format(url=f"http://{_bracketed(server.host)}:{listener.getsockname()[1]}")
-    if server.workers > 1:
-        if settings.state.url is None:
-            click.echo(
-                f"{server.workers} workers without PROXY_STATE__URL (a Redis): each knows only its own requests, so a repeat that "
-                "reaches another worker is paid again, limits count per worker, and each worker reads Narrative's jobs for itself.",
-                err=True,
-            )
-        click.echo(banner)
-        Multiprocess(config, sockets=[listener]).run()
-    else:
-        _Server(config, banner).run(sockets=[listener])
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -6,19 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.chat.parsing import parse_chat_request
+from proxy.api.http.bodies import parse_body
 from proxy.errors import InvalidRequest
+from proxy.wire.openai import ChatRequest
 
 HI = [{"role": "user", "content": "hi"}]
 
 
 def parse(**fields: object):
-    return parse_chat_request(json.dumps({"model": "m", "messages": HI, **fields}).encode())
+    return parse_body(ChatRequest, json.dumps({"model": "m", "messages": HI, **fields}).encode())
 
 
 def refusal(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        parse_chat_request(body)
+        parse_body(ChatRequest, body)
     return caught.value
 
 
@@ -111,14 +112,14 @@ def test_a_missing_required_field_is_named(field: str) -> None:
     ],
 )
 def test_lone_surrogates_become_the_replacement_character(written: bytes, read: str) -> None:
-    request = parse_chat_request(b'{"model":"m","messages":[{"role":"user","content":"' + written + b'"}]}')
+    request = parse_body(ChatRequest, b'{"model":"m","messages":[{"role":"user","content":"' + written + b'"}]}')
     assert request.messages[0].content == read
 
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_any_text_a_client_can_write_is_read(text: str) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
-    content = parse_chat_request(body).messages[0].content
+    content = parse_body(ChatRequest, body).messages[0].content
     paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert content is not None
     content.encode()
@@ -130,8 +131,8 @@ def test_any_text_a_client_can_write_is_read(text: str) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        parse_chat_request(body)
+        parse_body(ChatRequest, body)
 
 
 def test_a_byte_order_mark_is_tolerated() -> None:
-    assert parse_chat_request(b"\xef\xbb\xbf" + json.dumps({"model": "m", "messages": HI}).encode()).model == "m"
+    assert parse_body(ChatRequest, b"\xef\xbb\xbf" + json.dumps({"model": "m", "messages": HI}).encode()).model == "m"

@@ -1,0 +1,217 @@
+"""The HTTP server: uvicorn with h11, and bounds on how long and how often clients may keep connections without making use of them.
+
+    a connection that                         is closed after
+    sends no request, or part of its headers  `header_timeout_s` (408)
+    sends a body slowly                       `body_timeout_s`, and a second more for each KiB that came (408)
+    does not read its response                `send_timeout_s` without progress
+    is idle between requests                  `keep_alive_s`
+
+At `max_connections` the one that has waited longest for a request is closed for a new one, so that idle connections keep nobody out.
+"""
+
+import asyncio
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import h11
+import structlog
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from proxy.settings import Settings
+
+_HARD_LIMIT_S: Final = 5
+"""Seconds that clients who do not read have once everything is answered; the grace period before it is the app's (`proxy/lifecycle.py`)."""
+_BODY_BYTES_PER_SECOND: Final = 1024
+_OWN_DESCRIPTORS: Final = 128
+"""Kept for files, the store and the connections of listeners, beside those to upstreams."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds on clients' connections; times in seconds.
+
+    Attributes:
+        max_connections: of one process.
+    """
+
+    max_connections: int = 10_000
+    header_timeout_s: float = 15.0
+    body_timeout_s: float = 30.0
+    send_timeout_s: float = 60.0
+    keep_alive_s: int = 75
+
+
+def connection_limits(settings: Settings) -> ConnectionLimits:
+    """The limits that the settings ask for."""
+    server = settings.server
+    return ConnectionLimits(
+        max_connections=server.max_connections,
+        header_timeout_s=server.header_timeout_s,
+        body_timeout_s=server.body_timeout_s,
+        send_timeout_s=settings.chat.send_timeout_s,
+        keep_alive_s=server.keep_alive_s,
+    )
+
+
+class ServerConfig(uvicorn.Config):
+    """uvicorn's configuration of a server with these limits.
+
+    Args:
+        options: further options of `uvicorn.Config`, such as host and port.
+    """
+
+    def __init__(self, app: Any, limits: ConnectionLimits, **options: Any) -> None:
+        super().__init__(
+            app,
+            # Not httptools: it drops the body of a request that offers an upgrade, as Java's HTTP client does with every first one.
+            http=_Connection,
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=limits.keep_alive_s,
+            timeout_graceful_shutdown=_HARD_LIMIT_S,
+            **options,
+        )
+        self.limits = limits
+        self.waiting: dict[_Connection, None] = {}
+        """Connections without a request under way, the one that has waited longest first."""
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the soft limit of open files to the hard one; returns what is left for clients' connections besides the process's own."""
+    if sys.platform == "win32":
+        return 10_000
+    import resource  # noqa: PLC0415 - not on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 1 << 20) if hard != resource.RLIM_INFINITY else 1 << 20
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return max(soft - _OWN_DESCRIPTORS, 16)
+
+
+class _Connection(H11Protocol):
+    """One client's connection."""
+
+    config: ServerConfig
+
+    _reading: Literal["headers", "body", "nothing"] = "nothing"
+    """What the client has to send in time."""
+    _read_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
+    _body_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        waiting = self.config.waiting
+        if len(self.connections) > self.config.limits.max_connections:
+            if not waiting:
+                self._refuse(503, "The server has too many connections.")
+                return
+            oldest = next(iter(waiting))
+            del waiting[oldest]
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+        waiting[self] = None
+        self._expect("headers")
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        self._body_bytes += len(data)
+        if self.conn.their_state is h11.IDLE:
+            self._expect("headers")
+        else:
+            self.config.waiting.pop(self, None)
+            self._expect("body" if self.conn.their_state is h11.SEND_BODY else "nothing")
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.conn.their_state is h11.IDLE:
+            self.config.waiting[self] = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.config.waiting.pop(self, None)
+        self._expect("nothing")
+        self._cancel_write_timer()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._cancel_write_timer()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # a plain close would wait for a client that does not read
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _expect(self, what: Literal["headers", "body", "nothing"]) -> None:
+        if what == self._reading:
+            return
+        self._reading = what
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+        if what != "nothing":
+            limits = self.config.limits
+            timeout = limits.header_timeout_s if what == "headers" else limits.body_timeout_s
+            self._body_bytes = 0
+            self._read_timer = self.loop.call_later(timeout, self._read_timed_out, timeout)
+
+    def _read_timed_out(self, allowed: float) -> None:
+        earned = self.config.limits.body_timeout_s + self._body_bytes / _BODY_BYTES_PER_SECOND
+        if self._reading == "body" and (self.flow.read_paused or earned > allowed):
+            # The application does not read on, or the client sends fast enough.
+            wait = max(earned - allowed, 1.0)
+            self._read_timer = self.loop.call_later(wait, self._read_timed_out, allowed + wait)
+            return
+        log.info("a client did not send its request in time", waited_for=self._reading)
+        self._refuse(408, f"The request's {self._reading} did not arrive in time.")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what no application will, and close."""
+        self._expect("nothing")
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+            body = json.dumps({"error": error}).encode()
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
+            for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def _watch_writing(self) -> None:
+        self._cancel_write_timer()
+        unsent = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self.config.limits.send_timeout_s, self._write_timed_out, unsent)
+
+    def _write_timed_out(self, unsent: int) -> None:
+        if self.transport.get_write_buffer_size() < unsent:
+            self._watch_writing()
+        else:
+            log.info("a client stopped reading its response")
+            self.transport.abort()
+
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None

@@ -1,0 +1,143 @@
+"""The `narrative-proxy keys` commands: make, list and revoke the proxy's own keys."""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from proxy.access.keys import Key, Keys
+from proxy.access.limits import Quota
+from proxy.cli.common import config_option, fail, read_settings
+from proxy.errors import ProxyError
+from proxy.setting_types import is_uuid
+from proxy.settings import Settings
+from proxy.storage import open_storage
+
+T = TypeVar("T")
+_UNITS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+class _Moment(click.ParamType[int]):
+    """`30d`, `12h`, `90m` from now, or a date or time in ISO 8601 (UTC where it names no zone) → seconds since 1970."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        if span := re.fullmatch(r"(\d{1,6})([mhd])", value):
+            return int(time.time()) + int(span[1]) * _UNITS[span[2]]
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a span such as 30d nor a date such as 2030-01-31", param, ctx)
+        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+@click.group("keys")
+def keys_group() -> None:
+    """Make, list and revoke keys that clients present to the proxy."""
+
+
+@keys_group.command()
+@click.option("--name", required=True, help="Your own words for it, such as the app's name.")
+@click.option("--models", help="Models and named endpoints it may use, comma-separated. Default: all.")
+@click.option("--data-plane", help="Data plane its jobs run on. Default: the proxy's.")
+@click.option("--rpm", type=click.IntRange(min=1), help="Requests a minute.")
+@click.option("--tpm", type=click.IntRange(min=1), help="Tokens a minute.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Jobs in flight at a time.")
+@click.option("--expires", type=_Moment(), help="A span (30d, 12h, 90m) or a date (2030-01-31).")
+@config_option
+def create(config: Path | None, name: str, models: str | None, data_plane: str | None, **limits: Any) -> None:
+    """Make a key and show it, once: only its hash is stored."""
+    names = tuple(part.strip() for part in (models or "").split(",") if part.strip())
+    _check(name=name, models=models, names=names, data_plane=data_plane, expires=limits["expires"])
+    key, secret = _run(
+        config,
+        lambda stored: stored.create(
+            name,
+            models=names or None,
+            data_plane_id=data_plane,
+            quota=Quota(requests=limits["rpm"], tokens=limits["tpm"], jobs=limits["concurrency"]),
+            expires_at=limits["expires"],
+        ),
+    )
+    click.echo(f"{key.id} ({key.name}) was made. This is the only time it is shown:", err=True)
+    click.echo(secret)
+
+
+@keys_group.command("list")
+@config_option
+def list_(config: Path | None) -> None:
+    """Show every key that was made, without the keys themselves."""
+    rows: list[tuple[str, ...]] = [("ID", "NAME", "STATUS", "EXPIRES", "RPM", "TPM", "JOBS", "DATA PLANE", "MODELS")]
+    rows += [_row(key) for key in _run(config, lambda stored: stored.all())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@keys_group.command()
+@click.argument("key")
+@config_option
+def revoke(config: Path | None, key: str) -> None:
+    """Revoke the key of that id, or all of that name, for good. Every replica refuses it within a second."""
+    revoked = _run(config, lambda stored: stored.revoke(key))
+    if not revoked:
+        fail([f"no working key has the id or name {key!r}"])
+    for each in revoked:
+        click.echo(f"{each.id} ({each.name}) is revoked.")
+
+
+def _check(
+    *, name: str, models: str | None, names: tuple[str, ...], data_plane: str | None, expires: int | None
+) -> None:
+    """Raises click.UsageError for what would make a key of no use, or of more use than was meant."""
+    if not name.strip():
+        raise click.UsageError("--name is empty")
+    if models is not None and not names:
+        raise click.UsageError("--models is empty; leave it out for a key that may use all of them")
+    if data_plane is not None and not is_uuid(data_plane):
+        raise click.UsageError(f"--data-plane is {data_plane!r}; expected a uuid")
+    if expires is not None and expires <= time.time():
+        raise click.UsageError("--expires is in the past")
+
+
+def _run(config: Path | None, work: Callable[[Keys], Awaitable[T]]) -> T:
+    try:
+        return asyncio.run(_with_keys(read_settings(config), work))
+    except ProxyError as error:
+        fail([error.message])
+
+
+async def _with_keys(settings: Settings, work: Callable[[Keys], Awaitable[T]]) -> T:
+    state = settings.state
+    url = state.url.get_secret_value() if state.url else None
+    async with open_storage(settings.access.home(), url, state.prefix) as storage:
+        return await work(Keys(storage.durable))
+
+
+async def _exist(keys: Keys) -> bool:
+    return await keys.exist()
+
+
+def keys_exist(settings: Settings) -> bool:
+    """Whether a key was ever made.
+
+    Raises:
+        ProxyError: the store cannot be reached.
+    """
+    return asyncio.run(_with_keys(settings, _exist))
+
+
+def _row(key: Key) -> tuple[str, ...]:
+    status = "revoked" if key.revoked_at else "works" if key.works_at(time.time()) else "expired"
+    expires = datetime.fromtimestamp(key.expires_at, UTC).strftime("%Y-%m-%d %H:%MZ") if key.expires_at else "-"
+    limits = (key.quota.requests, key.quota.tokens, key.quota.jobs)
+    named = [str(limit) if limit else "-" for limit in limits]
+    return (key.id, key.name, status, expires, *named, key.data_plane_id or "-", ", ".join(key.models or ["all"]))

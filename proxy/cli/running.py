@@ -1,0 +1,63 @@
+"""Running an application under uvicorn: one process or several workers, signals, the exit status."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from types import FrameType
+
+import click
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.supervisors import Multiprocess
+
+from proxy.api.http.server import ServerConfig, connection_limits, raise_descriptor_limit
+from proxy.settings import Settings
+
+
+def run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
+    """Serve until a signal says to stop.
+
+    Args:
+        app: makes the application, in each worker.
+        banner: printed once the server listens; `{url}` in it is the server's address.
+    """
+    server = settings.server
+    descriptors = raise_descriptor_limit() - settings.narrative.max_connections
+    limits = connection_limits(settings)
+    limits = replace(limits, max_connections=max(min(limits.max_connections, descriptors), 1))
+    config = ServerConfig(app, limits, factory=True, host=server.host, port=server.port, workers=server.workers)
+    listener = config.bind_socket()
+    banner = banner.format(url=f"http://{bracketed(server.host)}:{listener.getsockname()[1]}")
+    if server.workers == 1:
+        _Server(config, banner).run(sockets=[listener])
+        return
+    if settings.state.url is None:
+        click.echo(
+            f"{server.workers} workers without PROXY_STATE__URL (a Redis): each knows only its own requests, so a repeat that "
+            "reaches another worker is paid again, limits count per worker, and each worker reads Narrative's jobs for itself.",
+            err=True,
+        )
+    click.echo(banner)
+    Multiprocess(config, sockets=[listener]).run()
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+class _Server(uvicorn.Server):
+    """Prints its banner once it listens, and exits with status 0 when a signal ended it in order."""
+
+    def __init__(self, config: uvicorn.Config, banner: str) -> None:
+        super().__init__(config)
+        self._banner = banner
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            click.echo(self._banner)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # uvicorn's own also notes the signal and raises it again at the end, which would be the exit status.
+        self.should_exit = True

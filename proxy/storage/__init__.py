@@ -1,0 +1,59 @@
+"""What outlives a request: records, counters and leadership, in this process, in a file, or in a Redis that replicas share."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.storage.memory import MemoryStore
+from proxy.storage.outages import FailClosed, FailOpen
+from proxy.storage.sqlite import SqliteStore
+from proxy.storage.store import ALONE, Level, Limit, Membership, Records, Store
+
+__all__ = [
+    "ALONE",
+    "Level",
+    "Limit",
+    "Membership",
+    "MemoryStore",
+    "Records",
+    "SqliteStore",
+    "Storage",
+    "Store",
+    "open_storage",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The stores, by what happens to their users during an outage of Redis.
+
+    Attributes:
+        live: for idempotency, limits and leadership. It fails open: the replica serves on by itself, and `/readyz` says `degraded`.
+        durable: for keys and named endpoints. It fails closed: 503 `state_unavailable`, but for what was read in the last ten minutes.
+    """
+
+    live: Store
+    durable: Records
+
+
+@asynccontextmanager
+async def open_storage(
+    folder: Path, redis_url: str | None, prefix: str, on_failure: Callable[[], None] = lambda: None
+) -> AsyncIterator[Storage]:
+    """Open the stores: a Redis for everything if there is one, else memory and `records.sqlite3` in a folder.
+
+    Args:
+        prefix: start of every name in Redis.
+        on_failure: called after each call to Redis that failed.
+    """
+    async with AsyncExitStack() as stack:
+        if redis_url is None:
+            file = SqliteStore(folder / "records.sqlite3")
+            stack.push_async_callback(file.aclose)
+            yield Storage(MemoryStore(), FailClosed(file))
+        else:
+            from proxy.storage.redis import RedisStore  # noqa: PLC0415 (eight megabytes that only a Redis needs)
+
+            redis = await stack.enter_async_context(RedisStore(redis_url, prefix, on_failure))
+            yield Storage(FailOpen(redis), FailClosed(redis))

@@ -1,0 +1,222 @@
+"""A store within this process: nothing to install, bounded, gone with the process."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+from uuid import uuid4
+
+from proxy.storage.store import ALONE, Level, Levels, Limit, Membership
+
+MAX_RECORDS: Final = 100_000
+MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_COUNTERS: Final = 100_000
+_OVERHEAD: Final = 400
+"""Bytes a record and its fields cost beside their text, about."""
+
+
+@dataclass(slots=True)
+class _Record:
+    expires: float = inf
+    fields: dict[str, str] = field(default_factory=dict)
+    size: int = _OVERHEAD
+
+
+class MemoryStore:
+    """See `proxy.storage.store.Store`. Beyond its bounds it drops the record that was written longest ago.
+
+    Args:
+        max_records: how many are kept.
+        max_bytes: how much they may hold together, about.
+        max_counters: how many counters of leases are kept.
+        clock: seconds; any origin.
+        replica: the id of this process, if it has one already.
+    """
+
+    shared = False
+    healthy = True
+
+    def __init__(
+        self,
+        *,
+        max_records: int = MAX_RECORDS,
+        max_bytes: int = MAX_BYTES,
+        max_counters: int = MAX_COUNTERS,
+        clock: Callable[[], float] = time.monotonic,
+        replica: str | None = None,
+    ) -> None:
+        self.replica = replica or uuid4().hex
+        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self._bytes = 0
+        self._max_records = max_records
+        self._max_bytes = max_bytes
+        self._counters: OrderedDict[str, _Counter] = OrderedDict()
+        self._max_counters = max_counters
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    # ------------------------------------------------------------ records
+
+    async def get(self, name: str, field: str) -> str | None:
+        record = self._live(name)
+        return record.fields.get(field) if record else None
+
+    async def read(self, name: str) -> Mapping[str, str]:
+        record = self._live(name)
+        return dict(record.fields) if record else {}
+
+    async def add(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> str:
+        known = await self.get(name, field)
+        if known is not None:
+            return known
+        self._set(name, field, value, ttl_s)
+        return value
+
+    async def put(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> None:
+        self._set(name, field, value, ttl_s)
+
+    async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
+        if await self.get(name, field) != old:
+            return False
+        self._set(name, field, new, None)
+        return True
+
+    async def remove(self, name: str, field: str | None = None) -> bool:
+        record = self._live(name)
+        if record is None or (field is not None and field not in record.fields):
+            return False
+        if field is not None:
+            self._resize(record, -_size(field, record.fields.pop(field)))
+        if field is None or not record.fields:
+            self._drop(name)
+        return True
+
+    def _live(self, name: str) -> _Record | None:
+        record = self._records.get(name)
+        if record is not None and record.expires <= self._clock():
+            self._drop(name)
+            return None
+        return record
+
+    def _set(self, name: str, field: str, value: str, ttl_s: float | None) -> None:
+        record = self._live(name)
+        if record is None:
+            record = self._records[name] = _Record()
+            self._bytes += record.size
+        self._records.move_to_end(name)
+        if ttl_s is not None:
+            record.expires = self._clock() + ttl_s
+        self._resize(record, _size(field, value) - _size(field, record.fields.get(field)))
+        record.fields[field] = value
+        while len(self._records) > self._max_records or (self._bytes > self._max_bytes and len(self._records) > 1):
+            self._drop(next(iter(self._records)))
+
+    def _resize(self, record: _Record, by: int) -> None:
+        record.size += by
+        self._bytes += by
+
+    def _drop(self, name: str) -> None:
+        self._bytes -= self._records.pop(name).size
+
+    # ------------------------------------------------------------ counters
+
+    async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
+        now = self._clock()
+        counters = [self._counter(limit.counter, now) for limit in limits]
+        waits = [counter.wait(limit, now) for counter, limit in zip(counters, limits, strict=True)]
+        fits = not any(waits)
+        if fits:
+            for counter, limit in zip(counters, limits, strict=True):
+                counter.set(lease, limit.amount, now + limit.ttl_s)
+        levels = [Level(counter.used, wait, counter.reset(now)) for counter, wait in zip(counters, waits, strict=True)]
+        self._drop_counters(len(limits), now)
+        return fits, levels
+
+    async def resize(self, counter: str, lease: str, amount: int, *, ttl_s: float | None = None) -> None:
+        now = self._clock()
+        found = self._counter(counter, now)
+        found.set(lease, amount, None if ttl_s is None else now + ttl_s)
+        self._drop_counters(1, now)
+
+    def _counter(self, name: str, now: float) -> "_Counter":
+        counter = self._counters.get(name)
+        if counter is None:
+            counter = self._counters[name] = _Counter()
+        self._counters.move_to_end(name)
+        counter.expire(now)
+        return counter
+
+    def _drop_counters(self, used: int, now: float) -> None:
+        """Drop counters without leases, and beyond the bound those used longest ago: up to one more than a call may have made."""
+        for _ in range(used + 1):
+            if not self._counters:
+                return
+            name, oldest = next(iter(self._counters.items()))
+            oldest.expire(now)
+            if oldest.leases and len(self._counters) <= self._max_counters:
+                return
+            del self._counters[name]
+
+    # ------------------------------------------------------------ replicas: there is only this one
+
+    async def alive(self, replica: str) -> bool:
+        return replica == self.replica
+
+    async def join(self, group: str, *, may_lead: bool = True) -> Membership:
+        return ALONE
+
+    async def leave(self, group: str) -> None:
+        return None
+
+    async def publish(self, topic: str, message: str) -> None:
+        return None
+
+    def subscribe(self, topic: str, on_message: Callable[[str], None]) -> None:
+        return None
+
+
+@dataclass(slots=True)
+class _Counter:
+    """Leases of one counter in the order in which they end: id → end, amount."""
+
+    leases: OrderedDict[str, tuple[float, int]] = field(default_factory=OrderedDict)
+    used: int = 0
+
+    def expire(self, now: float) -> None:
+        while self.leases:
+            lease, (end, amount) = next(iter(self.leases.items()))
+            if end > now:
+                return
+            del self.leases[lease]
+            self.used -= amount
+
+    def wait(self, limit: Limit, now: float) -> float:
+        """Seconds until the amount fits; 0 when it does."""
+        over, until = self.used + limit.amount - limit.most, now
+        for end, amount in self.leases.values():
+            if over <= 0:
+                break
+            over, until = over - amount, end
+        return until - now
+
+    def reset(self, now: float) -> float:
+        return next(iter(self.leases.values()))[0] - now if self.leases else 0.0
+
+    def set(self, lease: str, amount: int, end: float | None) -> None:
+        known_end, known = self.leases.get(lease, (None, 0))
+        until = known_end or end
+        if until is None:
+            return
+        self.used += amount - known
+        if amount:
+            self.leases[lease] = (until, amount)
+        else:
+            self.leases.pop(lease, None)
+
+
+def _size(field: str, value: str | None) -> int:
+    return 0 if value is None else len(field) + len(value)
