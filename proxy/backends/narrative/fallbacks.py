@@ -123,13 +123,17 @@ class Fallbacks:
     clock: Callable[[], float] = time.monotonic
     _until: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
 
+    def __len__(self) -> int:
+        """How much is remembered."""
+        return len(self._until)
+
     def form(self, card: ModelCard, request: Request, names: Callable[[Request], Mapping[str, str]]) -> Form:
         """The form in which to write a request.
 
         Args:
             names: gives each tool name of a request its upstream name.
         """
-        text_history = card.tool_history == "text" or self._knows(card.id, _HISTORY)
+        text_history = self._knows(card.id, _HISTORY)
         if not self._until or not any(model == card.id for model, _ in self._until):
             return Form(text_history=text_history)
         upstream = names(request)

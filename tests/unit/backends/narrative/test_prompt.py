@@ -1,0 +1,306 @@
+"""Neutral requests → what is run, and what is reported about it."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.backends.narrative.fallbacks import ANSWER, PLAIN, Form
+from proxy.backends.narrative.prompt import Prepared, prepare
+from proxy.catalog import ModelCard, load_catalog
+from proxy.errors import InvalidRequest
+from proxy.inference.request import (
+    JsonOutput,
+    Message,
+    Reasoning,
+    Request,
+    Rules,
+    Sampling,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from proxy.schemas import SchemaLimits
+from proxy.settings import config_folder
+
+CARD = ModelCard(id="anthropic.claude-haiku-4.5", names=("haiku",), max_tokens=4096)
+HI = Message("user", (Text("hi", "messages[0].content"),), "messages[0]")
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
+WEATHER, CLOCK = Tool("weather", parameters=CITY), Tool("clock")
+
+
+def prepared(card: ModelCard = CARD, rules: Rules = Rules(), form: Form = PLAIN, **fields: Any) -> Prepared:
+    return prepare(replace(Request("haiku", (HI,)), **fields), card, rules, form)
+
+
+def offered(made: Prepared) -> list[str]:
+    return [tool.name for tool in made.expected.tools.tools] if made.expected.tools else []
+
+
+# ---------------------------------------------------------------- limits
+
+
+def test_the_reply_limit_is_the_requests_or_the_models_plus_headroom() -> None:
+    assert prepared().config.max_tokens == 4096 + 64
+    assert prepared(max_tokens=10).config.max_tokens == 10 + 64
+    assert prepared(rules=Rules(headroom_tokens=0), max_tokens=10).config.max_tokens == 10
+
+
+def test_a_thinking_budget_comes_on_top_of_the_limit() -> None:
+    made = prepared(max_tokens=10, reasoning=Reasoning(1024))
+    assert (made.config.max_tokens, made.expected.reasoning_budget, made.expected.reasoning_shown) == (
+        10 + 64 + 1024,
+        1024,
+        True,
+    )
+    assert not prepared(reasoning=Reasoning(1024, shown=False)).expected.reasoning_shown
+
+
+LIMITED = CARD.model_copy(update={"max_output_tokens": 64_000})
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "budget", "sent", "words", "told", "adjusted"),
+    [
+        (63_936, None, 64_000, 63_936, None, []),
+        (63_937, None, 64_000, 63_937, None, []),
+        (64_000, None, 64_000, 64_000, None, []),
+        (64_001, None, 64_000, 64_000, None, ["max_tokens: lowered to 64000, the model's largest output"]),
+        (10_000, 8_192, 18_256, 10_000, 8_192, []),
+        (55_808, 8_192, 64_000, 55_808, 8_192, []),
+        (
+            60_000,
+            8_192,
+            64_000,
+            60_000,
+            4_000,
+            ["thinking: lowered to 4000 tokens, as the model's largest output is 64000"],
+        ),
+        (
+            64_000,
+            8_192,
+            64_000,
+            64_000,
+            1_024,
+            ["thinking: lowered to 1024 tokens, as the model's largest output is 64000"],
+        ),
+    ],
+)
+def test_reply_headroom_and_thinking_stay_within_the_models_largest_output(
+    max_tokens: int, budget: int | None, sent: int, *, words: int, told: int | None, adjusted: list[str]
+) -> None:
+    made = prepared(LIMITED, max_tokens=max_tokens, reasoning=Reasoning(budget) if budget else None)
+    assert (made.config.max_tokens, made.expected.max_words, made.expected.reasoning_budget) == (sent, words, told)
+    assert list(made.adjusted) == adjusted
+
+
+def test_every_model_of_the_table_has_a_largest_output_above_its_usual_limit() -> None:
+    for card in load_catalog(config_folder() / "models.toml").cards:
+        assert card.max_output_tokens is not None
+        assert card.context_tokens is not None
+        assert card.max_tokens + 64 < card.max_output_tokens < card.context_tokens
+        made = prepared(card, max_tokens=card.max_output_tokens, reasoning=Reasoning(8192))
+        assert made.config.max_tokens == card.max_output_tokens
+
+
+# ---------------------------------------------------------------- sampling
+
+BESIDE = "top_p: left out, the model does not accept it beside temperature"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "given", "sent", "adjusted"),
+    [
+        ("both", (0.5, 0.9), (0.5, 0.9), []),
+        ("one", (0.5, 0.9), (0.5, None), [BESIDE]),
+        ("one", (0.0, 0.0), (0.0, None), [BESIDE]),
+        ("one", (0.5, None), (0.5, None), []),
+        ("one", (None, 0.9), (None, 0.9), []),
+        (
+            "none",
+            (0.5, 0.9),
+            (None, None),
+            [f"{name}: left out, the model does not accept it" for name in ("temperature", "top_p")],
+        ),
+        ("none", (0.0, None), (None, None), ["temperature: left out, the model does not accept it"]),
+        ("none", (None, None), (None, None), []),
+    ],
+)
+def test_only_the_sampling_parameters_that_the_model_accepts_are_sent(
+    accepted: str, given: tuple[Any, Any], sent: tuple[Any, Any], adjusted: list[str]
+) -> None:
+    made = prepared(
+        CARD.model_copy(update={"sampling": accepted}), sampling=Sampling(temperature=given[0], top_p=given[1])
+    )
+    assert (made.config.temperature, made.config.top_p) == sent
+    assert list(made.adjusted) == adjusted
+
+
+def test_claude_takes_one_sampling_parameter_and_o4_mini_none() -> None:
+    cards = {card.id: card.sampling for card in load_catalog(config_folder() / "models.toml").cards}
+    assert {accepted for id_, accepted in cards.items() if "claude" in id_} == {"one"}
+    assert cards["openai.o4-mini"] == "none"
+    assert cards["openai.gpt-4.1"] == "both"
+
+
+def test_top_k_has_no_effect_and_is_reported() -> None:
+    made = prepared(sampling=Sampling(top_k=5), ignored=("seed",))
+    assert made.ignored == ("seed", "top_k")
+    assert prepared(ignored=("seed",)).ignored == ("seed",)
+
+
+def test_stop_strings_are_forwarded_only_where_the_card_says_so() -> None:
+    stop = Sampling(stop=("a", "b"))
+    assert prepared(sampling=stop).expected.stop == ("a", "b")
+    assert prepared(sampling=stop).config.stop_sequences is None
+    assert prepared(CARD.model_copy(update={"forward_stop": True}), sampling=stop).config.stop_sequences == ("a", "b")
+
+
+# ---------------------------------------------------------------- tools
+
+
+def test_tool_choice_limits_the_tools_offered() -> None:
+    both = (WEATHER, CLOCK)
+    assert offered(prepared(tools=both)) == ["weather", "clock"]
+    assert offered(prepared(tools=both, tool_choice=ToolChoice(names=frozenset()))) == []
+    made = prepared(tools=both, tool_choice=ToolChoice(frozenset({"clock"}), required=True, single=True))
+    assert made.expected.tools
+    assert (offered(made), made.expected.tools.required, made.expected.tools.single) == (["clock"], True, True)
+
+
+def test_names_that_models_would_not_accept_are_safe_and_unique_upstream_also_in_the_history() -> None:
+    names = ["a.b", "a b", "a_b", "ü" * 128, "ü" * 127]
+    past = Message("assistant", (ToolCall("1", "a b", {}),), "messages[1]")
+    result = Message("user", (ToolResult("1", (Text("x"),)),), "messages[2]")
+    made = prepared(messages=(HI, past, result), tools=tuple(map(Tool, names)))
+    assert made.expected.tools
+    upstream = {tool.name: tool.upstream_name for tool in made.expected.tools.tools}
+    assert len(set(upstream.values())) == len(names)
+    assert all(name.isascii() and len(name) <= 64 for name in upstream.values())
+    assert upstream["a_b"] == "a_b"
+    assert made.messages[2].content[0].name == upstream["a b"]  # type: ignore[union-attr]
+
+
+def test_a_short_system_block_after_the_clients_own_says_how_to_call_tools() -> None:
+    made = prepared(messages=(Message("system", (Text("Be brief."),)), HI), tools=(WEATHER,))
+    own, ours = made.messages[0].content
+    assert made.messages[0].role == "system"
+    assert own.text == "Be brief."  # type: ignore[union-attr]
+    assert "tool_calls" in ours.text  # type: ignore[union-attr]
+    assert len(ours.text) < 800  # type: ignore[union-attr]
+
+
+def test_a_schema_that_cannot_be_compiled_names_its_path() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        prepared(tools=(Tool("f", parameters={"type": "nope"}, schema_path="tools[0].function.parameters"),))
+    assert caught.value.param is not None
+    assert caught.value.param.startswith("tools[0].function.parameters")
+    with pytest.raises(InvalidRequest):
+        prepared(rules=Rules(schema_limits=SchemaLimits(max_bytes=10)), tools=(WEATHER,))
+
+
+def test_bounds_that_an_upstream_refuses_are_described_and_still_validated() -> None:
+    card = CARD.model_copy(update={"schema_bounds": False})
+    numbers = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 3}}, "required": ["n"]}
+    tool = Tool("count", parameters=numbers, strict=True)
+    fields: dict[str, Any]
+    for fields in ({"tools": (tool,), "tool_choice": ToolChoice(required=True)}, {"output": JsonOutput(numbers)}):
+        sent = json.dumps(prepared(card, **fields).config.output_format_schema)
+        assert "3" in sent
+        assert not any(keyword in sent for keyword in ('"minimum"', '"minItems"'))
+    assert prepared(card, tools=(tool,)).expected.parse({"tool_calls": [{"count": {"n": 1}}]}).undeliverable
+
+
+def test_any_json_object_is_a_structured_output_that_must_be_one() -> None:
+    made = prepared(output=JsonOutput())
+    assert made.config.output_format_schema["type"] == "object"
+    assert made.expected.parse("no JSON").undeliverable
+    assert made.expected.max_words is None
+
+
+# ---------------------------------------------------------------- forms
+
+SIMPLE = "tools: written in the simple form, with arguments as JSON text"
+
+
+def test_a_request_over_the_models_schema_budget_gets_the_simple_form_by_itself() -> None:
+    small = CARD.model_copy(update={"max_schema_bytes": 900})
+    tools = tuple(Tool(f"tool_{index}", parameters=CITY) for index in range(20))
+    made = prepared(small, tools=tools)
+    assert made.expected.tools
+    assert made.expected.tools.effective_encoding == "text"
+    assert SIMPLE in made.adjusted
+    assert prepared(small, tools=tools[:1]).adjusted == ()
+
+
+def test_a_form_simplifies_the_parts_it_names_and_reports_them() -> None:
+    fields: dict[str, Any] = {"tools": (WEATHER, CLOCK), "output": JsonOutput(CITY)}
+    one = prepared(form=Form(frozenset({"weather"})), **fields)
+    properties = one.config.output_format_schema["properties"]
+    assert properties["tool_calls"]["items"]["properties"]["weather"]["type"] == "string"
+    assert properties["tool_calls"]["items"]["properties"]["clock"]["type"] == "object"
+    assert properties["answer"]["type"] == "object"
+    assert one.adjusted == ("tools: weather written in the simple form, with arguments as JSON text",)
+    answer = prepared(form=Form(frozenset({ANSWER})), **fields)
+    assert answer.config.output_format_schema["properties"]["answer"]["type"] == "string"
+    assert answer.adjusted == ("structured output: written in the simple form, as JSON text",)
+    assert prepared(form=Form(frozenset({"weather", "clock"})), **fields).adjusted == (SIMPLE,)
+
+
+def test_a_model_of_the_text_encoding_reports_nothing() -> None:
+    text = CARD.model_copy(update={"tool_encoding": "text"})
+    made = prepared(text, tools=(WEATHER,), output=JsonOutput(CITY))
+    assert made.adjusted == ()
+    assert made.config.output_format_schema["properties"]["answer"]["type"] == "string"
+
+
+@pytest.mark.parametrize("by_card", [True, False])
+def test_tool_history_as_text_for_models_that_accept_no_blocks(by_card: bool) -> None:
+    card = CARD.model_copy(update={"tool_history": "text"}) if by_card else CARD
+    past = Message("assistant", (ToolCall("1", "clock", {}),), "messages[1]")
+    result = Message("user", (ToolResult("1", (Text("12"),)),), "messages[2]")
+    made = prepared(card, form=Form(text_history=not by_card), messages=(HI, past, result))
+    assert {block.type for turn in made.messages for block in turn.content} == {"text"}
+    assert made.adjusted == (() if by_card else ("history: past tool calls and results written as text",))
+
+
+# ---------------------------------------------------------------- the body
+
+
+def test_tags_of_the_request_follow_those_of_the_submission() -> None:
+    assert prepared(tags=("user:u1", "team:red")).body("d", "rid:r").tags == ("rid:r", "user:u1", "team:red")
+
+
+def test_integers_beyond_64_bits_reach_the_wire_exactly() -> None:
+    made = prepared(messages=(HI, Message("assistant", (ToolCall("1", "count", {"to": 10**30}),), "messages[1]")))
+    assert f'{{"to":{10**30}}}' in made.body("d").model_dump_json()
+
+
+def test_failed_results_keep_their_mark() -> None:
+    past = Message("assistant", (ToolCall("1", "clock", {}),), "messages[1]")
+    marks = []
+    for is_error in (True, False):
+        result = Message("user", (ToolResult("1", (Text("x"),), is_error=is_error),), "messages[2]")
+        marks.append(prepared(messages=(HI, past, result)).messages[-1].content[0].is_error)  # type: ignore[union-attr]
+    assert marks == [True, None]
+
+
+# ---------------------------------------------------------------- repairs
+
+
+def test_a_repair_adds_the_output_and_what_was_wrong_with_it() -> None:
+    again = prepared().repair({"x": 1}, ("`x` is wrong",))
+    assert [turn.role for turn in again.messages] == ["user", "assistant", "user"]
+    assert again.messages[1].content[0].text == '{"x":1}'  # type: ignore[union-attr]
+    assert "`x` is wrong" in again.messages[2].content[0].text  # type: ignore[union-attr]
+
+
+def test_a_repair_names_five_errors_at_most_and_echoes_a_bounded_output() -> None:
+    again = prepared().repair("o" * 30_000, [f"error {index}" for index in range(6)])
+    assert len(again.messages[1].content[0].text) == 20_000  # type: ignore[union-attr]
+    complaint = again.messages[2].content[0].text  # type: ignore[union-attr]
+    assert "error 4" in complaint
+    assert "error 5" not in complaint
