@@ -33,7 +33,7 @@ from proxy.errors import IdempotencyMismatch, PaidFailure, ProxyError
 from proxy.inference.backend import Backend, Record, Report, Run, RunOptions
 from proxy.inference.request import Request, ToolCall
 from proxy.inference.result import Choice, Event, Result, Usage, fold, result_events
-from proxy.state import Store
+from proxy.storage import Store
 
 log = structlog.get_logger(__name__)
 
@@ -234,7 +234,9 @@ class Idempotency:
         while True:
             known = await self._store.read(index)
             for id_, holder in known.items():
-                if await self._is_free(holder) and await self._store.swap(index, id_, holder, self._store.replica):
+                if await self._is_free(holder) and await self._store.compare_and_set(
+                    index, id_, holder, self._store.replica
+                ):
                     return id_
             elsewhere = {holder for holder in known.values() if not holder.startswith(_UNDELIVERED)}
             if not is_retry or elsewhere <= {self._store.replica} or time.monotonic() >= until:

@@ -7,17 +7,17 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid5
 
 import structlog
 
 from proxy.access.callers import Caller
-from proxy.access.limits import Quota, RateLimits, Rule, Ticket
+from proxy.access.limits import Lease, Quota, RateLimits, Rule
 from proxy.catalog import Catalog
 from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
 from proxy.inference.backend import Backend, Report, Run, RunOptions
-from proxy.inference.endpoints import Endpoint
+from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.request import Request, Rules, Tool
 from proxy.inference.result import Ended, Event, Result
 
@@ -25,16 +25,6 @@ _DOWN = frozenset({"narrative_unavailable", "anthropic_unavailable"})
 _USUAL_REPLY_TOKENS = 512
 _BYTES_PER_TOKEN = 4
 log = structlog.get_logger(__name__)
-
-
-class EndpointLookup(Protocol):
-    """The part of the store of named endpoints that routing needs."""
-
-    async def find(self, name: str) -> Endpoint | None:
-        """None when there is none of that name. Raises Overloaded when the store cannot be reached."""
-
-    def api_key(self, endpoint: Endpoint) -> str | None:
-        """An endpoint's credential in the clear; None when it uses the proxy's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +58,7 @@ class Router:
     """
 
     catalog: Catalog
-    endpoints: EndpointLookup
+    endpoints: Endpoints
     backends: Mapping[str, Backend]
     limits: RateLimits
     rules: Rules
@@ -106,7 +96,7 @@ class Router:
         if self._releasing:
             await asyncio.wait(self._releasing)
 
-    async def _enter(self, rules: list[Rule], target: Target, held: AsyncExitStack) -> Ticket:
+    async def _enter(self, rules: list[Rule], target: Target, held: AsyncExitStack) -> Lease:
         counted = any(rule.quota.tokens for rule in rules)
         tokens = _estimate(target.request) if counted else 0
         lease = await self.limits.enter(rules, tokens=tokens, jobs=target.request.choices)
@@ -181,7 +171,7 @@ class RoutedRun:
         releasing: holds the tasks that release leases of runs that were closed before their end.
     """
 
-    def __init__(self, run: Run, leases: Sequence[Ticket], served_by: str, releasing: set[asyncio.Task[Any]]) -> None:
+    def __init__(self, run: Run, leases: Sequence[Lease], served_by: str, releasing: set[asyncio.Task[Any]]) -> None:
         self._run = run
         self._leases = leases
         self._served_by = served_by

@@ -23,7 +23,7 @@ from proxy.inference.backend import Report, RunOptions
 from proxy.inference.idempotency import Idempotency, IdempotencyOptions, Repeat, Terms
 from proxy.inference.request import Request, ToolCall
 from proxy.inference.result import Choice, Result, Usage, fold
-from proxy.state import MemoryStore
+from proxy.storage import MemoryStore
 from tests.unit.inference.fakes import ME, FakeBackend, FakeRun, asking
 
 FAILED = PaidFailure("Job 7 failed: broken", code="narrative_job_failed", job_id="7")

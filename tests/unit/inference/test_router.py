@@ -27,6 +27,7 @@ from proxy.inference.endpoints import Endpoint, TaskDefaults
 from proxy.inference.request import Request, Rules, Sampling, Tool
 from proxy.inference.result import Ended, fold
 from proxy.inference.router import Router, check
+from proxy.storage import MemoryStore
 from tests.unit.inference.fakes import ME, FakeBackend, asking
 
 DOWN = UpstreamError("down", code="narrative_unavailable", retry_after=1)
@@ -76,7 +77,7 @@ class Routing:
 
 
 def limits() -> RateLimits:
-    return RateLimits(wait_s=0)
+    return RateLimits(MemoryStore(), wait_s=0)
 
 
 @pytest.fixture

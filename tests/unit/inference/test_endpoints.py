@@ -1,4 +1,4 @@
-"""Named endpoints: what is stored of them, and what a request to one becomes."""
+"""Named endpoints: what is stored of them. What a request to one becomes is tested with the router."""
 
 import stat
 from pathlib import Path
@@ -6,34 +6,12 @@ from pathlib import Path
 import pytest
 
 from proxy.endpoints.cipher import CannotDecrypt, Cipher
-from proxy.endpoints.endpoint import Endpoint, TaskDefaults
-from proxy.endpoints.store import Endpoints
 from proxy.errors import InternalError, Overloaded
+from proxy.inference.endpoints import Endpoint, Endpoints, TaskDefaults
 from proxy.storage import SqliteStore
-from proxy.wire.openai import ChatRequest
 
 DEFAULTS = TaskDefaults(max_tokens=100, temperature=0.5, top_k=3)
 ENDPOINT = Endpoint(id="mine", task_type="completion", service="anthropic", model_id="claude", defaults=DEFAULTS)
-
-
-def asked(**fields: object) -> ChatRequest:
-    return ENDPOINT.request_for(
-        ChatRequest.model_validate({"model": "mine", "messages": [{"role": "user", "content": "hi"}], **fields})
-    )
-
-
-def test_a_request_gets_the_services_model_and_the_defaults_it_does_not_name() -> None:
-    request = asked()
-    assert (request.model, request.max_tokens, request.temperature, request.top_p) == ("claude", 100, 0.5, None)
-    assert request.model_extra == {"top_k": 3}
-
-
-def test_a_request_overrides_defaults() -> None:
-    assert asked(max_tokens=5).max_tokens == 5
-    assert asked(max_completion_tokens=5).max_tokens is None
-    assert asked(top_p=0.1).temperature is None
-    assert asked(temperature=0.0).temperature == 0.0
-    assert asked(top_k=9).model_extra == {"top_k": 9}
 
 
 @pytest.mark.parametrize("secret", ["a secret", None])
