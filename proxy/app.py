@@ -234,7 +234,7 @@ def _idempotency(settings: Settings) -> IdempotencyOptions:
     state = settings.state
     return IdempotencyOptions(
         key_ttl_s=state.idempotency_ttl_s,
-        adopt=state.adopt_retries,
+        adopt=state.adopt != "off",
         adopt_ttl_s=state.adopt_ttl_s,
         max_answer_bytes=state.max_answer_bytes,
     )

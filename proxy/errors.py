@@ -29,8 +29,8 @@ from typing import ClassVar
 RESUME_AFTER_S = 1.0
 """Seconds after which a client is asked to repeat a request whose jobs go on without it."""
 
-_TRANSIENT_CODES = frozenset({"narrative_unavailable", "narrative_submit_unknown"})
-"""Of errors whose cause may have passed when the request is repeated, those that their status does not tell."""
+_RESUMABLE_CODES = frozenset({"job_timeout", "narrative_unavailable", "narrative_submit_unknown"})
+"""Errors that leave a job running, or one that may exist, whose result a repeat can still get."""
 
 
 class ProxyError(Exception):
@@ -76,7 +76,7 @@ class ProxyError(Exception):
         """
         if not resumable:
             self.retry_after = None
-        elif self.retry_after is None and (self.status in (429, 503, 504) or self.code in _TRANSIENT_CODES):
+        elif self.retry_after is None and self.code in _RESUMABLE_CODES:
             self.retry_after = RESUME_AFTER_S
 
 

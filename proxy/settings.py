@@ -225,12 +225,18 @@ class StateSettings(_Section):
     )
     prefix: str = Field("narrative-proxy:", description="Start of every name in Redis.")
     idempotency_ttl_s: float = Field(86_400.0, gt=0, description="Seconds an `Idempotency-Key` is remembered.")
-    adopt_retries: bool = Field(
-        True,
-        description="Have an SDK's own retry (`x-stainless-retry-count`) take up the job of its earlier try, if the body is equal.",
+    adopt: Literal["equal", "sdk_retry", "off"] = Field(
+        "equal",
+        description="Requests without a key that take up the jobs of an undelivered answer: every equal one of the same caller, "
+        "those that an SDK marks as its retry (`x-stainless-retry-count`), or none.",
     )
     adopt_ttl_s: float = Field(
-        3_600.0, gt=0, description="Seconds the jobs of a client that has gone can be taken up by its retry."
+        3_600.0, gt=0, description="Seconds for which the jobs of an undelivered answer can be taken up."
+    )
+    replay_failures_s: float = Field(
+        15.0,
+        ge=0,
+        description="Seconds for which an equal request gets the failure of a paid job again, without another job; 0 is off.",
     )
     max_answer_bytes: int = Field(
         1024 * 1024,

@@ -275,7 +275,8 @@ async def test_of_very_many_equal_requests_only_so_many_are_kept(server: Server)
         (JobTimeout("too late"), 1.0),
         (UpstreamError("?", code="narrative_submit_unknown"), 1.0),
         (UpstreamError("?", code="narrative_unavailable", retry_after=3.0), 3.0),
-        (Overloaded("draining"), 1.0),
+        (Overloaded("draining"), None),
+        (Overloaded("draining", retry_after=2.0), 2.0),
         (UpstreamError("?", code="narrative_unauthorized"), None),
     ],
 )
