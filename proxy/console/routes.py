@@ -1,23 +1,29 @@
 """The console's routes: its files, and three small calls. Each call asks for the same key as a chat request does."""
 
+import asyncio
 from dataclasses import asdict
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from proxy.access.callers import Caller
-from proxy.api.http.bodies import read_model
+from proxy.api.http.bodies import read_object, validated
 from proxy.api.http.headers import credentials_digest
 from proxy.api.http.json_text import json_bytes
+from proxy.api.openai.decode import decode
+from proxy.api.openai.types import ChatRequest
+from proxy.backends.narrative.prompt import prepare
 from proxy.console.pages import Pages
 from proxy.console.services import ConsoleServices
 from proxy.errors import InvalidRequest, PermissionDenied
-from proxy.translate.plan import make_plan
-from proxy.wire.openai import ChatRequest
+from proxy.inference.request import Request as InferenceRequest
+from proxy.inference.router import check
+from proxy.schemas import Budget
 
 UNKNOWN_PLANE = "(the data plane)"
-_SHOWN_RID = "(a new one for each submission)"
+_SHOWN_TAG = "rid:(a new one for each submission)"
 
 
 def console_routes() -> list[BaseRoute]:
@@ -44,18 +50,29 @@ async def plan(request: Request) -> Response:
     """
     services: ConsoleServices = request.state.console
     caller = await services.door.admit(request.headers)
-    chat_request = await read_model(request, ChatRequest, max_bytes=services.max_body_bytes)
-    card = services.catalog.find(chat_request.model)
-    if not caller.may_use({card.id, *card.names}):
+
+    def work(body: dict[str, Any], body_bytes: int) -> InferenceRequest:
+        decoded, _ = decode(validated(ChatRequest, body), services.rules, body_bytes)
+        check(decoded, services.rules)
+        return decoded
+
+    decoded = await read_object(request, work, services.server)
+    found = services.catalog.match(decoded.model)
+    if not caller.may_use({decoded.model, found.card.id, *found.card.names}):
         raise PermissionDenied("This API key has no access to that model.", param="model")
-    planned = make_plan(chat_request, card, services.rules)
-    run = planned.run_request(data_plane_id=caller.data_plane_id or UNKNOWN_PLANE, rid=_SHOWN_RID)
+    budget = Budget()
+    try:
+        prepared = await asyncio.to_thread(prepare, decoded, found.card, services.rules, budget=budget)
+    except asyncio.CancelledError:
+        budget.abandon()
+        raise
+    run = prepared.body(caller.data_plane_id or UNKNOWN_PLANE, _SHOWN_TAG)
     return _json(
         {
             "run": run.model_dump(mode="json", exclude_none=True),
-            "jobs": planned.choices,
-            "ignored": planned.ignored,
-            "adjusted": planned.adjusted,
+            "jobs": decoded.choices,
+            "ignored": prepared.ignored,
+            "adjusted": (*((found.adjusted,) if found.adjusted else ()), *prepared.adjusted),
         }
     )
 

@@ -6,7 +6,8 @@ from proxy.access.callers import Door
 from proxy.backends.narrative import NarrativeClient
 from proxy.catalog import Catalog
 from proxy.console.recent import RecentRequests
-from proxy.translate.plan import PlanRules
+from proxy.inference.request import Rules
+from proxy.settings import ServerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +17,13 @@ class ConsoleServices:
     Attributes:
         client: carries the proxy's own token; callers with tokens of their own get a copy of it.
         operators: ids of the callers who are shown everyone's requests; others are shown their own.
-        max_body_bytes: a longer request is refused.
+        server: bounds on request bodies.
     """
 
     door: Door
     catalog: Catalog
-    rules: PlanRules
+    rules: Rules
     client: NarrativeClient
     recent: RecentRequests
     operators: frozenset[str]
-    max_body_bytes: int
+    server: ServerSettings

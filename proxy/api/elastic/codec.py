@@ -6,7 +6,7 @@ from typing import Final
 
 from proxy.api.elastic.errors import error_out
 from proxy.api.elastic.types import CompletionBody, TaskSettings
-from proxy.api.http.json_text import json_line
+from proxy.api.http.json_text import canonical_digest, json_line
 from proxy.api.openai.decode import ChatReply
 from proxy.api.openai.encode import ChunkStream
 from proxy.errors import InvalidRequest, ProxyError
@@ -46,6 +46,14 @@ def completion_requests(inference_id: str, body: CompletionBody, *, stream: bool
         )
         for text in texts
     ]
+
+
+def completion_digest(request: Request) -> str:
+    """Equal for completions that ask for the same."""
+    sampling = request.sampling
+    texts = [block.text for message in request.messages for block in message.content if isinstance(block, Text)]
+    settings = [request.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k]
+    return canonical_digest(["completion", request.model, texts, settings])
 
 
 def timeout_seconds(text: str | None) -> float:

@@ -2,16 +2,16 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from proxy.api.elastic.errors import ALREADY_EXISTS
 from proxy.api.elastic.types import (
     EndpointOut,
     NamedService,
+    NarrativeSettings,
     PutAnthropic,
     PutNarrative,
     ServiceSettingsOut,
-    TaskSettings,
 )
 from proxy.api.http.bodies import validated
 from proxy.catalog import Catalog
@@ -36,24 +36,39 @@ def decode_endpoint(
     """
     check_id(inference_id, catalog)
     service = validated(NamedService, body).service
+    put: PutNarrative | PutAnthropic
     match service:
         case "narrative":
-            endpoint, key = _narrative(inference_id, validated(PutNarrative, body), catalog)
+            put = validated(PutNarrative, body)
+            _check_model(put.service_settings.model_id, catalog)
         case "anthropic":
-            endpoint, key = _anthropic(inference_id, validated(PutAnthropic, body))
+            put = validated(PutAnthropic, body)
         case _:
-            expected = ", ".join(get_args(ServiceName))
+            expected = ", ".join(_TASK_TYPES)
             raise InvalidRequest(f"Unknown service [{service[:40]}]; expected one of {expected}.", param="service")
-    allowed = _TASK_TYPES[endpoint.service]
+    settings, allowed = put.service_settings, _TASK_TYPES[put.service]
     if task_type not in allowed:
         raise InvalidRequest(
             f"The [{service}] service does not support task type [{task_type[:40]}]; expected one of {', '.join(allowed)}.",
             param="task_type",
         )
+    key = settings.api_key
     if key is not None and not (key.isascii() and key.isprintable()):
         param = "service_settings.api_key"
         raise InvalidRequest(f"Invalid `{param}`: it holds characters that no header can carry.", param=param)
-    return endpoint.model_copy(update={"task_type": task_type, "created_at": now}), key
+    usual = ANTHROPIC_REQUESTS_PER_MINUTE if put.service == "anthropic" else None
+    endpoint = Endpoint(
+        id=inference_id,
+        task_type=task_type,
+        service=put.service,
+        model_id=settings.model_id,
+        data_plane_id=settings.data_plane_id if isinstance(settings, NarrativeSettings) else None,
+        requests_per_minute=settings.rate_limit.requests_per_minute if settings.rate_limit else usual,
+        defaults=TaskDefaults() if put.task_settings is None else TaskDefaults(**put.task_settings.model_dump()),
+        fallback=settings.fallback,
+        created_at=now,
+    )
+    return endpoint, key
 
 
 def check_id(inference_id: str, catalog: Catalog) -> None:
@@ -103,40 +118,9 @@ def exists_already(inference_id: str) -> InvalidRequest:
     return InvalidRequest(f"Inference endpoint [{inference_id}] already exists", code=ALREADY_EXISTS)
 
 
-def _narrative(inference_id: str, put: PutNarrative, catalog: Catalog) -> tuple[Endpoint, str | None]:
-    settings = put.service_settings
-    if settings.model_id not in catalog.by_name:
+def _check_model(name: str, catalog: Catalog) -> None:
+    if name not in catalog.by_name:
         offered = ", ".join(card.id for card in catalog.cards)
         raise InvalidRequest(
-            f"Unknown model [{settings.model_id[:100]}]; expected one of {offered}.", param="service_settings.model_id"
+            f"Unknown model [{name[:100]}]; expected one of {offered}.", param="service_settings.model_id"
         )
-    endpoint = Endpoint(
-        id=inference_id,
-        task_type="completion",
-        service="narrative",
-        model_id=settings.model_id,
-        data_plane_id=settings.data_plane_id,
-        requests_per_minute=settings.rate_limit.requests_per_minute if settings.rate_limit else None,
-        defaults=_defaults(put.task_settings),
-        fallback=settings.fallback,
-    )
-    return endpoint, settings.api_key
-
-
-def _anthropic(inference_id: str, put: PutAnthropic) -> tuple[Endpoint, str]:
-    settings = put.service_settings
-    limit = settings.rate_limit
-    endpoint = Endpoint(
-        id=inference_id,
-        task_type="completion",
-        service="anthropic",
-        model_id=settings.model_id,
-        requests_per_minute=limit.requests_per_minute if limit else ANTHROPIC_REQUESTS_PER_MINUTE,
-        defaults=_defaults(put.task_settings),
-        fallback=settings.fallback,
-    )
-    return endpoint, settings.api_key
-
-
-def _defaults(settings: TaskSettings | None) -> TaskDefaults:
-    return TaskDefaults() if settings is None else TaskDefaults(**settings.model_dump())

@@ -1,7 +1,6 @@
 """Routes of Elastic's inference API. Source: contract `elastic-inference.md`."""
 
 import asyncio
-import hmac
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,14 +11,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.access.authentication import Authenticator, Caller, presented_keys
-from proxy.api.elastic.codec import ChatEncoder, CompletionEncoder, completion_requests, timeout_seconds
+from proxy.access.authentication import Caller
+from proxy.api.elastic.authentication import ElasticAuthenticator
+from proxy.api.elastic.codec import (
+    ChatEncoder,
+    CompletionEncoder,
+    completion_digest,
+    completion_requests,
+    timeout_seconds,
+)
 from proxy.api.elastic.endpoints import check_task_type, decode_endpoint, encode_endpoint, exists_already, not_found
 from proxy.api.elastic.errors import error_out, error_response
 from proxy.api.elastic.types import ChatCompletionBody, CompletionBody
 from proxy.api.http.bodies import read_model, read_object, validated
 from proxy.api.http.headers import heartbeat_interval, terms_of
-from proxy.api.http.json_text import canonical_digest, json_bytes
+from proxy.api.http.json_text import json_bytes
 from proxy.api.http.responses import Delivery, json_response, unless_disconnected
 from proxy.api.http.runs import StreamEncoder, report_headers, stream_response
 from proxy.api.openai.decode import body_digest, decode
@@ -50,25 +56,23 @@ class ElasticServices:
     """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.elastic`.
 
     Attributes:
-        admin_key: creates and deletes endpoints, and may do all that clients may; None where there is none.
-        loopback: the server listens on a loopback address, where clients may act as admins while there is no admin key.
         verify: a small call to each service.
         own_token: whether the proxy has a Narrative token for endpoints that bring none.
     """
 
     settings: Settings
     catalog: Catalog
-    authenticator: Authenticator
+    authenticator: ElasticAuthenticator
     endpoints: Endpoints
     backend: Idempotency
     rules: Rules
-    admin_key: str | None
-    loopback: bool
     verify: Mapping[ServiceName, Verify]
     own_token: bool
 
 
 Handler = Callable[[Request, ElasticServices], Awaitable[Response]]
+_Asked = tuple[InferenceRequest, str]
+"""A request, and the digest of its body."""
 
 
 def elastic_routes() -> list[Route]:
@@ -111,53 +115,15 @@ def _elastic(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     return endpoint
 
 
-# ---------------------------------------------------------------- who calls
-
-
-def _is_admin(request: Request, services: ElasticServices) -> bool:
-    if services.admin_key is None:
-        return False
-    expected = services.admin_key.encode()
-    matches = [hmac.compare_digest(key.encode(), expected) for key in presented_keys(request.headers)]
-    return any(matches)
-
-
-async def _caller(request: Request, services: ElasticServices) -> Caller:
-    """
-    Raises:
-        InvalidApiKey: no key, or not a known one.
-        PermissionDenied: the caller brings a Narrative token of its own, which opens no endpoint here.
-    """
-    if _is_admin(request, services):
-        return Caller(None, services.settings.narrative.data_plane_id, id="admin")
-    caller = await services.authenticator.authenticate(request.headers)
-    if not caller.endpoints:
-        raise PermissionDenied("Inference endpoints need one of the proxy's own keys.")
-    return caller
-
-
-async def _check_admin(request: Request, services: ElasticServices) -> None:
-    """Raises InvalidApiKey or PermissionDenied when the caller may not create or delete endpoints."""
-    if _is_admin(request, services):
-        return
-    await _caller(request, services)
-    if services.admin_key is not None:
-        raise PermissionDenied("Creating and deleting inference endpoints needs the admin key.")
-    if not services.loopback:
-        raise PermissionDenied(
-            "Creating and deleting inference endpoints needs an admin key here: set PROXY_ADMIN_KEY."
-        )
-
-
 # ---------------------------------------------------------------- endpoints
 
 
 async def list_endpoints(request: Request, services: ElasticServices) -> Response:
-    return await _listed(services, await _caller(request, services), None)
+    return await _listed(services, await services.authenticator.caller(request.headers), None)
 
 
 async def get_endpoint(request: Request, services: ElasticServices) -> Response:
-    caller = await _caller(request, services)
+    caller = await services.authenticator.caller(request.headers)
     inference_id, task_type = _named(request)
     if inference_id == "_all":
         return await _listed(services, caller, task_type)
@@ -168,7 +134,7 @@ async def get_endpoint(request: Request, services: ElasticServices) -> Response:
 
 async def put_endpoint(request: Request, services: ElasticServices) -> Response:
     """Create an endpoint: nothing is stored before its credentials were seen to work."""
-    await _check_admin(request, services)
+    await services.authenticator.check_admin(request.headers)
     inference_id, task_type = _named(request)
     endpoint, key = await read_object(
         request,
@@ -190,7 +156,7 @@ async def put_endpoint(request: Request, services: ElasticServices) -> Response:
 
 
 async def delete_endpoint(request: Request, services: ElasticServices) -> Response:
-    await _check_admin(request, services)
+    await services.authenticator.check_admin(request.headers)
     inference_id, task_type = _named(request)
     endpoint = await services.endpoints.find(inference_id)
     if endpoint is None:
@@ -264,7 +230,7 @@ async def complete(request: Request, services: ElasticServices) -> Response:
     runs: list[Run] = []
 
     async def answer(asked: InferenceRequest) -> str:
-        run = await services.backend.start(asked, caller, terms, api=API, body=_digest(asked))
+        run = await services.backend.start(asked, caller, terms, api=API, body=completion_digest(asked))
         runs.append(run)
         return (await run.result()).choices[0].text or ""
 
@@ -286,16 +252,14 @@ async def complete(request: Request, services: ElasticServices) -> Response:
         for run in runs:
             run.close(delivered=delivered)
 
-    return await json_response(
-        request, answers(), Delivery(headers, lambda error: json_bytes(error_out(error)), close)
-    )
+    return await json_response(request, answers(), Delivery(headers, lambda error: json_bytes(error_out(error)), close))
 
 
 async def stream_completion(request: Request, services: ElasticServices) -> Response:
     caller, inference_id = await _inference_call(request, services)
     body = await read_model(request, CompletionBody, services.settings.server)
     (asked,) = completion_requests(inference_id, body, stream=True)
-    return await _streamed(request, services, caller, asked, _digest(asked), CompletionEncoder())
+    return await _streamed(request, services, caller, (asked, completion_digest(asked)), CompletionEncoder())
 
 
 async def stream_chat(request: Request, services: ElasticServices) -> Response:
@@ -303,32 +267,28 @@ async def stream_chat(request: Request, services: ElasticServices) -> Response:
     caller, inference_id = await _inference_call(request, services)
     reasoning_object = services.settings.chat.reasoning_object
 
-    def work(body: dict[str, object], body_bytes: int) -> tuple[InferenceRequest, ChatEncoder, str]:
+    def work(body: dict[str, object], body_bytes: int) -> tuple[_Asked, ChatEncoder]:
         chat = validated(ChatCompletionBody, body).model_copy(update={"model": inference_id, "stream": True})
         asked, reply = decode(chat, services.rules, body_bytes, reasoning_object=reasoning_object)
-        return asked, ChatEncoder(replace(reply, include_usage=True)), body_digest({**body, "model": inference_id})
+        digest = body_digest({**body, "model": inference_id})
+        return (asked, digest), ChatEncoder(replace(reply, include_usage=True))
 
-    asked, encoder, digest = await read_object(request, work, services.settings.server)
-    return await _streamed(request, services, caller, asked, digest, encoder)
+    asked, encoder = await read_object(request, work, services.settings.server)
+    return await _streamed(request, services, caller, asked, encoder)
 
 
-async def _streamed(  # noqa: PLR0913 (what every stream needs)
-    request: Request,
-    services: ElasticServices,
-    caller: Caller,
-    asked: InferenceRequest,
-    digest: str,
-    encoder: StreamEncoder,
+async def _streamed(
+    request: Request, services: ElasticServices, caller: Caller, asked: _Asked, encoder: StreamEncoder
 ) -> Response:
     chat = services.settings.chat
     terms = _terms(request, heartbeat_s=heartbeat_interval(request.headers, chat.heartbeat_s))
-    start = services.backend.start(asked, caller, terms, api=API, body=digest)
+    start = services.backend.start(asked[0], caller, terms, api=API, body=asked[1])
     return stream_response(request, await unless_disconnected(request.receive, start), encoder, chat)
 
 
 async def _inference_call(request: Request, services: ElasticServices) -> tuple[Caller, str]:
     """Who calls which endpoint. Both task types generate text: either URL serves an endpoint of either."""
-    caller = await _caller(request, services)
+    caller = await services.authenticator.caller(request.headers)
     inference_id, task_type = _named(request)
     if task_type not in (None, "completion", "chat_completion"):
         raise InvalidRequest(
@@ -345,14 +305,6 @@ async def unrouted(request: Request, services: ElasticServices) -> Response:
 def _terms(request: Request, *, heartbeat_s: float) -> Terms:
     terms = terms_of(request.headers, heartbeat_s=heartbeat_s)
     return replace(terms, timeout_s=min(terms.timeout_s, timeout_seconds(request.query_params.get("timeout"))))
-
-
-def _digest(asked: InferenceRequest) -> str:
-    """Equal for completions that ask for the same."""
-    sampling = asked.sampling
-    text = "".join(block.text for message in asked.messages for block in message.content if hasattr(block, "text"))
-    settings = [asked.max_tokens, sampling.temperature, sampling.top_p, sampling.top_k]
-    return canonical_digest(["completion", asked.model, text, settings])
 
 
 def _named(request: Request) -> tuple[str, str | None]:

@@ -25,23 +25,23 @@ class RateLimit(_Body):
     requests_per_minute: Whole = Field(ge=1)
 
 
-class NarrativeSettings(_Body):
+class _ServiceSettings(_Body):
+    model_id: str = Field(min_length=1)
+    rate_limit: RateLimit | None = None
+    fallback: str | None = Field(default=None, min_length=1)
+
+
+class NarrativeSettings(_ServiceSettings):
     """`service_settings` of the `narrative` service. Without `api_key` the endpoint runs on the proxy's own token."""
 
-    model_id: str = Field(min_length=1)
     api_key: str | None = Field(default=None, min_length=1)
     data_plane_id: Annotated[str, AfterValidator(_uuid)] | None = None
-    rate_limit: RateLimit | None = None
-    fallback: str | None = Field(default=None, min_length=1)
 
 
-class AnthropicSettings(_Body):
+class AnthropicSettings(_ServiceSettings):
     """`service_settings` of the `anthropic` service."""
 
-    model_id: str = Field(min_length=1)
     api_key: str = Field(min_length=1)
-    rate_limit: RateLimit | None = None
-    fallback: str | None = Field(default=None, min_length=1)
 
 
 class TaskSettings(_Body):

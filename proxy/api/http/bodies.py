@@ -2,8 +2,8 @@
 
 import asyncio
 import zlib
-from collections.abc import Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -11,6 +11,7 @@ from starlette.requests import Request
 
 from proxy.api.http.json_text import parse_json
 from proxy.errors import InvalidRequest, RequestTooLarge
+from proxy.settings import ServerSettings
 
 MAX_VALUES: Final = 100_000
 """Default for the most JSON values in a body."""
@@ -20,6 +21,7 @@ _LARGE_BYTES: Final = 256 * 1024
 """From this size on a body is parsed in a thread. Smaller ones take less than 10 ms."""
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -42,23 +44,49 @@ async def read_body(request: Request, limit: int) -> bytes:
     return await asyncio.to_thread(_decompress, bytes(body), encoding, limit)
 
 
-async def read_model(request: Request, model: type[M], *, max_bytes: int, max_values: int = MAX_VALUES) -> M:
-    """The body as a model; see `read_body` and `parse_body`."""
-    body = await read_body(request, max_bytes)
-    if len(body) < _LARGE_BYTES:
-        return parse_body(model, body, max_values)
-    return await asyncio.to_thread(parse_body, model, body, max_values)
+async def read_model(request: Request, model: type[M], server: ServerSettings) -> M:
+    """The body as a model. Raises as `read_object` and `validated`."""
+    return await read_object(request, lambda value, _: validated(model, value), server)
+
+
+async def read_object(request: Request, work: Callable[[dict[str, Any], int], T], server: ServerSettings) -> T:
+    """What some pure work makes of the body's JSON object and the body's size in bytes, within the settings' limits.
+
+    Raises:
+        RequestTooLarge, InvalidRequest: as `read_body` and `parse_object`.
+        ProxyError: of the work.
+    """
+    body = await read_body(request, server.max_body_bytes)
+
+    def parse() -> T:
+        return work(parse_object(body, server.max_body_values), len(body))
+
+    return parse() if len(body) < _LARGE_BYTES else await asyncio.to_thread(parse)
 
 
 def parse_body(model: type[M], body: bytes, max_values: int = MAX_VALUES) -> M:
-    """Read a JSON object.
+    """The JSON object of a body as a model. Raises InvalidRequest as `parse_object` and `validated`."""
+    return validated(model, parse_object(body, max_values))
+
+
+def parse_object(body: bytes, max_values: int = MAX_VALUES) -> dict[str, Any]:
+    """The JSON object of a body.
 
     Raises:
-        InvalidRequest: it is not JSON (see `parse_json`), or a field is not what it should be; `param` is the first such field's path.
+        InvalidRequest: it is not JSON (see `parse_json`), or not an object.
     """
     value = parse_json(body, max_values=max_values)
     if not isinstance(value, dict):
         raise InvalidRequest("The request body is not a JSON object.")
+    return value
+
+
+def validated(model: type[M], value: Mapping[str, Any]) -> M:
+    """A JSON object as a model.
+
+    Raises:
+        InvalidRequest: a field is not what it should be; `param` is the first such field's path.
+    """
     try:
         return model.model_validate(value)
     except ValidationError as error:

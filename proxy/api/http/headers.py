@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from proxy.errors import InvalidRequest
-from proxy.serving.upstream import Terms
+from proxy.inference.idempotency import Terms
 
 MAX_KEY_LENGTH: Final = 255
 _SILENCE: Final = ("x-stainless-read-timeout", "x-stainless-timeout")
@@ -51,7 +51,7 @@ def terms_of(headers: Mapping[str, str], *, heartbeat_s: float) -> Terms:
         client=credentials_digest(headers),
         key=key,
         is_retry=retries.isdecimal() and int(retries[:9]) >= 1,
-        patience_s=min(silence, _shortest(headers, _OVERALL)),
+        timeout_s=min(silence, _shortest(headers, _OVERALL)),
     )
 
 

@@ -7,7 +7,8 @@ in its first delta, since some clients join deltas of calls by `id`, which later
 from collections.abc import Iterator
 from typing import Any, cast
 
-from proxy.api.openai.decode import INPUT, ChatReply
+from proxy.api.openai.decode import ChatReply
+from proxy.api.openai.messages import CUSTOM_INPUT
 from proxy.api.openai.types import (
     ChatCompletion,
     ChoiceOut,
@@ -145,7 +146,7 @@ def _custom_input(arguments: Any) -> str:
         case {"input": str(text)} | str(text):
             return text
         case dict():
-            return dump_json(arguments.get(INPUT, arguments))
+            return dump_json(arguments.get(CUSTOM_INPUT, arguments))
         case _:
             return dump_json(arguments)
 

@@ -128,9 +128,7 @@ async def list_models(request: Request) -> Response:
     services: OpenAIServices = request.state.openai
     caller = await services.authenticator.authenticate(request.headers)
     models = [
-        _of_card(card.public_name, card)
-        for card in services.catalog.cards
-        if caller.may_use({card.id, *card.names})
+        _of_card(card.public_name, card) for card in services.catalog.cards if caller.may_use({card.id, *card.names})
     ]
     endpoints = [
         _of_endpoint(endpoint) for endpoint in await services.endpoints.all() if caller.may_use_endpoint(endpoint.id)

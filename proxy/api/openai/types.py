@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from proxy.api.openai.messages import ChatMessage, RequestModel
+from proxy.api.openai.tools import FunctionCallChoice, FunctionSpec, ToolChoiceValue, ToolSpec, object_tag
 
 
 def _whole(value: Any) -> Any:
@@ -18,114 +19,6 @@ def _whole(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 MAX_TOKENS: Final = 2**31 - 1
-
-
-# ---------------------------------------------------------------- tools
-
-
-class FunctionSpec(RequestModel):
-    name: str = Field(min_length=1, max_length=128)
-    description: str | None = None
-    parameters: Any = None
-    strict: bool | None = None
-
-
-class FunctionTool(RequestModel):
-    type: Literal["function"]
-    function: FunctionSpec
-
-
-class CustomSpec(RequestModel):
-    """A tool whose input is plain text. `format` may hold a grammar of it."""
-
-    name: str = Field(min_length=1, max_length=128)
-    description: str | None = None
-    format: Any = None
-
-
-class CustomTool(RequestModel):
-    type: Literal["custom"]
-    custom: CustomSpec
-
-
-class HostedTool(RequestModel):
-    """A tool that OpenAI runs by itself, such as `web_search`."""
-
-    type: str
-
-
-_TOOL_TAGS = {"function": "#function", "custom": "#custom"}
-
-
-def _tool_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, Mapping) else None
-    return _TOOL_TAGS.get(kind, "#hosted") if isinstance(kind, str) else "#hosted"
-
-
-ToolSpec = Annotated[
-    Annotated[FunctionTool, Tag("#function")]
-    | Annotated[CustomTool, Tag("#custom")]
-    | Annotated[HostedTool, Tag("#hosted")],
-    Discriminator(_tool_tag),
-]
-
-
-class ToolName(RequestModel):
-    name: str
-
-
-class NamedFunction(RequestModel):
-    type: Literal["function"]
-    function: ToolName
-
-
-class NamedCustom(RequestModel):
-    type: Literal["custom"]
-    custom: ToolName
-
-
-def _named_tag(value: Any) -> str:
-    return "#custom" if isinstance(value, Mapping) and value.get("type") == "custom" else "#function"
-
-
-NamedTool = Annotated[
-    Annotated[NamedFunction, Tag("#function")] | Annotated[NamedCustom, Tag("#custom")], Discriminator(_named_tag)
-]
-
-
-class AllowedTools(RequestModel):
-    mode: Literal["auto", "required"]
-    tools: list[NamedTool]
-
-
-class AllowedToolsChoice(RequestModel):
-    type: Literal["allowed_tools"]
-    allowed_tools: AllowedTools
-
-
-def _tool_choice_tag(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return "#mode"
-    return "#allowed" if value.get("type") == "allowed_tools" else _named_tag(value)
-
-
-ToolChoiceValue = Annotated[
-    Annotated[Literal["none", "auto", "required", "any"], Tag("#mode")]
-    | Annotated[NamedFunction, Tag("#function")]
-    | Annotated[NamedCustom, Tag("#custom")]
-    | Annotated[AllowedToolsChoice, Tag("#allowed")],
-    Discriminator(_tool_choice_tag),
-]
-
-
-def _object_tag(value: Any) -> str:
-    return "#object" if isinstance(value, Mapping) else "#other"
-
-
-FunctionCallChoice = Annotated[
-    Annotated[Literal["none", "auto"], Tag("#other")] | Annotated[ToolName, Tag("#object")],
-    Discriminator(_object_tag),
-]
 
 
 # ---------------------------------------------------------------- formats and parameters
@@ -242,14 +135,14 @@ class ChatRequest(RequestModel):
     thinking: (
         Annotated[
             Annotated[AnthropicThinking, Tag("#object")] | Annotated[Any, Tag("#other")],
-            Discriminator(_object_tag),
+            Discriminator(object_tag),
         ]
         | None
     ) = None
     reasoning: (
         Annotated[
             Annotated[ReasoningOptions, Tag("#object")] | Annotated[Any, Tag("#other")],
-            Discriminator(_object_tag),
+            Discriminator(object_tag),
         ]
         | None
     ) = None

@@ -26,7 +26,7 @@ from proxy.errors import InvalidRequest
     ],
 )
 def test_the_shortest_timeout_counts(headers: dict[str, str], patience: float) -> None:
-    assert terms_of(headers, heartbeat_s=0).patience_s == patience
+    assert terms_of(headers, heartbeat_s=0).timeout_s == patience
 
 
 @pytest.mark.parametrize(("heartbeat", "patience"), [(10, math.inf), (20, 20), (30, 20), (0, 20)])
@@ -34,8 +34,8 @@ def test_heartbeats_that_come_sooner_keep_an_sdks_timeout_from_ending_a_stream(
     heartbeat: float, patience: float
 ) -> None:
     headers = {"x-stainless-read-timeout": "20"}
-    assert terms_of(headers, heartbeat_s=heartbeat).patience_s == patience
-    assert terms_of({"x-request-timeout": "5"}, heartbeat_s=1).patience_s == 5
+    assert terms_of(headers, heartbeat_s=heartbeat).timeout_s == patience
+    assert terms_of({"x-request-timeout": "5"}, heartbeat_s=1).timeout_s == 5
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_key_that_is_too_long_is_refused() -> None:
 
 @given(st.dictionaries(st.sampled_from(["x-stainless-retry-count", "x-request-timeout", "authorization"]), st.text()))
 def test_any_text_in_a_header_is_survived(headers: dict[str, str]) -> None:
-    assert terms_of(headers, heartbeat_s=0).patience_s > 0
+    assert terms_of(headers, heartbeat_s=0).timeout_s > 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,244 @@
+"""Tools of a request, and which of them may be called: as clients write them, and decoded."""
+
+import re
+from collections.abc import Mapping, Sequence, Set
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from proxy.api.openai.messages import CUSTOM_INPUT, RequestModel
+from proxy.errors import InvalidRequest
+from proxy.inference.request import Tool, ToolChoice
+
+NO_TOOLS: Final = ToolChoice(names=frozenset())
+_PLAIN: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
+_MAX_REPORTED: Final = 50
+
+
+class FunctionSpec(RequestModel):
+    name: str = Field(min_length=1, max_length=128)
+    description: str | None = None
+    parameters: Any = None
+    strict: bool | None = None
+
+
+class FunctionTool(RequestModel):
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class CustomSpec(RequestModel):
+    """A tool whose input is plain text. `format` may hold a grammar of it."""
+
+    name: str = Field(min_length=1, max_length=128)
+    description: str | None = None
+    format: Any = None
+
+
+class CustomTool(RequestModel):
+    type: Literal["custom"]
+    custom: CustomSpec
+
+
+class HostedTool(RequestModel):
+    """A tool that OpenAI runs by itself, such as `web_search`."""
+
+    type: str
+
+
+_TOOL_TAGS = {"function": "#function", "custom": "#custom"}
+
+
+def _tool_tag(value: Any) -> str:
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    return _TOOL_TAGS.get(kind, "#hosted") if isinstance(kind, str) else "#hosted"
+
+
+ToolSpec = Annotated[
+    Annotated[FunctionTool, Tag("#function")]
+    | Annotated[CustomTool, Tag("#custom")]
+    | Annotated[HostedTool, Tag("#hosted")],
+    Discriminator(_tool_tag),
+]
+
+
+class ToolName(RequestModel):
+    name: str
+
+
+class NamedFunction(RequestModel):
+    type: Literal["function"]
+    function: ToolName
+
+
+class NamedCustom(RequestModel):
+    type: Literal["custom"]
+    custom: ToolName
+
+
+def _named_tag(value: Any) -> str:
+    return "#custom" if isinstance(value, Mapping) and value.get("type") == "custom" else "#function"
+
+
+NamedTool = Annotated[
+    Annotated[NamedFunction, Tag("#function")] | Annotated[NamedCustom, Tag("#custom")], Discriminator(_named_tag)
+]
+
+
+class AllowedTools(RequestModel):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
+class AllowedToolsChoice(RequestModel):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+def _tool_choice_tag(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return "#mode"
+    return "#allowed" if value.get("type") == "allowed_tools" else _named_tag(value)
+
+
+ToolChoiceValue = Annotated[
+    Annotated[Literal["none", "auto", "required", "any"], Tag("#mode")]
+    | Annotated[NamedFunction, Tag("#function")]
+    | Annotated[NamedCustom, Tag("#custom")]
+    | Annotated[AllowedToolsChoice, Tag("#allowed")],
+    Discriminator(_tool_choice_tag),
+]
+
+
+def object_tag(value: Any) -> str:
+    """Tells a JSON object from any other value."""
+    return "#object" if isinstance(value, Mapping) else "#other"
+
+
+FunctionCallChoice = Annotated[
+    Annotated[Literal["none", "auto"], Tag("#other")] | Annotated[ToolName, Tag("#object")],
+    Discriminator(object_tag),
+]
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def decode_functions(functions: Sequence[FunctionSpec]) -> tuple[Tool, ...]:
+    """The tools of the retired `functions`."""
+    return tuple(_function(spec, f"functions[{index}]") for index, spec in enumerate(functions))
+
+
+def decode_tools(given: Sequence[ToolSpec], *, drop_hosted: bool) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The tools on offer, and sentences about those that were left out.
+
+    Args:
+        drop_hosted: leave hosted tools out.
+
+    Raises:
+        InvalidRequest: there is a hosted tool.
+    """
+    tools: list[Tool] = []
+    dropped: dict[str, None] = {}
+    for index, tool in enumerate(given):
+        match tool:
+            case CustomTool():
+                tools.append(_custom(tool.custom, f"tools[{index}].custom"))
+            case HostedTool() if drop_hosted:
+                kind = tool.type if _PLAIN.match(tool.type) else "a hosted tool"
+                dropped[f"tools: {kind} cannot run here and was left out"] = None
+            case HostedTool():
+                param = f"tools[{index}].type"
+                raise InvalidRequest(f"Invalid `{param}`: expected 'function' or 'custom'.", param=param)
+            case _:
+                tools.append(_function(tool.function, f"tools[{index}].function"))
+    return tuple(tools), tuple(dropped)[:_MAX_REPORTED]
+
+
+def _function(spec: FunctionSpec, path: str) -> Tool:
+    return Tool(
+        name=spec.name,
+        description=(spec.description or "").strip(),
+        parameters=spec.parameters,
+        strict=bool(spec.strict),
+        path=path,
+        schema_path=f"{path}.parameters",
+    )
+
+
+def _custom(spec: CustomSpec, path: str) -> Tool:
+    """A custom tool as one with a single string argument."""
+    argument: dict[str, Any] = {"type": "string"}
+    match spec.format:
+        case {"type": "grammar", "grammar": {"definition": str(definition), **rest}}:
+            syntax = rest.get("syntax") if rest.get("syntax") in ("lark", "regex") else "following"
+            argument["description"] = f"The input; it must match this {syntax} grammar:\n{definition}"
+    parameters = {
+        "type": "object",
+        "properties": {CUSTOM_INPUT: argument},
+        "required": [CUSTOM_INPUT],
+        "additionalProperties": False,
+    }
+    return Tool(
+        name=spec.name,
+        description=(spec.description or "").strip(),
+        parameters=parameters,
+        strict=True,
+        path=path,
+        schema_path=f"{path}.format",
+    )
+
+
+def decode_tool_choice(
+    choice: ToolChoiceValue | None, function_call: FunctionCallChoice | None, offered: Set[str], *, single: bool
+) -> ToolChoice:
+    """The choice of tools.
+
+    Args:
+        function_call: the retired field, which counts where there is no `tool_choice`.
+        offered: names of the tools.
+        single: at most one call may be made.
+
+    Raises:
+        InvalidRequest: it names a tool that is not offered, or requires a call of none.
+    """
+    match choice if choice is not None else function_call:
+        case None | "auto":
+            return ToolChoice(single=single)
+        case "none":
+            return NO_TOOLS
+        case "required" | "any" as mode:
+            if not offered:
+                raise InvalidRequest(f"`tool_choice` is {mode!r}, but there are no `tools`.", param="tool_choice")
+            return ToolChoice(required=True, single=single)
+        case NamedFunction(function=ToolName(name=name)):
+            return _one_tool(name, offered, "tool_choice.function.name")
+        case NamedCustom(custom=ToolName(name=name)):
+            return _one_tool(name, offered, "tool_choice.custom.name")
+        case ToolName(name=name):
+            return _one_tool(name, offered, "function_call.name")
+        case AllowedToolsChoice(allowed_tools=allowed):
+            return _allowed_tools(allowed, offered, single)
+
+
+def _one_tool(name: str, offered: Set[str], param: str) -> ToolChoice:
+    _check_offered(name, offered, param)
+    return ToolChoice(frozenset({name}), required=True, single=True)
+
+
+def _allowed_tools(allowed: AllowedTools, offered: Set[str], single: bool) -> ToolChoice:
+    path = "tool_choice.allowed_tools.tools"
+    names: set[str] = set()
+    for index, tool in enumerate(allowed.tools):
+        name = tool.function.name if isinstance(tool, NamedFunction) else tool.custom.name
+        _check_offered(name, offered, f"{path}[{index}].{tool.type}.name")
+        names.add(name)
+    required = allowed.mode == "required"
+    if required and not names:
+        raise InvalidRequest(f"`{path}` is empty; expected at least one tool.", param=path)
+    return ToolChoice(frozenset(names), required=required, single=single) if names else NO_TOOLS
+
+
+def _check_offered(name: str, offered: Set[str], param: str) -> None:
+    if name not in offered:
+        raise InvalidRequest(f"`{param}` is {name[:128]!r}, which is not among the tools offered.", param=param)
