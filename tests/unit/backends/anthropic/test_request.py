@@ -1,0 +1,268 @@
+"""Neutral requests → bodies of the Messages API, judged by the strict one in `tests/messages_api.py`."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from proxy.backends.anthropic.request import MessagesCall, prepare
+from proxy.errors import InvalidRequest
+from proxy.inference.request import (
+    JsonOutput,
+    Media,
+    Message,
+    Reasoning,
+    Request,
+    Rules,
+    Sampling,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
+from tests.messages_api import MODEL, check
+from tests.unit.schemas.strategies import schemas
+
+HI = (Message("user", (Text("hi"),), "messages[0]"),)
+WEATHER = Tool("get.weather", "The weather. ", {"type": "object", "properties": {"city": {"type": "string"}}})
+CLOCK = Tool("clock")
+USED = (
+    *HI,
+    Message("assistant", (ToolCall("a", "get.weather", {"city": "Ulm"}, "messages[1].tool_calls[0]"),), "messages[1]"),
+    Message("user", (ToolResult("a", (Text("sun"),), is_error=True, path="messages[2]"),), "messages[2]"),
+)
+RULES = Rules()
+
+
+def call(**fields: Any) -> MessagesCall:
+    """The call of a request, after the check that Anthropic would take it."""
+    prepared = prepare(Request(MODEL, **{"messages": HI, **fields}), RULES, default_max_tokens=500)
+    check({**prepared.body, **prepared.sampling})
+    return prepared
+
+
+def schema_of(schema: Any, **fields: Any) -> Any:
+    return call(output=JsonOutput(schema, path="p"), **fields).body["output_config"]["format"]["schema"]
+
+
+def test_everything_has_its_place() -> None:
+    made = call(
+        messages=(Message("system", (Text("Be brief."),)), *HI),
+        sampling=Sampling(temperature=0.5, top_k=7, stop=("END", " ")),
+        max_tokens=33,
+        user="u" * 300,
+        tags=(f"user:{'u' * 300}",),
+        ignored=("seed",),
+        adjusted=("temperature: lowered to 1",),
+    )
+    assert made.body == {
+        "model": MODEL,
+        "max_tokens": 33,
+        "system": "Be brief.",
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+        "stop_sequences": ["END"],
+        "metadata": {"user_id": "u" * 256},
+    }
+    assert made.sampling == {"temperature": 0.5, "top_k": 7}
+    assert (made.ignored, made.adjusted) == (("seed",), ("temperature: lowered to 1",))
+
+
+def test_metadata_has_no_effect_and_is_reported() -> None:
+    assert call(user="me", tags=("user:me", "team:a")).ignored == ("metadata",)
+
+
+def test_several_choices_are_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call(choices=2)
+    assert caught.value.param == "n"
+
+
+def test_media_is_refused_and_history_repaired() -> None:
+    with pytest.raises(InvalidRequest):
+        call(messages=(Message("user", (Media("image", "messages[0].content[0]"),)),))
+    made = call(messages=(*HI, Message("assistant", (Text("Once "),), "messages[1]")))
+    assert made.adjusted == ("messages: a user turn was added at the end",)
+
+
+# ---------------------------------------------------------------- tools
+
+
+def test_tools_keep_their_schemas_under_safe_names() -> None:
+    made = call(tools=(WEATHER, CLOCK))
+    assert made.body["tools"] == [
+        {"name": "get_weather", "description": "The weather.", "input_schema": WEATHER.parameters},
+        {"name": "clock", "input_schema": {"type": "object"}},
+    ]
+    assert made.names == {"get_weather": "get.weather", "clock": "clock"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent", "offered"),
+    [
+        (ToolChoice(), {"type": "auto"}, 2),
+        (ToolChoice(required=True), {"type": "any"}, 2),
+        (ToolChoice(single=True), {"type": "auto", "disable_parallel_tool_use": True}, 2),
+        (
+            ToolChoice(frozenset({"get.weather"}), required=True, single=True),
+            {"type": "tool", "name": "get_weather", "disable_parallel_tool_use": True},
+            1,
+        ),
+        (ToolChoice(frozenset({"clock"})), {"type": "auto"}, 1),
+        (ToolChoice(frozenset()), {"type": "none"}, 2),
+    ],
+)
+def test_tool_choices(choice: ToolChoice, sent: dict[str, Any], offered: int) -> None:
+    made = call(tools=(WEATHER, CLOCK), tool_choice=choice)
+    assert made.body["tool_choice"] == sent
+    assert len(made.body["tools"]) == offered
+    assert made.single == choice.single
+
+
+def test_a_faulty_tool_schema_is_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call(tools=(Tool("x", parameters={"type": "nonsense"}, schema_path="tools[0].function.parameters"),))
+    assert str(caught.value.param).startswith("tools[0].function.parameters")
+
+
+def test_past_calls_are_blocks_with_tools_and_text_without() -> None:
+    with_tools = call(messages=USED, tools=(WEATHER,)).body["messages"]
+    assert with_tools[1]["content"] == [
+        {"type": "tool_use", "id": "a", "name": "get_weather", "input": {"city": "Ulm"}}
+    ]
+    sun = [{"type": "text", "text": "sun"}]
+    assert with_tools[2]["content"] == [{"type": "tool_result", "tool_use_id": "a", "content": sun, "is_error": True}]
+    without = call(messages=USED).body["messages"]
+    assert {block["type"] for turn in without for block in turn["content"]} == {"text"}
+
+
+# ---------------------------------------------------------------- thinking and sampling
+
+
+def test_thinking_is_added_to_the_limit() -> None:
+    made = call(reasoning=Reasoning(2048), max_tokens=100)
+    assert made.body["thinking"] == {"type": "enabled", "budget_tokens": 2048}
+    assert made.body["max_tokens"] == 2148
+    assert made.reasoning_shown
+    assert not call(reasoning=Reasoning(2048, shown=False)).reasoning_shown
+
+
+@pytest.mark.parametrize(
+    ("fields", "reported"),
+    [
+        (
+            {"tools": (WEATHER,), "tool_choice": ToolChoice(required=True)},
+            "thinking: off, since a tool call is required",
+        ),
+        ({"tools": (WEATHER,), "messages": USED}, "thinking: off, in the midst of tool calls"),
+    ],
+)
+def test_thinking_is_off_where_it_is_not_possible(fields: dict[str, Any], reported: str) -> None:
+    made = call(reasoning=Reasoning(2048), **fields)
+    assert "thinking" not in made.body
+    assert reported in made.adjusted
+    assert not made.reasoning_shown
+
+
+@pytest.mark.parametrize(
+    ("wanted", "thinks", "sent", "adjusted"),
+    [
+        (Sampling(1.0, 0.5, 4), False, {"temperature": 1.0, "top_k": 4}, 1),
+        (Sampling(0.5, 1.0), False, {"temperature": 0.5}, 0),
+        (Sampling(None, 0.5), False, {"top_p": 0.5}, 0),
+        (Sampling(0.2, 0.5, 4), True, {"top_p": 0.95}, 3),
+        (Sampling(1.0, 0.97), True, {"top_p": 0.97}, 0),
+    ],
+)
+def test_sampling_that_the_model_does_not_take_is_left_out_and_reported(
+    wanted: Sampling, thinks: bool, sent: dict[str, float], adjusted: int
+) -> None:
+    made = call(sampling=wanted, reasoning=Reasoning(1024) if thinks else None)
+    assert made.sampling == sent
+    assert len(made.adjusted) == adjusted
+
+
+# ---------------------------------------------------------------- structured output
+
+SCALARS = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}, {"type": "null"}]
+ANYTHING = {"anyOf": [*SCALARS, {"type": "array", "items": {"type": "string"}}]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "sent"),
+    [
+        ({"type": ["string", "null"]}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
+        (
+            {"type": "object", "properties": {"a": {}}},
+            {"type": "object", "properties": {"a": ANYTHING}, "required": [], "additionalProperties": False},
+        ),
+        (
+            {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]},
+            {
+                "type": "object",
+                "properties": {"n": {"type": "integer", "description": ">= 1."}},
+                "required": ["n"],
+                "additionalProperties": False,
+            },
+        ),
+        ({"enum": ["a", None]}, {"anyOf": [{"type": "string", "enum": ["a"]}, {"type": "null", "enum": [None]}]}),
+        ({"const": 3, "title": "T"}, {"title": "T", "type": "integer", "const": 3}),
+        ({"type": "string", "format": "email"}, {"type": "string", "format": "email"}),
+        ({"type": "array"}, {"type": "array", "items": ANYTHING}),
+    ],
+)
+def test_schemas_are_written_as_anthropic_takes_them(schema: Any, sent: Any) -> None:
+    assert schema_of(schema) == sent
+
+
+@given(schemas())
+def test_any_schema_is_written_with_closed_objects_and_one_type_at_each_place(schema: Any) -> None:
+    try:
+        made = call(output=JsonOutput(schema, path="p"))
+    except InvalidRequest:
+        return
+    if "output_config" in made.body:
+        assert_in_dialect(made.body["output_config"]["format"]["schema"])
+
+
+def assert_in_dialect(schema: dict[str, Any]) -> None:
+    assert schema.keys() <= {
+        "type", "title", "description", "anyOf", "const", "enum", "format", "items", "properties", "required",
+        "additionalProperties",
+    }  # fmt: skip
+    assert ("anyOf" in schema) or isinstance(schema.get("type"), str) or "enum" in schema or "const" in schema
+    if schema.get("type") == "object" and "properties" in schema:
+        assert schema["additionalProperties"] is False
+    for child in (*schema.get("anyOf", ()), *schema.get("properties", {}).values()):
+        assert_in_dialect(child)
+    if "items" in schema:
+        assert_in_dialect(schema["items"])
+
+
+def test_an_object_of_unknown_properties_is_asked_for_as_json_text() -> None:
+    made = call(output=JsonOutput({"type": "object", "properties": {"extra": {"type": "object"}}}, path="p"))
+    assert made.encoded
+    extra = made.body["output_config"]["format"]["schema"]["properties"]["extra"]
+    assert extra == {"type": "string", "description": "A JSON object, written as JSON text."}
+
+
+@pytest.mark.parametrize("schema", [None, {"type": "object"}])
+def test_any_json_object_is_asked_for_in_the_system_text(schema: Any) -> None:
+    made = call(output=JsonOutput(schema), messages=(Message("system", (Text("Be brief."),)), *HI))
+    assert "output_config" not in made.body
+    assert made.body["system"].startswith("Be brief.\n\n")
+    assert "JSON" in made.body["system"]
+    assert not made.encoded
+
+
+def test_a_faulty_schema_is_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call(output=JsonOutput({"type": "nonsense"}, path="response_format.json_schema.schema"))
+    assert str(caught.value.param).startswith("response_format.json_schema.schema")
+
+
+def test_strict_history_is_heeded() -> None:
+    request = Request(MODEL, (*HI, Message("assistant", (Text("x"),), "messages[1]")))
+    with pytest.raises(InvalidRequest):
+        prepare(request, replace(RULES, strict_history=True), default_max_tokens=500)
