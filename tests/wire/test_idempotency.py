@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from openai import AsyncOpenAI, Omit
 
 from proxy.sandbox import SANDBOX_DATA_PLANE, Fault
 from tests.conftest import House
@@ -205,16 +206,113 @@ def test_a_key_that_is_no_key_is_a_400(house: House) -> None:
 
 @pytest.mark.parametrize("first_stream", [False, True])
 @pytest.mark.parametrize("then_stream", [False, True])
-async def test_an_sdks_own_retry_takes_up_the_job_of_the_try_that_vanished(
-    make_house: Any, first_stream: bool, then_stream: bool
+@pytest.mark.parametrize("headers", [{}, RETRY, {"x-stainless-retry-count": "0"}], ids=["plain", "SDK", "first try"])
+async def test_an_equal_request_takes_up_the_job_of_the_client_that_vanished(
+    make_house: Any, first_stream: bool, then_stream: bool, headers: dict[str, str]
 ) -> None:
-    """Trap: the SDKs send no idempotency key by default, only `x-stainless-retry-count`."""
+    """Trap: clients send no idempotency key by default; some repeat with `x-stainless-retry-count`, most without."""
     house: House = make_house(running_s=0.5)
     await leave(house, body("Hi.", stream=first_stream))
     async with client_of(house) as client:
-        answer = await client.post("/v1/chat/completions", json=body("Hi.", stream=then_stream), headers=RETRY)
+        answer = await client.post("/v1/chat/completions", json=body("Hi.", stream=then_stream), headers=headers)
     assert answer.status_code == 200
     assert (fold(chunks(answer)) if then_stream else answer.json())["choices"][0]["message"]["content"]
+    assert house.jobs_submitted() == 1
+
+
+async def test_a_job_that_ended_without_a_client_is_taken_up(make_house: Any) -> None:
+    house: House = make_house(running_s=0.2)
+    await leave(house, body("Hi."))
+    await until(lambda: all(job.state == "completed" for job in house.sandbox.state.store.jobs()))
+    async with client_of(house) as client:
+        for jobs in (1, 2):
+            answer = await client.post("/v1/chat/completions", json=body("Hi."))
+            assert answer.status_code == 200
+            assert house.jobs_submitted() == jobs
+
+
+async def test_a_stream_that_was_cut_leaves_its_job_to_the_next_equal_request(make_house: Any) -> None:
+    """The client leaves after the first bytes, before the chunk with `finish_reason`."""
+    house: House = make_house(running_s=0.5)
+    async with client_of(house) as client:
+        async with client.stream("POST", "/v1/chat/completions", json=body("Hi.", stream=True)) as answer:
+            await anext(answer.aiter_bytes())
+        await until(lambda: house.in_flight() == 0)
+        again = await client.post("/v1/chat/completions", json=body("Hi."))
+    assert again.status_code == 200
+    assert house.jobs_submitted() == 1
+
+
+async def test_a_stream_that_was_read_to_its_finish_reason_was_delivered(make_house: Any) -> None:
+    """Many clients stop reading there, before the usage chunk and `[DONE]`."""
+    house: House = make_house()
+    async with client_of(house) as client:
+        for jobs in (1, 2):
+            async with client.stream("POST", "/v1/chat/completions", json=body("Hi.", stream=True)) as answer:
+                async for line in answer.aiter_lines():
+                    if '"finish_reason":"stop"' in line:
+                        break
+            assert house.jobs_submitted() == jobs
+
+
+@pytest.mark.parametrize("key", [{}, KEY], ids=["plain", "with a key"])
+async def test_a_request_that_timed_out_invites_a_repeat_that_gets_its_job(
+    make_house: Any, key: dict[str, str]
+) -> None:
+    house: House = make_house(running_s=1.5)
+    async with client_of(house) as client:
+        late = await client.post("/v1/chat/completions", json=body("Hi."), headers={"x-request-timeout": "0.5", **key})
+        assert (late.status_code, late.json()["error"]["code"]) == (504, "job_timeout")
+        assert late.headers["x-should-retry"] == "true"
+        assert late.headers["retry-after"] == "1"
+        again = await client.post("/v1/chat/completions", json=body("Hi."), headers=key)
+    assert again.status_code == 200
+    assert again.headers["x-narrative-job-id"] == late.headers["x-narrative-job-id"]
+    assert house.jobs_submitted() == 1
+
+
+async def test_a_timeout_whose_job_cannot_be_taken_up_invites_nobody(make_house: Any) -> None:
+    house: House = make_house({"PROXY_STATE__ADOPT": "off"}, running_s=1.5)
+    late = house.chat(HELLO, headers={"x-request-timeout": "0.5"})
+    assert late.status_code == 504
+    assert late.headers["x-should-retry"] == "false"
+    assert "retry-after" not in late.headers
+
+
+async def test_after_a_submission_of_unknown_outcome_an_equal_request_finds_the_job(make_house: Any) -> None:
+    house: House = make_house()
+    faults = house.sandbox.state.faults
+    faults.add(
+        Fault(kind="close", operation="run", handled=True, times=1),
+        Fault(kind="status", operation="list_jobs", status=500),
+    )
+    async with client_of(house) as client:
+        unknown = await client.post("/v1/chat/completions", json=body("Hi."), headers={"x-request-timeout": "3"})
+        assert unknown.json()["error"]["code"] == "narrative_submit_unknown"
+        assert unknown.headers["x-should-retry"] == "true"
+        faults.clear()
+        answer = await client.post("/v1/chat/completions", json=body("Hi."))
+    assert answer.status_code == 200, answer.text
+    assert house.jobs_submitted() == 1
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announces its retries", "as openai 1.40"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_sdk_that_gives_up_three_times_before_the_end_pays_one_job(
+    make_house: Any, announced: bool, stream: bool
+) -> None:
+    house: House = make_house({"PROXY_CHAT__HEARTBEAT_S": "0"}, running_s=4.0)
+    quiet = Omit()
+    hidden = dict.fromkeys(("x-stainless-retry-count", "x-stainless-read-timeout", "x-stainless-timeout"), quiet)
+    async with AsyncOpenAI(base_url=f"{house.url}/v1", api_key="test-key", timeout=1.5, max_retries=3) as client:
+        answer: Any = await client.chat.completions.create(
+            model="claude-4-5-haiku",
+            messages=[{"role": "user", "content": "Hi."}],
+            stream=stream,
+            extra_headers={} if announced else hidden,  # type: ignore[arg-type]  # the library takes Omit
+        )
+        if not stream:
+            assert answer.choices[0].message.content
     assert house.jobs_submitted() == 1
 
 
@@ -222,18 +320,21 @@ async def test_a_vanished_job_is_taken_up_once(make_house: Any) -> None:
     house: House = make_house(running_s=0.5)
     await leave(house, body("Hi."))
     async with client_of(house) as client:
-        asks = [client.post("/v1/chat/completions", json=body("Hi."), headers=RETRY) for _ in range(3)]
+        asks = [client.post("/v1/chat/completions", json=body("Hi."), headers=headers) for headers in (RETRY, {}, {})]
         answers = await asyncio.gather(*asks)
     assert len({answer.json()["id"] for answer in answers}) == 3
     assert house.jobs_submitted() == 3
 
 
-async def test_a_retry_does_not_share_the_job_of_a_client_that_is_still_there(make_house: Any) -> None:
+@pytest.mark.parametrize("headers", [{}, RETRY], ids=["plain", "SDK"])
+async def test_an_equal_request_does_not_share_the_job_of_a_client_that_is_still_there(
+    make_house: Any, headers: dict[str, str]
+) -> None:
     house: House = make_house(running_s=0.3)
     async with client_of(house) as client:
         first = asyncio.create_task(client.post("/v1/chat/completions", json=body("Hi.")))
         await until(lambda: house.in_flight() == 1)
-        second = await client.post("/v1/chat/completions", json=body("Hi."), headers=RETRY)
+        second = await client.post("/v1/chat/completions", json=body("Hi."), headers=headers)
         assert second.json()["id"] != (await first).json()["id"]
     assert house.jobs_submitted() == 2
 
@@ -250,12 +351,11 @@ async def test_a_delivered_answer_is_not_given_to_a_later_retry(make_house: Any)
 @pytest.mark.parametrize(
     ("again", "headers"),
     [
-        (body("Hi."), {}),
         (body("Hi.", temperature=0.1), RETRY),
         (body("Hi."), {**RETRY, "authorization": "Bearer other-key"}),
-        (body("Hi."), {"x-stainless-retry-count": "0"}),
+        (body("Hi.", model="claude-4-5-sonnet"), {}),
     ],
-    ids=["no retry", "another body", "another caller", "a first try"],
+    ids=["another body", "another caller", "another model"],
 )
 async def test_nothing_else_takes_up_a_vanished_job(
     make_house: Any, again: dict[str, Any], headers: dict[str, str]
@@ -280,12 +380,81 @@ async def test_callers_with_tokens_of_their_own_never_see_each_others_jobs(make_
     assert house.jobs_submitted() == 4
 
 
-async def test_adoption_can_be_switched_off(make_house: Any) -> None:
-    house: House = make_house({"PROXY_STATE__ADOPT_RETRIES": "false"}, running_s=0.3)
+@pytest.mark.parametrize(("adopt", "jobs"), [("off", [2, 3]), ("sdk_retry", [2, 2])])
+async def test_adoption_can_be_limited_or_switched_off(make_house: Any, adopt: str, jobs: list[int]) -> None:
+    house: House = make_house({"PROXY_STATE__ADOPT": adopt}, running_s=0.3)
     await leave(house, body("Hi."))
+    await leave(house, body("Hi."))
+    assert house.jobs_submitted() == jobs[0]
     async with client_of(house) as client:
-        await client.post("/v1/chat/completions", json=body("Hi."), headers=RETRY)
-    assert house.jobs_submitted() == 2
+        assert (await client.post("/v1/chat/completions", json=body("Hi."), headers=RETRY)).status_code == 200
+    assert house.jobs_submitted() == jobs[1]
+
+
+# ---------------------------------------------------------------- failures that were paid
+
+
+def failing(text: str = "broken", **fields: Any) -> dict[str, Any]:
+    return body(script(fail=text), **fields)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("key", [{}, KEY], ids=["plain", "with a key"])
+async def test_a_paid_failure_is_given_again_without_a_job(make_house: Any, stream: bool, key: dict[str, str]) -> None:
+    house: House = make_house()
+    first = house.chat(failing(), headers=key)
+    assert (first.status_code, first.json()["error"]["code"]) == (424, "narrative_job_failed")
+    again = house.chat(failing(stream=stream), headers=key)
+    assert (again.status_code, again.json()) == (424, first.json())
+    assert again.headers["x-narrative-job-id"] == first.headers["x-narrative-job-id"]
+    assert again.headers["x-should-retry"] == "false"
+    assert house.jobs_submitted() == 1
+
+
+async def test_a_failure_inside_a_stream_is_given_again_before_one(make_house: Any) -> None:
+    house: House = make_house()
+    streamed = house.chat(failing(stream=True))
+    assert "narrative_job_failed" in streamed.text
+    assert house.chat(failing()).status_code == 424
+    assert house.jobs_submitted() == 1
+
+
+async def test_a_paid_failure_is_given_again_to_the_same_caller_only(make_house: Any) -> None:
+    house: House = make_house({"PROXY_API_KEYS": "test-key,other-key"})
+    house.chat(failing())
+    house.chat(failing(), headers={"authorization": "Bearer other-key"})
+    house.chat(failing("otherwise"))
+    assert house.jobs_submitted() == 3
+
+
+async def test_giving_failures_again_can_be_switched_off(make_house: Any) -> None:
+    house: House = make_house({"PROXY_STATE__REPLAY_FAILURES_S": "0"})
+    for jobs in (1, 2):
+        assert house.chat(failing()).status_code == 424
+        assert house.jobs_submitted() == jobs
+
+
+async def test_giving_failures_again_ends(make_house: Any) -> None:
+    house: House = make_house({"PROXY_STATE__REPLAY_FAILURES_S": "0.5"})
+    house.chat(failing())
+    await until(lambda: house.chat(failing()).status_code == 424 and house.jobs_submitted() == 2)
+
+
+@pytest.mark.parametrize("key", [{}, KEY], ids=["plain", "with a key"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_when_one_choice_failed_a_repeat_pays_for_that_one_only(
+    make_house: Any, stream: bool, key: dict[str, str]
+) -> None:
+    house: House = make_house()
+    attempts = [{"text": "A"}, {"fail": "broken"}, {"fail": "broken"}, {"text": "B"}]
+    ask = body(script(key="once", attempts=attempts), n=2)
+    first = house.chat({**ask, "stream": stream}, headers=key)
+    assert "narrative_job_failed" in first.text
+    assert house.jobs_submitted() == 3
+    again = house.chat(ask, headers=key)
+    assert again.status_code == 200, again.text
+    assert {choice["message"]["content"] for choice in again.json()["choices"]} == {"A", "B"}
+    assert house.jobs_submitted() == 4
 
 
 async def test_what_is_kept_does_not_grow_with_the_requests_that_were_answered(make_house: Any) -> None:

@@ -117,11 +117,12 @@ async def test_a_message_that_repeats_the_key_is_shown_without_it(running: Runni
 @pytest.mark.parametrize("way", ["result", "events"])
 async def test_an_answer_that_breaks_off_is_a_paid_failure(running: Running, way: str) -> None:
     run = await running.start(text="a long text", broken=True)
+
+    async def events() -> list[Any]:
+        return [event async for batch in run.events() for event in batch]
+
     with pytest.raises(PaidFailure) as caught:
-        if way == "result":
-            await run.result()
-        else:
-            [event async for batch in run.events() for event in batch]
+        await {"result": run.result, "events": events}[way]()
     assert (caught.value.code, caught.value.retry_after) == ("anthropic_failed", None)
     assert "Overloaded" in caught.value.message
 
