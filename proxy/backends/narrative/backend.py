@@ -15,9 +15,8 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
-from uuid import uuid4, uuid5
 
 import orjson
 import structlog
@@ -28,9 +27,10 @@ from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.failures import cause_of
 from proxy.backends.narrative.fallbacks import Fallbacks, Form, simpler
 from proxy.backends.narrative.jobs import Jobs
-from proxy.backends.narrative.output import Outcome, choice_of, invalid_output, read_job
+from proxy.backends.narrative.output import Outcome, choice_of, invalid_output, read_job, usage_of
 from proxy.backends.narrative.prompt import Prepared, prepare, tool_names
-from proxy.backends.narrative.types import Job, JobState
+from proxy.backends.narrative.reservations import SubmissionRecord
+from proxy.backends.narrative.types import TAG_PREFIX, Job, JobState, RunRequest
 from proxy.catalog import Catalog
 from proxy.errors import InvalidApiKey, Overloaded, PaidFailure, ProxyError
 from proxy.inference.backend import Report, RunOptions
@@ -38,13 +38,16 @@ from proxy.inference.request import Request, Rules
 from proxy.inference.result import Choice, Ended, Event, Result, Started, Usage, choice_events
 from proxy.lifecycle import Lifecycle
 from proxy.schemas import Budget, is_heavy
+from proxy.storage import Store
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+_LOST: Final = "narrative_job_lost"
 _HEAVY_BODY: Final = 262_144
 """Bytes of a request body from which preparing takes long even without schemas."""
 _MAX_SIMPLER: Final = 2
+_NO_JOB: Final = Job(id="none")
 _MAX_SHOWN: Final = 500
 
 
@@ -64,6 +67,7 @@ class NarrativeBackend:
 
     Attributes:
         client: carries the proxy's own token; requests of callers with tokens of their own use a copy with theirs.
+        store: where the submissions of requests are recorded.
         fallbacks: what has been learned of models and schemas while serving.
         deadline_s: seconds a request may take overall.
         repair_tries: further jobs for one choice when its output does not match.
@@ -73,6 +77,7 @@ class NarrativeBackend:
     rules: Rules
     client: NarrativeClient
     jobs: Jobs
+    store: Store
     fallbacks: Fallbacks
     lifecycle: Lifecycle
     metrics: BackendMetrics
@@ -93,14 +98,68 @@ class _Attempt:
     Attributes:
         slot: of its first job.
         prepared: how the output of its job is read.
+        slots: of all jobs of the choice so far, those of earlier tries too.
         job: the latest.
-        slots: of all its jobs.
+        new: the latest was submitted for this request, and not taken up.
+        repaired: a wrong output has been repaired, or that was tried.
     """
 
     slot: str
     prepared: Prepared
-    job: Job
     slots: list[str] = field(default_factory=list)
+    job: Job = _NO_JOB
+    new: bool = True
+    repaired: bool = False
+
+
+class _Preparation:
+    """Prepares one request for its model, in one form after another, within one budget of work."""
+
+    def __init__(self, backend: NarrativeBackend, request: Request) -> None:
+        self.card = backend.catalog.find(request.model)
+        self.budget = Budget()
+        self.seconds = 0.0
+        self.latest: Prepared | None = None
+        self._backend = backend
+        self._request = request
+
+    async def known_form(self) -> Prepared:
+        """The request in the plainest form of which nothing is known to be refused."""
+        return await self.in_form(self._backend.fallbacks.form(self.card, self._request, tool_names))
+
+    async def in_form(self, form: Form) -> Prepared:
+        """The request in a form; prepared in a worker thread when that takes long, which is abandoned with the request."""
+        body_bytes, started = self._request.body_bytes, time.perf_counter()
+        has_schemas = bool(self._request.tools) or self._request.output is not None
+        try:
+            if body_bytes < _HEAVY_BODY and not (has_schemas and is_heavy(body_bytes)):
+                self.latest = self.now(form)
+            else:
+                self.latest = await asyncio.to_thread(self.now, form)
+        except asyncio.CancelledError:
+            self.budget.abandon()
+            raise
+        finally:
+            self.seconds += time.perf_counter() - started
+        return self.latest
+
+    def now(self, form: Form) -> Prepared:
+        """The request in a form, prepared where it is called."""
+        return prepare(self._request, self.card, self._backend.rules, form, self.budget)
+
+    async def simpler(self, prepared: Prepared, refusal: str) -> Prepared | None:
+        """The request in a simpler form after a refusal, None when there is none that differs."""
+        form = simpler(prepared.form, prepared.parts, cause_of(refusal), refusal)
+        other = await self.in_form(form) if form else prepared
+        if (other.messages, other.config) == (prepared.messages, prepared.config):
+            self.latest = prepared
+            return None
+        self._backend.metrics.further_job("simpler_form")
+        return other
+
+    def learn(self, prepared: Prepared) -> None:
+        """The form worked after a plainer one was refused."""
+        self._backend.fallbacks.learn(self.card, prepared.form, prepared.parts)
 
 
 class NarrativeRun:
@@ -110,25 +169,26 @@ class NarrativeRun:
         self._backend = backend
         self._request = request
         self._caller = caller
-        self._record = options.record
+        self._prefix, self._record = "", SubmissionRecord()
+        if record := options.record:
+            self._prefix = record.prefix
+            self._record = SubmissionRecord(backend.store, record.name, str(record.seed), ttl_s=record.ttl_s)
         own, key = backend.client, caller.upstream_key
         self._client = own if key is None else own.with_api_key(key)
         timeout_s = min(backend.deadline_s, options.timeout_s)
         self._deadline = asyncio.get_running_loop().time() + timeout_s
         self._created = int(time.time())
-        self._card = backend.catalog.find(request.model)
-        self._budget = Budget()
-        self._prepared: Prepared | None = None
+        self._preparation = _Preparation(backend, request)
         self._first: list[_Attempt] = []
         self._job_ids: list[str] = []
         self._unmatched: list[str] = []
-        self._own_s = 0.0
+        self._usage = Usage()
 
     @property
     def report(self) -> Report:
-        prepared = self._prepared
+        prepared = self._preparation.latest
         return Report(
-            model=self._card.id,
+            model=self._preparation.card.id,
             job_ids=tuple(self._job_ids),
             ignored=prepared.ignored if prepared else (),
             adjusted=prepared.adjusted if prepared else (),
@@ -141,31 +201,28 @@ class NarrativeRun:
         Raises:
             ProxyError: the request is refused, by the proxy or by Narrative.
         """
-        form = self._backend.fallbacks.form(self._card, self._request, tool_names)
+        prepared = await self._preparation.known_form()
         # The first one settles the form for all.
-        first = await self._submitted("0.first", await self._prepare(form))
-        others = (self._submitted(f"{index}.first", first.prepared) for index in range(1, self._request.choices))
+        first = await self._submitted(f"{self._prefix}0.first", prepared)
+        others = (
+            self._submitted(f"{self._prefix}{number}.first", first.prepared)
+            for number in range(1, self._request.choices)
+        )
         self._first = [first, *await _all(others)]
 
     async def result(self) -> Result:
         """The whole answer. Raises ProxyError."""
-        choices: dict[int, Choice] = {}
-        usage = Usage()
-        async for index, choice, used in self._choices():
-            choices[index] = choice
-            usage += used
+        choices = {number: choice async for number, choice in self._choices()}
         started = self._started()
-        ordered = tuple(choices[index] for index in sorted(choices))
-        return Result(started.id, started.created, started.fingerprint, ordered, usage)
+        ordered = tuple(choices[number] for number in sorted(choices))
+        return Result(started.id, started.created, started.fingerprint, ordered, self._usage)
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
-        """The events: those of each choice when its own job has ended. Raises ProxyError, after the choices that came about."""
+        """The events: those of each choice when its own job has ended. Raises ProxyError, after the choices that succeeded."""
         yield (self._started(),)
-        usage = Usage()
-        async for index, choice, used in self._choices():
-            usage += used
-            yield choice_events(index, choice)
-        yield (Ended(usage),)
+        async for number, choice in self._choices():
+            yield choice_events(number, choice)
+        yield (Ended(self._usage),)
 
     def close(self, *, delivered: bool) -> None:
         """Nothing is held between calls: the record of the submissions belongs to who made it."""
@@ -176,7 +233,7 @@ class NarrativeRun:
 
     # ------------------------------------------------------------ choices
 
-    async def _choices(self) -> AsyncIterator[tuple[int, Choice, Usage]]:
+    async def _choices(self) -> AsyncIterator[tuple[int, Choice]]:
         """Each choice with its number when its jobs have ended; at the end the error of the first choice that failed, if one did."""
         started = time.perf_counter()
         tasks = {asyncio.create_task(self._choice(number)): number for number in range(self._request.choices)}
@@ -191,12 +248,10 @@ class NarrativeRun:
                     if isinstance(error, ProxyError):
                         failed[tasks[task]] = error
                         continue
-                    outcome, expected = task.result()
-                    self._unmatched += (*outcome.parsed.errors, *outcome.parsed.notes)
-                    yield tasks[task], choice_of(expected.expected, outcome), outcome.usage
+                    yield tasks[task], task.result()
             if failed:
                 raise self._failure([failed[number] for number in sorted(failed)])
-            self._backend.metrics.spent("proxy", self._own_s)
+            self._backend.metrics.spent("proxy", self._preparation.seconds)
         except Overloaded as error:
             error.job_id = error.job_id or self._job_ids[0]
             raise
@@ -218,38 +273,41 @@ class NarrativeRun:
             error.job_id = ", ".join(self._job_ids)
         return error
 
-    async def _choice(self, number: int) -> tuple[Outcome, Prepared]:
-        """The outcome of one choice, and how it is delivered. Beside others a choice that fails is tried once more."""
+    async def _choice(self, number: int) -> Choice:
+        """One choice. It is tried once more when Narrative forgot the job that was taken up, or when it fails beside others."""
         attempt = self._first[number]
         try:
+            try:
+                return await self._answered(attempt)
+            except PaidFailure as error:
+                forgotten = error.code == _LOST and not attempt.new
+                if not forgotten and (self._request.choices == 1 or attempt.repaired):
+                    raise
+            self._backend.metrics.further_job("retry")
+            attempt = await self._submitted(f"{self._prefix}{number}.retry", attempt.prepared, attempt.slots)
             return await self._answered(attempt)
-        except PaidFailure:
-            if self._request.choices == 1:
-                raise
-        self._backend.metrics.further_job("retry")
-        return await self._answered(await self._submitted(f"{number}.retry", attempt.prepared))
-
-    async def _answered(self, attempt: _Attempt) -> tuple[Outcome, Prepared]:
-        """The first output that matches, or the last one that may be delivered."""
-        try:
-            outcome = await self._read(attempt)
-            for number in range(1, self._backend.repair_tries + 1):
-                if outcome.finish_reason != "stop" or not outcome.parsed.errors:
-                    break
-                try:
-                    again = await self._repaired(attempt, f"{attempt.slot}.repair{number}", outcome)
-                except ProxyError:
-                    if outcome.parsed.undeliverable:
-                        raise
-                    break
-                outcome = replace(again, usage=outcome.usage + again.usage)
-            if outcome.parsed.undeliverable:
-                raise invalid_output(outcome)
         except ProxyError as error:
-            if attempt.job.ended or error.code == "narrative_job_lost":
-                await self._forget(attempt.slots)
+            if attempt.job.ended or error.code == _LOST:
+                for slot in attempt.slots:
+                    await self._record.release(slot)
             raise
-        return outcome, attempt.prepared
+
+    async def _answered(self, attempt: _Attempt) -> Choice:
+        """The first output that matches, or the last one that may be delivered."""
+        outcome = await self._read(attempt)
+        for number in range(1, self._backend.repair_tries + 1):
+            if outcome.finish_reason != "stop" or not outcome.parsed.errors:
+                break
+            try:
+                outcome = await self._repaired(attempt, f"{attempt.slot}.repair{number}", outcome)
+            except ProxyError:
+                if outcome.parsed.undeliverable:
+                    raise
+                break
+        if outcome.parsed.undeliverable:
+            raise invalid_output(outcome)
+        self._unmatched += (*outcome.parsed.errors, *outcome.parsed.notes)
+        return choice_of(attempt.prepared.expected, outcome)
 
     async def _read(self, attempt: _Attempt) -> Outcome:
         """The outcome of an attempt's job; where its schema or history was refused, of a job in a simpler form."""
@@ -258,20 +316,20 @@ class NarrativeRun:
         for number in range(1, _MAX_SIMPLER + 1):
             if attempt.job.state != JobState.FAILED:
                 break
-            other = await self._simpler(attempt.prepared, self._failures(attempt.job))
+            other = await self._preparation.simpler(attempt.prepared, self._failures(attempt.job))
             if other is None:
                 break
             await self._submit(attempt, f"{attempt.slot}.simpler{number}", other)
             await self._wait(attempt)
         outcome = await self._parsed(attempt)
         if attempt.prepared.form != plain:
-            self._learn(attempt.prepared)
+            self._preparation.learn(attempt.prepared)
         return outcome
 
     async def _repaired(self, attempt: _Attempt, slot: str, wrong: Outcome) -> Outcome:
         """The outcome of one more job, which is shown the wrong output and its errors."""
         self._backend.metrics.further_job("repair")
-        prepared = attempt.prepared
+        prepared, attempt.repaired = attempt.prepared, True
         output = wrong.job.result.structured_output if wrong.job.result else None
         await self._submit(attempt, slot, prepared.repair(output, wrong.parsed.errors))
         attempt.prepared = prepared
@@ -281,7 +339,16 @@ class NarrativeRun:
     # ------------------------------------------------------------ one job
 
     async def _wait(self, attempt: _Attempt) -> None:
-        attempt.job = await self._backend.jobs.wait(attempt.job, self._client, deadline=self._deadline)
+        """Wait until the attempt's job has ended, whatever its end."""
+        try:
+            job = await self._backend.jobs.wait(attempt.job, self._client, deadline=self._deadline)
+        except ProxyError as error:
+            if error.code == _LOST:
+                raise PaidFailure(error.message, code=_LOST, job_id=attempt.job.id) from error
+            raise
+        attempt.job = job
+        if job.result is not None:
+            self._usage += usage_of(job.result.usage)
 
     async def _parsed(self, attempt: _Attempt) -> Outcome:
         job, expected = attempt.job, attempt.prepared.expected
@@ -289,84 +356,62 @@ class NarrativeRun:
         started = time.perf_counter()
         try:
             if job.result is not None and not expected.is_text and _is_heavy_value(job.result.structured_output):
-                return await asyncio.to_thread(read_job, expected, job, text, self._budget)
-            return read_job(expected, job, text, self._budget)
+                return await asyncio.to_thread(read_job, expected, job, text, self._preparation.budget)
+            return read_job(expected, job, text, self._preparation.budget)
         finally:
-            self._own_s += time.perf_counter() - started
+            self._preparation.seconds += time.perf_counter() - started
 
     def _failures(self, job: Job) -> str:
         return self._client.redact("; ".join(job.failures))
 
-    # ------------------------------------------------------------ preparing
-
-    async def _prepare(self, form: Form) -> Prepared:
-        """The request in a form; in a worker thread when that takes long, which is abandoned with the request."""
-        request, started = self._request, time.perf_counter()
-        arguments = (request, self._card, self._backend.rules, form, self._budget)
-        has_schemas = bool(request.tools) or request.output is not None
-        try:
-            if request.body_bytes < _HEAVY_BODY and not (has_schemas and is_heavy(request.body_bytes)):
-                self._prepared = prepare(*arguments)
-            else:
-                self._prepared = await asyncio.to_thread(prepare, *arguments)
-        except asyncio.CancelledError:
-            self._budget.abandon()
-            raise
-        finally:
-            self._own_s += time.perf_counter() - started
-        return self._prepared
-
-    async def _simpler(self, prepared: Prepared, refusal: str) -> Prepared | None:
-        """The request in a simpler form after a refusal, None when there is none that differs."""
-        cause = cause_of(refusal)
-        form = simpler(prepared.form, prepared.parts, cause, refusal)
-        if form is None:
-            return None
-        other = await self._prepare(form)
-        if (other.messages, other.config) != (prepared.messages, prepared.config):
-            self._backend.metrics.further_job("simpler_form")
-            return other
-        self._prepared = prepared
-        return None
-
-    def _learn(self, prepared: Prepared) -> None:
-        self._backend.fallbacks.learn(self._card, prepared.form, prepared.parts)
-
     # ------------------------------------------------------------ submitting
 
-    async def _submitted(self, slot: str, prepared: Prepared) -> _Attempt:
+    async def _submitted(self, slot: str, prepared: Prepared, slots: Iterable[str] = ()) -> _Attempt:
         """The first job of an attempt. A refused form is replaced by simpler ones: nothing was enqueued, so that this costs nothing."""
-        attempt = _Attempt(slot, prepared, Job(id="none"))
+        attempt = _Attempt(slot, prepared, [*slots])
         while True:
             try:
                 await self._submit(attempt, slot, attempt.prepared)
             except ProxyError as error:
                 refusal = refusal_of(error)
-                other = await self._simpler(attempt.prepared, refusal.words) if refusal else None
+                other = await self._preparation.simpler(attempt.prepared, refusal.words) if refusal else None
                 if other is None:
                     raise
                 attempt.prepared = other
                 continue
-            if attempt.prepared.form != prepared.form:
-                self._learn(attempt.prepared)
+            if attempt.new and attempt.prepared.form != prepared.form:
+                self._preparation.learn(attempt.prepared)
             return attempt
 
     async def _submit(self, attempt: _Attempt, slot: str, prepared: Prepared) -> None:
-        """Submit a job, or take up the one that the slot holds, and make it the attempt's."""
-        rid = uuid4() if self._record is None else uuid5(self._record.seed, slot)
-        body = prepared.body(self._caller.plane(), f"rid:{rid}")
+        """Submit a job, or take up the one that the slot holds in whichever form it was submitted, and make it the attempt's."""
+        plane, tag = self._caller.plane(), f"{TAG_PREFIX}{self._record.tag(slot)}"
+        prepared_by_form = {str(prepared.form): prepared}
+
+        def body(form: str) -> RunRequest:
+            if form not in prepared_by_form:
+                prepared_by_form[form] = self._preparation.now(Form.parse(form))
+            return prepared_by_form[form].body(plane, tag)
+
         try:
-            job = await self._backend.jobs.submit(body, self._client, deadline=self._deadline)
+            submission = await self._backend.jobs.submit_once(
+                body,
+                str(prepared.form),
+                self._client,
+                record=self._record,
+                slot=slot,
+                deadline=self._deadline,
+                caller=self._caller.id,
+            )
         except ProxyError as error:
             if error.code == "narrative_unauthorized" and self._caller.upstream_key is not None:
                 raise InvalidApiKey("Narrative does not accept the API key provided.") from error
             raise
-        attempt.job, attempt.prepared = job, prepared
+        if submission.form != str(prepared.form):
+            prepared = await self._preparation.in_form(Form.parse(submission.form))
+        attempt.prepared, attempt.job, attempt.new = prepared, submission.job, submission.new
         attempt.slots.append(slot)
-        self._job_ids.append(job.id)
-
-    async def _forget(self, slots: list[str]) -> None:
-        """Remove the submissions of a choice that failed for good from the record."""
+        self._job_ids.append(submission.job.id)
 
 
 def _is_heavy_value(value: Any) -> bool:

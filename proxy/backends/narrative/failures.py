@@ -6,9 +6,8 @@ Sources: contracts `narrative.md` (documented causes of failure) and `heroku-cha
 """
 
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxy.errors import (
     ContextLengthExceeded,
@@ -26,136 +25,79 @@ from proxy.errors import (
 class Cause(Enum):
     """Why Narrative refused a submission or failed a job."""
 
-    INVALID_SCHEMA = auto()
-    """The output schema was refused."""
-    THROTTLED = auto()
-    """Too many requests or tokens in a span of time."""
-    OVERLOADED = auto()
-    """The model has no capacity at the moment."""
-    CONTEXT_LENGTH = auto()
-    """The prompt, alone or with the reply's limit, is longer than the model's context."""
-    MAX_TOKENS = auto()
-    """The reply's limit is above the model's largest output."""
-    TOKEN_LIMIT = auto()
-    """The reply ran into its limit."""
-    CONTENT_FILTER = auto()
-    """The model or a guardrail refused to answer."""
-    SAMPLING = auto()
-    """The model does not accept a sampling parameter, or not two of them together."""
-    TOOL_BLOCKS = auto()
-    """The model does not accept `tool_use` and `tool_result` blocks in the history."""
-    MODEL_UNAVAILABLE = auto()
-    """There is no such model, or not in this data plane."""
+    INVALID_SCHEMA = auto()  # the output schema was refused
+    THROTTLED = auto()  # too many requests or tokens in a span of time
+    OVERLOADED = auto()  # the model has no capacity at the moment
+    CONTEXT_LENGTH = auto()  # the prompt, alone or with the reply's limit, is longer than the model's context
+    MAX_TOKENS = auto()  # the reply's limit is above the model's largest output
+    TOKEN_LIMIT = auto()  # the reply ran into its limit
+    CONTENT_FILTER = auto()  # the model or a guardrail refused to answer
+    SAMPLING = auto()  # the model does not accept a sampling parameter, or not two of them together
+    TOOL_BLOCKS = auto()  # the model does not accept `tool_use` and `tool_result` blocks in the history
+    MODEL_UNAVAILABLE = auto()  # there is no such model, or not in this data plane
     INVALID_DATA_PLANE = auto()
     OTHER = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Wording:
-    """A way to word a cause.
-
-    Attributes:
-        pattern: found in the text, whatever its case.
-        example: a text that was seen.
-        source: where.
-    """
+class Wording(NamedTuple):
+    """A way to word a cause: a pattern found in the text whatever its case, a text that was seen, and where it was."""
 
     cause: Cause
-    pattern: re.Pattern[str]
+    pattern: str
     example: str
     source: str
 
 
-def _wording(cause: Cause, pattern: str, example: str, source: str) -> Wording:
-    return Wording(cause, re.compile(pattern, re.IGNORECASE | re.DOTALL), example, source)
-
-
 _CONTRACT: Final = "contract narrative.md, documented causes of failure"
 
+# Tried in this order. A refused schema quotes names that the client chose, which may contain anything that follows.
+# fmt: off
 WORDINGS: Final = (
-    # Tried in this order. A refused schema quotes names that the client chose, which may contain anything that follows.
-    _wording(Cause.INVALID_SCHEMA, r"\A\W*invalid schema\b", "Invalid schema", _CONTRACT),
-    _wording(
-        Cause.THROTTLED,
-        r"throttl|too many (requests|tokens), please wait|too many requests",
-        "ThrottlingException: Too many tokens, please wait before trying again.",
-        "github.com/anthropics/claude-code/issues/236, github.com/anomalyco/opencode/pull/39621",
-    ),
-    _wording(
-        Cause.THROTTLED,
-        r"rate[ _-]?limit|rate exceeded|(requests|tokens) per (min|day)|quota[ _](was |is )?exceeded|exceeded your (current )?quota",
-        "Rate limit reached for gpt-4.1 on tokens per min (TPM): Limit 30000, Used 29000, Requested 4000. Please try again in 6s.",
-        "platform.openai.com/docs/guides/error-codes; metricsign.com/errors/snowflake-cortex-quota-exceeded",
-    ),
-    _wording(
-        Cause.OVERLOADED,
-        r"too many connections|overloaded|service[ _]?unavailable|temporarily unavailable|(in)?sufficient capacity|"
-        r"unable to process your request|model[ _]?(is )?not[ _]?ready|(http|status)( code)?:? ?(503|529)\b",
-        "overloaded_error: Overloaded",
-        "platform.claude.com/docs/en/api/errors; github.com/anthropics/claude-code/issues/562; "
-        "docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html",
-    ),
-    _wording(
-        Cause.CONTEXT_LENGTH,
-        r"context[ _-]?(length|window|limit)",
-        "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length or `max_tokens` and try again",
-        "github.com/docker/docker-agent/issues/569, github.com/continuedev/continue/issues/6080",
-    ),
-    _wording(
-        Cause.CONTEXT_LENGTH,
-        r"(prompt|input|request|messages?) (is |was |are )?too (long|large)|too many (input|prompt) tokens|"
-        r"(input|prompt) tokens? ?(count|limit)?.{0,40}exceed|maximum (context|prompt|input)|max input (length|tokens)",
-        "prompt is too long: 209353 tokens > 199999 maximum",
-        "github.com/entropy-research/Devon/issues/88; github.com/aws-samples/bedrock-chat/issues/95",
-    ),
-    _wording(
-        Cause.MAX_TOKENS,
-        r"maximum allowed number of output tokens|max_(completion_|output_)?tokens\W.{0,20}too large|"
-        r"supports at most \d+ (completion|output) tokens|maximum tokens you requested exceeds",
-        "max_tokens: 128001 > 64000, which is the maximum allowed number of output tokens for claude-opus-4-5-20251101",
-        "github.com/anthropics/claude-code/issues/24451; github.com/tailcallhq/forgecode/issues/1185; "
-        "github.com/aws-samples/bedrock-access-gateway/issues/41",
-    ),
-    _wording(
-        Cause.TOKEN_LIMIT,
-        r"token limit exceeded|exceed\w* (the )?`?max[ _]tokens|max[ _]tokens.{0,40}(exceeded|reached)",
-        "Token limit exceeded",
-        _CONTRACT,
-    ),
-    _wording(
-        Cause.CONTENT_FILTER,
-        r"content[ _-]?(filter|policy|management)|guardrail|safety (system|policy|filter)|blocked by (the )?(safety|moderation)|moderation",
-        "Blocked by guardrail",
-        "docs.aws.amazon.com/bedrock/latest/userguide/guardrails.html; learn.microsoft.com/azure/ai-services/openai, content filtering",
-    ),
-    _wording(
-        Cause.SAMPLING,
-        r"\b(temperature|top_p|top_k)\b.{0,80}(cannot both|not support|only the default|deprecated)|"
-        r"(unsupported|unknown) (parameter|value)\W{0,4}(temperature|top_p|top_k)\b",
-        "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
-        "github.com/skydiscover-ai/skydiscover/issues/15; github.com/egoist/chatwise-releases/issues/940; "
-        "github.com/lobehub/lobehub/pull/7747",
-    ),
-    _wording(
-        Cause.TOOL_BLOCKS,
-        r"\btool_?(use|result|config)s?\b",
-        "The toolConfig field must be defined when using toolUse and toolResult content blocks.",
-        "github.com/agentgateway/agentgateway/issues/2192",
-    ),
-    _wording(
-        Cause.INVALID_SCHEMA,
-        r"\bschema\b|output_format|\bgrammar\b",
-        "The compiled grammar is too large, which would cause performance issues.",
-        "github.com/TanStack/ai/issues/682",
-    ),
-    _wording(
-        Cause.MODEL_UNAVAILABLE,
-        r"model\b.{0,80}(unavailable|not available|not found|not supported|does not exist|unknown)|(unknown|unsupported|invalid) model",
-        "Model unavailable",
-        _CONTRACT,
-    ),
-    _wording(Cause.INVALID_DATA_PLANE, r"data[ _-]?plane", "Invalid data plane", _CONTRACT),
+    Wording(Cause.INVALID_SCHEMA, r"\A\W*invalid schema\b", "Invalid schema", _CONTRACT),
+    Wording(Cause.THROTTLED, r"throttl|too many (requests|tokens), please wait|too many requests",
+            "ThrottlingException: Too many tokens, please wait before trying again.",
+            "github.com/anthropics/claude-code/issues/236, github.com/anomalyco/opencode/pull/39621"),
+    Wording(Cause.THROTTLED, r"rate[ _-]?limit|rate exceeded|(requests|tokens) per (min|day)|quota[ _](was |is )?exceeded|"
+            r"exceeded your (current )?quota",
+            "Rate limit reached for gpt-4.1 on tokens per min (TPM): Limit 30000, Used 29000, Requested 4000. Please try again in 6s.",
+            "platform.openai.com/docs/guides/error-codes; metricsign.com/errors/snowflake-cortex-quota-exceeded"),
+    Wording(Cause.OVERLOADED, r"too many connections|overloaded|service[ _]?unavailable|temporarily unavailable|"
+            r"(in)?sufficient capacity|unable to process your request|model[ _]?(is )?not[ _]?ready|(http|status)( code)?:? ?(503|529)\b",
+            "overloaded_error: Overloaded",
+            "platform.claude.com/docs/en/api/errors; github.com/anthropics/claude-code/issues/562; "
+            "docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html"),
+    Wording(Cause.CONTEXT_LENGTH, r"context[ _-]?(length|window|limit)",
+            "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length and try again",
+            "github.com/docker/docker-agent/issues/569, github.com/continuedev/continue/issues/6080"),
+    Wording(Cause.CONTEXT_LENGTH, r"(prompt|input|request|messages?) (is |was |are )?too (long|large)|too many (input|prompt) tokens|"
+            r"(input|prompt) tokens? ?(count|limit)?.{0,40}exceed|maximum (context|prompt|input)|max input (length|tokens)",
+            "prompt is too long: 209353 tokens > 199999 maximum",
+            "github.com/entropy-research/Devon/issues/88; github.com/aws-samples/bedrock-chat/issues/95"),
+    Wording(Cause.MAX_TOKENS, r"maximum allowed number of output tokens|max_(completion_|output_)?tokens\W.{0,20}too large|"
+            r"supports at most \d+ (completion|output) tokens|maximum tokens you requested exceeds",
+            "max_tokens: 128001 > 64000, which is the maximum allowed number of output tokens for claude-opus-4-5-20251101",
+            "github.com/anthropics/claude-code/issues/24451; github.com/tailcallhq/forgecode/issues/1185; "
+            "github.com/aws-samples/bedrock-access-gateway/issues/41"),
+    Wording(Cause.TOKEN_LIMIT, r"token limit exceeded|exceed\w* (the )?`?max[ _]tokens|max[ _]tokens.{0,40}(exceeded|reached)",
+            "Token limit exceeded", _CONTRACT),
+    Wording(Cause.CONTENT_FILTER, r"content[ _-]?(filter|policy|management)|guardrail|safety (system|policy|filter)|"
+            r"blocked by (the )?(safety|moderation)|moderation",
+            "Blocked by guardrail", "docs.aws.amazon.com/bedrock/latest/userguide/guardrails.html"),
+    Wording(Cause.SAMPLING, r"\b(temperature|top_p|top_k)\b.{0,80}(cannot both|not support|only the default|deprecated)|"
+            r"(unsupported|unknown) (parameter|value)\W{0,4}(temperature|top_p|top_k)\b",
+            "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
+            "github.com/skydiscover-ai/skydiscover/issues/15; github.com/egoist/chatwise-releases/issues/940; "
+            "github.com/lobehub/lobehub/pull/7747"),
+    Wording(Cause.TOOL_BLOCKS, r"\btool_?(use|result|config)s?\b",
+            "The toolConfig field must be defined when using toolUse and toolResult content blocks.",
+            "github.com/agentgateway/agentgateway/issues/2192"),
+    Wording(Cause.INVALID_SCHEMA, r"\bschema\b|output_format|\bgrammar\b",
+            "The compiled grammar is too large, which would cause performance issues.", "github.com/TanStack/ai/issues/682"),
+    Wording(Cause.MODEL_UNAVAILABLE, r"model\b.{0,80}(unavailable|not available|not found|not supported|does not exist|unknown)|"
+            r"(unknown|unsupported|invalid) model", "Model unavailable", _CONTRACT),
+    Wording(Cause.INVALID_DATA_PLANE, r"data[ _-]?plane", "Invalid data plane", _CONTRACT),
 )
+# fmt: on
 
 _MAX_TEXT: Final = 2_000
 _THROTTLED_S: Final = 5.0
@@ -169,7 +111,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 def cause_of(text: str) -> Cause:
     """The cause that a text of Narrative's names, `Cause.OTHER` when it names none. Only its first 2,000 characters count."""
     text = text[:_MAX_TEXT]
-    return next((wording.cause for wording in WORDINGS if wording.pattern.search(text)), Cause.OTHER)
+    flags = re.IGNORECASE | re.DOTALL
+    return next((wording.cause for wording in WORDINGS if re.search(wording.pattern, text, flags)), Cause.OTHER)
 
 
 def clean(text: str, secret: str, limit: int = 500) -> str:

@@ -24,6 +24,7 @@ from typing import Any
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
 from proxy.backends.narrative.tools import ParsedCalls, Toolset
 from proxy.backends.narrative.types import Job, JobState, JsonObject
+from proxy.backends.narrative.types import Usage as JobUsage
 from proxy.errors import PaidFailure
 from proxy.inference.jsontext import NotJson, dump_json, parse_loose_json
 from proxy.inference.request import ToolCall
@@ -234,15 +235,9 @@ class OutputFormat:
         return {"content": output} if self.answer is None else {"answer": output}
 
     def _own_fields(self) -> frozenset[str]:
+        optional = {"reasoning": self.reasoning_budget is not None, "tool_calls": self.tools is not None}
         return frozenset(
-            name
-            for name, there in (
-                ("reasoning", self.reasoning_budget is not None),
-                ("answer", self.answer is not None),
-                ("content", self.answer is None),
-                ("tool_calls", self.tools is not None),
-            )
-            if there
+            {"content" if self.answer is None else "answer", *(name for name, there in optional.items() if there)}
         )
 
 
@@ -311,8 +306,7 @@ def read_job(expected: OutputFormat, job: Job, failures: str, budget: Budget | N
     Raises:
         ProxyError: the job failed or was cancelled, in a way that is not an answer, or it has no result.
     """
-    reported = job.result.usage if job.result else None
-    usage = usage_of(reported.prompt_tokens, reported.completion_tokens, reported.total_tokens) if reported else Usage()
+    usage = usage_of(job.result.usage) if job.result else Usage()
     if job.state == JobState.CANCELLED:
         raise PaidFailure(f"Narrative job {job.id} was cancelled.", code="narrative_job_cancelled", job_id=job.id)
     if job.state == JobState.FAILED:
@@ -330,9 +324,10 @@ def read_job(expected: OutputFormat, job: Job, failures: str, budget: Budget | N
     return Outcome(job, expected.parse(job.result.structured_output, budget), "stop", usage)
 
 
-def usage_of(input_tokens: int, output_tokens: int, total_tokens: int) -> Usage:
+def usage_of(reported: JobUsage) -> Usage:
     """Usage as a job reports it; a missing total is the sum."""
-    return Usage(input_tokens, output_tokens, total_tokens or input_tokens + output_tokens)
+    used, produced = reported.prompt_tokens, reported.completion_tokens
+    return Usage(used, produced, reported.total_tokens or used + produced)
 
 
 def invalid_output(outcome: Outcome) -> PaidFailure:

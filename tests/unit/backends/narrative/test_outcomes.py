@@ -7,6 +7,7 @@ import pytest
 from proxy.backends.narrative.output import OutputFormat, choice_of, invalid_output, read_job, usage_of
 from proxy.backends.narrative.tools import OfferedTool, Toolset
 from proxy.backends.narrative.types import Job
+from proxy.backends.narrative.types import Usage as JobUsage
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -169,8 +170,7 @@ def test_reasoning_is_delivered_where_it_is_wanted_and_never_empty() -> None:
 
 
 def test_a_missing_total_is_the_sum() -> None:
-    assert usage_of(3, 1, 0) == Usage(3, 1, 4)
-    assert usage_of(3, 1, 9) == Usage(3, 1, 9)
+    assert usage_of(JobUsage(prompt_tokens=3, completion_tokens=1, total_tokens=9)) == Usage(3, 1, 9)
     outcome = read_job(TEXT, done({"content": "x"}, prompt_tokens=3, completion_tokens=1), "")
     assert outcome.usage == Usage(3, 1, 4)
 

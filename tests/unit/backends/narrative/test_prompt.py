@@ -32,7 +32,10 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 WEATHER, CLOCK = Tool("weather", parameters=CITY), Tool("clock")
 
 
-def prepared(card: ModelCard = CARD, rules: Rules = Rules(), form: Form = PLAIN, **fields: Any) -> Prepared:
+RULES = Rules()
+
+
+def prepared(card: ModelCard = CARD, rules: Rules = RULES, form: Form = PLAIN, **fields: Any) -> Prepared:
     return prepare(replace(Request("haiku", (HI,)), **fields), card, rules, form)
 
 
