@@ -14,7 +14,8 @@ When a choice has failed for good, its slots are removed from the record: a repe
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
@@ -99,7 +100,7 @@ class _Attempt:
         slot: of its first job.
         prepared: how the output of its job is read.
         slots: of all jobs of the choice so far, those of earlier tries too.
-        job: the latest.
+        job: the latest; none while it is being submitted.
         new: the latest was submitted for this request, and not taken up.
         repaired: a wrong output has been repaired, or that was tried.
     """
@@ -212,7 +213,8 @@ class NarrativeRun:
 
     async def result(self) -> Result:
         """The whole answer. Raises ProxyError."""
-        choices = {number: choice async for number, choice in self._choices()}
+        async with aclosing(self._choices()) as ended:
+            choices = {number: choice async for number, choice in ended}
         started = self._started()
         ordered = tuple(choices[number] for number in sorted(choices))
         return Result(started.id, started.created, started.fingerprint, ordered, self._usage)
@@ -220,8 +222,9 @@ class NarrativeRun:
     async def events(self) -> AsyncIterator[Iterable[Event]]:
         """The events: those of each choice when its own job has ended. Raises ProxyError, after the choices that succeeded."""
         yield (self._started(),)
-        async for number, choice in self._choices():
-            yield choice_events(number, choice)
+        async with aclosing(self._choices()) as ended:
+            async for number, choice in ended:
+                yield choice_events(number, choice)
         yield (Ended(self._usage),)
 
     def close(self, *, delivered: bool) -> None:
@@ -233,7 +236,7 @@ class NarrativeRun:
 
     # ------------------------------------------------------------ choices
 
-    async def _choices(self) -> AsyncIterator[tuple[int, Choice]]:
+    async def _choices(self) -> AsyncGenerator[tuple[int, Choice], None]:
         """Each choice with its number when its jobs have ended; at the end the error of the first choice that failed, if one did."""
         started = time.perf_counter()
         tasks = {asyncio.create_task(self._choice(number)): number for number in range(self._request.choices)}
@@ -393,6 +396,7 @@ class NarrativeRun:
                 prepared_by_form[form] = self._preparation.now(Form.parse(form))
             return prepared_by_form[form].body(plane, tag)
 
+        attempt.job = _NO_JOB
         try:
             submission = await self._backend.jobs.submit_once(
                 body,

@@ -453,6 +453,33 @@ async def test_a_repair_that_outlasts_its_request_is_taken_up_by_the_next(settin
     assert setting.jobs.paid == 2
 
 
+async def test_a_repair_that_cannot_be_submitted_now_leaves_the_paid_output_to_the_next_request(
+    setting: Setting,
+) -> None:
+    setting.jobs.ends |= {"0.first": [done({"x": "no"})], "0.first.repair1": [done({"x": 1})]}
+    run = await setting.start(STRICT)
+    setting.jobs.refusals = [Overloaded("too much", retry_after=1.0)]
+    with pytest.raises(Overloaded):
+        await run.result()
+    assert await setting.recorded() == {"0.first"}
+    result, _ = await setting.result(STRICT)
+    assert result.choices[0].text == '{"x":1}'
+    assert setting.jobs.paid == 2
+
+
+async def test_a_stream_that_is_left_stops_waiting_for_the_other_choices(setting: Setting) -> None:
+    setting.jobs.gates = {"1.first": asyncio.Event()}
+    run = await setting.start(TWO)
+    events = run.events()
+    await anext(events)
+    assert next(iter(await anext(events))).choice == 0  # type: ignore[union-attr]
+    before = asyncio.all_tasks()
+    await events.aclose()  # type: ignore[attr-defined]
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) < len(before)
+    assert await setting.recorded() == {"0.first", "1.first"}
+
+
 async def test_a_wrong_choice_beside_others_is_repaired_and_not_tried_from_the_start(setting: Setting) -> None:
     setting.jobs.ends = defaultdict(lambda: [done({"x": "no"})], {"0.first": [done({"x": 1})]})
     with pytest.raises(PaidFailure):
