@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.api.http.bodies import read_object, validated
 from proxy.api.http.headers import credentials_digest
 from proxy.api.http.json_text import json_bytes
@@ -49,7 +49,9 @@ async def plan(request: Request) -> Response:
         ProxyError: as the chat request would be refused before its submission.
     """
     services: ConsoleServices = request.state.console
-    caller = await services.door.admit(request.headers)
+    caller = await services.authenticator.authenticate(request.headers)
+    # It makes no job, but is work: it counts as a request.
+    await services.limits.enter([caller.rule(services.usual)], tokens=0, jobs=0)
 
     def work(body: dict[str, Any], body_bytes: int) -> InferenceRequest:
         decoded, _ = decode(validated(ChatRequest, body), services.rules, body_bytes)
@@ -80,7 +82,7 @@ async def plan(request: Request) -> Response:
 async def recent(request: Request) -> Response:
     """The last requests that this process answered: everyone's to operators, one's own to others."""
     services: ConsoleServices = request.state.console
-    owner = _owner(services, await services.door.admit(request.headers), request)
+    owner = _owner(services, await services.authenticator.authenticate(request.headers), request)
     entries = [{**asdict(entry), "owner": None} for entry in services.recent.seen_by(owner)]
     return _json({"everyone": owner is None, "requests": entries})
 
@@ -92,7 +94,7 @@ async def job(request: Request) -> Response:
         InvalidRequest: there is no such request.
     """
     services: ConsoleServices = request.state.console
-    caller = await services.door.admit(request.headers)
+    caller = await services.authenticator.authenticate(request.headers)
     job_id = request.path_params["id"]
     if not services.recent.has_job(job_id, _owner(services, caller, request)):
         raise InvalidRequest("No recent request of yours had that job submitted.", param="id")

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from proxy.access.callers import Door
+from proxy.access.authentication import Authenticator
+from proxy.access.limits import Quota, RateLimits
 from proxy.backends.narrative import NarrativeClient
 from proxy.catalog import Catalog
 from proxy.console.recent import RecentRequests
@@ -18,12 +19,15 @@ class ConsoleServices:
         client: carries the proxy's own token; callers with tokens of their own get a copy of it.
         operators: ids of the callers who are shown everyone's requests; others are shown their own.
         server: bounds on request bodies.
+        usual: the limits of callers whose keys have none of their own.
     """
 
-    door: Door
+    authenticator: Authenticator
     catalog: Catalog
     rules: Rules
     client: NarrativeClient
     recent: RecentRequests
     operators: frozenset[str]
     server: ServerSettings
+    limits: RateLimits
+    usual: Quota

@@ -26,6 +26,7 @@ from proxy.api.elastic.types import ChatCompletionBody, CompletionBody
 from proxy.api.http.bodies import read_model, read_object, validated
 from proxy.api.http.headers import heartbeat_interval, terms_of
 from proxy.api.http.json_text import json_bytes
+from proxy.api.http.middleware import shown_path
 from proxy.api.http.responses import Delivery, json_response, unless_disconnected
 from proxy.api.http.runs import StreamEncoder, report_headers, stream_response
 from proxy.api.openai.decode import body_digest, decode
@@ -299,7 +300,7 @@ async def _inference_call(request: Request, services: ElasticServices) -> tuple[
 
 
 async def unrouted(request: Request, services: ElasticServices) -> Response:
-    raise InvalidRequest(f"no handler found for uri [{request.url.path[:200]}] and method [{request.method}]")
+    raise InvalidRequest(f"no handler found for uri [{shown_path(request.url.path)}] and method [{request.method}]")
 
 
 def _terms(request: Request, *, heartbeat_s: float) -> Terms:

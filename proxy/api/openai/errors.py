@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from proxy.api.http.json_text import json_bytes, json_line
+from proxy.api.http.middleware import shown_path
 from proxy.api.http.runs import error_headers
 from proxy.errors import MethodNotAllowed, PaidFailure, ProxyError, UnknownUrl
 
@@ -50,7 +51,7 @@ def exception_handlers(
     async def on_unrouted(request: Request, error: Exception) -> Response:
         """The message names the URL that is served."""
         error = cast(HTTPException, error)
-        what = f"{request.method} {request.url.path[:200]}"
+        what = f"{request.method} {shown_path(request.url.path)}"
         if error.status_code == 405:
             refusal: ProxyError = MethodNotAllowed(
                 f"Method not allowed: {what}. Chat completions are served at {_CHAT_URL}."
