@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.api.http.bodies import read_model
 from proxy.api.http.headers import credentials_digest
 from proxy.api.http.json_text import json_bytes
@@ -43,7 +43,9 @@ async def plan(request: Request) -> Response:
         ProxyError: as the chat request would be refused before its submission.
     """
     services: ConsoleServices = request.state.console
-    caller = await services.door.admit(request.headers)
+    caller = await services.authenticator.authenticate(request.headers)
+    # It makes no job, but is work: it counts as a request.
+    await services.limits.enter([caller.rule(services.usual)], tokens=0, jobs=0)
     chat_request = await read_model(request, ChatRequest, max_bytes=services.max_body_bytes)
     card = services.catalog.find(chat_request.model)
     if not caller.may_use({card.id, *card.names}):
@@ -63,7 +65,7 @@ async def plan(request: Request) -> Response:
 async def recent(request: Request) -> Response:
     """The last requests that this process answered: everyone's to operators, one's own to others."""
     services: ConsoleServices = request.state.console
-    owner = _owner(services, await services.door.admit(request.headers), request)
+    owner = _owner(services, await services.authenticator.authenticate(request.headers), request)
     entries = [{**asdict(entry), "owner": None} for entry in services.recent.seen_by(owner)]
     return _json({"everyone": owner is None, "requests": entries})
 
@@ -75,7 +77,7 @@ async def job(request: Request) -> Response:
         InvalidRequest: there is no such request.
     """
     services: ConsoleServices = request.state.console
-    caller = await services.door.admit(request.headers)
+    caller = await services.authenticator.authenticate(request.headers)
     job_id = request.path_params["id"]
     if not services.recent.has_job(job_id, _owner(services, caller, request)):
         raise InvalidRequest("No recent request of yours had that job submitted.", param="id")

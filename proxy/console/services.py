@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from proxy.access.callers import Door
+from proxy.access.authentication import Authenticator
+from proxy.access.limits import Quota, RateLimits
 from proxy.backends.narrative import NarrativeClient
 from proxy.catalog import Catalog
 from proxy.console.recent import RecentRequests
@@ -17,12 +18,15 @@ class ConsoleServices:
         client: carries the proxy's own token; callers with tokens of their own get a copy of it.
         operators: ids of the callers who are shown everyone's requests; others are shown their own.
         max_body_bytes: a longer request is refused.
+        usual: the limits of callers whose keys have none of their own.
     """
 
-    door: Door
+    authenticator: Authenticator
     catalog: Catalog
     rules: PlanRules
     client: NarrativeClient
     recent: RecentRequests
     operators: frozenset[str]
     max_body_bytes: int
+    limits: RateLimits
+    usual: Quota
