@@ -1,6 +1,7 @@
 """The application: settings in, an ASGI app out. What has a lifetime is opened in the lifespan and handed to the routes as typed state."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypedDict
@@ -12,7 +13,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from proxy.access.callers import Door, Pages, PassThrough, SharedToken, caller_id
+from proxy.access.authentication import (
+    ANONYMOUS,
+    AllowedOrigins,
+    Authenticator,
+    PassThroughAuthenticator,
+    SharedTokenAuthenticator,
+    TokenVerifier,
+    caller_id,
+    unauthenticated,
+)
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.anthropic.ondemand import AnthropicOnDemand
@@ -26,7 +36,7 @@ from proxy.backends.narrative import (
     SubmitOptions,
     WatchOptions,
 )
-from proxy.catalog import Catalog, load_catalog
+from proxy.catalog import load_catalog
 from proxy.chat.dialects import Dialects
 from proxy.chat.errors import error_headers, error_response
 from proxy.chat.idempotency import IdempotencyOptions, OncePerRequest
@@ -36,14 +46,14 @@ from proxy.chat.services import ChatServices
 from proxy.console.recent import RecentRequests
 from proxy.console.routes import console_routes
 from proxy.console.services import ConsoleServices
-from proxy.elastic.gate import Gate
+from proxy.elastic.authentication import ElasticAuthenticator
 from proxy.elastic.routes import elastic_routes
 from proxy.elastic.services import ElasticServices, Verify
 from proxy.endpoints.cipher import Cipher
 from proxy.endpoints.endpoint import Endpoint
 from proxy.endpoints.router import Router
 from proxy.endpoints.store import Endpoints
-from proxy.errors import ProxyError
+from proxy.errors import InvalidApiKey, PermissionDenied, ProxyError, UpstreamError
 from proxy.lifecycle import Lifecycle, drain_on_signals
 from proxy.metrics import Metrics, show_metrics
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
@@ -55,6 +65,7 @@ from proxy.translate.plan import PlanRules
 from proxy.webhooks import PATH as WEBHOOK_PATH
 from proxy.webhooks import Deliveries, take_delivery
 
+_TOKEN_CHECK_S = 10.0
 _EXPOSED_HEADERS = (
     "x-request-id",
     "x-narrative-job-id",
@@ -79,11 +90,11 @@ class State(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class _Account:
-    """The Narrative that is called, and who may have it called."""
+    """The Narrative that is called, and the proxy's own credentials there; the key is empty where clients bring theirs."""
 
     url: str
     api_key: str
-    door: Door
+    data_plane_id: str | None
 
 
 def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
@@ -109,8 +120,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 open_storage(settings.access.home(), _redis_url(settings), settings.state.prefix, metrics.state_failed)
             )
             store = storage.live
-            keys = Keys(storage.durable)
-            account = await _open_sandbox(settings, keys, stack) if sandbox else _narrative(settings, keys)
+            account = await _open_sandbox(settings, stack) if sandbox else _narrative(settings)
             app.state.store = store
             client = await stack.enter_async_context(
                 NarrativeClient(
@@ -120,6 +130,8 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     observe=metrics.observe,
                 )
             )
+            keys = Keys(storage.durable, settings.access.home())
+            authenticator = _authenticator(settings, account, keys, client, sandbox=sandbox)
             app.state.jobs = jobs = await stack.enter_async_context(
                 Jobs(_jobs_options(settings), observe=metrics.observe, store=store)
             )
@@ -159,17 +171,27 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 own_token=bool(account.api_key),
             )
             yield {
-                "chat": ChatServices(settings, catalog, account.door, endpoints, router),
+                "chat": ChatServices(settings, catalog, authenticator, endpoints, router),
                 "elastic": ElasticServices(
                     settings,
                     catalog,
-                    _gate(settings, account),
+                    _elastic_authenticator(settings, authenticator),
                     endpoints,
                     router,
                     verify={"narrative": _verify_narrative(client), "anthropic": _verify_anthropic(anthropic)},
                     own_token=bool(account.api_key),
                 ),
-                "console": _console(settings, catalog, account.door, client, recent),
+                "console": ConsoleServices(
+                    authenticator,
+                    catalog,
+                    _plan_rules(settings),
+                    client,
+                    recent,
+                    _operators(settings),
+                    settings.server.max_body_bytes,
+                    limits,
+                    _usual_quota(settings),
+                ),
             }
 
     app = Starlette(
@@ -220,14 +242,9 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": "ready" if store.healthy else "degraded"})
 
 
-def _console(
-    settings: Settings, catalog: Catalog, door: Door, client: NarrativeClient, recent: RecentRequests
-) -> ConsoleServices:
-    # Keys of the settings may use everything, and see everyone's requests; as does everyone where no key is needed.
-    operators = frozenset({"", *(caller_id(key) for key in _client_keys(settings))})
-    return ConsoleServices(
-        door, catalog, _plan_rules(settings), client, recent, operators, settings.server.max_body_bytes
-    )
+def _operators(settings: Settings) -> frozenset[str]:
+    """Keys from the settings have full access, including to other keys' requests; as does everyone where no key is needed."""
+    return frozenset({ANONYMOUS, *(caller_id(key) for key in _client_keys(settings))})
 
 
 def _idempotency(settings: Settings) -> IdempotencyOptions:
@@ -252,31 +269,52 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
     metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
 
 
-async def _open_sandbox(settings: Settings, keys: Keys, stack: AsyncExitStack) -> _Account:
+async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> _Account:
     options = SandboxOptions(pending_s=settings.sandbox.pending_s, running_s=settings.sandbox.running_s)
     running = await stack.enter_async_context(serve_sandbox(options))
-    door = SharedToken(_client_keys(settings), SANDBOX_DATA_PLANE, keys, open=True, pages=_pages(settings))
-    return _Account(running.url, "sandbox", door)
+    return _Account(running.url, "sandbox", SANDBOX_DATA_PLANE)
 
 
-def _narrative(settings: Settings, keys: Keys) -> _Account:
+def _narrative(settings: Settings) -> _Account:
     narrative = settings.narrative
-    loopback = is_loopback(settings.server.host)
-    if narrative.api_key is None:
-        # The client's own token takes this one's place in every call.
-        return _Account(
-            narrative.environment, "", PassThrough(narrative.data_plane_id, keys, loopback, _pages(settings))
-        )
-    door = SharedToken(
-        _client_keys(settings), narrative.data_plane_id or "", keys, open=loopback, pages=_pages(settings)
-    )
-    return _Account(narrative.environment, narrative.api_key.get_secret_value(), door)
+    api_key = narrative.api_key.get_secret_value() if narrative.api_key else ""
+    return _Account(narrative.environment, api_key, narrative.data_plane_id)
 
 
-def _pages(settings: Settings) -> Pages | None:
-    """Whose pages may call without a key; None for all, on an address that others reach anyway."""
+def _authenticator(
+    settings: Settings, account: _Account, keys: Keys, client: NarrativeClient, *, sandbox: bool
+) -> Authenticator:
     server = settings.server
-    return Pages(frozenset(server.cors_origins)) if is_loopback(server.host) else None
+    loopback = is_loopback(server.host)
+    # On an address that others reach anyway, the origin of a web page makes no difference.
+    origins = AllowedOrigins(frozenset(server.cors_origins)) if loopback else None
+    if not account.api_key:
+        tokens = TokenVerifier(_token_check(client))
+        return PassThroughAuthenticator(account.data_plane_id, keys, tokens, endpoints=loopback, origins=origins)
+    return SharedTokenAuthenticator(
+        _client_keys(settings),
+        account.data_plane_id or "",
+        keys,
+        unauthenticated(settings, sandbox=sandbox),
+        origins,
+    )
+
+
+def _token_check(client: NarrativeClient) -> Callable[[str], Awaitable[None]]:
+    """One cheap call with a client's token. Raises InvalidApiKey when Narrative does not know it; a 403 is for later calls to judge."""
+
+    async def check(token: str) -> None:
+        deadline = asyncio.get_running_loop().time() + _TOKEN_CHECK_S
+        try:
+            await client.with_api_key(token).list_jobs(type="model_inference", per_page=1, deadline=deadline)
+        except PermissionDenied:
+            return
+        except UpstreamError as error:
+            if error.code != "narrative_unauthorized":
+                raise
+            raise InvalidApiKey(error.message) from error
+
+    return check
 
 
 def _client_keys(settings: Settings) -> tuple[str, ...]:
@@ -294,10 +332,10 @@ def _endpoints(settings: Settings, records: Records) -> Endpoints:
     )
 
 
-def _gate(settings: Settings, account: _Account) -> Gate:
+def _elastic_authenticator(settings: Settings, authenticator: Authenticator) -> ElasticAuthenticator:
     admin_key = settings.elastic.admin_key
-    return Gate(
-        account.door,
+    return ElasticAuthenticator(
+        authenticator,
         admin_key.get_secret_value() if admin_key else None,
         loopback=is_loopback(settings.server.host),
         data_plane_id=settings.narrative.data_plane_id,

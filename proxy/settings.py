@@ -58,6 +58,11 @@ class ServerSettings(_Section):
         (),
         description="Keys that clients present when the proxy uses its own Narrative token (comma-separated in the environment).",
     )
+    allow_unauthenticated: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Serve requests without a key. `auto`: with `--sandbox`, and on a loopback address without a Redis, until a first key "
+        "is set or made.",
+    )
     max_body_bytes: int = Field(
         8 * 1024 * 1024,
         ge=1024,

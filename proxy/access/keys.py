@@ -8,6 +8,8 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +19,7 @@ from proxy.storage import Records
 KEY_PREFIX = "np-"
 """Every key of ours starts with it, so that one that is not known is never taken for somebody else's token."""
 
+MARKER = "keys-exist"
 _RECORD = "keys"
 
 
@@ -49,10 +52,16 @@ class Key(BaseModel):
 
 
 class Keys:
-    """Keys in a store. Every call raises StoreUnavailable when it cannot be reached."""
+    """Keys in a store. Every call raises StoreUnavailable when it cannot be reached.
 
-    def __init__(self, records: Records, clock: Callable[[], float] = time.time) -> None:
+    Args:
+        folder: gets a file that records that a key was ever made, so that the loss of the store does not open the server to everyone.
+    """
+
+    def __init__(self, records: Records, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
         self._records = records
+        self._marker = None if folder is None else folder / MARKER
+        self._existed = False
         self._clock = clock
 
     async def create(
@@ -80,6 +89,7 @@ class Keys:
             expires_at=expires_at,
         )
         await self._records.put(_RECORD, _digest(secret), key.model_dump_json())
+        self._mark()
         return key, secret
 
     async def find(self, presented: str) -> Key | None:
@@ -96,8 +106,19 @@ class Keys:
         return sorted(keys, key=lambda key: (key.created_at, key.id))
 
     async def exist(self) -> bool:
-        """Whether a key was ever made."""
-        return bool(await self._records.read(_RECORD))
+        """Whether a key was ever made, as far as this machine knows."""
+        if not self._existed:
+            self._existed = self._marker is not None and self._marker.exists()
+        if not self._existed and await self._records.read(_RECORD):
+            self._mark()
+        return self._existed
+
+    def _mark(self) -> None:
+        self._existed = True
+        if self._marker is not None:
+            with suppress(OSError):  # a read-only folder: this process remembers it all the same
+                self._marker.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._marker.write_text("Keys were made here: requests without a key are refused.\n", "utf-8")
 
     async def revoke(self, id_or_name: str) -> list[Key]:
         """Revoke the key of that id, or all of that name, for good.

@@ -14,7 +14,7 @@ import httpx2
 from anthropic import AsyncAnthropic, AsyncStream
 from anthropic.types import RawMessageStartEvent, RawMessageStreamEvent
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.anthropic.call import MessagesCall, make_call
 from proxy.anthropic.errors import SDK_ERRORS, broken_off, refused
 from proxy.anthropic.reading import Reader

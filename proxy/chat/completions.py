@@ -23,7 +23,7 @@ from proxy.wire.openai import ChatRequest
 async def chat_completions(request: Request) -> Response:
     """Answer one chat completion, whole or streamed."""
     services: ChatServices = request.state.chat
-    caller = await services.door.admit(request.headers)
+    caller = await services.authenticator.authenticate(request.headers)
     server, settings = services.settings.server, services.settings.chat
     chat_request = await read_model(
         request, ChatRequest, max_bytes=server.max_body_bytes, max_values=server.max_body_values

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import structlog
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.chat.submissions import ANSWER, UNRECORDED, Keeping, Recorded, Submissions
 from proxy.errors import IdempotencyMismatch, ProxyError
 from proxy.serving.upstream import DEFAULT_TERMS, Answer, Terms
@@ -109,7 +109,7 @@ class OncePerRequest:
         """
         if terms.key is None and not self._options.adopt:
             return await self._upstream.accept(request, caller, terms)
-        who = _digest(terms.client, caller.id, caller.data_plane_id or "")
+        who = _digest(caller.id, caller.data_plane_id or "")
         body = _digest(json.dumps(_essence(request), sort_keys=True))
         if terms.key is None:
             return await self._accept_any(request, caller, terms, f"sent:{who}:{body}")

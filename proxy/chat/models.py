@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.catalog import Catalog, ModelCard
 from proxy.endpoints.endpoint import Endpoint
 from proxy.errors import PermissionDenied

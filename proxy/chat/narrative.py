@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.backends.narrative import Jobs, NarrativeClient
 from proxy.backends.narrative.answers import refusal_of
 from proxy.backends.narrative.ledger import says_all

@@ -22,13 +22,13 @@ _CHAT_URL = "POST /v1/chat/completions"
 
 async def list_models(request: Request) -> Response:
     services: ChatServices = request.state.chat
-    caller = await services.door.admit(request.headers)
+    caller = await services.authenticator.authenticate(request.headers)
     return _json(model_list(services.catalog, await services.endpoints.all(), caller))
 
 
 async def retrieve_model(request: Request) -> Response:
     services: ChatServices = request.state.chat
-    caller = await services.door.admit(request.headers)
+    caller = await services.authenticator.authenticate(request.headers)
     name = request.path_params["model"].removesuffix("/")
     card = services.catalog.by_name.get(name)
     endpoint = await services.endpoints.find(name) if card is None and caller.endpoints else None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from proxy.access.callers import Door
+from proxy.access.authentication import Authenticator
 from proxy.catalog import Catalog
 from proxy.endpoints.store import Endpoints
 from proxy.serving.upstream import Upstream
@@ -15,6 +15,6 @@ class ChatServices:
 
     settings: Settings
     catalog: Catalog
-    door: Door
+    authenticator: Authenticator
     endpoints: Endpoints
     upstream: Upstream

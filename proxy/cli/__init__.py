@@ -10,6 +10,7 @@ import httpx
 from starlette.applications import Starlette
 
 from proxy import __version__
+from proxy.access.authentication import unauthenticated
 from proxy.app import create_app
 from proxy.backends.narrative import ClientOptions, NarrativeClient
 from proxy.catalog import CatalogError, load_catalog
@@ -19,7 +20,7 @@ from proxy.cli.running import bracketed, run
 from proxy.errors import ProxyError
 from proxy.logs import configure_logging
 from proxy.sandbox import SandboxOptions, create_sandbox
-from proxy.settings import Settings, config_folder, is_loopback
+from proxy.settings import Settings, config_folder
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -125,10 +126,10 @@ def _missing(settings: Settings, *, sandbox: bool) -> list[str]:
     faults = []
     if narrative.data_plane_id is None:
         faults.append("NARRATIVE_DATA_PLANE_ID is missing: the id of the data plane that runs the inference.")
-    if not server.api_keys and not is_loopback(server.host) and not _keys_exist(settings, faults):
+    if not server.api_keys and unauthenticated(settings) == "never" and not _keys_exist(settings, faults):
         faults.append(
             f"PROXY_API_KEYS is missing: on {server.host} anyone who reaches the port could spend your Narrative account. "
-            "Set keys, make one with `narrative-proxy keys create`, or listen on 127.0.0.1."
+            "Set keys, make one with `narrative-proxy keys create`, or set `server.allow_unauthenticated`."
         )
     return faults
 

@@ -119,7 +119,7 @@ async def _with_keys(settings: Settings, work: Callable[[Keys], Awaitable[T]]) -
     state = settings.state
     url = state.url.get_secret_value() if state.url else None
     async with open_storage(settings.access.home(), url, state.prefix) as storage:
-        return await work(Keys(storage.durable))
+        return await work(Keys(storage.durable, settings.access.home()))
 
 
 async def _exist(keys: Keys) -> bool:

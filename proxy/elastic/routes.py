@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.api.http.bodies import read_body, read_model
 from proxy.api.http.completions import StreamEncoding, stream_response
 from proxy.api.http.headers import heartbeat_interval, terms_of
@@ -79,12 +79,12 @@ def _face(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def list_endpoints(request: Request, services: ElasticServices) -> Response:
-    caller = await services.gate.caller(request.headers)
+    caller = await services.authenticator.caller(request.headers)
     return await _listed(request, services, caller, None)
 
 
 async def get_endpoint(request: Request, services: ElasticServices) -> Response:
-    caller = await services.gate.caller(request.headers)
+    caller = await services.authenticator.caller(request.headers)
     inference_id, task_type = _named(request)
     if inference_id == "_all":
         return await _listed(request, services, caller, task_type)
@@ -95,7 +95,7 @@ async def get_endpoint(request: Request, services: ElasticServices) -> Response:
 
 async def put_endpoint(request: Request, services: ElasticServices) -> Response:
     """Create an endpoint: nothing is stored before its credentials were seen to work."""
-    await services.gate.check_admin(request.headers)
+    await services.authenticator.check_admin(request.headers)
     inference_id, task_type = _named(request)
     body = await read_body(request, services.settings.server.max_body_bytes)
     endpoint, key = read_endpoint(task_type or "completion", inference_id, body, services.catalog, now=int(time.time()))
@@ -111,7 +111,7 @@ async def put_endpoint(request: Request, services: ElasticServices) -> Response:
 
 
 async def delete_endpoint(request: Request, services: ElasticServices) -> Response:
-    await services.gate.check_admin(request.headers)
+    await services.authenticator.check_admin(request.headers)
     inference_id, task_type = _named(request)
     endpoint = await services.endpoints.find(inference_id)
     if endpoint is None:
@@ -221,7 +221,7 @@ async def _streamed(
 
 async def _asked(request: Request, services: ElasticServices) -> tuple[Caller, str]:
     """Who asks which endpoint. Both task types there are generate text: either URL serves an endpoint of either."""
-    caller = await services.gate.caller(request.headers)
+    caller = await services.authenticator.caller(request.headers)
     inference_id, task_type = _named(request)
     if task_type not in (None, "completion", "chat_completion"):
         raise InvalidRequest(

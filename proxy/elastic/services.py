@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from proxy.catalog import Catalog
-from proxy.elastic.gate import Gate
+from proxy.elastic.authentication import ElasticAuthenticator
 from proxy.endpoints.endpoint import Endpoint, ServiceName
 from proxy.endpoints.store import Endpoints
 from proxy.serving.upstream import Upstream
@@ -26,7 +26,7 @@ class ElasticServices:
 
     settings: Settings
     catalog: Catalog
-    gate: Gate
+    authenticator: ElasticAuthenticator
     endpoints: Endpoints
     upstream: Upstream
     verify: Mapping[ServiceName, Verify]

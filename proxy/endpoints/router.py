@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.access.limits import Lease, Quota, RateLimits, Rule
 from proxy.catalog import Catalog
 from proxy.endpoints.answer import RoutedAnswer

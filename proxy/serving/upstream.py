@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.wire.openai import ChatCompletion, ChatRequest, Chunk
 
 

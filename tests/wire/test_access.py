@@ -1,20 +1,27 @@
 """Keys and limits over real sockets, with one server and with replicas."""
 
 import asyncio
+import base64
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+import redis
 from click.testing import CliRunner
 
+from proxy.access.authentication import TokenVerifier
 from proxy.cli import main
+from proxy.sandbox import SANDBOX_DATA_PLANE, Fault
 from tests.conftest import House
 from tests.redis_server import serve_redis
 from tests.scripts import script
 
+PASSING = {"NARRATIVE_API_KEY": "", "PROXY_API_KEYS": "", "NARRATIVE_DATA_PLANE_ID": SANDBOX_DATA_PLANE}
 HELLO = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "Hello!"}]}
 
 
@@ -247,3 +254,186 @@ def test_revoking_what_is_not_there_fails_and_says_so(make_house: Any) -> None:
     result = CliRunner().invoke(main, ["keys", "revoke", "nobody"], env=make_house().environ)
     assert result.exit_code != 0
     assert "nobody" in result.output
+
+
+# ---------------------------------------------------------------- requests without a key
+
+
+def status(house: House, headers: dict[str, str]) -> int:
+    return httpx.post(f"{house.url}/v1/chat/completions", headers=headers, json=HELLO, timeout=30).status_code
+
+
+def test_the_loss_of_the_database_does_not_open_the_server(make_house: Any, tmp_path: Path) -> None:
+    environ = {"PROXY_API_KEYS": "", "PROXY_ACCESS__FOLDER": str(tmp_path)}
+    house = make_house(environ)
+    assert status(house, {}) == 200
+    key = create(house)
+    assert status(house, {}) == 401
+    assert ask(house, key).status_code == 200
+    for file in tmp_path.glob("records.sqlite3*"):
+        file.unlink()
+    restarted = make_house(environ)
+    assert status(restarted, {}) == 401
+    assert ask(restarted, key).status_code == 401
+
+
+def test_an_emptied_redis_does_not_open_the_server(make_house: Any, redis_url: str) -> None:
+    house = make_house({"PROXY_API_KEYS": "", "PROXY_STATE__URL": redis_url})
+    assert status(house, {}) == 401
+    key = create(house)
+    assert ask(house, key).status_code == 200
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
+    until(lambda: ask(house, key).status_code == 401)
+    elsewhere = make_house({"PROXY_API_KEYS": "", "PROXY_STATE__URL": redis_url})
+    for each in (house, elsewhere):
+        assert status(each, {}) == 401
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [("always", 200), ("never", 401)])
+def test_whether_requests_without_a_key_are_served_can_be_set(make_house: Any, allowed: str, expected: int) -> None:
+    house = make_house({"PROXY_API_KEYS": "", "PROXY_SERVER__ALLOW_UNAUTHENTICATED": allowed})
+    create(house)
+    assert status(house, {}) == expected
+    assert status(house, {"authorization": "Bearer np-unknown"}) == 401
+
+
+def test_with_a_redis_a_server_without_keys_does_not_start_unless_told_to(make_house: Any, redis_url: str) -> None:
+    environ = {**make_house().environ, "PROXY_API_KEYS": "", "PROXY_STATE__URL": redis_url}
+    refused = CliRunner().invoke(main, ["check"], env=environ)
+    assert refused.exit_code == 2
+    assert "allow_unauthenticated" in refused.stderr
+    environ["PROXY_SERVER__ALLOW_UNAUTHENTICATED"] = "always"
+    assert CliRunner().invoke(main, ["check"], env=environ).exit_code == 0
+
+
+# ---------------------------------------------------------------- how a key is presented
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"authorization": "Bearer test-key"},
+        {"authorization": "bearer test-key"},
+        {"x-api-key": "test-key"},
+        {"api-key": "test-key"},
+        {"authorization": "Bearer test-key", "x-api-key": "wrong", "api-key": "wrong"},
+    ],
+)
+def test_a_key_is_accepted_in_every_usual_header(house: House, headers: dict[str, str]) -> None:
+    assert status(house, headers) == 200
+    assert httpx.get(f"{house.url}/v1/models", headers=headers).status_code == 200
+    assert httpx.get(f"{house.url}/_inference", headers=headers).status_code == 200
+    assert httpx.get(f"{house.url}/console/api/recent", headers=headers).status_code == 200
+
+
+def test_of_two_keys_the_bearer_token_counts(house: House) -> None:
+    assert status(house, {"authorization": "Bearer wrong", "x-api-key": "test-key", "api-key": "test-key"}) == 401
+
+
+def test_one_key_is_one_caller_however_it_is_presented(make_house: Any) -> None:
+    house = make_house()
+    ways = [
+        {"authorization": "Bearer test-key"},
+        {"authorization": "bearer test-key"},
+        {"x-api-key": "test-key"},
+        {"api-key": "test-key"},
+    ]
+    answers = [
+        httpx.post(
+            f"{house.url}/v1/chat/completions", headers={**way, "idempotency-key": "once"}, json=HELLO, timeout=30
+        )
+        for way in ways
+    ]
+    assert len({answer.content for answer in answers}) == 1
+    assert house.jobs_submitted() == 1
+
+
+# ---------------------------------------------------------------- clients' own tokens
+
+
+@pytest.fixture
+def passing(make_house: Any) -> House:
+    """A house where clients' tokens are passed through."""
+    house: House = make_house(PASSING)
+    return house
+
+
+def test_a_token_is_checked_before_any_work_and_once_for_many_requests(passing: House) -> None:
+    calls = passing.sandbox.state.store.calls
+    heavy = {**HELLO, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "nonsense"}}}]}
+    for path in ("/v1/chat/completions", "/console/api/plan"):
+        url = f"{passing.url}{path}"
+        bad = [httpx.post(url, headers={"authorization": "Bearer invalid"}, json=heavy) for _ in range(3)]
+        assert [answer.status_code for answer in bad] == [401] * 3, "it is not even looked at"
+        good = httpx.post(url, headers={"authorization": "Bearer good"}, json=heavy)
+        assert good.status_code == 400
+    assert calls["list_jobs"] == 2, "one check a token"
+    assert ask(passing, "good").status_code == 200
+
+
+async def test_simultaneous_first_requests_share_one_check(passing: House) -> None:
+    async with httpx.AsyncClient(headers={"authorization": "Bearer good"}, timeout=30) as http:
+        answers = await asyncio.gather(*(http.get(f"{passing.url}/v1/models") for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert passing.sandbox.state.store.calls["list_jobs"] == 1
+
+
+def test_while_narrative_is_away_an_unknown_token_is_neither_accepted_nor_refused(make_house: Any) -> None:
+    house = make_house({"NARRATIVE_API_KEY": "", "PROXY_API_KEYS": "", "NARRATIVE_ENVIRONMENT": "http://127.0.0.1:1"})
+    answer = ask(house, "good")
+    assert answer.status_code in (502, 503)
+    assert answer.headers["x-should-retry"] == "true"
+
+
+def test_a_replay_checks_a_clients_token_again(make_house: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.app.TokenVerifier", partial(TokenVerifier, accepted_s=0.0))
+    passing = make_house(PASSING)
+
+    def post() -> httpx.Response:
+        headers = {"authorization": "Bearer mine", "idempotency-key": "once"}
+        return httpx.post(f"{passing.url}/v1/chat/completions", headers=headers, json=HELLO, timeout=30)
+
+    assert [post().status_code for _ in range(2)] == [200, 200]
+    assert passing.jobs_submitted() == 1
+    passing.sandbox.state.faults.add(
+        Fault(kind="status", operation="list_jobs", status=401, body={"error": "Unauthorized"})
+    )
+    assert post().status_code == 401
+    assert passing.jobs_submitted() == 1
+
+
+def test_elastics_form_of_a_key_is_a_clients_token_too(passing: House) -> None:
+    encoded = base64.b64encode(b"id:mine").decode()
+    assert status(passing, {"authorization": f"ApiKey {encoded}"}) == 200
+    assert httpx.get(f"{passing.url}/_inference", headers={"authorization": f"ApiKey {encoded}"}).status_code == 200
+
+
+def test_rate_limits_cover_the_consoles_plan(make_house: Any) -> None:
+    house = make_house({"PROXY_ACCESS__WAIT_S": "0"})
+    headers = {"authorization": f"Bearer {create(house, '--rpm', '3')}"}
+    statuses = [httpx.post(f"{house.url}/console/api/plan", headers=headers, json=HELLO).status_code for _ in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    assert status(house, headers) == 429
+    assert house.jobs_submitted() == 0
+
+
+# ---------------------------------------------------------------- limits
+
+
+async def test_of_60_requests_at_once_a_token_quota_of_10_on_redis_admits_10(make_house: Any, redis_url: str) -> None:
+    """What their answers used is not known, so that each keeps its estimate."""
+    environ = {"PROXY_STATE__URL": redis_url, "PROXY_ACCESS__WAIT_S": "0"}
+    replicas = [make_house(environ) for _ in range(2)]
+    body = {**HELLO, "max_tokens": 1000, "messages": [{"role": "user", "content": script(fail="Token limit exceeded")}]}
+    key = await asyncio.to_thread(create, replicas[0], "--tpm", "100000")
+    url, headers = f"{replicas[0].url}/v1/chat/completions", {"authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(timeout=60) as http:
+        first = await http.post(url, json=body, headers=headers)
+        estimate = 100_000 - int(first.headers["x-ratelimit-remaining-tokens"])
+        key = await asyncio.to_thread(create, replicas[0], "--tpm", str(10 * estimate))
+        headers = {"authorization": f"Bearer {key}"}
+        urls = [f"{replicas[number % 2].url}/v1/chat/completions" for number in range(60)]
+        answers = await asyncio.gather(*(http.post(url, json=body, headers=headers) for url in urls))
+    assert Counter(answer.status_code for answer in answers) == {200: 10, 429: 50}
+    assert sum(house.jobs_submitted() for house in replicas) == 11

@@ -5,20 +5,19 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
+from proxy.access.authentication import presented_keys
 from proxy.errors import InvalidRequest
 from proxy.inference.idempotency import Terms
 
 MAX_KEY_LENGTH: Final = 255
 _SILENCE: Final = ("x-stainless-read-timeout", "x-stainless-timeout")
 _OVERALL: Final = ("x-request-timeout",)
-_CREDENTIALS: Final = ("authorization", "x-api-key", "api-key")
 _SHORTEST_HEARTBEAT_S: Final = 0.25
 
 
 def credentials_digest(headers: Mapping[str, str]) -> str:
-    """Tells clients apart by their credentials, and reveals nothing of them: 64 hexadecimal digits."""
-    credentials = "\0".join(headers.get(name, "") for name in _CREDENTIALS)
-    return hashlib.sha256(credentials.encode("utf-8", "surrogateescape")).hexdigest()
+    """Tells clients apart by the key they present, in whatever header, and reveals nothing of it: 64 hexadecimal digits."""
+    return hashlib.sha256("\0".join(presented_keys(headers)[:1]).encode()).hexdigest()
 
 
 def heartbeat_interval(headers: Mapping[str, str], heartbeat_s: float) -> float:

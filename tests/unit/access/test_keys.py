@@ -22,7 +22,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def keys(records: SqliteStore, clock: Clock) -> Keys:
-    return Keys(records, clock)
+    return Keys(records, clock=clock)
 
 
 async def test_a_key_is_found_by_itself_and_nothing_else(keys: Keys) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.access.limits import Quota, RateLimits
 from proxy.catalog import ModelCard, make_catalog
 from proxy.endpoints.cipher import Cipher

@@ -50,7 +50,7 @@ def test_clients_are_told_apart_by_their_credentials_which_cannot_be_read_from_i
         terms_of(headers, heartbeat_s=0).client
         for headers in ({}, {"authorization": "Bearer a"}, {"authorization": "Bearer b"}, {"x-api-key": "a"})
     }
-    assert len(names) == 4
+    assert len(names) == 3, "a key is the same client in whatever header"
     assert all("Bearer" not in name for name in names)
 
 

@@ -1,0 +1,358 @@
+"""Headers → the caller: which Narrative token and data plane its jobs run with and what it may use, or a 401.
+
+The settings choose one of two authenticators:
+
+    shared token    the proxy has a Narrative token of its own; clients present one of the proxy's keys
+    pass-through    each client's token is its own Narrative token; its data plane may come in the `OpenAI-Project` header
+
+The proxy's keys are those of the settings, which may use everything, and those that `narrative-proxy keys` makes (`keys.py`).
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+from urllib.parse import urlsplit
+
+from proxy.access.keys import KEY_PREFIX, Key, Keys
+from proxy.access.limits import NO_QUOTA, Quota, Rule
+from proxy.errors import InvalidApiKey, InvalidRequest, PermissionDenied
+from proxy.setting_types import is_uuid
+from proxy.settings import Settings, is_loopback
+
+ANONYMOUS: Final = "anonymous"
+"""The id of every caller who was admitted without a key."""
+
+Unauthenticated = Literal["always", "until_first_key", "never"]
+"""Whether requests without a key are served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose job it is, and what it may use.
+
+    Attributes:
+        upstream_key: the credential its jobs run with; None is the proxy's own.
+        data_plane_id: where its jobs run; None when nobody named one.
+        id: its identity for limits and idempotency: the same for every request with the same key, however that is presented. It reveals
+            nothing of the key.
+        models: names of the models and endpoints it may use; None is all of them.
+        bound_plane: the one data plane that its key may use; None is any.
+        quota: its key's own limits.
+        endpoints: whether it may use named endpoints, which run on the operator's credentials.
+    """
+
+    upstream_key: str | None
+    data_plane_id: str | None
+    id: str = ANONYMOUS
+    models: frozenset[str] | None = None
+    bound_plane: str | None = None
+    quota: Quota = NO_QUOTA
+    endpoints: bool = True
+
+    def may_use(self, names: Iterable[str]) -> bool:
+        """Whether its key allows a model that answers to these names."""
+        return self.models is None or not self.models.isdisjoint(names)
+
+    def may_use_endpoint(self, name: str) -> bool:
+        """Whether its key allows a named endpoint."""
+        return self.endpoints and self.may_use({name})
+
+    def plane(self) -> str:
+        """Where its jobs run.
+
+        Raises:
+            InvalidRequest: `missing_data_plane`, nobody named one.
+        """
+        if not self.data_plane_id:
+            raise InvalidRequest(
+                "No data plane is known: send its id, a uuid, in the `OpenAI-Project` header (the SDKs' `project` option).",
+                param="OpenAI-Project",
+                code="missing_data_plane",
+            )
+        return self.data_plane_id
+
+    def rule(self, usual: Quota) -> Rule:
+        """Its own limits, and the usual ones where its key has none."""
+        own = self.quota
+        quota = Quota(
+            requests=own.requests or usual.requests, tokens=own.tokens or usual.tokens, jobs=own.jobs or usual.jobs
+        )
+        return Rule(f"caller:{self.id}", quota)
+
+    def check_plane(self, data_plane_id: str) -> None:
+        """Raises PermissionDenied: its key is bound to another data plane."""
+        if self.bound_plane is not None and self.bound_plane != data_plane_id:
+            raise PermissionDenied("This API key has no access to the data plane of that endpoint.")
+
+
+class Authenticator(Protocol):
+    """Tells who sent a request."""
+
+    async def authenticate(self, headers: Mapping[str, str]) -> Caller:
+        """The caller behind a request's headers (names in lower case).
+
+        Raises:
+            InvalidApiKey: no key, or not a known one.
+            PermissionDenied: no key is needed, and the request comes from a web page of another origin.
+            StoreUnavailable: the stored keys cannot be read.
+            ProxyError: a client's own token could not be checked.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SharedTokenAuthenticator:
+    """Jobs run with the proxy's own token.
+
+    Attributes:
+        keys: keys of the settings; they may use everything.
+        stored: keys that were made.
+        unauthenticated: whether requests without a key are served too.
+        origins: the web pages that may send such requests; None for all.
+    """
+
+    keys: tuple[str, ...]
+    data_plane_id: str
+    stored: Keys
+    unauthenticated: Unauthenticated = "never"
+    origins: "AllowedOrigins | None" = None
+
+    async def authenticate(self, headers: Mapping[str, str]) -> Caller:
+        presented = presented_keys(headers)
+        for key in presented:
+            if caller := await self._holder(key):
+                return caller
+        made_here = any(key.startswith(KEY_PREFIX) for key in presented)
+        if made_here or not await self._serves_anyone():
+            raise _refusal(presented)
+        if self.origins is not None:
+            self.origins.check(headers)
+        return Caller(None, self.data_plane_id)
+
+    async def _holder(self, key: str) -> Caller | None:
+        # Every key is compared, each in constant time: how long it takes reveals nothing about them.
+        matches = [hmac.compare_digest(key.encode(), known.encode()) for known in self.keys]
+        if any(matches):
+            return Caller(None, self.data_plane_id, id=caller_id(key))
+        stored = await self.stored.find(key)
+        return None if stored is None else holder(stored, self.data_plane_id)
+
+    async def _serves_anyone(self) -> bool:
+        if self.unauthenticated == "until_first_key":
+            return not self.keys and not await self.stored.exist()
+        return self.unauthenticated == "always"
+
+
+@dataclass(frozen=True, slots=True)
+class PassThroughAuthenticator:
+    """Jobs run with the client's own Narrative token, which Narrative checks.
+
+    Holders of the proxy's keys can use named endpoints, which have credentials of their own.
+
+    Attributes:
+        tokens: has Narrative check tokens.
+        endpoints: holders of any good token can use named endpoints, too. For loopback addresses only.
+        origins: the web pages that may do so; None for all.
+    """
+
+    data_plane_id: str | None
+    stored: Keys
+    tokens: "TokenVerifier"
+    endpoints: bool = False
+    origins: "AllowedOrigins | None" = None
+
+    async def authenticate(self, headers: Mapping[str, str]) -> Caller:
+        presented = presented_keys(headers)
+        for key in presented:
+            if key.startswith(KEY_PREFIX):
+                stored = await self.stored.find(key)
+                if stored is not None:
+                    return holder(stored, self.data_plane_id)
+            elif await self.tokens.accepts(key):
+                wanted = headers.get("openai-project", "").strip()
+                # Clients of OpenAI send the project of their environment, `proj_…`: that is no data plane.
+                data_plane = wanted if is_uuid(wanted) else self.data_plane_id
+                trusted = self.endpoints and (self.origins is None or self.origins.include(headers))
+                return Caller(key, data_plane, id=caller_id(key), endpoints=trusted)
+        raise _refusal(presented)
+
+
+def unauthenticated(settings: Settings, *, sandbox: bool = False) -> Unauthenticated:
+    """Whether the settings let the server serve requests without a key.
+
+    If they leave it open, it does with the embedded sandbox, and on a loopback address without a Redis: there the loss of the store would
+    take the record of the first key along.
+    """
+    server = settings.server
+    if server.allow_unauthenticated != "auto":
+        return server.allow_unauthenticated
+    private = is_loopback(server.host) and settings.state.url is None
+    return "until_first_key" if sandbox or private else "never"
+
+
+class TokenVerifier:
+    """Has Narrative check each client's token once in a while, before any work is done for it.
+
+    Args:
+        check: one cheap call with a token. Raises InvalidApiKey when Narrative does not accept it, other ProxyErrors when nobody knows.
+        accepted_s, refused_s: how long a verdict holds, in seconds. A revoked token works that long at most.
+        max_entries: verdicts kept of each kind.
+        max_calls: checks under way at a time.
+    """
+
+    def __init__(  # noqa: PLR0913 (each is a bound of its own)
+        self,
+        check: Callable[[str], Awaitable[None]],
+        *,
+        accepted_s: float = 60.0,
+        refused_s: float = 10.0,
+        max_entries: int = 10_000,
+        max_calls: int = 32,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._check = check
+        self._lives_s = {True: accepted_s, False: refused_s}
+        # Apart, so that a flood of bad tokens displaces no good one.
+        self._verdicts: dict[bool, OrderedDict[bytes, float]] = {True: OrderedDict(), False: OrderedDict()}
+        self._max_entries = max_entries
+        self._calls = asyncio.Semaphore(max_calls)
+        self._pending: dict[bytes, asyncio.Task[bool]] = {}
+        self._clock = clock
+
+    async def accepts(self, token: str) -> bool:
+        """Whether Narrative accepts a token.
+
+        Raises:
+            ProxyError: it could not be asked; nothing is remembered.
+        """
+        digest = hashlib.sha256(token.encode()).digest()
+        for verdict, ends in self._verdicts.items():
+            if ends.get(digest, 0.0) > self._clock():
+                return verdict
+        task = self._pending.get(digest)
+        if task is None:
+            task = self._pending[digest] = asyncio.create_task(self._ask(token, digest))
+            task.add_done_callback(lambda done: self._done(digest, done))
+        return await asyncio.shield(task)
+
+    async def _ask(self, token: str, digest: bytes) -> bool:
+        async with self._calls:
+            try:
+                await self._check(token)
+                verdict = True
+            except InvalidApiKey:
+                verdict = False
+        for ends in self._verdicts.values():
+            ends.pop(digest, None)
+        ends = self._verdicts[verdict]
+        ends[digest] = self._clock() + self._lives_s[verdict]
+        if len(ends) > self._max_entries:
+            ends.popitem(last=False)
+        return verdict
+
+    def _done(self, digest: bytes, task: "asyncio.Task[bool]") -> None:
+        del self._pending[digest]
+        if not task.cancelled():
+            task.exception()  # every waiter may have left; asyncio would log it as never retrieved
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedOrigins:
+    """Where no key is needed, any web page that a browser of this machine opens could call the server: only pages of this machine, and of
+    origins that the settings name, may.
+
+    Attributes:
+        origins: as browsers send them, `https://example.com`.
+    """
+
+    origins: frozenset[str]
+
+    def include(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request comes from no web page, or from one that may call."""
+        origin = headers.get("origin")
+        return origin is None or origin in self.origins or _is_local(origin)
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Raises PermissionDenied: the request comes from a web page of another origin."""
+        if not self.include(headers):
+            raise PermissionDenied(
+                f"Cross-origin requests from {headers['origin'][:100]!r} are rejected while this server asks for no key: "
+                "set PROXY_API_KEYS, or name the origin in `server.cors_origins`."
+            )
+
+
+def _is_local(origin: str) -> bool:
+    try:
+        host = urlsplit(origin).hostname or ""
+    except ValueError:
+        return False
+    return host.endswith(".localhost") or is_loopback(host)
+
+
+def holder(key: Key, data_plane_id: str | None) -> Caller:
+    """The caller who presented a stored key.
+
+    Args:
+        data_plane_id: the proxy's own, for keys that name none.
+    """
+    return Caller(
+        None,
+        key.data_plane_id or data_plane_id,
+        id=key.id,
+        models=None if key.models is None else frozenset(key.models),
+        bound_plane=key.data_plane_id,
+        quota=key.quota,
+    )
+
+
+def caller_id(key: str) -> str:
+    """A stable identity for the holder of a key, which does not reveal the key."""
+    return f"caller_{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+
+
+def presented_keys(headers: Mapping[str, str]) -> list[str]:
+    """What may be the key of a request, likeliest first; empty when there is none.
+
+    Read are `Authorization`, with `Bearer` and the key, with `ApiKey` and base64 of an id and the key or the key itself, or with `Basic`
+    and base64 of a name and the key; and only where that has none `x-api-key` and `api-key`.
+    """
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    value = value.strip()
+    match scheme.lower():
+        case "bearer":
+            found = [value]
+        case "apikey":
+            found = [*_second_part(value), value]
+        case "basic":
+            found = _second_part(value)
+        case _:
+            found = []
+    found = [key for key in found if _can_be_key(key)]
+    others = [headers.get(name, "").strip() for name in ("x-api-key", "api-key")]
+    return found or [key for key in others if _can_be_key(key)][:1]
+
+
+def _can_be_key(text: str) -> bool:
+    """Whether an HTTP header could carry it on."""
+    return bool(text) and text.isascii() and text.isprintable()
+
+
+def _second_part(encoded: str) -> list[str]:
+    try:
+        _, colon, second = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return []
+    return [second] if colon and second else []
+
+
+def _refusal(presented: list[str]) -> InvalidApiKey:
+    """The same for a wrong, a revoked and an expired key."""
+    if presented:
+        return InvalidApiKey("Incorrect API key provided.")
+    return InvalidApiKey("No API key provided: send it as `Authorization: Bearer …`.")
