@@ -31,10 +31,9 @@ from proxy.api.http.responses import Delivery, json_response, unless_disconnecte
 from proxy.api.http.runs import StreamEncoder, report_headers, stream_response
 from proxy.api.openai.decode import body_digest, decode
 from proxy.catalog import Catalog
-from proxy.endpoints.store import Endpoints
 from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
 from proxy.inference.backend import Run
-from proxy.inference.endpoints import Endpoint, ServiceName
+from proxy.inference.endpoints import Endpoint, Endpoints, ServiceName
 from proxy.inference.idempotency import Idempotency, Terms
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.request import Rules

@@ -19,9 +19,8 @@ from proxy.api.openai.encode import ChunkStream, completion
 from proxy.api.openai.errors import error_body, error_event
 from proxy.api.openai.types import ChatRequest, Chunk, ModelInfo, ModelList
 from proxy.catalog import Catalog, ModelCard
-from proxy.endpoints.store import Endpoints
 from proxy.errors import ModelNotFound, PermissionDenied, ProxyError
-from proxy.inference.endpoints import Endpoint
+from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.request import Rules
