@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.errors import ProxyError
 from proxy.inference.backend import Report, RunOptions
 from proxy.inference.request import Message, Request, Text

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.errors import (
     IdempotencyMismatch,
     InvalidRequest,

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.access.limits import Quota, RateLimits
 from proxy.catalog import ModelCard, make_catalog
 from proxy.errors import (
