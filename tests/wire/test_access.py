@@ -137,7 +137,7 @@ def test_errors_tell_what_is_left_too(make_house: Any) -> None:
     house = make_house()
     key = create(house, "--rpm", "9")
     failed = ask(house, key, messages=[{"role": "user", "content": script(fail="It broke")}])
-    assert failed.status_code == 502
+    assert failed.status_code == 424
     assert failed.headers["x-ratelimit-remaining-requests"] == "8"
 
 

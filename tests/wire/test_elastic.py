@@ -398,10 +398,9 @@ def test_a_chat_completion_streams_openais_chunks_with_usage_under_the_endpoints
 
 
 def test_a_job_that_fails_is_no_status_the_client_would_repeat_and_pay_for_again(mine: House) -> None:
-    failing = {"input": script(fail="It broke")}
-    answer = mine.http.post("/_inference/completion/mine", json=failing)
+    answer = mine.http.post("/_inference/completion/mine", json={"input": script(fail="It broke")})
     assert_is_elastics_error(answer, 500)
-    streamed = mine.http.post("/_inference/completion/mine/_stream", json=failing)
+    streamed = mine.http.post("/_inference/completion/mine/_stream", json={"input": script(fail="It broke again")})
     name, data = events(streamed.content)[-1]
     assert name == "error"
     assert json.loads(data)["status"] == 500

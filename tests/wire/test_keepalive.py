@@ -44,7 +44,7 @@ def test_what_ends_before_the_first_blank_is_answered_as_ever(make_house: Any) -
     assert plain.content.startswith(b"{")
     assert int(plain.headers["content-length"]) == len(plain.content)
     failed = house.chat(ask(script(fail="The GPU melted")))
-    assert failed.status_code == 502
+    assert failed.status_code == 424
     assert failed.headers["x-should-retry"] == "false"
     assert house.chat({**ask("hi"), "model": "gpt-99"}).status_code == 404
 

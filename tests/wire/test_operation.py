@@ -96,7 +96,7 @@ def test_the_connection_of_a_client_that_stops_reading_is_closed(
     house: House = make_house({"PROXY_CHAT__SEND_TIMEOUT_S": "0.5"}, context_tokens=None)
     body = {
         "model": "claude-4-5-haiku", "stream": stream, "max_tokens": 10_000_000,
-        "messages": [{"role": "user", "content": script(text="word " * 1_500_000)}],
+        "messages": [{"role": "user", "content": script(text="word" * 1_900_000)}],
     }  # fmt: skip
     payload = json.dumps(body).encode()
     host, port = house.url.removeprefix("http://").split(":")

@@ -71,17 +71,17 @@ def test_with_several_choices_every_chunk_has_the_choices_own_index(house: House
         assert "".join(choice["delta"].get("content", "") for choice in mine)
 
 
-def test_a_call_sends_its_id_type_and_name_once_and_at_least_one_piece_of_arguments(house: House) -> None:
+def test_a_call_is_one_delta_with_its_whole_arguments(house: House) -> None:
     tools = [{"type": "function", "function": {"name": "now"}}]
-    text = script(calls=[{"name": "now", "arguments": {}}, {"name": "now", "arguments": {}}])
+    arguments = {"zone": "Europe/Paris " * 50}
+    text = script(calls=[{"name": "now", "arguments": arguments}, {"name": "now", "arguments": {}}])
     parts = [call for delta in deltas(stream(house, text, tools=tools)) for call in delta.get("tool_calls", [])]
-    for index in (0, 1):
-        opening, *rest = [part for part in parts if part["index"] == index]
-        assert opening["type"] == "function"
-        assert opening["id"].startswith("call_")
-        assert opening["function"] == {"name": "now", "arguments": ""}
-        assert all(part.keys() == {"index", "function"} and part["function"].keys() == {"arguments"} for part in rest)
-        assert "".join(part["function"]["arguments"] for part in rest) == "{}"
+    assert [(part["index"], part["type"], part["function"]["name"]) for part in parts] == [
+        (0, "function", "now"),
+        (1, "function", "now"),
+    ]
+    assert [json.loads(part["function"]["arguments"]) for part in parts] == [arguments, {}]
+    assert all(part["id"].startswith("call_") for part in parts)
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085"])
