@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.backends.narrative.backend import NarrativeBackend, NarrativeRun
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.fallbacks import Fallbacks

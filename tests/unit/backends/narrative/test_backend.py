@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
+from proxy.backends.narrative import attempts as attempts_module
 from proxy.backends.narrative import backend as backend_module
 from proxy.backends.narrative.answers import Refusal
 from proxy.backends.narrative.backend import NarrativeBackend, NarrativeRun
@@ -586,13 +587,13 @@ async def test_heavy_requests_are_prepared_in_another_thread(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, request_: Request, elsewhere: bool
 ) -> None:
     threads = []
-    prepare = backend_module.prepare
+    prepare = attempts_module.prepare
 
     def observed(*arguments: Any) -> Any:
         threads.append(threading.get_ident())
         return prepare(*arguments)
 
-    monkeypatch.setattr(backend_module, "prepare", observed)
+    monkeypatch.setattr(attempts_module, "prepare", observed)
     await setting.start(request_)
     assert [ident != threading.get_ident() for ident in threads] == [elsewhere]
 
@@ -602,13 +603,13 @@ async def test_heavy_outputs_are_read_in_another_thread(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, size: int, elsewhere: bool
 ) -> None:
     threads = []
-    read_job = backend_module.read_job
+    read_job = attempts_module.read_job
 
     def observed(*arguments: Any) -> Any:
         threads.append(threading.get_ident())
         return read_job(*arguments)
 
-    monkeypatch.setattr(backend_module, "read_job", observed)
+    monkeypatch.setattr(attempts_module, "read_job", observed)
     setting.jobs.ends["0.first"] = [done({"text": "x" * size})]
     await setting.result(replace(HI, output=JsonOutput({"type": "object"})))
     assert [ident != threading.get_ident() for ident in threads] == [elsewhere]
@@ -625,7 +626,7 @@ async def test_the_work_on_an_abandoned_request_is_abandoned(setting: Setting, m
         finally:
             spent.set()
 
-    monkeypatch.setattr(backend_module, "prepare", endless)
+    monkeypatch.setattr(attempts_module, "prepare", endless)
     starting = asyncio.create_task(setting.start(replace(HI, body_bytes=1_000_000)))
     await asyncio.to_thread(begun.wait, 10)
     starting.cancel()
