@@ -5,9 +5,10 @@ import json
 import pytest
 
 from proxy import errors
-from proxy.chat.errors import error_headers, error_response
+from proxy.api.http.runs import error_headers
+from proxy.api.openai.errors import error_response
+from proxy.backends.narrative.failures import Cause, cause_of, error_for
 from proxy.errors import ProxyError
-from proxy.failures import Cause, cause_of, error_for
 
 
 def tree(kind: type[ProxyError]) -> list[type[ProxyError]]:

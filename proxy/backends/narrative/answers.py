@@ -6,7 +6,6 @@ Source: shared contract `narrative.md`, sections Base URL and authentication, `P
 
 import json
 import math
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,7 +14,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from proxy import failures
+from proxy.backends.narrative import failures
 from proxy.backends.narrative.transport import Answer, NoAnswer, Operation, Outcome
 from proxy.backends.narrative.types import ApiError
 from proxy.errors import PermissionDenied, ProxyError, RateLimited, UpstreamError
@@ -26,7 +25,6 @@ MAX_RETRY_AFTER: Final = 60.0
 DEFAULT_RETRY_AFTER: Final = 1.0
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class Refusal(Exception):
@@ -127,7 +125,7 @@ def _words(answer: Answer, secret: str) -> str:
         return ""
     parts = [error.error, error.error_description or body.get("message")]
     words = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
-    return _CONTROL.sub(" ", words.replace(secret, "[key]") if secret else words).strip()[:MAX_WORDS]
+    return failures.clean(words, secret, MAX_WORDS)
 
 
 def _silence(outcome: NoAnswer, operation: Operation, job_id: str | None) -> ProxyError:
