@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.inference.request import Request
 from proxy.inference.result import Event, Result
 

@@ -5,7 +5,6 @@ and tool names are safe and unique; no text is blank. A history that is not so i
 The work is linear in the number of blocks. Sources: contracts `heroku-chat.md` (Request) and `narrative.md` (Messages).
 """
 
-import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from proxy.errors import InvalidRequest
+from proxy.inference.jsontext import dump_json
 from proxy.inference.request import Block, JsonObject, Media, Message, Rules, Text, ToolCall, ToolResult
 
 CONTINUE = "Please continue."
@@ -262,7 +262,7 @@ class _History:
             what = "past arguments that are no JSON object were wrapped"
             self._repair(what, source.path, "its arguments are no JSON object")
             arguments = {"raw_arguments": source.arguments}
-        same = (source.id, source.name, _compact_json(arguments)) if source.id else None
+        same = (source.id, source.name, repr(arguments)) if source.id else None
         repeats = same in self._calls_of_turn
         if source.id in self._known_ids and (self._rules.strict_history or not repeats):
             self._reused_id(source)
@@ -392,12 +392,8 @@ def _arguments(arguments: Any) -> JsonObject | None:
 def _as_text(block: Text | ToolCall | ToolResult) -> Text:
     match block:
         case ToolCall():
-            return Text(f"[Called {block.name} ({block.id}) with {_compact_json(block.arguments)}]")
+            return Text(f"[Called {block.name} ({block.id}) with {dump_json(block.arguments)}]")
         case ToolResult():
             return Text("\n".join((f"[Result of {block.call_id}]", *(text.text for text in _texts(block.content)))))
         case _:
             return block
-
-
-def _compact_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -28,7 +28,7 @@ from uuid import UUID, uuid4
 
 import structlog
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.errors import IdempotencyMismatch, PaidFailure, ProxyError
 from proxy.inference.backend import Backend, Record, Report, Run, RunOptions
 from proxy.inference.request import Request, ToolCall
@@ -169,10 +169,6 @@ class Idempotency:
         try:
             run = await self._backend.start(request, caller, self._run_options(place, terms))
         except ProxyError as error:
-            if error.code == "narrative_job_lost" and place.resumed:
-                # Narrative has forgotten the jobs that the record names.
-                await self._forget(place)
-                return await self.start(request, caller, terms, api=api, body=body)
             await self.failed(place, error)
             raise
         except BaseException:

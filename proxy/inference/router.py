@@ -12,7 +12,7 @@ from uuid import uuid5
 
 import structlog
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.access.limits import Lease, Quota, RateLimits, Rule
 from proxy.catalog import Catalog
 from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError

@@ -6,7 +6,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.inference.backend import Run, RunOptions
 from proxy.inference.request import Request, Rules
 from proxy.settings import AnthropicSettings

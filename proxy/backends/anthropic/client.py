@@ -16,7 +16,7 @@ import httpx2
 from anthropic import AsyncAnthropic, AsyncStream
 from anthropic.types import RawMessageStartEvent, RawMessageStreamEvent
 
-from proxy.access.callers import Caller
+from proxy.access.authentication import Caller
 from proxy.backends.anthropic.request import MessagesCall, prepare
 from proxy.backends.anthropic.response import MessageReader
 from proxy.errors import (

@@ -37,14 +37,12 @@ class Submitting(FakeBackend):
 
     Attributes:
         jobs: ids of the jobs paid for.
-        lost: an adopted job that Narrative has forgotten.
     """
 
     def __init__(self, store: MemoryStore) -> None:
         super().__init__()
         self.store = store
         self.jobs: list[str] = []
-        self.lost = False
 
     async def start(self, request: Request, caller: Caller, options: RunOptions) -> FakeRun:
         assert options.record is not None
@@ -52,8 +50,6 @@ class Submitting(FakeBackend):
         for choice in range(request.choices):
             slot = f"{choice}.first"
             if slot in await self.store.read(name):
-                if self.lost:
-                    raise PaidFailure("forgotten", code="narrative_job_lost")
                 continue
             if error := self.errors.get(request.model):
                 raise error
@@ -237,16 +233,6 @@ class Shared(MemoryStore):
 
     async def alive(self, replica: str) -> bool:
         return replica == self.replica or self.others_alive
-
-
-async def test_a_job_that_narrative_has_forgotten_is_run_anew(server: Server) -> None:
-    await server.leave()
-    server.backend.lost = True
-    await server.deliver()
-    assert server.jobs == 2
-    await server.deliver(KEYED)
-    await server.store.remove("run:none")
-    assert server.jobs == 3
 
 
 async def test_nothing_is_kept_of_requests_that_were_answered_or_refused(server: Server) -> None:
