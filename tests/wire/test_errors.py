@@ -139,7 +139,8 @@ def test_a_job_that_does_not_end_in_time_is_a_504_with_its_id(make_house: Any) -
     answer = house.chat({"messages": [{"role": "user", "content": script(state="running")}]})
     assert_error(answer, 504, "timeout_error", "job_timeout")
     assert answer.headers["x-narrative-job-id"] in answer.json()["error"]["message"]
-    assert answer.headers["x-should-retry"] == "false"
+    assert answer.headers["x-should-retry"] == "true"  # the repeat takes the job up
+    assert answer.headers["retry-after"] == "1"
 
 
 def test_a_job_in_an_unknown_state_is_not_ended(make_house: Any) -> None:

@@ -1,4 +1,4 @@
-"""Output that does not match is asked for again, refusals are met with a simpler form, and no wrong answer is handed out as right."""
+"""Output that does not match is asked for again, refusals are met with a simpler form, and no wrong answer is delivered as right."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_arguments_that_do_not_match_are_asked_for_again_once_and_usage_is_added
     assert answer.json()["usage"]["prompt_tokens"] > 2 * once.json()["usage"]["prompt_tokens"]
 
 
-def test_strict_arguments_that_never_match_are_a_502_with_the_first_faults(house: House) -> None:
+def test_strict_arguments_that_never_match_are_a_424_with_the_first_errors(house: House) -> None:
     before = house.jobs_submitted()
     for stream in (False, True):
         answer = house.chat({"messages": attempts(WRONG, WRONG), "tools": [STRICT], "stream": stream})
@@ -50,20 +50,21 @@ def test_strict_arguments_that_never_match_are_a_502_with_the_first_faults(house
     assert house.jobs_submitted() == before + 4
 
 
-def test_without_strict_the_last_answer_is_handed_out_as_it_is(house: House) -> None:
+def test_without_strict_the_last_answer_is_delivered_as_it_is_and_reported(house: House) -> None:
     answer = house.chat({"messages": attempts(WRONG, WRONG), "tools": [WEATHER]})
     assert arguments(answer) == [{"days": "many"}]
+    assert "$.days" in answer.headers["x-proxy-unmatched"]
 
 
 @pytest.mark.parametrize(("tries", "jobs"), [("0", 1), ("3", 4)])
 def test_the_number_of_tries_is_a_setting(make_house: Any, tries: str, jobs: int) -> None:
     house = make_house({"PROXY_CHAT__REPAIR_TRIES": tries})
     answer = house.chat({"messages": attempts(WRONG, WRONG, WRONG, WRONG), "tools": [STRICT]})
-    assert answer.status_code == 502
+    assert answer.status_code == 424
     assert house.jobs_submitted() == jobs
 
 
-def test_arguments_wrong_only_in_spelling_are_mended_without_a_new_job(house: House) -> None:
+def test_arguments_wrong_only_in_spelling_are_corrected_without_a_new_job(house: House) -> None:
     before = house.jobs_submitted()
     misspelt = {"calls": [{"name": "weather", "arguments": {"city": "Rome", "days": "3"}}]}
     assert arguments(house.chat({"messages": attempts(misspelt), "tools": [STRICT]})) == [{"city": "Rome", "days": 3}]
