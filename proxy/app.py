@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -25,8 +24,13 @@ from proxy.access.authentication import (
 )
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
-from proxy.anthropic.ondemand import AnthropicOnDemand
+from proxy.api.elastic.authentication import ElasticAuthenticator
+from proxy.api.elastic.routes import ElasticServices, Verify, elastic_routes
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions
+from proxy.api.http.runs import REPORT_HEADERS, error_headers
+from proxy.api.openai.errors import error_response, exception_handlers
+from proxy.api.openai.routes import OpenAIServices, openai_routes
+from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.narrative import (
     ClientOptions,
     Jobs,
@@ -36,46 +40,34 @@ from proxy.backends.narrative import (
     SubmitOptions,
     WatchOptions,
 )
+from proxy.backends.narrative.backend import NarrativeBackend
+from proxy.backends.narrative.fallbacks import Fallbacks
 from proxy.catalog import load_catalog
-from proxy.chat.dialects import Dialects
-from proxy.chat.errors import error_headers, error_response
-from proxy.chat.idempotency import IdempotencyOptions, OncePerRequest
-from proxy.chat.narrative import NarrativeUpstream
-from proxy.chat.routes import chat_routes, render_error, render_nothing, render_unrouted
-from proxy.chat.services import ChatServices
 from proxy.console.recent import RecentRequests
 from proxy.console.routes import console_routes
 from proxy.console.services import ConsoleServices
-from proxy.elastic.authentication import ElasticAuthenticator
-from proxy.elastic.routes import elastic_routes
-from proxy.elastic.services import ElasticServices, Verify
 from proxy.endpoints.cipher import Cipher
-from proxy.endpoints.endpoint import Endpoint
-from proxy.endpoints.router import Router
 from proxy.endpoints.store import Endpoints
-from proxy.errors import InvalidApiKey, PermissionDenied, ProxyError, UpstreamError
+from proxy.errors import InvalidApiKey, PermissionDenied, UpstreamError
+from proxy.inference.endpoints import Endpoint
+from proxy.inference.idempotency import Idempotency, IdempotencyOptions
+from proxy.inference.request import Rules
+from proxy.inference.router import Router
 from proxy.lifecycle import Lifecycle, drain_on_signals
 from proxy.metrics import Metrics, show_metrics
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
-from proxy.schemas import SchemaLimits
 from proxy.settings import Settings, config_folder, is_loopback
 from proxy.storage import Records, Store, open_storage
-from proxy.translate.messages import HistoryRules
-from proxy.translate.plan import PlanRules
 from proxy.webhooks import PATH as WEBHOOK_PATH
 from proxy.webhooks import Deliveries, take_delivery
 
 _TOKEN_CHECK_S = 10.0
 _EXPOSED_HEADERS = (
     "x-request-id",
-    "x-narrative-job-id",
-    "x-proxy-model",
-    "x-proxy-ignored",
-    "x-proxy-adjusted",
+    *REPORT_HEADERS,
     "x-should-retry",
     "retry-after",
     "openai-processing-ms",
-    "x-proxy-served-by",
     *(f"x-ratelimit-{name}-{what}" for name in ("limit", "remaining", "reset") for what in ("requests", "tokens")),
 )
 
@@ -83,7 +75,7 @@ _EXPOSED_HEADERS = (
 class State(TypedDict):
     """What the lifespan hands to every request."""
 
-    chat: ChatServices
+    openai: OpenAIServices
     elastic: ElasticServices
     console: ConsoleServices
 
@@ -107,7 +99,10 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     Raises:
         CatalogError: the model table cannot be used.
     """
-    catalog = load_catalog(settings.chat.models_file or config_folder() / "models.toml")
+    catalog = load_catalog(
+        settings.chat.models_file or config_folder() / "models.toml", default_model=settings.chat.default_model
+    )
+    rules = _rules(settings)
 
     metrics = Metrics()
     recent = RecentRequests()
@@ -135,19 +130,17 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             app.state.jobs = jobs = await stack.enter_async_context(
                 Jobs(_jobs_options(settings), observe=metrics.observe, store=store)
             )
-            upstream = NarrativeUpstream(
+            narrative = NarrativeBackend(
                 catalog,
-                _plan_rules(settings),
+                rules,
                 client,
                 jobs,
-                Dialects(),
+                store,
+                Fallbacks(),
+                lifecycle,
+                metrics,
                 deadline_s=settings.jobs.deadline_s,
                 repair_tries=settings.chat.repair_tries,
-                lifecycle=lifecycle,
-                metrics=metrics,
-            )
-            once = await stack.enter_async_context(
-                OncePerRequest(upstream, store, _idempotency(settings), metrics.repeated)
             )
             _watch(metrics, lifecycle, jobs, store)
             app.state.deliveries = None
@@ -158,45 +151,52 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 await stack.enter_async_context(deliveries.open())
             stack.enter_context(drain_on_signals(lifecycle))
             anthropic = await stack.enter_async_context(
-                AnthropicOnDemand(settings.anthropic, _plan_rules(settings), settings.jobs.deadline_s)
+                AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s)
             )
             limits = _limits(settings, store)
             endpoints = _endpoints(settings, storage.durable)
+            usual = _usual_quota(settings)
             router = Router(
                 catalog,
                 endpoints,
-                {"narrative": once, "anthropic": anthropic},
+                {"narrative": narrative, "anthropic": anthropic},
                 limits,
-                usual=_usual_quota(settings),
+                rules,
+                usual=usual,
                 own_token=bool(account.api_key),
             )
+            stack.push_async_callback(router.aclose)
+            backend = await stack.enter_async_context(
+                Idempotency(router, store, _idempotency(settings), metrics.repeated)
+            )
             yield {
-                "chat": ChatServices(settings, catalog, authenticator, endpoints, router),
+                "openai": OpenAIServices(settings, catalog, authenticator, endpoints, backend, rules),
                 "elastic": ElasticServices(
                     settings,
                     catalog,
                     _elastic_authenticator(settings, authenticator),
                     endpoints,
-                    router,
+                    backend,
+                    rules,
                     verify={"narrative": _verify_narrative(client), "anthropic": _verify_anthropic(anthropic)},
                     own_token=bool(account.api_key),
                 ),
                 "console": ConsoleServices(
                     authenticator,
                     catalog,
-                    _plan_rules(settings),
+                    rules,
                     client,
                     recent,
                     _operators(settings),
-                    settings.server.max_body_bytes,
+                    settings.server,
                     limits,
-                    _usual_quota(settings),
+                    usual,
                 ),
             }
 
     app = Starlette(
         routes=[
-            *chat_routes(),
+            *openai_routes(),
             *elastic_routes(),
             *(console_routes() if settings.console.enabled else ()),
             Route("/healthz", healthz),
@@ -217,7 +217,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 ),
             )
         ],
-        exception_handlers={ProxyError: render_error, HTTPException: render_unrouted, ClientDisconnect: render_nothing},
+        exception_handlers=exception_handlers(settings.chat.paid_failure_status),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -251,8 +251,9 @@ def _idempotency(settings: Settings) -> IdempotencyOptions:
     state = settings.state
     return IdempotencyOptions(
         key_ttl_s=state.idempotency_ttl_s,
-        adopt=state.adopt != "off",
+        adopt=state.adopt,
         adopt_ttl_s=state.adopt_ttl_s,
+        replay_failures_s=state.replay_failures_s,
         max_answer_bytes=state.max_answer_bytes,
     )
 
@@ -350,9 +351,9 @@ def _verify_narrative(client: NarrativeClient) -> Verify:
     return verify
 
 
-def _verify_anthropic(upstream: AnthropicOnDemand) -> Verify:
+def _verify_anthropic(backend: AnthropicBackend) -> Verify:
     async def verify(endpoint: Endpoint, api_key: str | None) -> None:
-        await upstream.verify(endpoint.model_id, api_key or "")
+        await backend.verify(endpoint.model_id, api_key or "")
 
     return verify
 
@@ -389,14 +390,14 @@ def _client_options(settings: Settings) -> ClientOptions:
     )
 
 
-def _plan_rules(settings: Settings) -> PlanRules:
+def _rules(settings: Settings) -> Rules:
     chat = settings.chat
-    return PlanRules(
+    return Rules(
         efforts=settings.thinking.model_dump(),
-        history=HistoryRules(strict=chat.strict_history, media_placeholder=chat.media == "placeholder"),
-        schema_limits=SchemaLimits(**settings.schemas.model_dump()),
         headroom_tokens=chat.headroom_tokens,
         max_choices=chat.max_choices,
         max_tools=chat.max_tools,
-        reasoning_object=chat.reasoning_object,
+        strict_history=chat.strict_history,
+        media_placeholder=chat.media == "placeholder",
+        drop_hosted_tools=chat.hosted_tools == "drop",
     )

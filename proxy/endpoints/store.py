@@ -3,7 +3,7 @@
 import structlog
 
 from proxy.endpoints.cipher import CannotDecrypt, Cipher, NoSecret
-from proxy.endpoints.endpoint import Endpoint
+from proxy.inference.endpoints import Endpoint
 from proxy.errors import InternalError, Overloaded
 from proxy.storage import Records
 

@@ -1,1 +1,0 @@
-"""The OpenAI face: routes, bytes and errors as Chat Completions clients expect them."""

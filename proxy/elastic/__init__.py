@@ -1,1 +1,0 @@
-"""The Elastic face: named inference endpoints as the official `elasticsearch` clients call them."""

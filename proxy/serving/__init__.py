@@ -1,1 +1,0 @@
-"""The protocol to what answers chat requests."""
