@@ -1,5 +1,8 @@
 """Where named endpoints are kept: durably, with their credentials encrypted."""
 
+import asyncio
+from contextlib import suppress
+
 import structlog
 
 from proxy.endpoints.cipher import CannotDecrypt, Cipher, NoSecret
@@ -21,15 +24,20 @@ class Endpoints:
     async def add(self, endpoint: Endpoint, api_key: str | None) -> bool:
         """Store a new endpoint with its credential; False, and nothing stored, when there is one of that id."""
         try:
-            sealed = None if api_key is None else self._cipher.encrypt(api_key)
+            sealed = None if api_key is None else await asyncio.to_thread(self._cipher.encrypt, api_key)
         except NoSecret as error:
             raise _no_secret(error) from error
         stored = endpoint.model_copy(update={"sealed_key": sealed}).model_dump_json(exclude_none=True)
         return await self._records.compare_and_set(_RECORD, endpoint.id, None, stored)
 
     async def find(self, name: str) -> Endpoint | None:
+        """The endpoint of that id; its credential can then be decrypted without delay."""
         stored = await self._records.get(_RECORD, name)
-        return None if stored is None else Endpoint.model_validate_json(stored)
+        endpoint = None if stored is None else Endpoint.model_validate_json(stored)
+        if endpoint and endpoint.sealed_key and not self._cipher.is_quick(endpoint.sealed_key):
+            with suppress(NoSecret, CannotDecrypt):  # `api_key` tells those who need it
+                await asyncio.to_thread(self._cipher.decrypt, endpoint.sealed_key)
+        return endpoint
 
     async def all(self) -> list[Endpoint]:
         """All of them, in the order of their ids."""
