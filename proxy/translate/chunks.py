@@ -6,14 +6,9 @@ Source: contract `heroku-chat.md`, section Stream.
 
 from collections.abc import Iterator
 
-import regex
-
+from proxy.inference.pieces import pieces
 from proxy.translate.reply import Stamp
 from proxy.wire import openai as chat
-
-_BLANK, _LETTER = r"(?:(?=\s)\X)", r"(?:(?!\s)\X)"
-_PIECE = regex.compile(rf"(?:{_BLANK}*+{_LETTER}{{1,40}}{_BLANK}*+){{1,4}}|{_BLANK}+", regex.V1)
-"""A few words with the white space around them. Words of more than 40 characters are cut between characters as people see them."""
 
 
 def opening_chunks(stamp: Stamp, choices: int, *, include_usage: bool) -> Iterator[chat.Chunk]:
@@ -36,11 +31,6 @@ def closing_chunks(completion: chat.ChatCompletion, *, include_usage: bool) -> I
         yield _chunk(stamp, choice["index"], {}, include_usage=include_usage, finish=choice["finish_reason"])
     if include_usage:
         yield {**_envelope(stamp), "choices": [], "usage": completion["usage"]}
-
-
-def pieces(text: str) -> list[str]:
-    """Pieces of a few words that join to the text exactly and never split a character as people see it."""
-    return _PIECE.findall(text)
 
 
 def _deltas(message: chat.MessageOut) -> Iterator[chat.Delta]:

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.chunks import closing_chunks, heartbeat_after, opening_chunks, pieces
+from proxy.translate.chunks import closing_chunks, heartbeat_after, opening_chunks
 from proxy.translate.reply import Stamp
 from tests.folding import fold
 
@@ -64,18 +63,6 @@ def test_folding_the_chunks_gives_the_completion(completion: Any, include_usage:
         *closing_chunks(completion, include_usage=include_usage),
     ]
     assert fold(chunks) == (completion if include_usage else {**completion, "usage": None})
-
-
-@given(TEXT)
-def test_pieces_join_to_the_text_exactly_and_never_split_a_character(text: str) -> None:
-    found = pieces(text)
-    assert "".join(found) == text
-    assert all(found)
-    assert sum(len(regex.findall(r"\X", piece)) for piece in found) == len(regex.findall(r"\X", text))
-
-
-def test_pieces_are_a_few_words_and_not_single_characters() -> None:
-    assert len(pieces("word " * 100)) == 25
 
 
 def test_no_list_in_a_delta_has_an_entry_without_an_integer_index() -> None:
