@@ -12,7 +12,6 @@ from proxy.api.http.responses import Delivery, EventStream, Pace, unless_disconn
 from proxy.errors import Overloaded, ProxyError
 from tests.waiting import until
 
-
 AT_ONCE = Pace()
 
 
