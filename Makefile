@@ -51,19 +51,21 @@ bench-chat: $(VENV)/development ## Measure requests a second and CPU time for ea
 bench-waiting: $(VENV)/development ## Measure what thousands of waiting requests cost
 	$(BIN)/python -m benchmarks.bench_waiting
 
-check: $(VENV)/development ## Format, lint, types, import rules
+check: $(VENV)/development ## Format, lint, types, import rules, lock files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	for file in requirements.txt requirements-dev.txt requirements-build.txt; do $(BIN)/python .ci/check_locks.py $$file || exit 1; done
 
-format: $(VENV)/development ## Format and mend what can be mended
+format: $(VENV)/development ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 lock: $(VENV)/development ## Make the lock files anew from pyproject.toml
 	$(COMPILE) pyproject.toml --output-file requirements.txt
 	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.txt
+	$(COMPILE) --group build -c requirements-dev.txt --output-file requirements-build.txt
 	$(COMPILE) $(BROWSER_TESTS)/requirements.in -c requirements-dev.txt --output-file requirements-browser.txt
 
 lock-clients: $(VENV)/development $(CLIENTS)/installed ## Make the clients' lock files anew, at their current releases
@@ -93,6 +95,7 @@ $(VENV)/development: requirements-dev.txt | $(BIN)/python
 $(BROWSER)/installed: requirements-dev.txt requirements-browser.txt
 	@test -x $(BROWSER)/bin/python || $(PYTHON) -m venv $(BROWSER)
 	$(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt -r requirements-browser.txt
+	$(BROWSER)/bin/python .ci/check_locks.py requirements-dev.txt requirements-browser.txt
 	@touch $@
 
 $(CLIENTS)/installed: requirements-clients.txt
@@ -108,5 +111,6 @@ $(NODE_TESTS)/node_modules/installed: $(NODE_TESTS)/package-lock.json $(CLIENTS)
 define install_clients
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+	$(1)/bin/python .ci/check_locks.py $(2)
 	@touch $(1)/installed
 endef

@@ -46,10 +46,8 @@ from proxy.catalog import load_catalog
 from proxy.console.recent import RecentRequests
 from proxy.console.routes import console_routes
 from proxy.console.services import ConsoleServices
-from proxy.endpoints.cipher import Cipher
-from proxy.endpoints.store import Endpoints
 from proxy.errors import InvalidApiKey, PermissionDenied, UpstreamError
-from proxy.inference.endpoints import Endpoint
+from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency, IdempotencyOptions
 from proxy.inference.request import Rules
 from proxy.inference.router import Router
@@ -58,6 +56,7 @@ from proxy.metrics import Metrics, show_metrics
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.settings import Settings, config_folder, is_loopback
 from proxy.storage import Records, Store, open_storage
+from proxy.storage.cipher import Cipher
 from proxy.webhooks import PATH as WEBHOOK_PATH
 from proxy.webhooks import Deliveries, take_delivery
 

@@ -9,7 +9,7 @@ from typing import Literal, TextIO
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-_CHATTY = ("httpx", "httpcore", "httpx2", "httpcore2", "anthropic", "aiohttp", "sse_starlette", "asyncio", "uvicorn")
+_CHATTY = ("httpx", "httpcore", "httpx2", "httpcore2", "anthropic", "aiohttp", "asyncio", "uvicorn")
 """Libraries that log every poll at info, every chunk at debug, or say again what the banner says."""
 
 

@@ -205,7 +205,7 @@ class ThinkingSettings(_Section):
 class SchemaSettings(_Section):
     """Bounds on what clients' JSON Schemas may be; over the first four is a 400 `invalid_json_schema`."""
 
-    max_bytes: int = Field(131_072, ge=1, description="Largest schema, as compact JSON.")
+    max_bytes: int = Field(1_048_576, ge=1, description="Largest schema, as compact JSON.")
     max_depth: int = Field(128, ge=1, le=200, description="Most levels of nesting in a schema.")
     max_properties: int = Field(5_000, ge=1, description="Most properties declared in one schema.")
     max_alternatives: int = Field(1_000, ge=1, description="Most members of one `anyOf`, `oneOf` or `allOf`.")

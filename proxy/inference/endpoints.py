@@ -1,15 +1,17 @@
 """Named endpoints: a service, a model, credentials, a rate limit and default settings, bound to a name once; and their store."""
 
+import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
 import structlog
 from pydantic import BaseModel, ConfigDict
 
-from proxy.endpoints.cipher import CannotDecrypt, Cipher, NoSecret
 from proxy.errors import InternalError, Overloaded
 from proxy.inference.request import Request
 from proxy.storage import Records
+from proxy.storage.cipher import CannotDecrypt, Cipher, NoSecret
 
 ServiceName = Literal["narrative", "anthropic"]
 TaskType = Literal["completion", "chat_completion"]
@@ -78,15 +80,20 @@ class Endpoints:
     async def add(self, endpoint: Endpoint, api_key: str | None) -> bool:
         """Store a new endpoint with its credential; False, and nothing stored, when there is one of that id."""
         try:
-            sealed = None if api_key is None else self._cipher.encrypt(api_key)
+            sealed = None if api_key is None else await asyncio.to_thread(self._cipher.encrypt, api_key)
         except NoSecret as error:
             raise _no_secret(error) from error
         stored = endpoint.model_copy(update={"sealed_key": sealed}).model_dump_json(exclude_none=True)
         return await self._records.compare_and_set(_RECORD, endpoint.id, None, stored)
 
     async def find(self, name: str) -> Endpoint | None:
+        """The endpoint of that id; its credential can then be decrypted without delay."""
         stored = await self._records.get(_RECORD, name)
-        return None if stored is None else Endpoint.model_validate_json(stored)
+        endpoint = None if stored is None else Endpoint.model_validate_json(stored)
+        if endpoint and endpoint.sealed_key and not self._cipher.is_quick(endpoint.sealed_key):
+            with suppress(NoSecret, CannotDecrypt):  # `api_key` tells those who need it
+                await asyncio.to_thread(self._cipher.decrypt, endpoint.sealed_key)
+        return endpoint
 
     async def all(self) -> list[Endpoint]:
         """All of them, in the order of their ids."""

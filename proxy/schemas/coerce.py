@@ -1,30 +1,31 @@
-"""Correcting the spelling of a value: "3" for 3, "true" for true, JSON text for an object, null for an absent property.
+"""Turning an answer into what the client's schema means: aliases undone, and spelling corrected.
 
-The walk follows the original schema. At each place it collects what the value may have been meant to be, keeps the candidate with the
-fewest validation errors there, and leaves the value alone when two different candidates are equally good.
+"3" for 3, "true" for true, JSON text for an object, null for an absent property: the walk follows the original schema. At each place it
+collects what the value may have been meant to be, keeps the candidate with the fewest validation errors there, and leaves the value alone
+when two different candidates are equally good.
 """
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
+from proxy.errors import SchemaTooComplex
 from proxy.schemas.compile import CompiledSchema
 from proxy.schemas.document import Document
-from proxy.schemas.patterns import pattern
-from proxy.schemas.validate import Checker, StepsExhausted
-from proxy.schemas.values import Budget, Json, identity, is_integer
+from proxy.schemas.validate import STEPS, Evaluator, StepsExhausted
+from proxy.schemas.values import Budget, Json, JsonObject, is_integer
 
-_STEPS = 50_000
-"""Keywords evaluated for one value."""
 _MAX_ROUNDS = 4
 _MAX_ERRORS = 200
+_MAX_INTEGER = 2**63 - 1
+"""What JSON writers hold exactly."""
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?")
 
 
 def coerce(compiled: CompiledSchema, instance: object, budget: Budget | None = None) -> object:
-    """Correct the spelling of a value where the original schema leaves no doubt.
+    """Undo the aliases of property names, and correct the spelling of a value where the original schema leaves no doubt.
 
     Args:
         compiled: from `compile_schema` or `compile_parameters`.
@@ -32,21 +33,104 @@ def coerce(compiled: CompiledSchema, instance: object, budget: Budget | None = N
         budget: the request's; None: a budget for this value alone.
 
     Returns:
-        A value with fewer validation errors, or the very same instance.
+        A value with fewer validation errors, or the very same instance. Whole floats are integers where the schema asks for integers.
     """
     if compiled.must_be_object and isinstance(instance, str):
         instance = next((value for value in _parsed(instance) if isinstance(value, dict)), instance)
+    evaluator = Evaluator(compiled.document, STEPS, budget or Budget())
+    root = compiled.document.root
     try:
-        return _Coercer(compiled.document, Checker(compiled.document, _STEPS)).coerced(compiled.document.root, instance)
-    except (StepsExhausted, RecursionError):
+        if compiled.aliases or compiled.json_texts:
+            instance = _restored(compiled, [compiled.schema], instance)
+        instance = _Coercer(compiled.document, evaluator).coerced(root, instance)
+        return (
+            _Integers(compiled.document, evaluator).converted(root, instance)
+            if _has_whole_float(instance)
+            else instance
+        )
+    except (StepsExhausted, SchemaTooComplex, RecursionError):
         return instance
 
 
+# ---------------------------------------------------------------- names and forms that stood in for the client's
+
+
+def _restored(compiled: CompiledSchema, schemas: list[JsonObject], value: Json) -> Json:
+    """The value with the client's property names, and with the values that were asked for as JSON text.
+
+    Free property names are left alone, even where one equals an alias.
+
+    Args:
+        schemas: the compiled schemas that apply to the value; alternatives may all apply.
+    """
+    schemas = [*schemas, *(option for schema in schemas for option in schema.get("anyOf", ()))]
+    if isinstance(value, str) and any(id(schema) in compiled.json_texts for schema in schemas):
+        return next((parsed for parsed in _parsed(value) if isinstance(parsed, dict | list)), value)
+    if isinstance(value, list):
+        items = _parts(schemas, "items")
+        return _unless_same(value, [_restored(compiled, items, item) for item in value])
+    if not isinstance(value, dict):
+        return value
+    members, others = _parts(schemas, "properties"), _parts(schemas, "additionalProperties")
+    restored = {}
+    for name, item in value.items():
+        declared = [properties[name] for properties in members if name in properties]
+        original = compiled.aliases.get(name, name) if declared else name
+        restored[name if original in value else original] = _restored(compiled, declared or others, item)
+    return _unless_same(value, restored)
+
+
+def _unless_same(value: Json, changed: Json) -> Json:
+    """The changed list or object, or the value where all its parts are the very same."""
+    if isinstance(value, dict):
+        same = all(name in changed and changed[name] is item for name, item in value.items())
+    else:
+        same = all(new is old for new, old in zip(changed, value, strict=True))
+    return value if same else changed
+
+
+def _parts(schemas: list[JsonObject], keyword: str) -> list[JsonObject]:
+    return [schema[keyword] for schema in schemas if isinstance(schema.get(keyword), dict)]
+
+
+# ---------------------------------------------------------------- spelling
+
+
 @dataclass(frozen=True, slots=True)
-class _Coercer:
+class _Walker:
+    """The schemas that apply to a value and to its parts."""
+
     document: Document
-    checker: Checker
+    evaluator: Evaluator
     _known: dict[tuple[int, int], tuple[Json, Json]] = field(default_factory=dict)
+
+    def _in_place(self, schema: JsonObject) -> list[Json]:
+        """The schemas that apply to the same value."""
+        keywords = self.document.keywords[id(schema)]
+        targets = [self.document.targets[id(schema)]] if "$ref" in keywords else []
+        targets += [self.evaluator.dynamic_target(schema)] if "$dynamicRef" in keywords else []
+        branches = [keywords[keyword] for keyword in ("then", "else") if keyword in keywords]
+        members = [member for keyword in ("allOf", "anyOf", "oneOf") for member in keywords.get(keyword, ())]
+        return [*members, *branches, *keywords.get("dependentSchemas", {}).values(), *targets]
+
+    def _of_property(self, schema: JsonObject, name: str) -> list[Json]:
+        """The schemas that apply to a property."""
+        keywords = self.document.keywords[id(schema)]
+        patterned = keywords.get("patternProperties", {})
+        found = [member for source, member in patterned.items() if self.evaluator.found_in(source, name)]
+        if name in keywords.get("properties", {}):
+            found.append(keywords["properties"][name])
+        return found or [keywords.get("additionalProperties", True)]
+
+    def _of_item(self, schema: JsonObject, index: int) -> Json:
+        """The schema that applies to an item."""
+        keywords = self.document.keywords[id(schema)]
+        prefix = keywords.get("prefixItems", ())
+        return prefix[index] if index < len(prefix) else keywords.get("items", True)
+
+
+class _Coercer(_Walker):
+    """Corrects spelling."""
 
     def coerced(self, schema: Json, value: Json) -> Json:
         """The value as it fits the schema best; found once for each of the two."""
@@ -58,7 +142,7 @@ class _Coercer:
             self._known[id(schema), id(value)] = known
         return known[0]
 
-    def _coerced(self, schema: Json, value: Json) -> Json:
+    def _coerced(self, schema: JsonObject, value: Json) -> Json:
         errors = self._count_errors(schema, value)
         for _ in range(_MAX_ROUNDS):
             if not errors:
@@ -70,25 +154,24 @@ class _Coercer:
         return value
 
     def _count_errors(self, schema: Json, value: Json) -> int:
-        """How many errors the value has, as far as they are counted."""
-        if isinstance(schema, bool):
-            return 0 if schema else 1
-        return sum(1 for _ in islice(self.checker.errors(value, schema), _MAX_ERRORS))
+        """How many validation errors the value has, as far as they are counted."""
+        failures = (failure for failure in self.evaluator.failures(schema, value) if failure.note is None)
+        return sum(1 for _ in islice(failures, _MAX_ERRORS))
 
     def _best(self, schema: Json, candidates: Iterator[Json], errors: int) -> tuple[int, Json] | None:
         """The candidate with the fewest errors, if it has fewer; None too when different ones would be right."""
-        distinct = {identity(candidate): candidate for candidate in candidates}
+        distinct = {self.evaluator.key(candidate): candidate for candidate in candidates}
         scored = [(self._count_errors(schema, candidate), candidate) for candidate in distinct.values()]
         least = min((score for score, _ in scored), default=errors)
         best = [candidate for score, candidate in scored if score == least]
         return (least, best[0]) if least < errors and (least or len(best) == 1) else None
 
-    def _tiers(self, schema: Json, value: Json) -> Iterator[Iterator[Json]]:
+    def _tiers(self, schema: JsonObject, value: Json) -> Iterator[Iterator[Json]]:
         """What the value may have been meant to be: first by its parts and spelling, and only then as the one item of a list."""
         yield self._meant(schema, value)
         yield self._wrapped(schema, value)
 
-    def _meant(self, schema: Json, value: Json) -> Iterator[Json]:
+    def _meant(self, schema: JsonObject, value: Json) -> Iterator[Json]:
         for member in self._in_place(schema):
             yield self.coerced(member, value)
         if isinstance(value, dict):
@@ -97,13 +180,14 @@ class _Coercer:
             yield {name: item for name, item in whole.items() if not self._is_superfluous(schema, name, item)}
         elif isinstance(value, list):
             yield [self._part([self._of_item(schema, index)], item) for index, item in enumerate(value)]
-        for spelling in _spellings(schema, value):
+        for spelling in _spellings(self.document.keywords[id(schema)], value):
             yield self.coerced(schema, spelling) if isinstance(spelling, dict | list) else spelling
 
-    def _wrapped(self, schema: Json, value: Json) -> Iterator[Json]:
+    def _wrapped(self, schema: JsonObject, value: Json) -> Iterator[Json]:
         """The value as the one item of a list, where it is an item as it stands and no list in words."""
         items = self._of_item(schema, 0)
-        if "array" not in _types(schema) or isinstance(value, list | None) or isinstance(items, bool) or not items:
+        types = _types(self.document.keywords[id(schema)])
+        if "array" not in types or isinstance(value, list | None) or isinstance(items, bool) or not items:
             return
         if not (isinstance(value, str) and re.search(r"[,;\n]", value)):
             yield [value]
@@ -113,62 +197,77 @@ class _Coercer:
             value = self.coerced(schema, value)
         return value
 
-    def _is_superfluous(self, schema: Json, name: str, value: Json) -> bool:
+    def _is_superfluous(self, schema: JsonObject, name: str, value: Json) -> bool:
         """Whether a property is null, which the schema forbids, and need not be there."""
-        if value is not None or name in self.document.draft.keywords(schema).get("required", ()):
+        if value is not None or name in self.document.keywords[id(schema)].get("required", ()):
             return False
         return any(self._count_errors(member, None) for member in self._of_property(schema, name))
 
-    def _in_place(self, schema: Json) -> list[Json]:
-        """The schemas that checker the same value."""
-        keywords = self.document.draft.keywords(schema)
-        branches = [keywords[keyword] for keyword in ("then", "else") if keyword in keywords]
-        targets = [self.document.targets[id(schema)]] if "$ref" in keywords else []
-        return [
-            *(member for keyword in ("allOf", "anyOf", "oneOf") for member in keywords.get(keyword, ())),
-            *branches,
-            *targets,
-        ]
 
-    def _of_property(self, schema: Json, name: str) -> list[Json]:
-        """The schemas that checker a property."""
-        keywords = self.document.draft.keywords(schema)
-        found = [
-            member for source, member in keywords.get("patternProperties", {}).items() if pattern(source).found_in(name)
-        ]
-        if name in keywords.get("properties", {}):
-            found.append(keywords["properties"][name])
-        return found or [keywords.get("additionalProperties", True)]
+class _Integers(_Walker):
+    """Turns whole floats into integers where a schema that the value matches asks for integers, and into listed values."""
 
-    def _of_item(self, schema: Json, index: int) -> Json:
-        """The schema that judges an item."""
-        keywords = self.document.draft.keywords(schema)
-        items = keywords.get("items", True)
-        prefix, rest = (
-            (items, keywords.get("additionalItems", True))
-            if isinstance(items, list)
-            else (keywords.get("prefixItems", []), items)
-        )
-        return prefix[index] if index < len(prefix) else rest
+    def converted(self, schema: Json, value: Json) -> Json:
+        """The value, itself where nothing is to be turned."""
+        if isinstance(schema, bool) or not isinstance(value, float | dict | list):
+            return value
+        known = self._known.get((id(schema), id(value)))
+        if known is None:
+            known = self._known[id(schema), id(value)] = (self._converted(schema, value), value)
+        return known[0]
+
+    def _converted(self, schema: JsonObject, value: Json) -> Json:
+        if isinstance(value, float):
+            value = self._number(self.document.keywords[id(schema)], value)
+        elif isinstance(value, dict):
+            members = {name: self._part(self._of_property(schema, name), item) for name, item in value.items()}
+            value = _unless_same(value, members)
+        else:
+            items = [self._part([self._of_item(schema, index)], item) for index, item in enumerate(value)]
+            value = _unless_same(value, items)
+        return self._part([m for m in self._in_place(schema) if self.evaluator.outcome(m, value) is not False], value)
+
+    def _part(self, schemas: list[Json], value: Json) -> Json:
+        for schema in schemas:
+            value = self.converted(schema, value)
+        return value
+
+    def _number(self, keywords: JsonObject, value: float) -> int | float:
+        if not value.is_integer() or abs(value) > _MAX_INTEGER:
+            return value
+        types = _types(keywords)
+        listed = [*keywords.get("enum", ()), keywords.get("const")]
+        is_listed = any(isinstance(item, int) and not isinstance(item, bool) and item == value for item in listed)
+        return int(value) if is_listed or ("integer" in types and "number" not in types) else value
 
 
-def _types(schema: Json) -> frozenset[str]:
-    named = schema.get("type", ())
-    types = frozenset([named] if isinstance(named, str) else named)
-    return types | {"null"} if types and schema.get("nullable") is True else types
+def _has_whole_float(value: Json) -> bool:
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            left.extend(item.values())
+        elif isinstance(item, list):
+            left.extend(item)
+        elif isinstance(item, float) and item.is_integer():
+            return True
+    return False
 
 
-def _spellings(schema: Json, value: Json) -> Iterator[Json]:
+def _types(keywords: JsonObject) -> frozenset[str]:
+    named = keywords.get("type", ())
+    return frozenset([named] if isinstance(named, str) else named)
+
+
+def _spellings(keywords: Mapping[str, Json], value: Json) -> Iterator[Json]:
     """What the value is when read as one of the types or listed values of the schema."""
-    types = _types(schema)
+    types = _types(dict(keywords))
     if isinstance(value, str):
-        yield from (parsed for parsed in _parsed(value) if _type_of(parsed) & types)
+        yield from (parsed for parsed in _parsed(value) if _type_names(parsed) & types)
     elif isinstance(value, bool | int) and "string" in types:
         yield json.dumps(value)
-    elif isinstance(value, float) and value.is_integer() and "integer" in types:
-        yield int(value)
     if not isinstance(value, dict | list):
-        listed = [*schema.get("enum", ()), *([schema["const"]] if "const" in schema else ())]
+        listed = [*keywords.get("enum", ()), *([keywords["const"]] if "const" in keywords else ())]
         alike = [item for item in listed if not isinstance(item, dict | list) and _spelled(item) == _spelled(value)]
         yield from alike if len(alike) == 1 else ()
 
@@ -178,7 +277,7 @@ def _spelled(value: Json) -> str:
     return (value if isinstance(value, str) else json.dumps(value)).strip().casefold()
 
 
-def _type_of(value: Json) -> set[str]:
+def _type_names(value: Json) -> set[str]:
     match value:
         case None:
             return {"null"}

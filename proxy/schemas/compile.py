@@ -2,17 +2,17 @@
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from threading import Lock
-from typing import Literal
 
 import orjson
 
 from proxy.errors import InvalidRequest, SchemaTooComplex
 from proxy.schemas.document import Document, read_document
 from proxy.schemas.read import MAX_LEVELS, Expansion, Reader
-from proxy.schemas.shapes import ALL_TYPES, intersect, of_types
+from proxy.schemas.shapes import ALL_TYPES, ANYTHING, intersect, of_types
 from proxy.schemas.values import (
     DEFAULT_LIMITS,
     Budget,
@@ -24,10 +24,7 @@ from proxy.schemas.values import (
     TooLarge,
     format_path,
 )
-from proxy.schemas.write import Writer, Written, move_bounds
-
-Dialect = Literal["documented", "full"]
-"""What the compiled schema may use. `documented`: what contract narrative.md lists. `full`: also `anyOf`, `const` and `format`."""
+from proxy.schemas.write import Dialect, Writer, Written, move_bounds
 
 _HEAVY_BYTES = 16_384
 _STEPS = 20_000
@@ -46,6 +43,9 @@ class CompiledSchema:
         original: the schema as the client sent it.
         lossy: it accepts values that the original does not.
         document: the original as it was read, for validation.
+        aliases: the property names in `schema` that stand for a name which upstreams refuse → the client's name; `coerce` undoes them.
+        json_texts: id() of the parts of `schema` that ask for JSON text where the client's schema asks for any object or value;
+            `coerce` parses it.
         must_be_object: a value must be an object, though the original does not say so (parameters of a tool).
         limits: the bounds it was compiled under.
     """
@@ -55,6 +55,8 @@ class CompiledSchema:
     original: Json
     lossy: bool
     document: Document = field(repr=False, compare=False)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    json_texts: Mapping[int, JsonObject] = field(default_factory=dict, repr=False, compare=False)
     must_be_object: bool = False
     limits: SchemaLimits = DEFAULT_LIMITS
 
@@ -225,8 +227,9 @@ def _serialized_slowly(schema: object) -> bytes:
 def _compile(data: bytes, options: _Options, budget: Budget) -> CompiledSchema | _Refusal:
     limits = options.limits
     try:
-        document = read_document(data, limits)
-        written, must_be_object = _written(document, options, budget)
+        document = read_document(data, limits, budget)
+        attempts = _Attempts(document, options, _STEPS + len(data) // 4, budget)
+        written, writer = attempts.best()
     except SchemaError as error:
         return _Refusal(error.with_traceback(None))
     except TooLarge:
@@ -245,7 +248,9 @@ def _compile(data: bytes, options: _Options, budget: Budget) -> CompiledSchema |
         original=json.loads(data),
         lossy=not written.exact,
         document=document,
-        must_be_object=must_be_object,
+        aliases={alias: name for name, alias in writer.aliases.items()},
+        json_texts=writer.json_texts,
+        must_be_object=attempts.must_be_object,
         limits=limits,
     )
 
@@ -262,42 +267,57 @@ def _as_parameters(schema: JsonObject, document: Document) -> JsonObject:
     return {**{key: value for key, value in schema.items() if key != "additionalProperties"}, "properties": {}}
 
 
-def _written(document: Document, options: _Options, budget: Budget) -> tuple[Written, bool]:
-    """The document in the dialect, its references followed as far as the size allows; and whether it had to be made an object.
+class _Attempts:
+    """Writes a document in a dialect, in as much detail as the size and the steps allow."""
 
-    Raises:
-        TooLarge: it is too large even with no references followed.
-    """
-    full, limits = options.dialect == "full", options.limits
-    reader = Reader(document, full, Memo(_STEPS, budget))
-    untyped = options.parameters and reader.outline(document.root).types == ALL_TYPES
+    def __init__(self, document: Document, options: _Options, steps: int, budget: Budget) -> None:
+        self._document = document
+        self._options = options
+        self._steps = steps
+        self._budget = budget
+        outline = self._reader(steps).outline(document.root) if options.parameters else ANYTHING
+        self.must_be_object = options.parameters and outline.types == ALL_TYPES
+        """The parameters of a tool do not say that they are an object."""
 
-    def write(reader: Reader, writer: Writer, recursions: int, references: int | None) -> Written:
-        shape = reader.read(document.root, Expansion(MAX_LEVELS, recursions, references))
-        return writer.write(intersect(shape, of_types("object"), reader.memo) if untyped else shape)
+    def best(self) -> tuple[Written, Writer]:
+        """The most detailed form: recursive definitions to as many levels as fit; or else with fewer references followed.
 
-    best = None
-    writer = Writer(full, limits.note_chars, min(limits.unrolled_bytes, limits.max_compiled_bytes))
-    for recursions in range(_deepest(document, limits) + 1):
+        Raises:
+            TooLarge: it is too large even with no references followed.
+        """
+        limits, best = self._options.limits, None
+        reader = self._reader(self._steps)
+        writer = self._writer(reader, min(limits.unrolled_bytes, limits.max_compiled_bytes))
         try:
-            best = write(reader, writer, recursions, None)
+            for recursions in range(self._deepest() + 1):
+                best = self._write(reader, writer, recursions, None)
         except TooLarge:
-            break
-    if best is not None:
-        return best, untyped
-    for references in (None, 6, 3, 2, 1, 0):
-        try:
-            reader, writer = (
-                Reader(document, full, Memo(_STEPS, budget)),
-                Writer(full, limits.note_chars, limits.max_compiled_bytes),
-            )
-            return write(reader, writer, 0, references), untyped
-        except TooLarge:
-            continue
-    raise TooLarge
+            pass
+        return (best, writer) if best is not None else self._with_fewer_references()
 
+    def _with_fewer_references(self) -> tuple[Written, Writer]:
+        for references in (None, 6, 2, 0):
+            reader = self._reader(self._steps)
+            writer = self._writer(reader, self._options.limits.max_compiled_bytes)
+            try:
+                return self._write(reader, writer, 0, references), writer
+            except TooLarge:
+                continue
+        raise TooLarge
 
-def _deepest(document: Document, limits: SchemaLimits) -> int:
-    """How many references to recursive definitions are followed, one inside the other, at most."""
-    others = len(document.recursive) - 1
-    return limits.recursion_depth + min(others, _MAX_EXTRA) if others >= 0 else 0
+    def _reader(self, steps: int) -> Reader:
+        return Reader(self._document, self._options.dialect != "documented", Memo(steps, self._budget))
+
+    def _writer(self, reader: Reader, max_bytes: int) -> Writer:
+        return Writer(
+            self._options.dialect, self._options.limits.note_chars, max_bytes, reader.memo, self._document.names
+        )
+
+    def _write(self, reader: Reader, writer: Writer, recursions: int, references: int | None) -> Written:
+        shape = reader.read(self._document.root, Expansion(MAX_LEVELS, recursions, references))
+        return writer.write(intersect(shape, of_types("object"), reader.memo) if self.must_be_object else shape)
+
+    def _deepest(self) -> int:
+        """How many references to recursive definitions are followed, one inside the other, at most."""
+        others = len(self._document.recursive) - 1
+        return self._options.limits.recursion_depth + min(others, _MAX_EXTRA) if others >= 0 else 0

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from proxy.schemas.shapes import ALL_TYPES, TYPES, Arrays, Numbers, Objects, Shape, Strings
 from proxy.schemas.values import Json, JsonType
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _MAX_VALUES = 12
 _MAX_NAMES = 16
 _MAX_ALTERNATIVES = 12
 _DEPTH = 2
+_ROOM = 600
+"""Characters of one description; what is longer ends in an ellipsis. It also bounds the time that describing takes."""
 
 
 def cut(text: str, length: int) -> str:
@@ -19,84 +22,96 @@ def cut(text: str, length: int) -> str:
 
 def quoted(value: Json, length: int = 80) -> str:
     """A value as JSON, cut when long."""
-    return cut(json.dumps(value, ensure_ascii=False), length)
+    if isinstance(value, str):
+        return cut(json.dumps(value[: length + 1], ensure_ascii=False), length)
+    text = ""
+    for chunk in _ENCODER.iterencode(value):  # as far as it is needed: a listed value can be large
+        text += chunk
+        if len(text) > length:
+            break
+    return cut(text, length)
 
 
-def describe(shape: Shape, depth: int = _DEPTH) -> str:
-    """A shape in a few words, such as `{kind: "cat", lives?: integer} | null`."""
-    text = _plain_words(shape, depth)
+def sentence(text: str) -> str:
+    """`integer` → `Integer.`"""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def describe(shape: Shape, depth: int = _DEPTH, room: int = _ROOM) -> str:
+    """A shape in a few words, such as `{kind: "cat", lives?: integer} | null`.
+
+    Args:
+        depth: levels of nesting described.
+        room: about how many characters are wanted; a longer description may be incomplete.
+    """
+    text = _described(shape, depth, room)
     if shape.title and shape.types == {"object"} and depth:
         text = f"{cut(shape.title, 60)} {text}".removesuffix(" object")
-    if shape.values is not None and shape.description:
-        text = f"{text} ({cut(shape.description, 80)})"
+    if depth == _DEPTH or shape.values is not None:
+        asides = [
+            cut(aside, 80).rstrip(".") for aside in (shape.description, *shape.notes[:3]) if aside and not shape.options
+        ]
+        text = f"{text} ({'; '.join(asides)})" if asides else text
     return text
 
 
-def _plain_words(shape: Shape, depth: int) -> str:
+def _described(shape: Shape, depth: int, room: int) -> str:
     if shape.options:
-        return alternatives(shape.options, depth)
+        return alternatives(shape.options, depth, room)
     if shape.values is not None:
         shown = " | ".join(quoted(value, 40) for value in shape.values[:_MAX_VALUES])
         return shown + (" | …" if len(shape.values) > _MAX_VALUES else "") if shape.values else "nothing"
     if shape.types == ALL_TYPES:
-        parts = [text for kind in TYPES if (text := _kind_words(shape, kind, depth)) != _BARE[kind]]
+        parts = [text for name in TYPES if (text := _typed(shape, name, depth, room)) != name]
         return " | ".join(parts) or "any"
-    return " | ".join(_kind_words(shape, kind, depth) for kind in TYPES if kind in shape.types) or "nothing"
+    return " | ".join(_typed(shape, name, depth, room) for name in TYPES if name in shape.types) or "nothing"
 
 
-_BARE = {
-    "object": "object",
-    "array": "array",
-    "string": "string",
-    "number": "number",
-    "boolean": "boolean",
-    "null": "null",
-}
-
-
-def _kind_words(shape: Shape, kind: JsonType, depth: int) -> str:
-    match kind:
+def _typed(shape: Shape, name: JsonType, depth: int, room: int) -> str:
+    match name:
         case "object":
-            return _object_words(shape.objects, depth)
+            return _object(shape.objects, depth, room)
         case "array":
-            return _array_words(shape.arrays, depth)
+            return _array(shape.arrays, depth, room)
         case "string":
             return " ".join(["string", *string_bounds(shape.strings)])
         case "number":
             return " ".join(["integer" if shape.numbers.integer else "number", *number_bounds(shape.numbers)])
         case _:
-            return kind
+            return name
 
 
-def _object_words(objects: Objects, depth: int) -> str:
+def _object(objects: Objects, depth: int, room: int) -> str:
     names = list(dict.fromkeys((*objects.properties, *objects.required)))
     names = [name for name in names if not objects.at(name).empty]
     if not depth or not (names or objects.others):
         return "object"
     if not names:
-        return (
-            "object"
-            if objects.others is None or objects.others.empty
-            else f"{{[name]: {describe(objects.others, depth - 1)}}}"
-        )
-    parts = [_property_words(objects, name, depth) for name in names[:_MAX_NAMES]]
-    return "{" + ", ".join(parts + ["…"] * (len(names) > _MAX_NAMES)) + "}"
+        if objects.others is None or objects.others.empty:
+            return "object"
+        return f"{{[name]: {describe(objects.others, depth - 1, room)}}}"
+    parts: list[str] = []
+    for name in names[:_MAX_NAMES]:
+        if room <= 0:
+            break
+        parts.append(_property(objects, name, depth, room))
+        room -= len(parts[-1]) + 2
+    return "{" + ", ".join(parts + ["…"] * (len(names) > len(parts))) + "}"
 
 
-def _property_words(objects: Objects, name: str, depth: int) -> str:
+def _property(objects: Objects, name: str, depth: int, room: int) -> str:
     key = name if name.isidentifier() else quoted(name)
-    value = describe(objects.at(name), depth - 1)
+    value = describe(objects.at(name), depth - 1, room)
     return f"{key}{'' if name in objects.required else '?'}" + (f": {value}" if value != "any" else "")
 
 
-def _array_words(arrays: Arrays, depth: int) -> str:
+def _array(arrays: Arrays, depth: int, room: int) -> str:
     bounds = " ".join(array_bounds(arrays))
     if arrays.items is None or not depth:
         return f"array {bounds}".rstrip()
-    items = describe(arrays.items, depth - 1)
-    return (f"({items})[]" if " " in items and not items.startswith("{") else f"{items}[]") + (
-        f" {bounds}" if bounds else ""
-    )
+    items = describe(arrays.items, depth - 1, room)
+    text = f"({items})[]" if " " in items and not items.startswith("{") else f"{items}[]"
+    return f"{text} {bounds}".rstrip()
 
 
 def string_bounds(strings: Strings) -> list[str]:
@@ -105,7 +120,7 @@ def string_bounds(strings: Strings) -> list[str]:
     return [
         *([f"of format {strings.format}"] if strings.format else []),
         *([f"of {_span(least, most, 'character', 'characters')}"] if least or most is not None else []),
-        *(f"matching {cut(pattern, 120)}" for pattern in strings.patterns),
+        *(f"matching {cut(pattern, 120)}" for pattern in strings.patterns[:4]),
     ]
 
 
@@ -137,14 +152,21 @@ def _span(least: int, most: int | None, one: str, many: str) -> str:
 
 def count_text(least: int, most: int | None, one: str, many: str) -> str:
     """`minProperties` and the like, as a sentence."""
-    text = _span(least, most, one, many)
-    return f"{text[0].upper()}{text[1:]}."
+    return sentence(_span(least, most, one, many))
 
 
-def alternatives(shapes: Iterable[Shape], depth: int = _DEPTH) -> str:
+def alternatives(shapes: Iterable[Shape], depth: int = _DEPTH, room: int = _ROOM) -> str:
     """Shapes divided by bars, each once."""
-    parts = list(dict.fromkeys(describe(shape, depth) for shape in shapes))
-    return " | ".join(parts[:_MAX_ALTERNATIVES] + ["…"] * (len(parts) > _MAX_ALTERNATIVES))
+    parts: dict[str, None] = {}
+    more = False
+    for shape in shapes:
+        if len(parts) == _MAX_ALTERNATIVES or room <= 0:
+            more = True
+            break
+        text = describe(shape, depth, room)
+        room -= 0 if text in parts else len(text) + 3
+        parts[text] = None
+    return " | ".join([*parts, "…"] if more else parts)
 
 
 def names(values: Sequence[str]) -> str:

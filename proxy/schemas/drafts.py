@@ -1,74 +1,35 @@
-"""The five drafts of JSON Schema: which keywords each has, what form their values must have, and where subschemas stand.
+"""The five drafts of JSON Schema: the form of each keyword's value, where subschemas stand, and every draft's keywords as those of 2020-12.
 
-The forms are the metaschemas as one table. Checking them is a walk of our own, not a run of the metaschema: it takes a tenth of the time,
-cannot overflow the stack, and its messages name the path and the form expected. Annotations (`title`, `examples`, …) of a wrong form
-are ignored, as they constrain no value.
+Checking forms is a walk of our own, not a run of the metaschema: it takes a tenth of the time, cannot overflow the stack, and its messages
+name the path and the form expected. Annotations (`title`, `examples`, …) of a wrong form are ignored, as they constrain no value. What
+generators commonly write into the wrong draft is accepted in all: boolean `exclusiveMinimum`, `items` as a list, `required` on a
+property, `type: "any"`, repeated values, boolean subschemas, `dependencies`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import jsonschema
-import referencing.jsonschema as specs
-from jsonschema.protocols import Validator
-from referencing import Specification
 
 from proxy.schemas.patterns import BadPattern, pattern
-from proxy.schemas.values import Json, Path, SchemaError, identity, is_integer
+from proxy.schemas.values import Json, JsonObject, Path, SchemaError, is_integer
+
+TYPE_NAMES = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One draft.
-
-    Attributes:
-        name: as it stands in the `$schema` URI, such as `draft-07`.
-        spec: how `referencing` reads ids and anchors in it.
-        validator: the checker of the `jsonschema` library for it.
-        rank: 4, 6, 7, 2019 or 2020.
-        companions: keywords that the library reads together with another, and does not list.
-    """
+    """One draft: its name in the `$schema` URI, and 4, 6, 7, 2019 or 2020."""
 
     name: str
-    spec: Specification[Any]
-    validator: type[Validator]
     rank: int
-    companions: frozenset[str]
 
     def knows(self, keyword: str) -> bool:
-        """Whether the draft gives the keyword a meaning for values; `nullable` (OpenAPI) has one in all."""
-        return keyword in self.validator.VALIDATORS or keyword in self.companions
-
-    @property
-    def ref_stands_alone(self) -> bool:
-        """Up to draft 7, whatever stands beside a `$ref` is ignored."""
-        return self.rank <= 7
-
-    def keywords(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """The keywords of a schema that have a meaning for values."""
-        if self.ref_stands_alone and "$ref" in schema:
-            return {"$ref": schema["$ref"]}
-        keywords = {keyword: value for keyword, value in schema.items() if self.knows(keyword)}
-        if "if" not in keywords:
-            keywords.pop("then", None)
-            keywords.pop("else", None)
-        return keywords
+        """Whether the draft gives the keyword a meaning; `nullable` (OpenAPI) and `dependencies` have one in all."""
+        since, _ = _KEYWORDS.get(keyword, (9999, None))
+        return since <= self.rank and not (keyword == "$recursiveRef" and self.rank > 2019)
 
 
-_ALL = frozenset({"nullable"})
-_EXCLUSIVE = frozenset({"exclusiveMinimum", "exclusiveMaximum"})
-_BRANCHES = frozenset({"then", "else"})
-_COUNTS = frozenset({"minContains", "maxContains"})
-
-LATEST = Draft("draft/2020-12", specs.DRAFT202012, jsonschema.Draft202012Validator, 2020, _ALL | _BRANCHES | _COUNTS)
-DRAFTS = (
-    Draft("draft-04", specs.DRAFT4, jsonschema.Draft4Validator, 4, _ALL | _EXCLUSIVE),
-    Draft("draft-06", specs.DRAFT6, jsonschema.Draft6Validator, 6, _ALL),
-    Draft("draft-07", specs.DRAFT7, jsonschema.Draft7Validator, 7, _ALL | _BRANCHES),
-    Draft("draft/2019-09", specs.DRAFT201909, jsonschema.Draft201909Validator, 2019, _ALL | _BRANCHES | _COUNTS),
-    LATEST,
-)
+LATEST = Draft("draft/2020-12", 2020)
+DRAFTS = (Draft("draft-04", 4), Draft("draft-06", 6), Draft("draft-07", 7), Draft("draft/2019-09", 2019), LATEST)
 
 
 def draft_named(uri: object) -> Draft | None:
@@ -78,21 +39,14 @@ def draft_named(uri: object) -> Draft | None:
     return next((draft for draft in DRAFTS if f"json-schema.org/{draft.name}/schema" in uri), None)
 
 
-TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+# ---------------------------------------------------------------- the form of each keyword's value
 
 Form = Callable[[Json], str | None]
 """Says what was expected, or None when the value is right. Subschemas are looked at on their own."""
 
 
-Forms = dict[str, Form]
-
-
 def _schema(value: Json) -> str | None:
     return None if isinstance(value, dict | bool) else "a schema (an object or a boolean)"
-
-
-def _schema_object(value: Json) -> str | None:
-    return None if isinstance(value, dict) else "a schema (an object)"
 
 
 def _schemas(value: Json) -> str | None:
@@ -123,6 +77,10 @@ def _number(value: Json) -> str | None:
     return None if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
 
 
+def _exclusive(value: Json) -> str | None:
+    return None if isinstance(value, int | float) else "a number, or true or false as in draft 4"
+
+
 def _positive(value: Json) -> str | None:
     return None if _number(value) is None and value > 0 else "a number above 0"
 
@@ -136,31 +94,24 @@ def _list(value: Json) -> str | None:
 
 
 def _names(value: Json) -> str | None:
-    right = isinstance(value, list) and all(isinstance(name, str) for name in value) and len(set(value)) == len(value)
-    return None if right else "a list of different property names"
+    return (
+        None if isinstance(value, list) and all(isinstance(name, str) for name in value) else "a list of property names"
+    )
 
 
-def _some_names(value: Json) -> str | None:
-    return _names(value) if value != [] else "a list of property names, not empty"
-
-
-def _some_values(value: Json) -> str | None:
-    right = isinstance(value, list) and value and len({identity(item) for item in value}) == len(value)
-    return None if right else "a list of different values, not empty"
+def _required(value: Json) -> str | None:
+    return None if isinstance(value, bool) else _names(value)
 
 
 def _names_by_name(value: Json) -> str | None:
-    return (
-        None
-        if isinstance(value, dict) and not any(map(_names, value.values()))
-        else "an object of lists of property names"
-    )
+    right = isinstance(value, dict) and not any(map(_names, value.values()))
+    return None if right else "an object of lists of property names"
 
 
 def _type(value: Json) -> str | None:
     names = value if isinstance(value, list) else [value]
-    right = names and all(isinstance(name, str) and name in TYPES for name in names) and len(set(names)) == len(names)
-    return None if right else "one of " + ", ".join(f'"{name}"' for name in TYPES) + ", or a list of them"
+    right = names and all(isinstance(name, str) and (name in TYPE_NAMES or name == "any") for name in names)
+    return None if right else "one of " + ", ".join(f'"{name}"' for name in TYPE_NAMES) + ", or a list of them"
 
 
 def _pattern(value: Json) -> str | None:
@@ -177,89 +128,44 @@ def _patterned(value: Json) -> str | None:
     return _object(value) or next(filter(None, map(_pattern, value)), None)
 
 
-_COMMON: Forms = {
-    "$ref": _string,
-    "$schema": _string,
-    "type": _type,
-    "multipleOf": _positive,
-    "maximum": _number,
-    "minimum": _number,
-    "maxLength": _count,
-    "minLength": _count,
-    "pattern": _pattern,
-    "maxItems": _count,
-    "minItems": _count,
-    "uniqueItems": _boolean,
-    "maxProperties": _count,
-    "minProperties": _count,
-    "definitions": _object,
-    "properties": _object,
-    "patternProperties": _patterned,
-    "dependencies": _object,
-    "format": _string,
-    "allOf": _schemas,
-    "anyOf": _schemas,
-    "oneOf": _schemas,
+def _any(_value: Json) -> str | None:
+    return None
+
+
+_KEYWORDS: Mapping[str, tuple[int, Form]] = {
+    **dict.fromkeys(("$ref", "$schema", "format"), (4, _string)),
+    **dict.fromkeys(("maximum", "minimum"), (4, _number)),
+    **dict.fromkeys(("exclusiveMaximum", "exclusiveMinimum"), (4, _exclusive)),
+    **dict.fromkeys(("maxLength", "minLength", "maxItems", "minItems", "maxProperties", "minProperties"), (4, _count)),
+    **dict.fromkeys(("definitions", "properties", "dependencies"), (4, _object)),
+    **dict.fromkeys(("allOf", "anyOf", "oneOf"), (4, _schemas)),
+    **dict.fromkeys(("additionalItems", "additionalProperties", "not"), (4, _schema)),
+    "type": (4, _type),
+    "nullable": (4, _any),
+    "enum": (4, _list),
+    "multipleOf": (4, _positive),
+    "pattern": (4, _pattern),
+    "uniqueItems": (4, _boolean),
+    "patternProperties": (4, _patterned),
+    "items": (4, _schema_or_list),
+    "required": (4, _required),
+    "$id": (6, _string),
+    "const": (6, _any),
+    **dict.fromkeys(("contains", "propertyNames"), (6, _schema)),
+    **dict.fromkeys(("if", "then", "else"), (7, _schema)),
+    **dict.fromkeys(("$anchor", "$recursiveRef"), (2019, _string)),
+    **dict.fromkeys(("$defs", "dependentSchemas"), (2019, _object)),
+    **dict.fromkeys(("maxContains", "minContains"), (2019, _count)),
+    **dict.fromkeys(("unevaluatedItems", "unevaluatedProperties", "contentSchema"), (2019, _schema)),
+    "$recursiveAnchor": (2019, _boolean),
+    "dependentRequired": (2019, _names_by_name),
+    **dict.fromkeys(("$dynamicRef", "$dynamicAnchor"), (2020, _string)),
+    "prefixItems": (2020, _schemas),
 }
+"""Keyword → the first draft that has it, the form of its value."""
 
-_DRAFT_4: Forms = _COMMON | {
-    "exclusiveMaximum": _boolean,
-    "exclusiveMinimum": _boolean,
-    "items": _schema_or_list,
-    "additionalItems": _schema,
-    "additionalProperties": _schema,
-    "required": _some_names,
-    "enum": _some_values,
-    "not": _schema_object,
-}
-
-_DRAFT_6: Forms = _COMMON | {
-    "$id": _string,
-    "exclusiveMaximum": _number,
-    "exclusiveMinimum": _number,
-    "items": _schema_or_list,
-    "additionalItems": _schema,
-    "additionalProperties": _schema,
-    "required": _names,
-    "enum": _list,
-    "not": _schema,
-    "contains": _schema,
-    "propertyNames": _schema,
-}
-
-_DRAFT_7: Forms = _DRAFT_6 | {"if": _schema, "then": _schema, "else": _schema}
-
-_DRAFT_2019: Forms = _DRAFT_7 | {
-    "$anchor": _string,
-    "$defs": _object,
-    "$recursiveRef": _string,
-    "$recursiveAnchor": _boolean,
-    "dependentSchemas": _object,
-    "dependentRequired": _names_by_name,
-    "maxContains": _count,
-    "minContains": _count,
-    "unevaluatedItems": _schema,
-    "unevaluatedProperties": _schema,
-    "contentSchema": _schema,
-}
-
-_DRAFT_2020: Forms = {name: form for name, form in _DRAFT_2019.items() if name != "additionalItems"} | {
-    "$dynamicRef": _string,
-    "$dynamicAnchor": _string,
-    "items": _schema,
-    "prefixItems": _schemas,
-}
-
-_FORMS: Mapping[int, Forms] = {
-    4: _DRAFT_4,
-    6: _DRAFT_6,
-    7: _DRAFT_7,
-    2019: _DRAFT_2019,
-    2020: _DRAFT_2020,
-}
-
-IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies"})
-"""Dialect_OUT whose subschemas checker the same value, not a part of it."""
+IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
+"""Keywords whose subschemas apply to the same value, not to a part of it."""
 _MAPS = frozenset({"properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"})
 _SUBSCHEMAS = (
     frozenset({"additionalProperties", "additionalItems", "items", "prefixItems", "contains", "propertyNames"})
@@ -269,42 +175,27 @@ _SUBSCHEMAS = (
 )
 
 
-def check_forms(schema: dict[str, Json], draft: Draft, place: Path) -> None:
+def check_forms(schema: JsonObject, draft: Draft, path: Path) -> None:
     """Check the keywords of one schema, not of its subschemas.
 
     Raises:
-        SchemaError: a keyword has a value that the draft's metaschema does not allow.
+        SchemaError: a keyword has a value that neither its draft's metaschema allows nor generators commonly write.
     """
-    forms = _FORMS[draft.rank]
     for keyword, value in schema.items():
-        form = forms.get(keyword)
-        expected = form(value) if form else None
+        expected = _KEYWORDS[keyword][1](value) if draft.knows(keyword) else None
         if expected:
-            raise SchemaError(f"expected {expected}{_hint(keyword, value)}", (*place, keyword))
-    if draft.rank == 4:
-        for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-            if exclusive in schema and bound not in schema:
-                raise SchemaError(f"expected `{bound}` beside `{exclusive}` (draft 4)", place)
+            raise SchemaError(f"expected {expected}", (*path, keyword))
 
 
-def _hint(keyword: str, value: Json) -> str:
-    if keyword.startswith("exclusive"):
-        return " (a boolean here is draft 4: name the draft in `$schema`)" if isinstance(value, bool) else ""
-    if keyword == "items" and isinstance(value, list):
-        return " (a list here is draft 2019-09 or older: use `prefixItems`, or name the draft in `$schema`)"
-    if keyword == "required" and isinstance(value, bool):
-        return " in the schema of the object (a boolean here is draft 3)"
-    return ""
-
-
-def subschemas(schema: dict[str, Json], draft: Draft) -> Iterator[tuple[Path, Json]]:
-    """(place from here, subschema) of all schemas directly inside one, those of definitions too.
+def subschemas(schema: JsonObject, draft: Draft) -> Iterator[tuple[Path, Json]]:
+    """(path from here, subschema) of all schemas directly inside one, those of definitions too.
 
     Raises:
-        SchemaError: something stands where a schema belongs.
+        SchemaError: something stands where a schema belongs; its path starts here.
     """
-    forms = _FORMS[draft.rank]
-    for keyword in _SUBSCHEMAS & schema.keys() & forms.keys():
+    for keyword in _SUBSCHEMAS & schema.keys():
+        if not draft.knows(keyword):
+            continue
         value = schema[keyword]
         if keyword in _MAPS:
             members: Iterator[tuple[Path, Json]] = (((keyword, name), member) for name, member in value.items())
@@ -312,18 +203,89 @@ def subschemas(schema: dict[str, Json], draft: Draft) -> Iterator[tuple[Path, Js
             members = (((keyword, index), member) for index, member in enumerate(value))
         else:
             members = iter([((keyword,), value)])
-        for place, member in members:
+        for path, member in members:
             if keyword == "dependencies" and not isinstance(member, dict | bool):
-                expected = (_some_names if draft.rank == 4 else _names)(member)
-                if expected:
-                    raise SchemaError(f"expected a schema or {expected}", place)
+                if expected := _names(member):
+                    raise SchemaError(f"expected a schema or {expected}", path)
                 continue
-            _check_is_schema(member, draft, place)
-            yield place, member
+            if expected := _schema(member):
+                raise SchemaError(f"expected {expected}", path)
+            yield path, member
 
 
-def _check_is_schema(value: Json, draft: Draft, place: Path) -> None:
-    booleans = draft.rank > 4 or place[0] in {"additionalProperties", "additionalItems"}
-    expected = (_schema if booleans else _schema_object)(value)
-    if expected:
-        raise SchemaError(f"expected {expected}", place)
+# ---------------------------------------------------------------- every draft as 2020-12
+
+_NO_CONSTRAINTS = frozenset(
+    {"$schema", "$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "definitions", "$defs", "contentSchema"}
+)
+
+
+def normalized_keywords(schema: JsonObject, draft: Draft) -> JsonObject:
+    """The keywords of one schema that constrain values, as draft 2020-12 spells them. Their subschemas are the schema's own objects."""
+    if draft.rank <= 7 and "$ref" in schema:
+        return {"$ref": schema["$ref"]}  # up to draft 7, keywords beside `$ref` are ignored
+    keywords = {
+        keyword: value for keyword, value in schema.items() if draft.knows(keyword) and keyword not in _NO_CONSTRAINTS
+    }
+    if "if" not in keywords:
+        keywords.pop("then", None)
+        keywords.pop("else", None)
+    if "$recursiveRef" in keywords:
+        keywords["$dynamicRef"] = keywords.pop("$recursiveRef")
+    _normalize_type(keywords)
+    _normalize_exclusive(keywords, "exclusiveMinimum", "minimum")
+    _normalize_exclusive(keywords, "exclusiveMaximum", "maximum")
+    _normalize_items(keywords)
+    _normalize_required(keywords)
+    if "dependencies" in keywords:
+        _normalize_dependencies(keywords)
+    return keywords
+
+
+def _normalize_type(keywords: JsonObject) -> None:
+    """`any` and `nullable` (which extends `type` only)."""
+    nullable = keywords.pop("nullable", None) is True
+    if "type" not in keywords:
+        return
+    types = keywords["type"] if isinstance(keywords["type"], list) else [keywords["type"]]
+    if "any" in types:
+        del keywords["type"]
+    elif nullable:
+        keywords["type"] = [*types, "null"]
+
+
+def _normalize_exclusive(keywords: JsonObject, exclusive: str, bound: str) -> None:
+    """Draft 4: a boolean that makes the bound exclusive."""
+    if isinstance(keywords.get(exclusive), bool) and keywords.pop(exclusive) and bound in keywords:
+        keywords[exclusive] = keywords.pop(bound)
+
+
+def _normalize_items(keywords: JsonObject) -> None:
+    """Up to 2019-09: a list of schemas, and `additionalItems` for the items after them."""
+    rest = keywords.pop("additionalItems", None)
+    if isinstance(keywords.get("items"), list):
+        keywords.setdefault("prefixItems", keywords.pop("items"))
+        keywords.pop("items", None)
+        if rest is not None:
+            keywords["items"] = rest
+
+
+def _normalize_required(keywords: JsonObject) -> None:
+    """Draft 3: a boolean in the schema of the property."""
+    if isinstance(keywords.get("required"), bool):
+        del keywords["required"]
+    members = keywords.get("properties", {}).items()
+    required = [name for name, member in members if isinstance(member, dict) and member.get("required") is True]
+    if required:
+        keywords["required"] = [*keywords.get("required", ()), *required]
+    if "required" in keywords:
+        keywords["required"] = list(dict.fromkeys(keywords["required"]))
+
+
+def _normalize_dependencies(keywords: JsonObject) -> None:
+    """Up to draft 7: names and schemas in one keyword. Where a later keyword has the same name, that one counts."""
+    dependencies = keywords.pop("dependencies")
+    names = {name: need for name, need in dependencies.items() if isinstance(need, list)}
+    schemas = {name: need for name, need in dependencies.items() if not isinstance(need, list)}
+    keywords["dependentRequired"] = {**names, **keywords.get("dependentRequired", {})}
+    keywords["dependentSchemas"] = {**schemas, **keywords.get("dependentSchemas", {})}

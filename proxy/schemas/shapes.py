@@ -71,12 +71,12 @@ class Shape:
     """A set of JSON values.
 
     Attributes:
-        types: the JSON types among them; without any, no value is taken.
+        types: the JSON types among them; without any, no value is accepted.
         values: all of them, where they are listed; the four parts below then say nothing.
         strings, numbers, arrays, objects: which of that type.
         options: further shapes of which a value must have one (only where `anyOf` may be written).
-        title, description, notes: for the reader; `notes` tell what no keyword says.
-        exact: whether the schema it was read from takes no fewer values.
+        title, description, notes: for the reader; `notes` say what no keyword says.
+        exact: whether the schema it was read from accepts no fewer values.
     """
 
     types: frozenset[JsonType] = ALL_TYPES
@@ -93,17 +93,30 @@ class Shape:
 
     @property
     def empty(self) -> bool:
-        """No value is taken."""
+        """No value is accepted."""
         return not self.types
+
+
+def structure(shape: Shape, memo: Memo) -> object:
+    """What makes two shapes the same set of values, as `Memo.key` takes it."""
+    values = None if shape.values is None else frozenset(map(identity, shape.values))
+    arrays, objects = shape.arrays, shape.objects
+    items = None if arrays.items is None else memo.key(arrays.items, structure)
+    properties = frozenset((name, memo.key(member, structure)) for name, member in objects.properties.items())
+    others = None if objects.others is None else memo.key(objects.others, structure)
+    options = tuple(memo.key(option, structure) for option in shape.options)
+    lists = (items, arrays.min_items, arrays.max_items, arrays.unique)
+    return shape.types, values, shape.strings, shape.numbers, lists, properties, objects.required, others, options
 
 
 ANYTHING = Shape()
 NOTHING = Shape(types=frozenset())
 
 
-def of_values(values: tuple[Json, ...]) -> Shape:
-    """The shape of some given values."""
-    return Shape(types=frozenset(map(type_of, values)), values=values)
+def of_values(values: Iterable[Json]) -> Shape:
+    """The shape of some given values, repeated ones once."""
+    distinct = tuple({identity(value): value for value in values}.values())
+    return Shape(types=frozenset(map(type_of, distinct)), values=distinct)
 
 
 def of_types(*kinds: JsonType) -> Shape:
@@ -192,7 +205,7 @@ _MAX_LCM = 2**53
 
 
 def intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
-    """The values that both shapes take. What the first says of itself (title, description, order of properties) comes first."""
+    """The values that both shapes accept. What the first says of itself (title, description, order of properties) comes first."""
     if one is other or other is ANYTHING:
         return one
     if one is ANYTHING:
@@ -206,7 +219,7 @@ def _intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
     return normalized(
         Shape(
             types=one.types & other.types,
-            values=_values(one, other),
+            values=_values(one, other, memo),
             strings=strings,
             numbers=numbers,
             arrays=_arrays(one.arrays, other.arrays, memo),
@@ -226,9 +239,10 @@ def _texts(one: str | None, other: str | None) -> str | None:
     return other if one in other else f"{one}\n{other}"
 
 
-def _values(one: Shape, other: Shape) -> tuple[Json, ...] | None:
+def _values(one: Shape, other: Shape, memo: Memo) -> tuple[Json, ...] | None:
     if one.values is None or other.values is None:
         return other.values if one.values is None else one.values
+    memo.spend((len(one.values) + len(other.values)) // 8)
     shared = set(map(identity, other.values))
     return tuple(value for value in one.values if identity(value) in shared)
 
@@ -280,6 +294,7 @@ def _objects(one: Objects, other: Objects, memo: Memo) -> Objects:
     if one is ANY_OBJECT or other is ANY_OBJECT:
         return other if one is ANY_OBJECT else one
     names = dict.fromkeys((*one.properties, *other.properties))
+    memo.spend(len(names) // 8)
     return Objects(
         {name: intersect(one.at(name), other.at(name), memo) for name in names},
         tuple(dict.fromkeys((*one.required, *other.required))),

@@ -12,7 +12,7 @@ The documented keywords have no union, so the shapes become one that accepts all
 from collections.abc import Sequence
 from dataclasses import replace
 
-from proxy.schemas.describe import alternatives, describe
+from proxy.schemas.describe import alternatives, cut, describe, sentence
 from proxy.schemas.shapes import (
     ANYTHING,
     NOTHING,
@@ -24,39 +24,38 @@ from proxy.schemas.shapes import (
     intersect,
     normalized,
     of_values,
+    structure,
 )
 from proxy.schemas.values import Json, JsonType, Memo, identity, is_integer, type_of
 
 _MAX_HINT = 120
+_MAX_NOTES = 6
+_MAX_DESCRIPTION = 1_000
 
 
 def union(shapes: Sequence[Shape], memo: Memo, *, keep: bool = False) -> Shape:
-    """The values that at least one of the shapes takes.
+    """The values that at least one of the shapes accepts.
 
     Args:
         shapes: the alternatives.
         memo: steps left.
         keep: leave the alternatives as they are where one shape does not say the same, to be written as `anyOf`.
     """
-    alive = [shape for shape in shapes if not shape.empty]
-    if not alive:
+    possible = [shape for shape in shapes if not shape.empty]
+    if not possible:
         return NOTHING
-    union = _joined(alive, memo)
-    exact = _says_no_more(union, alive)
-    speaking = [shape for shape in alive if shape.types != {"null"}]
-    if len(speaking) <= 1:
-        return replace(_annotated(union, speaking or alive), exact=exact and all(shape.exact for shape in alive))
+    joined = _joined(possible, memo)
+    exact = _accepts_no_more(joined, possible, memo)
+    all_exact = all(shape.exact for shape in possible)
+    other_than_null = [shape for shape in possible if shape.types != {"null"}]
+    if len(other_than_null) <= 1:
+        return replace(_with_texts(joined, other_than_null or possible), exact=exact and all_exact)
     if keep and not exact:
-        return Shape(types=union.types, options=tuple(alive), exact=all(shape.exact for shape in alive))
-    silent = (
-        exact
-        and not any(shape.description or shape.title or shape.notes for shape in speaking)
-        and not _forgets(union, alive)
-    )
-    notes = () if silent else (f"One of: {alternatives(alive)}.",)
-    return replace(
-        union, title=None, description=None, notes=notes, exact=exact and all(shape.exact for shape in alive)
-    )
+        return Shape(types=joined.types, options=tuple(possible), exact=all_exact)
+    without_texts = not any(shape.description or shape.title or shape.notes for shape in other_than_null)
+    needs_no_note = exact and without_texts and not _unlists_values(joined, possible)
+    notes = () if needs_no_note else (f"One of: {alternatives(possible)}.",)
+    return replace(joined, title=None, description=None, notes=notes, exact=exact and all_exact)
 
 
 def _joined(shapes: Sequence[Shape], memo: Memo) -> Shape:
@@ -67,25 +66,25 @@ def _joined(shapes: Sequence[Shape], memo: Memo) -> Shape:
     return unite(_joined(shapes[:middle], memo), _joined(shapes[middle:], memo), memo)
 
 
-def _forgets(union: Shape, shapes: Sequence[Shape]) -> bool:
+def _unlists_values(joined: Shape, shapes: Sequence[Shape]) -> bool:
     """Whether some listed values are no longer listed."""
-    return union.values is None and any(shape.values is not None and shape.values != (None,) for shape in shapes)
+    return joined.values is None and any(shape.values is not None and shape.values != (None,) for shape in shapes)
 
 
 def disjoint(shapes: Sequence[Shape]) -> bool:
-    """Whether no two of the shapes take the same value, as far as types and listed values tell."""
-    kinds: set[JsonType] = set()
+    """Whether no two of the shapes accept the same value, as far as types and listed values tell."""
+    types: set[JsonType] = set()
     values: set[str] = set()
     for shape in shapes:
         if shape.values is None:
-            if kinds & shape.types:
+            if types & shape.types:
                 return False
-            kinds |= shape.types
-        marks = set(map(identity, shape.values or ()))
-        if marks & values:
+            types |= shape.types
+        identities = set(map(identity, shape.values or ()))
+        if identities & values:
             return False
-        values |= marks
-    return not any(shape.values is not None and shape.types & kinds for shape in shapes)
+        values |= identities
+    return not any(shape.values is not None and shape.types & types for shape in shapes)
 
 
 def without_options(shape: Shape, memo: Memo) -> Shape:
@@ -94,7 +93,7 @@ def without_options(shape: Shape, memo: Memo) -> Shape:
 
 
 def unite(one: Shape, other: Shape, memo: Memo) -> Shape:
-    """The values that one of two shapes takes, and as few others as a shape can be without."""
+    """The values that one of two shapes accepts, and as few others as a shape can be without."""
     if one is other or other.empty:
         return one
     if one.empty:
@@ -104,38 +103,53 @@ def unite(one: Shape, other: Shape, memo: Memo) -> Shape:
 
 def _unite(one: Shape, other: Shape, memo: Memo) -> Shape:
     if ANYTHING in (one, other):
-        return replace(_annotated(ANYTHING, (one, other)), notes=_hints(one, other), exact=one.exact and other.exact)
+        return _with_anything(one, other, memo)
     one, other = without_options(one, memo), without_options(other, memo)
     one, other = _as_list_beside(one, other), _as_list_beside(other, one)
     if one.values is not None and other.values is not None:
-        values = {identity(value): value for value in (*one.values, *other.values)}
-        union = of_values(tuple(values.values()))
+        memo.spend((len(one.values) + len(other.values)) // 8)
+        joined = of_values((*one.values, *other.values))
     else:
-        union = _by_kind(_as_types(one), _as_types(other), memo)
-    return replace(_annotated(union, (one, other)), exact=one.exact and other.exact)
+        joined = _by_type(_as_types(one), _as_types(other), memo)
+    return replace(_with_texts(joined, (one, other)), exact=one.exact and other.exact)
 
 
-def _annotated(shape: Shape, sources: Sequence[Shape]) -> Shape:
-    """The shape with what the sources say for the reader: a title or note only where all that speak agree."""
+def _with_texts(shape: Shape, sources: Sequence[Shape]) -> Shape:
+    """The shape with what the sources say for the reader: a title only where all that have one agree."""
     titles = {source.title for source in sources if source.title}
     descriptions = list(dict.fromkeys(source.description for source in sources if source.description))
-    shared = [note for note in sources[0].notes if all(note in source.notes for source in sources)]
+    notes = list(dict.fromkeys(note for source in sources for note in source.notes))
     return replace(
         shape,
         title=titles.pop() if len(titles) == 1 else None,
-        description=" / ".join(descriptions) or None,
-        notes=tuple(shared),
+        description=cut(" / ".join(descriptions), _MAX_DESCRIPTION)
+        if len(descriptions) > 1
+        else "".join(descriptions) or None,
+        notes=tuple(notes[:_MAX_NOTES]),
     )
 
 
-def _hints(one: Shape, other: Shape) -> tuple[str, ...]:
-    """What is meant where anything may be: what only some of the alternatives say of a property."""
-    hint = describe(other if one == ANYTHING else one, 1)
-    return (
-        *one.notes,
-        *other.notes,
-        *([f"{hint[0].upper()}{hint[1:]}."] if hint != "any" and len(hint) <= _MAX_HINT else []),
-    )
+def _with_anything(one: Shape, other: Shape, memo: Memo) -> Shape:
+    """Where one of the two accepts anything, so does their union; it keeps what the other one says as descriptions, nested ones too."""
+    meant = other if one == ANYTHING else one
+    outlined = memo.apply(_outlined, meant, ANYTHING)
+    hint = describe(meant, 1, _MAX_HINT)
+    hints = (sentence(hint),) if hint != "any" and len(hint) <= _MAX_HINT else ()
+    shape = _with_texts(outlined, (one, other))
+    return replace(shape, notes=tuple(dict.fromkeys((*shape.notes, *hints))), exact=one.exact and other.exact)
+
+
+def _outlined(shape: Shape, anything: Shape, memo: Memo) -> Shape:
+    """A shape that accepts anything, with the names of the properties of an object, and what each is meant to be."""
+    members = {
+        name: _with_anything(member, anything, memo)
+        for name, member in shape.objects.properties.items()
+        if not member.empty
+    }
+    if "object" not in shape.types or shape.values is not None or not members:
+        return anything
+    memo.spend(len(members) // 8)
+    return Shape(objects=Objects(members))
 
 
 def _as_list_beside(shape: Shape, beside: Shape) -> Shape:
@@ -154,23 +168,20 @@ def _as_types(shape: Shape) -> Shape:
     return replace(shape, values=None, numbers=Numbers(integer=whole))
 
 
-def _by_kind(one: Shape, other: Shape, memo: Memo) -> Shape:
+def _by_type(one: Shape, other: Shape, memo: Memo) -> Shape:
+    def of(name: JsonType) -> Shape:
+        return one if name in one.types else other
+
     shared = one.types & other.types
     return normalized(
         Shape(
             types=one.types | other.types,
-            strings=_strings(one.strings, other.strings) if "string" in shared else _of("string", one, other).strings,
-            numbers=_numbers(one.numbers, other.numbers) if "number" in shared else _of("number", one, other).numbers,
-            arrays=_arrays(one.arrays, other.arrays, memo) if "array" in shared else _of("array", one, other).arrays,
-            objects=_objects(one.objects, other.objects, memo)
-            if "object" in shared
-            else _of("object", one, other).objects,
+            strings=_strings(one.strings, other.strings) if "string" in shared else of("string").strings,
+            numbers=_numbers(one.numbers, other.numbers) if "number" in shared else of("number").numbers,
+            arrays=_arrays(one.arrays, other.arrays, memo) if "array" in shared else of("array").arrays,
+            objects=_objects(one.objects, other.objects, memo) if "object" in shared else of("object").objects,
         )
     )
-
-
-def _of(kind: JsonType, one: Shape, other: Shape) -> Shape:
-    return one if kind in one.types else other
 
 
 def _strings(one: Strings, other: Strings) -> Strings:
@@ -210,6 +221,7 @@ def _arrays(one: Arrays, other: Arrays, memo: Memo) -> Arrays:
 
 def _objects(one: Objects, other: Objects, memo: Memo) -> Objects:
     names = dict.fromkeys((*one.properties, *other.properties))
+    memo.spend(len(names) // 8)
     return Objects(
         {name: unite(one.at(name), other.at(name), memo) for name in names},
         tuple(name for name in one.required if name in other.required),
@@ -225,28 +237,36 @@ def _most(one: int | None, other: int | None) -> int | None:
     return None if one is None or other is None else max(one, other)
 
 
-def _says_no_more(union: Shape, shapes: Sequence[Shape]) -> bool:
-    """Whether the union takes no value that none of the shapes takes: for each type, one of them alone takes all that it does."""
+def _accepts_no_more(joined: Shape, shapes: Sequence[Shape], memo: Memo) -> bool:
+    """Whether the union accepts no value that none of the shapes accepts: for each type, one of them alone accepts all that it does."""
     if any(shape.options for shape in shapes):
         return False
-    if union.values is not None:
+    if joined.values is not None:
         return True
     return all(
-        kind == "null"
-        or any(kind in shape.types and shape.values is None and _same(kind, union, shape) for shape in shapes)
-        for kind in union.types
+        name == "null"
+        or any(name in shape.types and shape.values is None and _same(name, joined, shape, memo) for shape in shapes)
+        for name in joined.types
     )
 
 
-def _same(kind: JsonType, one: Shape, other: Shape) -> bool:
-    match kind:
+def _same(name: JsonType, one: Shape, other: Shape, memo: Memo) -> bool:
+    match name:
         case "string":
             return one.strings == other.strings
         case "number":
             return one.numbers == other.numbers
         case "array":
-            return one.arrays == other.arrays
+            return one.arrays is other.arrays or _key(Shape(arrays=one.arrays), memo) == _key(
+                Shape(arrays=other.arrays), memo
+            )
         case "object":
-            return one.objects == other.objects
+            return one.objects is other.objects or _key(Shape(objects=one.objects), memo) == _key(
+                Shape(objects=other.objects), memo
+            )
         case _:
             return True
+
+
+def _key(shape: Shape, memo: Memo) -> int:
+    return memo.key(shape, structure)

@@ -54,18 +54,9 @@ def identity(value: Json) -> str:
     Raises:
         RecursionError: the value is nested some hundreds deep.
     """
+    if isinstance(value, str):
+        return f'"{value}'
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"))
-
-
-def same(one: Json, other: Json) -> bool:
-    """Whether JSON Schema calls two values equal.
-
-    Raises:
-        RecursionError: both are nested some hundreds deep.
-    """
-    if isinstance(one, dict | list):
-        return type(one) is type(other) and len(one) == len(other) and identity(one) == identity(other)
-    return bool(one == other) and isinstance(one, bool) is isinstance(other, bool)
 
 
 def _plain(value: Json) -> Json:
@@ -129,11 +120,11 @@ class SchemaLimits:
         max_errors: how many validation errors of one value are reported.
     """
 
-    max_bytes: int = 131_072
+    max_bytes: int = 1_048_576
     max_depth: int = 128
     max_properties: int = 5_000
     max_alternatives: int = 1_000
-    max_compiled_bytes: int = 262_144
+    max_compiled_bytes: int = 2_097_152
     recursion_depth: int = 3
     unrolled_bytes: int = 32_768
     note_chars: int = 600
@@ -174,6 +165,8 @@ class Budget:
 class Memo:
     """The steps of one attempt to compile a schema, and results that are shared within it.
 
+    Results are known by the identity of the operands, which are kept, so that their ids stay theirs.
+
     Args:
         steps: how many this attempt may take.
         budget: the request's, which pays for them.
@@ -183,6 +176,8 @@ class Memo:
         self._left = steps
         self._budget = budget
         self._results: dict[tuple[Any, int, int], tuple[Any, Any, Any]] = {}
+        self._keys: dict[int, tuple[int, Any]] = {}
+        self._numbers: dict[Any, int] = {}
 
     def spend(self, steps: int = 1) -> None:
         """Take steps.
@@ -209,3 +204,16 @@ class Memo:
             )  # the operands are kept: their ids stay theirs
         result: T = known[0]
         return result
+
+    def key(self, value: T, structure: "Callable[[T, Memo], Any]") -> int:
+        """A number that two values share exactly when their structures are equal; computed once for each object.
+
+        Args:
+            structure: the value as something hashable, its parts replaced by their own keys.
+        """
+        known = self._keys.get(id(value))
+        if known is None:
+            self.spend()
+            number = self._numbers.setdefault(structure(value, self), len(self._numbers))
+            known = self._keys[id(value)] = (number, value)
+        return known[0]

@@ -1,16 +1,46 @@
-"""Writing a shape as a schema of a dialect. Source: contract narrative.md, "What output_format_schema may use"."""
+"""Writing a shape as a schema of a dialect.
+
+    documented   what contract narrative.md lists under "What output_format_schema may use"
+    full         also `anyOf`, `const` and `format`
+    anthropic    what Anthropic's structured outputs accept: one type a schema, closed objects, `anyOf`, no bounds
+
+Source of the last: `transform_schema` of the `anthropic` package, and the structured outputs of Anthropic's Messages API.
+"""
 
 import json
-from dataclasses import dataclass, field
+import re
+import unicodedata
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from proxy.schemas.describe import array_bounds, cut, names, number_bounds, quoted, string_bounds
+import orjson
+
+from proxy.schemas.describe import array_bounds, cut, describe, names, number_bounds, quoted, sentence, string_bounds
 from proxy.schemas.patterns import pattern
 from proxy.schemas.read import array_counts, numbers, strings
-from proxy.schemas.shapes import ALL_TYPES, ANYTHING, TYPES, Arrays, Bound, Numbers, Objects, Shape, Strings
-from proxy.schemas.values import Json, JsonObject, TooLarge, is_integer, type_of
+from proxy.schemas.shapes import (
+    ALL_TYPES,
+    ANYTHING,
+    TYPES,
+    Arrays,
+    Bound,
+    Numbers,
+    Objects,
+    Shape,
+    Strings,
+    intersect,
+    of_values,
+)
+from proxy.schemas.values import Json, JsonObject, JsonType, Memo, TooLarge, is_integer, type_of
+
+Dialect = Literal["documented", "full", "anthropic"]
+"""What a compiled schema may use."""
 
 _MAX_INTEGER = 2**63 - 1
 """What JSON writers hold exactly."""
+_SAFE_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}\Z")
+"""Property names that Anthropic and Bedrock accept."""
+_MAX_NAME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +50,7 @@ class Written:
     Attributes:
         schema: the schema; parts of it may be shared with others.
         size: its bytes as compact JSON, a few more at most.
-        exact: it takes no more values than the schema that the shape was read from.
+        exact: it accepts no more values than the schema that the shape was read from.
         shape: the shape.
     """
 
@@ -32,7 +62,7 @@ class Written:
 
 @dataclass(slots=True)
 class _Draft:
-    """A schema on the way: what was written, what is left for words."""
+    """A schema under construction: what was written, what is left for notes."""
 
     body: JsonObject = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -41,11 +71,18 @@ class _Draft:
 
     def put(self, keyword: str, value: Json) -> None:
         self.body[keyword] = value
-        self.size += len(keyword) + 4 + len(json.dumps(value, ensure_ascii=False).encode())
+        self.size += len(keyword) + 4 + _size(value)
 
-    def tell(self, note: str) -> None:
+    def add_note(self, note: str) -> None:
         self.notes.append(note)
         self.exact = False
+
+
+def _size(value: Json) -> int:
+    try:
+        return len(orjson.dumps(value))
+    except TypeError:  # integers beyond 64 bits, lone surrogates
+        return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 @dataclass(slots=True)
@@ -53,24 +90,33 @@ class Writer:
     """Writes shapes. A shape that occurs twice is written once, and the two places share the object.
 
     Attributes:
-        full: `anyOf`, `const` and `format` may be written too.
+        dialect: what may be written.
         note_chars: how many characters of notes a description takes.
         max_bytes: the size beyond which writing stops.
+        memo: steps left.
+        taken: property names that an alias must differ from.
+        aliases: the client's property name → the name written for it.
+        json_texts: id() of the schemas written for values that are asked for as JSON text.
     """
 
-    full: bool
+    dialect: Dialect
     note_chars: int
     max_bytes: int
+    memo: Memo
+    taken: frozenset[str] = frozenset()
+    aliases: dict[str, str] = field(default_factory=dict)
+    json_texts: dict[int, JsonObject] = field(default_factory=dict)
     _known: dict[int, Written] = field(default_factory=dict)
 
     def write(self, shape: Shape) -> Written:
         """The shape as a schema.
 
         Raises:
-            TooLarge: it is over `max_bytes`.
+            TooLarge: it is over `max_bytes`, or takes too many steps.
         """
         known = self._known.get(id(shape))
         if known is None:
+            self.memo.spend()
             known = self._known[id(shape)] = self._new(shape)
         if known.size > self.max_bytes:
             raise TooLarge
@@ -78,21 +124,33 @@ class Writer:
 
     def _new(self, shape: Shape) -> Written:
         draft = _Draft(exact=shape.exact)
-        head: JsonObject = {"title": shape.title} if shape.title else {}
-        if shape.values is not None and _writable(shape.values):
+        if self.dialect == "anthropic":
+            self._closed(shape, draft)
+        elif shape.values is not None and _writable(shape.values):
             self._values(shape, draft)
         else:
             self._parts(shape, draft)
+        head: JsonObject = {"title": shape.title} if shape.title else {}
         notes = cut(" ".join(dict.fromkeys((*shape.notes, *draft.notes))), self.note_chars)
         if shape.description or notes:
             head["description"] = "\n".join(filter(None, (shape.description, notes)))
-        size = draft.size + (len(json.dumps(head, ensure_ascii=False).encode()) if head else 0)
-        return Written({**head, **draft.body}, size, draft.exact, shape)
+        schema = {**head, **draft.body}
+        if id(draft.body) in self.json_texts:
+            self.json_texts[id(schema)] = schema
+        return Written(schema, draft.size + (_size(head) if head else 0), draft.exact, shape)
+
+    def _inner(self, shape: Shape, draft: _Draft) -> JsonObject:
+        written = self.write(shape)
+        draft.size += written.size + 2
+        draft.exact = draft.exact and written.exact
+        return written.schema
+
+    # ------------------------------------------------------------ documented and full
 
     def _values(self, shape: Shape, draft: _Draft) -> None:
         values = list(shape.values or ())
         draft.put("type", _types(shape))
-        if self.full and len(values) == 1:
+        if self.dialect == "full" and len(values) == 1:
             draft.put("const", values[0])
         else:
             draft.put("enum", values)
@@ -108,15 +166,9 @@ class Writer:
         if "array" in shape.types:
             self._arrays(shape.arrays, draft)
         if "object" in shape.types:
-            self._objects(shape.objects, draft, alone=shape.types != ALL_TYPES)
+            self._objects(shape.objects, draft, typed=shape.types != ALL_TYPES)
         if shape.options:
             draft.body["anyOf"] = [self._inner(option, draft) for option in shape.options]
-
-    def _inner(self, shape: Shape, draft: _Draft) -> JsonObject:
-        written = self.write(shape)
-        draft.size += written.size + 2
-        draft.exact = draft.exact and written.exact
-        return written.schema
 
     def _strings(self, strings: Strings, draft: _Draft) -> None:
         _bounds(draft, "minLength", strings.min_length, "maxLength", strings.max_length)
@@ -125,11 +177,11 @@ class Writer:
             draft.put("pattern", source)
         for source in strings.patterns:
             if source not in plain:
-                draft.tell(f"Must match {cut(source, 200)}.")
-        if strings.format and self.full:
+                draft.add_note(f"Must match {cut(source, 200)}.")
+        if strings.format and self.dialect == "full":
             draft.put("format", strings.format)
         elif strings.format:
-            draft.tell(f"Format: {cut(strings.format, 60)}.")
+            draft.add_note(f"Format: {cut(strings.format, 60)}.")
 
     def _arrays(self, arrays: Arrays, draft: _Draft) -> None:
         closed = arrays.items is not None and arrays.items.empty
@@ -139,30 +191,163 @@ class Writer:
         if arrays.unique:
             draft.put("uniqueItems", True)
 
-    def _objects(self, objects: Objects, draft: _Draft, *, alone: bool) -> None:
-        """Args:
-        alone: the schema names the type, so that what is keywords of objects is not the only thing keywords.
-        """
-        declared = dict.fromkeys((*objects.properties, *objects.required))
+    def _objects(self, objects: Objects, draft: _Draft, *, typed: bool) -> None:
+        """`typed`: the schema names its type, so that what is said of objects is not all it says."""
         closed = objects.others is not None and objects.others.empty
-        written: JsonObject = {}
-        for name in declared:
-            if not objects.at(name).empty:
-                written[name] = self._inner(objects.at(name), draft)
-                draft.size += len(json.dumps(name, ensure_ascii=False).encode()) + 2
-        forbidden = [name for name in declared if name not in written]
+        written, forbidden = self._properties(objects, draft)
         if forbidden and not closed:
-            draft.tell(f"Without {names(forbidden)}.")
-        if written or (closed and alone):
+            draft.add_note(f"Without {names(forbidden)}.")
+        if written or (closed and typed):
             draft.body["properties"] = written
         if objects.required:
-            draft.put("required", list(objects.required))
+            draft.put("required", [self._alias(name) for name in objects.required])
         if closed:
             draft.put("additionalProperties", False)
         elif objects.others is not None and objects.others != ANYTHING:
             draft.body["additionalProperties"] = self._inner(objects.others, draft)
-        elif alone and not written:
+        elif typed and not written:
             draft.put("additionalProperties", True)
+
+    def _properties(self, objects: Objects, draft: _Draft) -> tuple[JsonObject, list[str]]:
+        """The declared properties, and the names of those that may not be there."""
+        declared = dict.fromkeys((*objects.properties, *objects.required))
+        written: JsonObject = {}
+        for name in declared:
+            if not objects.at(name).empty:
+                alias = self._alias(name)
+                schema = self._inner(objects.at(name), draft)
+                written[alias] = schema if alias == name else self._with_name(schema, name)
+                draft.size += _size(name) + 2 + (0 if alias == name else _size(name) + 40)
+        return written, [name for name in declared if objects.at(name).empty]
+
+    def _with_name(self, schema: JsonObject, name: str) -> JsonObject:
+        """A property's schema with the name that the client gave it."""
+        text = f"Named {quoted(name, 120)}."
+        description = f"{schema['description']}\n{text}" if "description" in schema else text
+        named = {**schema, "description": description}
+        if id(schema) in self.json_texts:
+            self.json_texts[id(named)] = named
+        return named
+
+    def _alias(self, name: str) -> str:
+        """The name itself, or a safe one that is unique in the whole schema."""
+        if _SAFE_NAME.match(name):
+            return name
+        alias = self.aliases.get(name)
+        if alias is None:
+            plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+            stem = re.sub(r"[^a-zA-Z0-9_.-]+", "_", plain).strip("_")[:_MAX_NAME] or "property"
+            used = {*self.taken, *self.aliases.values()}
+            alias, number = stem, 1
+            while alias in used:
+                number += 1
+                alias = f"{stem[: _MAX_NAME - len(str(number)) - 1]}_{number}"
+            self.aliases[name] = alias
+        return alias
+
+    # ------------------------------------------------------------ anthropic
+
+    def _closed(self, shape: Shape, draft: _Draft) -> None:
+        if shape.options:
+            base = replace(shape, options=(), title=None, description=None, notes=())
+            options = [intersect(base, option, self.memo) for option in shape.options]
+            self._alternatives([option for option in options if not option.empty], draft)
+        elif shape.values is not None:
+            scalars = [value for value in shape.values if not isinstance(value, dict | list)]
+            if len(scalars) == len(shape.values) and _writable(shape.values):
+                draft.put("enum", scalars)
+            else:
+                draft.exact = False
+                scalar = of_values(value for value in scalars if _writable(value))
+                texts = [scalar] if scalar.values else []
+                self._alternatives(texts, draft, also=self._json_text(f"One of: {describe(shape)}."))
+        elif shape.types == ALL_TYPES:
+            text = describe(replace(shape, title=None, description=None, notes=()))
+            note = (
+                "Any JSON value; an object or array as JSON text."
+                if text == "any"
+                else f"Meant: {text}; an object or array as JSON text."
+            )
+            scalars_of = [
+                replace(shape, types=frozenset({name}), title=None, description=None, notes=())
+                for name in ("number", "boolean", "null")
+            ]
+            self._alternatives(scalars_of, draft, also=self._json_text(note))
+        elif len(shape.types) > 1:
+            parts = [
+                replace(shape, types=frozenset({name}), title=None, description=None, notes=())
+                for name in TYPES
+                if name in shape.types
+            ]
+            self._alternatives(parts, draft)
+        else:
+            self._of_one_type(shape, next(iter(shape.types), "null"), draft)
+
+    def _alternatives(self, shapes: list[Shape], draft: _Draft, also: JsonObject | None = None) -> None:
+        options = [self._inner(shape, draft) for shape in shapes] + ([also] if also else [])
+        if also:
+            draft.size += _size(also)
+        draft.body["anyOf"] = options
+
+    def _json_text(self, note: str) -> JsonObject:
+        schema: JsonObject = {"type": "string", "description": note}
+        self.json_texts[id(schema)] = schema
+        return schema
+
+    def _of_one_type(self, shape: Shape, name: JsonType, draft: _Draft) -> None:
+        match name:
+            case "string":
+                draft.put("type", "string")
+                known = shape.strings.format in _ANTHROPIC_FORMATS
+                if shape.strings.format and known:
+                    draft.put("format", shape.strings.format)
+                bounds = string_bounds(replace(shape.strings, format=None) if known else shape.strings)
+            case "number":
+                draft.put("type", _types(shape))
+                bounds = number_bounds(shape.numbers)
+            case "array":
+                bounds = self._closed_array(shape.arrays, draft)
+            case "object":
+                bounds = self._closed_object(shape, draft)
+            case _:
+                draft.put("type", name)
+                bounds = []
+        for bound in bounds:
+            draft.add_note(sentence(bound))
+
+    def _closed_array(self, arrays: Arrays, draft: _Draft) -> list[str]:
+        draft.put("type", "array")
+        empty = arrays.items is not None and arrays.items.empty
+        draft.body["items"] = self._inner(ANYTHING if arrays.items is None or empty else arrays.items, draft)
+        if arrays.min_items == 1:
+            draft.put("minItems", 1)
+        if empty:
+            return ["without items"]
+        kept = arrays.max_items is None and arrays.min_items <= 1
+        return array_bounds(replace(arrays, min_items=0) if kept else arrays)
+
+    def _closed_object(self, shape: Shape, draft: _Draft) -> list[str]:
+        """An object without declared properties could only be empty, so it is asked for as JSON text."""
+        objects = shape.objects
+        closed = objects.others is not None and objects.others.empty
+        if not closed and all(member.empty for member in objects.properties.values()) and not objects.required:
+            text = describe(Shape(types=shape.types, objects=objects))
+            draft.body = self._json_text("")
+            del draft.body["description"]
+            draft.size += 20
+            return [f"a JSON object, as text{'' if text == 'object' else f': {text}'}"]
+        draft.put("type", "object")
+        written, _ = self._properties(objects, draft)
+        draft.body["properties"] = written
+        if objects.required:
+            draft.put("required", [self._alias(name) for name in objects.required])
+        draft.put("additionalProperties", False)
+        return []
+
+
+_ANTHROPIC_FORMATS = frozenset(
+    {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
+)
 
 
 def _numbers(numbers: Numbers, draft: _Draft) -> None:
@@ -181,12 +366,12 @@ def _put_number(draft: _Draft, keyword: str, number: int | float) -> None:
     if _writable(number):
         draft.put(keyword, number)
     else:
-        draft.tell(f"{keyword}: {quoted(number)}.")
+        draft.add_note(f"{keyword}: {quoted(number)}.")
 
 
 def _bounds(draft: _Draft, low: str, least: int, high: str, most: int | None) -> None:
     if least > _MAX_INTEGER:
-        draft.tell(f"{low}: {quoted(least)}.")
+        draft.add_note(f"{low}: {quoted(least)}.")
     elif least > 0:
         draft.put(low, least)
     if most is not None and most <= _MAX_INTEGER:
@@ -196,7 +381,7 @@ def _bounds(draft: _Draft, low: str, least: int, high: str, most: int | None) ->
 def _types(shape: Shape) -> Json:
     numbers = [value for value in shape.values or () if type_of(value) == "number"]
     whole = shape.numbers.integer or (bool(numbers) and all(map(is_integer, numbers)))
-    named = [("integer" if whole else "number") if kind == "number" else kind for kind in TYPES if kind in shape.types]
+    named = [("integer" if whole else "number") if name == "number" else name for name in TYPES if name in shape.types]
     return named[0] if len(named) == 1 else named
 
 
@@ -208,6 +393,8 @@ def _writable(value: Json) -> bool:
         return all(map(_writable, value.values()))
     return not isinstance(value, int) or -_MAX_INTEGER <= value <= _MAX_INTEGER
 
+
+# ---------------------------------------------------------------- for models that refuse bounds
 
 BOUNDS = frozenset(
     {"minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
@@ -223,12 +410,12 @@ def move_bounds(schema: JsonObject, known: dict[int, JsonObject]) -> JsonObject:
     """
     if id(schema) not in known:
         known[id(schema)] = _moved(
-            {keyword: _inside(keyword, value, known) for keyword, value in schema.items()}, schema
+            {keyword: _converted(keyword, value, known) for keyword, value in schema.items()}, schema
         )
     return known[id(schema)]
 
 
-def _inside(keyword: str, value: object, known: dict[int, JsonObject]) -> object:
+def _converted(keyword: str, value: object, known: dict[int, JsonObject]) -> object:
     match keyword, value:
         case "properties", dict():
             return {name: move_bounds(member, known) for name, member in value.items()}
@@ -244,10 +431,8 @@ def _moved(schema: JsonObject, before: JsonObject) -> JsonObject:
     bounds = {keyword: value for keyword, value in schema.items() if keyword in BOUNDS}
     if not bounds:
         return before if schema == before else schema
-    words = ", ".join(
-        [*string_bounds(strings(bounds)), *number_bounds(numbers(bounds)), *array_bounds(array_counts(bounds))]
-    )
-    description = "\n".join(filter(None, (schema.get("description"), f"{words[:1].upper()}{words[1:]}.")))
+    texts = [*string_bounds(strings(bounds)), *number_bounds(numbers(bounds)), *array_bounds(array_counts(bounds))]
+    description = "\n".join(filter(None, (schema.get("description"), sentence(", ".join(texts)))))
     rest = {keyword: value for keyword, value in schema.items() if keyword not in BOUNDS | {"title", "description"}}
     head = {"title": schema["title"]} if "title" in schema else {}
     return {**head, "description": description, **rest}

@@ -28,7 +28,7 @@ from proxy.api.http.headers import heartbeat_interval, terms_of
 from proxy.api.http.json_text import json_bytes
 from proxy.api.http.middleware import shown_path
 from proxy.api.http.responses import Delivery, json_response, unless_disconnected
-from proxy.api.http.runs import StreamEncoder, report_headers, stream_response
+from proxy.api.http.runs import StreamEncoder, report_headers, reported, stream_response
 from proxy.api.openai.decode import body_digest, decode
 from proxy.catalog import Catalog
 from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
@@ -232,7 +232,8 @@ async def complete(request: Request, services: ElasticServices) -> Response:
     async def answer(asked: InferenceRequest) -> str:
         run = await services.backend.start(asked, caller, terms, api=API, body=completion_digest(asked))
         runs.append(run)
-        return (await run.result()).choices[0].text or ""
+        with reported(run):
+            return (await run.result()).choices[0].text or ""
 
     async def answers() -> bytes:
         try:

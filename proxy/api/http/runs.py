@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 from starlette.requests import Request
@@ -72,6 +73,16 @@ def retry_after(seconds: float) -> str:
     return str(min(max(math.ceil(seconds), 1), MAX_RETRY_AFTER_S))
 
 
+@contextmanager
+def reported(run: Run) -> Iterator[None]:
+    """Give errors of a run the headers that report how it was served."""
+    try:
+        yield
+    except ProxyError as error:
+        error.headers = {**report_headers(run.report), **error.headers}
+        raise
+
+
 async def whole_response(
     request: Request,
     run: Run,
@@ -88,7 +99,8 @@ async def whole_response(
     """
 
     async def body() -> bytes:
-        return encode(await run.result())
+        with reported(run):
+            return encode(await run.result())
 
     keep_alive_s = heartbeat_interval(request.headers, keep_alive_s)
     return await json_response(request, body(), _delivery(run, error), keep_alive_s)

@@ -1,4 +1,4 @@
-"""Spelling is mended where the schema leaves no doubt, and nothing else is touched."""
+"""Spelling is coerced where the schema leaves no doubt, and nothing else is touched."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from proxy.schemas import coerce, compile_parameters, compile_schema
 D4, D7 = "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-07/schema#"
 
 
-def mended(schema: Any, instance: Any) -> Any:
+def coerced(schema: Any, instance: Any) -> Any:
     return coerce(compile_schema(schema, param="s"), instance)
 
 
@@ -17,7 +17,7 @@ def in_object(schema: Any) -> dict[str, Any]:
     return {"type": "object", "properties": {"a": schema}}
 
 
-MENDED: list[tuple[Any, Any, Any]] = [
+COERCED: list[tuple[Any, Any, Any]] = [
     ({"type": "integer"}, "3", 3),
     ({"type": "integer"}, " -3.0 ", -3),
     ({"type": "number"}, "2.50", 2.5),
@@ -55,9 +55,9 @@ MENDED: list[tuple[Any, Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("schema", "instance", "expected"), MENDED, ids=repr)
-def test_a_value_that_is_wrong_in_spelling_only_is_mended(schema: Any, instance: Any, expected: Any) -> None:
-    result = mended(schema, instance)
+@pytest.mark.parametrize(("schema", "instance", "expected"), COERCED, ids=repr)
+def test_a_value_that_is_wrong_in_spelling_only_is_coerced(schema: Any, instance: Any, expected: Any) -> None:
+    result = coerced(schema, instance)
     assert result == expected
     assert type(result) is type(expected)
 
@@ -93,15 +93,15 @@ LEFT: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("schema", "instance"), LEFT, ids=repr)
 def test_a_value_whose_meaning_is_in_doubt_is_left_alone(schema: Any, instance: Any) -> None:
-    assert mended(schema, instance) is instance
+    assert coerced(schema, instance) is instance
 
 
-def test_json_text_is_unwrapped_once_and_what_is_inside_is_mended() -> None:
+def test_json_text_is_unwrapped_once_and_what_is_inside_is_coerced() -> None:
     """Arguments that are themselves JSON text get encoded twice."""
     schema = in_object({"type": "object", "properties": {"n": {"type": "integer"}}})
-    assert mended(schema, {"a": '{"n": "3"}'}) == {"a": {"n": 3}}
+    assert coerced(schema, {"a": '{"n": "3"}'}) == {"a": {"n": 3}}
     twice = {"a": '"{}"'}
-    assert mended(schema, twice) is twice
+    assert coerced(schema, twice) is twice
 
 
 def test_a_null_that_the_client_forbids_is_removed_deep_inside() -> None:
@@ -110,7 +110,7 @@ def test_a_null_that_the_client_forbids_is_removed_deep_inside() -> None:
         "$ref": "#/$defs/n",
         "$defs": {"n": {"type": "object", "properties": {"x": {"type": "string"}, "n": {"$ref": "#/$defs/n"}}}},
     }
-    assert mended(schema, {"n": {"n": {"x": None, "n": None}}}) == {"n": {"n": {}}}
+    assert coerced(schema, {"n": {"n": {"x": None, "n": None}}}) == {"n": {"n": {}}}
 
 
 def test_the_nulls_of_other_alternatives_are_removed_from_a_merged_union() -> None:
@@ -118,7 +118,7 @@ def test_the_nulls_of_other_alternatives_are_removed_from_a_merged_union() -> No
         {"type": "object", "properties": {name: {"type": "string"}}, "required": [name], "additionalProperties": False}
         for name in "ab"
     ]
-    assert mended({"anyOf": members}, {"a": None, "b": "x"}) == {"b": "x"}
+    assert coerced({"anyOf": members}, {"a": None, "b": "x"}) == {"b": "x"}
 
 
 def test_the_text_of_an_object_is_unwrapped_where_parameters_name_no_type() -> None:
@@ -129,7 +129,7 @@ def test_the_text_of_an_object_is_unwrapped_where_parameters_name_no_type() -> N
 def test_what_can_be_mended_is_mended_beside_what_cannot() -> None:
     schema = {"properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
     instance = {"a": "1", "b": "x"}
-    assert mended(schema, instance) == {"a": 1, "b": "x"}
+    assert coerced(schema, instance) == {"a": 1, "b": "x"}
     assert instance == {"a": "1", "b": "x"}
 
 
@@ -140,4 +140,4 @@ def test_keywords_beside_a_reference_are_not_followed_in_draft_7() -> None:
         "properties": {"a": {"$ref": "#/nowhere"}},
         "definitions": {"n": {"type": "integer"}},
     }
-    assert mended(schema, "3") == 3
+    assert coerced(schema, "3") == 3

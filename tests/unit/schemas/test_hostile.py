@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import InvalidRequest
-from proxy.schemas import SchemaLimits, coerce, compile_parameters, compile_schema, validate
+from proxy.schemas import SchemaLimits, Validation, coerce, compile_parameters, compile_schema, validate
 from proxy.schemas.patterns import pattern
 
 
@@ -49,7 +49,7 @@ def test_a_schema_as_deep_as_allowed_compiles_and_is_opened_at_the_bottom() -> N
         (SchemaLimits(max_depth=1), "nested more than 1 levels", "s.anyOf[3]"),
     ],
 )
-def test_limits_are_said_with_the_place(limits: SchemaLimits, words: str, place: str) -> None:
+def test_limits_are_expressed_with_the_place(limits: SchemaLimits, words: str, place: str) -> None:
     schema = {
         "properties": {name: {"type": "string"} for name in "abcd"},
         "anyOf": [{"required": [name]} for name in "abcd"],
@@ -99,15 +99,15 @@ EXPRESSION = {
 }
 
 
-def test_references_that_fan_out_are_judged_once_each() -> None:
+def test_references_that_fan_out_are_evaluated_once_each() -> None:
     compiled = compile_schema({"$ref": "#/$defs/a0", "$defs": {**DAG, "a30": {"type": "string"}}}, param="s")
     assert compiled.schema == {"type": "string"}
     assert not validate(compiled, "x").errors
-    assert [violation.message for violation in validate(compiled, 1).errors] == ["matches none of the alternatives"]
+    assert [error.message for error in validate(compiled, 1).errors] == ["matches none of the alternatives"]
     assert coerce(compiled, 1) == "1"
 
 
-def test_a_deep_value_of_a_union_of_recursive_types_is_judged_and_mended() -> None:
+def test_a_deep_value_of_a_union_of_recursive_types_is_evaluated_and_coerced() -> None:
     compiled = compile_schema({"$ref": "#/$defs/E", "$defs": EXPRESSION}, param="s")
     value: Any = {"kind": 0}
     for kind in range(1, 12):
@@ -147,23 +147,26 @@ def test_hundreds_of_alternatives_are_merged() -> None:
 
 
 @pytest.mark.parametrize("value", [nested(5_000), [nested(3_000, [], "a")], nested(90_000)])
-def test_a_value_nested_too_deep_is_a_violation(value: Any) -> None:
+def test_a_value_nested_too_deep_is_accepted_and_reported(value: Any) -> None:
     schema = {
         "$ref": "#/$defs/n",
         "$defs": {"n": {"additionalProperties": {"$ref": "#/$defs/n"}, "items": {"$ref": "#/$defs/n"}}},
     }
     compiled = compile_schema(schema, param="s")
-    assert [violation.message for violation in validate(compiled, value).errors] == ["nested too deeply to be checked"]
+    assert validate(compiled, value) == Validation(notes=("$: nested too deeply to be checked",))
     assert coerce(compiled, value) is value
     listed = compile_schema({"enum": [1], "uniqueItems": True}, param="s")
     assert validate(listed, [value, value]).errors
     assert coerce(listed, value) is value
 
 
-def test_a_value_too_large_to_be_judged_is_a_violation() -> None:
+def test_a_value_too_large_to_be_checked_is_accepted_and_reported() -> None:
     schema = {"items": {"oneOf": [{"properties": {"k": {"const": i}}} for i in range(300)]}}
-    violations = validate(compile_schema(schema, param="s"), [{"k": 1}] * 1_000).errors
-    assert violations[-1].message == "too large to be checked against this schema"
+    compiled = compile_schema(schema, param="s")
+    assert validate(compiled, [{"k": 1}] * 1_000) == Validation(notes=("$: too large to be checked completely",))
+    assert validate(compiled, [{"k": 1}] * 10) == Validation()
+    found = validate(compiled, [{"k": "x"}, *[{"k": 1}] * 1_000])
+    assert [error.path for error in found.errors] == ["$[0]"]
 
 
 @pytest.mark.parametrize(

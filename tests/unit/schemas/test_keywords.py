@@ -138,13 +138,13 @@ SAID_OTHERWISE: list[tuple[str, Any, dict[str, Any]]] = [
 @pytest.mark.parametrize(
     ("schema", "expected"), [case[1:] for case in SAID_OTHERWISE], ids=[case[0] for case in SAID_OTHERWISE]
 )
-def test_what_can_be_said_in_documented_keywords_is(schema: Any, expected: dict[str, Any]) -> None:
+def test_what_can_be_expressed_in_documented_keywords_is(schema: Any, expected: dict[str, Any]) -> None:
     result = compile_schema(schema, param="s")
     assert result.schema == expected
     assert not result.lossy
 
 
-TOLD: list[tuple[Any, str]] = [
+NOTED: list[tuple[Any, str]] = [
     ({"type": "string", "format": "date-time"}, "Format: date-time."),
     ({"type": "string", "pattern": "^(?!x)"}, "Must match ^(?!x)."),
     ({"type": "string", "pattern": "a", "allOf": [{"pattern": "b"}]}, "Must match b."),
@@ -170,8 +170,8 @@ TOLD: list[tuple[Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("schema", "words"), TOLD, ids=[words for _, words in TOLD])
-def test_what_is_lost_is_told_in_the_description(schema: Any, words: str) -> None:
+@pytest.mark.parametrize(("schema", "words"), NOTED, ids=[words for _, words in NOTED])
+def test_what_is_lost_is_noted_in_the_description(schema: Any, words: str) -> None:
     result = compile_schema(schema, param="s")
     assert result.schema["description"] == words
     assert result.lossy
@@ -190,7 +190,7 @@ def test_words_follow_the_description_and_are_bounded() -> None:
     assert len(description) <= 2 + 600
 
 
-def test_annotations_are_told_without_calling_the_schema_lossy() -> None:
+def test_annotations_are_noted_without_calling_the_schema_lossy() -> None:
     schema = {
         "type": "string",
         "default": "x",

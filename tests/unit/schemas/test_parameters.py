@@ -30,7 +30,7 @@ def test_a_free_form_object_is_kept_where_it_is_asked_for() -> None:
 def test_typeless_parameters_with_properties_are_an_object_and_other_values_are_faults() -> None:
     result = compile_parameters({"properties": {"a": {"type": "integer"}}}, param="p")
     assert result.schema == {"type": "object", "properties": {"a": {"type": "integer"}}}
-    assert [violation.message for violation in validate(result, [1]).errors] == ["expected object, got array"]
+    assert [error.message for error in validate(result, [1]).errors] == ["expected object, got array"]
 
 
 @pytest.mark.parametrize(

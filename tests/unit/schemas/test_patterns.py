@@ -80,13 +80,13 @@ def test_a_pattern_is_not_found(source: str, text: str) -> None:
     ],
     ids=lambda source: source[:20],
 )
-def test_what_cannot_be_matched_in_linear_time_is_not_judged(source: str) -> None:
+def test_what_cannot_be_matched_in_linear_time_is_not_evaluated(source: str) -> None:
     """A pattern that a linear-time engine cannot run is no reason to stall, nor to refuse an answer."""
     assert pattern(source).found_in("a") is None
     assert not pattern(source).plain
 
 
-def test_a_text_too_long_for_its_pattern_is_not_judged() -> None:
+def test_a_text_too_long_for_its_pattern_is_not_evaluated() -> None:
     assert pattern("(a?){900}(b?){900}c").found_in("ab" * 50_000) is None
 
 

@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 
 from proxy.errors import InvalidRequest
-from proxy.schemas import CompiledSchema, Dialect, coerce, compile_parameters, compile_schema, validate
+from proxy.schemas import CompiledSchema, Dialect, Validation, coerce, compile_parameters, compile_schema, validate
 from tests.unit.schemas.documented import DOCUMENTED, keywords_in
 from tests.unit.schemas.strategies import instances, json_values, schemas
 
@@ -64,29 +64,28 @@ def test_every_instance_that_the_original_accepts_is_accepted_by_the_compiled_sc
 
 @given(st.data())
 @relaxed
-def test_check_finds_violations_exactly_where_the_stock_validator_does(data: st.DataObject) -> None:
+def test_check_finds_errors_exactly_where_the_stock_validator_does(data: st.DataObject) -> None:
     schema = data.draw(schemas())
     compiled = compiled_or_none(schema)
     instance = data.draw(instances(schema))
-    if compiled is None or (compiled.document.patterned and "unevaluatedProperties" in json.dumps(schema)):
-        return
-    assert (validate(compiled, instance).errors == ()) == accepts(schema, instance)
+    if compiled is not None and not has_float(instance):  # draft 4 calls 1.0 no integer
+        assert (validate(compiled, instance) == Validation()) == accepts(schema, instance)
 
 
 @given(st.data())
 @relaxed
-def test_mending_leaves_valid_values_alone_and_leaves_others_with_fewer_violations(data: st.DataObject) -> None:
+def test_coercing_leaves_valid_values_alone_and_leaves_others_with_fewer_violations(data: st.DataObject) -> None:
     schema = data.draw(schemas())
     compiled = compiled_or_none(schema)
     instance = data.draw(instances(schema))
     if compiled is None:
         return
     before = json.dumps(instance)
-    mended = coerce(compiled, instance)
+    coerced = coerce(compiled, instance)
     assert json.dumps(instance) == before
-    if mended is not instance:
-        assert len(validate(compiled, mended).errors) < len(validate(compiled, instance).errors)
-    assert json.dumps(coerce(compiled, instance)) == json.dumps(mended)
+    if coerced != instance:
+        assert len(validate(compiled, coerced).errors) < len(validate(compiled, instance).errors)
+    assert json.dumps(coerce(compiled, instance)) == json.dumps(coerced)
 
 
 @given(st.data())

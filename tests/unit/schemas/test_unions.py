@@ -57,12 +57,12 @@ def test_unions_that_one_shape_says_exactly_lose_nothing(members: list[Any], exp
     assert not compile_schema({"anyOf": members}, param="s").lossy
 
 
-def test_values_that_are_no_longer_listed_are_told() -> None:
+def test_values_that_are_no_longer_listed_are_noted() -> None:
     schema = compiled({"anyOf": [{"enum": ["low", "high"]}, {"type": "string"}]})
     assert schema == {"description": 'One of: "low" | "high" | string.', "type": "string"}
 
 
-def test_titles_and_descriptions_of_listed_values_are_told() -> None:
+def test_titles_and_descriptions_of_listed_values_are_noted() -> None:
     schema = compiled(
         {"oneOf": [{"const": "a", "description": "the first"}, {"const": "b", "description": "the second"}]}
     )

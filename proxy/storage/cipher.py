@@ -1,0 +1,116 @@
+"""Encrypts stored credentials, with a key derived from the settings' passphrase or one that is made at the first use and kept in a file.
+
+What is stored is `<salt>.<token>`: the salt of the passphrase's derivation, empty for the file's key, and Fernet's AES-128 in CBC mode with
+an HMAC over it, so that a changed or foreign value is noticed.
+"""
+
+import base64
+import hashlib
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
+
+# As OWASP advises: 32 MiB and a quarter of a second once for each salt, since an operator's passphrase may be a mere word.
+_SCRYPT_N: Final = 2**15
+_SCRYPT_R: Final = 8
+_SCRYPT_P: Final = 3
+_SALT_BYTES: Final = 16
+_MAX_KEYS: Final = 1_000
+
+
+class NoSecret(Exception):
+    """The file with the key can neither be read nor made, or holds something else."""
+
+
+class CannotDecrypt(Exception):
+    """A value was encrypted with another key, or was changed."""
+
+
+class Cipher:
+    """Encrypts and decrypts short texts. Both raise NoSecret, and take a quarter of a second for a salt that is new to the process.
+
+    Args:
+        passphrase: any text; None means the content of `file`, which is made when it is first needed.
+        file: where a generated key is kept, readable by its owner only.
+    """
+
+    def __init__(self, passphrase: str | None, file: Path) -> None:
+        self._passphrase = passphrase
+        self._file = file
+        self._salt = "" if passphrase is None else _encoded(os.urandom(_SALT_BYTES))
+        self._keys: OrderedDict[str, Fernet] = OrderedDict()
+
+    def encrypt(self, text: str) -> str:
+        token = self._key(self._salt).encrypt(text.encode()).decode()
+        return f"{self._salt}.{token}"
+
+    def decrypt(self, sealed: str) -> str:
+        """Raises CannotDecrypt."""
+        from cryptography.fernet import InvalidToken  # noqa: PLC0415 (as in `_key`)
+
+        salt, _, token = sealed.partition(".")
+        if bool(salt) != (self._passphrase is not None):
+            raise CannotDecrypt
+        try:
+            return self._key(salt).decrypt(token.encode()).decode()
+        except InvalidToken:
+            raise CannotDecrypt from None
+
+    def is_quick(self, sealed: str) -> bool:
+        """Whether decrypting takes less than a millisecond, since the key of its salt is known."""
+        return sealed.partition(".")[0] in self._keys
+
+    def _key(self, salt: str) -> "Fernet":
+        from cryptography.fernet import Fernet  # noqa: PLC0415 (seven megabytes that only stored credentials need)
+
+        if (known := self._keys.get(salt)) is not None:
+            return known
+        try:
+            key = Fernet(self._derived(salt))
+        except (OSError, ValueError) as error:
+            raise NoSecret(str(error)) from error
+        self._keys[salt] = key
+        if len(self._keys) > _MAX_KEYS:
+            self._keys.popitem(last=False)
+        return key
+
+    def _derived(self, salt: str) -> bytes:
+        """The key in Fernet's form. Raises OSError."""
+        if self._passphrase is None:
+            return _key_in(self._file)
+        key = hashlib.scrypt(
+            self._passphrase.encode(),
+            salt=salt.encode(),
+            n=_SCRYPT_N,
+            r=_SCRYPT_R,
+            p=_SCRYPT_P,
+            maxmem=2 * 128 * _SCRYPT_N * _SCRYPT_R,
+            dklen=32,
+        )
+        return base64.urlsafe_b64encode(key)
+
+
+def _encoded(salt: bytes) -> str:
+    return base64.urlsafe_b64encode(salt).decode().rstrip("=")
+
+
+def _key_in(file: Path) -> bytes:
+    """The key in a file, which is made if need be. Of several processes that try, one makes it."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as opened:
+            opened.write(base64.urlsafe_b64encode(os.urandom(32)))
+            opened.flush()
+            os.fsync(descriptor)
+        os.link(fresh, file)  # fails where the file is there already, and never shows half of it
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink(missing_ok=True)
+    return file.read_bytes().strip()
