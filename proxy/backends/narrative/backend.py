@@ -183,6 +183,8 @@ class NarrativeRun:
                 forgotten = error.code == LOST and not attempt.new
                 if not forgotten and (self._request.choices == 1 or attempt.repaired):
                     raise
+            if forgotten:
+                self._attempts.job_ids.remove(attempt.job.id)  # another job answers, and gives the answer another id
             self._backend.metrics.further_job("retry")
             attempt = await self._attempts.begin(f"{number}.retry", attempt.prepared, attempt.slots)
             return await self._answered(attempt)
