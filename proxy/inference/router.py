@@ -216,9 +216,10 @@ class RoutedRun:
             yield event
 
     async def _release(self) -> None:
-        """Release the leases; count the tokens used. The estimate stays where those are not known. Further calls do nothing."""
-        if self._released:
-            return
+        """Release the leases; count the tokens used. The estimate stays where those are not known.
+
+        A run may be closed when its answer was delivered, before its usage is known: leases make sure that each counts once.
+        """
         self._released = True
         for lease in self._leases:
             if self._tokens:
