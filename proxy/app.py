@@ -29,7 +29,7 @@ from proxy.api.elastic.routes import ElasticServices, Verify, elastic_routes
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions
 from proxy.api.http.runs import REPORT_HEADERS, error_headers
 from proxy.api.openai.errors import error_response, exception_handlers
-from proxy.api.openai.routes import OpenAIServices, openai_routes
+from proxy.api.openai.routes import OpenAIServices, openai_routes, stream_decoder
 from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.narrative import (
     ClientOptions,
@@ -176,7 +176,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     _elastic_authenticator(settings, authenticator),
                     endpoints,
                     backend,
-                    rules,
+                    decode_chat=stream_decoder(rules, settings.chat.reasoning_object),
                     verify={"narrative": _verify_narrative(client), "anthropic": _verify_anthropic(anthropic)},
                     own_token=bool(account.api_key),
                 ),

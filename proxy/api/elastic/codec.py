@@ -1,14 +1,12 @@
 """Inference calls → neutral requests; events → server-sent events. No I/O. Source: contract `elastic-inference.md`."""
 
 import re
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Protocol
 
 from proxy.api.elastic.errors import error_out
 from proxy.api.elastic.types import CompletionBody, TaskSettings
 from proxy.api.http.json_text import canonical_digest, json_line
-from proxy.api.openai.decode import ChatReply
-from proxy.api.openai.encode import ChunkStream
 from proxy.errors import InvalidRequest, ProxyError
 from proxy.inference.request import Message, Request, Sampling, Text
 from proxy.inference.result import Event, TextDelta
@@ -86,11 +84,21 @@ class CompletionEncoder:
         return _event("error", error_out(error))
 
 
-class ChatEncoder(CompletionEncoder):
-    """The bytes of a streamed chat completion: OpenAI's chunks."""
+class Chunks(Protocol):
+    """The chunks of one stream, as JSON objects."""
 
-    def __init__(self, reply: ChatReply) -> None:
-        self._stream = ChunkStream(reply)
+    def chunks(self, event: Event) -> Iterator[Mapping[str, Any]]:
+        """Those of an event."""
+
+    def heartbeat(self) -> Mapping[str, Any] | None:
+        """One without content; None before the first chunk."""
+
+
+class ChatEncoder(CompletionEncoder):
+    """The bytes of a streamed chat completion."""
+
+    def __init__(self, chunks: Chunks) -> None:
+        self._stream = chunks
 
     def encode(self, event: Event) -> Iterator[bytes]:
         for chunk in self._stream.chunks(event):

@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -15,6 +15,7 @@ from proxy.access.authentication import Caller
 from proxy.api.elastic.authentication import ElasticAuthenticator
 from proxy.api.elastic.codec import (
     ChatEncoder,
+    Chunks,
     CompletionEncoder,
     completion_digest,
     completion_requests,
@@ -22,21 +23,19 @@ from proxy.api.elastic.codec import (
 )
 from proxy.api.elastic.endpoints import check_task_type, decode_endpoint, encode_endpoint, exists_already, not_found
 from proxy.api.elastic.errors import error_out, error_response
-from proxy.api.elastic.types import ChatCompletionBody, CompletionBody
-from proxy.api.http.bodies import read_model, read_object, validated
+from proxy.api.elastic.types import CompletionBody
+from proxy.api.http.bodies import read_model, read_object
 from proxy.api.http.headers import heartbeat_interval, terms_of
 from proxy.api.http.json_text import json_bytes
 from proxy.api.http.middleware import shown_path
 from proxy.api.http.responses import Delivery, json_response, unless_disconnected
 from proxy.api.http.runs import StreamEncoder, report_headers, reported, stream_response
-from proxy.api.openai.decode import body_digest, decode
 from proxy.catalog import Catalog
 from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
 from proxy.inference.backend import Run
 from proxy.inference.endpoints import Endpoint, Endpoints, ServiceName
 from proxy.inference.idempotency import Idempotency, Terms
 from proxy.inference.request import Request as InferenceRequest
-from proxy.inference.request import Rules
 from proxy.settings import Settings
 
 API: Final = "elastic"
@@ -49,6 +48,8 @@ _REFUSALS: Final = frozenset(
 
 Verify = Callable[[Endpoint, str | None], Awaitable[None]]
 """(endpoint, its credential) → nothing, when its service accepts the credential. Raises ProxyError."""
+DecodeChat = Callable[[dict[str, Any], int], tuple[InferenceRequest, Chunks, str]]
+"""(an OpenAI chat request's body, its bytes) → the request, the chunks of its stream, a digest of the body. Raises InvalidRequest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class ElasticServices:
     """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.elastic`.
 
     Attributes:
+        decode_chat: decodes the bodies of chat completions.
         verify: a small call to each service.
         own_token: whether the proxy has a Narrative token for endpoints that bring none.
     """
@@ -65,7 +67,7 @@ class ElasticServices:
     authenticator: ElasticAuthenticator
     endpoints: Endpoints
     backend: Idempotency
-    rules: Rules
+    decode_chat: DecodeChat
     verify: Mapping[ServiceName, Verify]
     own_token: bool
 
@@ -266,16 +268,12 @@ async def stream_completion(request: Request, services: ElasticServices) -> Resp
 async def stream_chat(request: Request, services: ElasticServices) -> Response:
     """A chat completion, always with its usage in the last chunk, as Elasticsearch has it."""
     caller, inference_id = await _inference_call(request, services)
-    reasoning_object = services.settings.chat.reasoning_object
 
-    def work(body: dict[str, object], body_bytes: int) -> tuple[_Asked, ChatEncoder]:
-        chat = validated(ChatCompletionBody, body).model_copy(update={"model": inference_id, "stream": True})
-        asked, reply = decode(chat, services.rules, body_bytes, reasoning_object=reasoning_object)
-        digest = body_digest({**body, "model": inference_id})
-        return (asked, digest), ChatEncoder(replace(reply, include_usage=True))
+    def work(body: dict[str, Any], body_bytes: int) -> tuple[InferenceRequest, Chunks, str]:
+        return services.decode_chat({**body, "model": inference_id}, body_bytes)
 
-    asked, encoder = await read_object(request, work, services.settings.server)
-    return await _streamed(request, services, caller, asked, encoder)
+    asked, chunks, digest = await read_object(request, work, services.settings.server)
+    return await _streamed(request, services, caller, (asked, digest), ChatEncoder(chunks))
 
 
 async def _streamed(

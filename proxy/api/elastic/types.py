@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from proxy.api.openai.types import ChatRequest, Whole
 from proxy.setting_types import is_uuid
 
 
@@ -22,7 +21,7 @@ class _Body(BaseModel):
 
 
 class RateLimit(_Body):
-    requests_per_minute: Whole = Field(ge=1)
+    requests_per_minute: int = Field(ge=1)
 
 
 class _ServiceSettings(_Body):
@@ -45,16 +44,16 @@ class AnthropicSettings(_ServiceSettings):
 
 
 class TaskSettings(_Body):
-    max_tokens: Whole | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
-    top_k: Whole | None = Field(default=None, ge=0)
+    top_k: int | None = Field(default=None, ge=0)
     top_p: float | None = Field(default=None, ge=0, le=1)
 
 
 class AnthropicTaskSettings(TaskSettings):
     """Those of an endpoint of the `anthropic` service, whose reply limit has no default."""
 
-    max_tokens: Whole = Field(ge=1)
+    max_tokens: int = Field(ge=1)
     temperature: float | None = Field(default=None, ge=0, le=1)
 
 
@@ -90,12 +89,6 @@ class CompletionBody(_Body):
         Discriminator(_input_tag),
     ]
     task_settings: TaskSettings | None = None
-
-
-class ChatCompletionBody(ChatRequest):
-    """The body of `POST /_inference/chat_completion/{id}/_stream`: a chat request whose model is the endpoint's, whatever it says."""
-
-    model: str = "endpoint"
 
 
 # ---------------------------------------------------------------- responses

@@ -1,7 +1,7 @@
 """Routes of the Chat Completions API, each with and without `/v1` and a trailing slash, so that nothing is ever redirected."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -14,7 +14,7 @@ from proxy.api.http.headers import heartbeat_interval, terms_of
 from proxy.api.http.json_text import json_bytes, json_line
 from proxy.api.http.responses import unless_disconnected
 from proxy.api.http.runs import stream_response, whole_response
-from proxy.api.openai.decode import ChatReply, body_digest, decode
+from proxy.api.openai.decode import ChatReply, ReasoningObject, body_digest, decode
 from proxy.api.openai.encode import ChunkStream, completion
 from proxy.api.openai.errors import error_body, error_event
 from proxy.api.openai.types import ChatRequest, Chunk, ModelInfo, ModelList
@@ -65,8 +65,9 @@ async def chat_completions(request: Request) -> Response:
     """`POST /v1/chat/completions`, whole or streamed. Whatever can be refused is refused before a response begins."""
     services: OpenAIServices = request.state.openai
     caller = await services.authenticator.authenticate(request.headers)
-    decoded, reply, digest = await read_object(request, _decoder(services), services.settings.server)
     chat = services.settings.chat
+    decoder = chat_decoder(services.rules, chat.reasoning_object)
+    decoded, reply, digest = await read_object(request, decoder, services.settings.server)
     heartbeat_s = chat.heartbeat_s if reply.stream else chat.keepalive_json_s
     terms = terms_of(request.headers, heartbeat_s=heartbeat_interval(request.headers, heartbeat_s))
     start = services.backend.start(decoded, caller, terms, api=API, body=digest)
@@ -82,15 +83,28 @@ async def chat_completions(request: Request) -> Response:
     )
 
 
-def _decoder(
-    services: OpenAIServices,
+def chat_decoder(
+    rules: Rules, reasoning_object: ReasoningObject
 ) -> Callable[[dict[str, Any], int], tuple[InferenceRequest, ChatReply, str]]:
-    reasoning_object = services.settings.chat.reasoning_object
+    """(a body, its bytes) → the request, its reply, and the digest of the body."""
 
     def work(body: dict[str, Any], body_bytes: int) -> tuple[InferenceRequest, ChatReply, str]:
         chat_request = validated(ChatRequest, body)
-        decoded, reply = decode(chat_request, services.rules, body_bytes, reasoning_object=reasoning_object)
+        decoded, reply = decode(chat_request, rules, body_bytes, reasoning_object=reasoning_object)
         return decoded, reply, body_digest(body)
+
+    return work
+
+
+def stream_decoder(
+    rules: Rules, reasoning_object: ReasoningObject
+) -> Callable[[dict[str, Any], int], tuple[InferenceRequest, ChunkStream, str]]:
+    """The same for another API that streams chat completions as this one's chunks, always with their usage."""
+    decode_chat = chat_decoder(rules, reasoning_object)
+
+    def work(body: dict[str, Any], body_bytes: int) -> tuple[InferenceRequest, ChunkStream, str]:
+        decoded, reply, digest = decode_chat({**body, "stream": True}, body_bytes)
+        return decoded, ChunkStream(replace(reply, include_usage=True)), digest
 
     return work
 

@@ -14,6 +14,7 @@ from proxy.api.elastic.codec import (
 )
 from proxy.api.elastic.types import CompletionBody
 from proxy.api.openai.decode import ChatReply
+from proxy.api.openai.encode import ChunkStream
 from proxy.errors import InvalidRequest, JobTimeout
 from proxy.inference.request import Message, Text
 from proxy.inference.result import Choice, Result, Usage, result_events
@@ -26,7 +27,7 @@ def body(**fields: object) -> CompletionBody:
 
 
 def test_each_input_is_a_request_of_its_own() -> None:
-    settings = {"max_tokens": 5.0, "temperature": 1.5, "top_p": 0.5, "top_k": 0}
+    settings = {"max_tokens": 5, "temperature": 1.5, "top_p": 0.5, "top_k": 0}
     one, two = completion_requests("mine", body(input=["one", "two"], task_settings=settings), stream=False)
     assert one.messages == (Message("user", (Text("one", "input"),), "input"),)
     assert (one.model, one.max_tokens, one.body_bytes) == ("mine", 5, 3)
@@ -78,7 +79,7 @@ def test_a_completions_stream_holds_its_text_only() -> None:
 
 
 def test_a_chat_completions_stream_holds_openais_chunks() -> None:
-    encoder = ChatEncoder(ChatReply("mine", include_usage=True))
+    encoder = ChatEncoder(ChunkStream(ChatReply("mine", include_usage=True)))
     assert encoder.heartbeat() == b""
     sent = [json.loads(data.split(b"data: ")[1]) for event in result_events(RESULT) for data in encoder.encode(event)]
     assert {chunk["object"] for chunk in sent} == {"chat.completion.chunk"}
