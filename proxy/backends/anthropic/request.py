@@ -65,6 +65,8 @@ def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> Messa
     """
     if request.choices > 1:
         raise InvalidRequest(f"`n` is {request.choices}; this model gives one choice for each request.", param="n")
+    if "top_k" in request.ignored:  # it has an effect here, which is why one that cannot be used is not passed over
+        raise InvalidRequest("Invalid `top_k`: expected a whole number from 1.", param="top_k")
     budget = Budget()
     names = upstream_names([*(tool.name for tool in request.tools), *called_names(request.messages)])
     draft = _Draft({"model": request.model}, list(request.adjusted))

@@ -79,6 +79,12 @@ def test_several_choices_are_refused() -> None:
     assert caught.value.param == "n"
 
 
+def test_a_top_k_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        call(ignored=("seed", "top_k"))
+    assert caught.value.param == "top_k"
+
+
 def test_media_is_refused_and_history_repaired() -> None:
     with pytest.raises(InvalidRequest):
         call(messages=(Message("user", (Media("image", "messages[0].content[0]"),)),))
