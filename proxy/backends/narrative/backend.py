@@ -153,7 +153,7 @@ class NarrativeRun:
                 raise self._failure([failed[number] for number in sorted(failed)])
             self._backend.metrics.spent("proxy", self._attempts.preparation.seconds)
         except Overloaded as error:
-            error.job_id = error.job_id or self._attempts.job_ids[0]
+            error.job_id = error.job_id or next(iter(self._attempts.job_ids), None)
             raise
         except asyncio.CancelledError:
             log.info("the client left before the answer", jobs=self._attempts.job_ids)

@@ -22,6 +22,7 @@ _MAX_ECHO = 20_000
 """Characters of a wrong output that are repeated to the model."""
 _MAX_ERRORS = 5
 _MIN_THINKING = 1_024
+_MAX_DEPTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def _prepare(request: Request, card: ModelCard, rules: Rules, form: Form, budget
     parts = tuple(compiler.parts)
     return Prepared(
         model=card.id,
-        messages=(*_system(conversation.system, expected.instructions()), *map(_message, conversation.turns)),
+        messages=(*_system(conversation.system, expected.instructions()), *map(compiler.message, conversation.turns)),
         config=wire.InferenceConfig(
             output_format_schema=expected.schema(),
             max_tokens=limits.total,
@@ -151,7 +152,7 @@ class _Compiler:
         self._form = form
         self._limits = limits
         self._budget = budget
-        self._parameters: dict[str, CompiledSchema] = {}
+        self._aliases: dict[str, Mapping[str, str]] = {}
 
     def toolset(self, request: Request, names: Mapping[str, str]) -> Toolset | None:
         """The tools that may be called, None when there are none."""
@@ -177,6 +178,23 @@ class _Compiler:
         self.parts.append(Part(ANSWER, wanted.schema, compiled.schema))
         return StructuredOutput(compiled, strict=wanted.strict or wanted.schema is None, simple=simple)
 
+    def message(self, turn: Turn) -> wire.Message:
+        """A turn in Narrative's blocks. The schemas must have been compiled."""
+        return wire.Message(role=turn.role, content=tuple(map(self._block, turn.content)))
+
+    def _block(self, block: Text | ToolCall | ToolResult) -> wire.Block:
+        match block:
+            case ToolCall():
+                aliases = self._aliases.get(block.name)
+                past = _renamed(block.arguments, aliases) if aliases else block.arguments
+                return wire.ToolUseBlock(tool_use_id=block.id, name=block.name, input=past)
+            case ToolResult():
+                texts = tuple(wire.TextBlock(text=text.text) for text in block.content if isinstance(text, Text))
+                is_error = block.is_error or None
+                return wire.ToolResultBlock(tool_use_id=block.call_id or "", content=texts, is_error=is_error)
+            case _:
+                return wire.TextBlock(text=block.text)
+
     def _offered(self, tool: Tool, upstream_name: str) -> OfferedTool:
         compiled = compile_parameters(
             tool.parameters,
@@ -186,7 +204,8 @@ class _Compiler:
             budget=self._budget,
         )
         compiled = self._in_bounds(compiled)
-        self._parameters[upstream_name] = compiled
+        if compiled.aliases:
+            self._aliases[upstream_name] = {name: alias for alias, name in compiled.aliases.items()}
         self.parts.append(Part(upstream_name, tool.parameters, compiled.schema))
         return OfferedTool(
             tool.name, upstream_name, tool.description.strip(), compiled, tool.strict, self._is_simple(upstream_name)
@@ -205,19 +224,13 @@ class _Compiler:
         return self._card.tool_encoding == "text" or part in self._form.simple
 
 
-def _message(turn: Turn) -> wire.Message:
-    return wire.Message(role=turn.role, content=tuple(map(_block, turn.content)))
-
-
-def _block(block: Text | ToolCall | ToolResult) -> wire.Block:
-    match block:
-        case ToolCall():
-            return wire.ToolUseBlock(tool_use_id=block.id, name=block.name, input=block.arguments)
-        case ToolResult():
-            texts = tuple(wire.TextBlock(text=text.text) for text in block.content if isinstance(text, Text))
-            return wire.ToolResultBlock(tool_use_id=block.call_id or "", content=texts, is_error=block.is_error or None)
-        case _:
-            return wire.TextBlock(text=block.text)
+def _renamed(value: Any, aliases: Mapping[str, str], depth: int = 0) -> Any:
+    """A past call's arguments with the property names that the tool's schema has upstream."""
+    if depth > _MAX_DEPTH:
+        return value
+    if isinstance(value, dict):
+        return {aliases.get(name, name): _renamed(item, aliases, depth + 1) for name, item in value.items()}
+    return [_renamed(item, aliases, depth + 1) for item in value] if isinstance(value, list) else value
 
 
 # ---------------------------------------------------------------- numbers

@@ -448,7 +448,7 @@ def test_a_value_that_matches_two_alternatives_is_accepted_and_noted() -> None:
     }
     answer = structured(two, strict=True).parse({"v": 1})
     assert (answer.errors, answer.undeliverable) == ((), False)
-    assert "oneOf" in answer.notes[0]
+    assert "alternatives" in answer.notes[0]
     call = with_tools(tool("f", two, strict=True)).parse({"tool_calls": [{"f": {"v": 1}}]})
     assert (call.errors, call.undeliverable) == ((), False)
     assert "arguments of f" in call.notes[0]

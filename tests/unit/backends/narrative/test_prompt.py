@@ -224,6 +224,61 @@ def test_any_json_object_is_a_structured_output_that_must_be_one() -> None:
     assert made.expected.max_words is None
 
 
+# ---------------------------------------------------------------- property names
+
+FILTER = {
+    "type": "object",
+    "properties": {
+        "filter[name]": {"type": "string"},
+        "Account Number": {"type": "object", "properties": {"größe": {"type": "integer"}}},
+    },
+    "required": ["filter[name]"],
+    "additionalProperties": False,
+}
+OWN: dict[str, Any] = {"filter[name]": "x", "Account Number": {"größe": 3}}
+
+
+def aliased(schema: Any, value: Any) -> Any:
+    """The value as a model would write it: the n-th property of the client's schema is the n-th of the schema that is sent."""
+    names = dict(zip(FILTER["properties"], schema["properties"], strict=True))  # type: ignore[arg-type]
+    (inner,) = schema["properties"][names["Account Number"]]["properties"]
+    return {
+        names["filter[name]"]: value["filter[name]"],
+        names["Account Number"]: {inner: value["Account Number"]["größe"]},
+    }
+
+
+@pytest.mark.parametrize("simple", [False, True])
+def test_property_names_that_upstreams_refuse_are_aliased_and_come_back(simple: bool) -> None:
+    tool = Tool("find", parameters=FILTER, strict=True)
+    made = prepared(
+        tools=(tool, CLOCK),
+        output=JsonOutput(FILTER, strict=True),
+        form=Form(frozenset({"find", ANSWER} if simple else ())),
+    )
+    assert made.expected.tools
+    assert made.expected.answer
+    written = aliased(made.expected.tools.tools[0].parameters.schema, OWN)
+    answer = aliased(made.expected.answer.compiled.schema, OWN)
+    assert all(name.isascii() and name.replace("_", "").isalnum() for name in [*written, *answer])
+    call = {"find": json.dumps(written) if simple else written}
+    assert made.expected.parse({"tool_calls": [call]}).calls[0].arguments == OWN
+    parsed = made.expected.parse({"answer": json.dumps(answer) if simple else answer, "tool_calls": []})
+    assert (json.loads(parsed.text or ""), parsed.errors) == (OWN, ())
+
+
+def test_past_calls_are_written_with_the_aliases_of_their_tool() -> None:
+    past = Message(
+        "assistant", (ToolCall("1", "find", {**OWN, "list": [OWN]}), ToolCall("2", "other", OWN)), "messages[1]"
+    )
+    made = prepared(messages=(HI, past), tools=(Tool("find", parameters=FILTER),))
+    assert made.expected.tools
+    expected = aliased(made.expected.tools.tools[0].parameters.schema, OWN)
+    find, other = made.messages[2].content
+    assert find.input == {**expected, "list": [expected]}  # type: ignore[union-attr]
+    assert other.input == OWN  # type: ignore[union-attr]
+
+
 # ---------------------------------------------------------------- forms
 
 SIMPLE = "tools: written in the simple form, with arguments as JSON text"
