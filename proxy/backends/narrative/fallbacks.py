@@ -134,7 +134,7 @@ class Fallbacks:
             names: gives each tool name of a request its upstream name.
         """
         text_history = self._knows(card.id, _HISTORY)
-        if not self._until or not any(model == card.id for model, _ in self._until):
+        if not self._until:
             return Form(text_history=text_history)
         upstream = names(request)
         digests = {upstream[tool.name]: schema_digest(tool.parameters) for tool in request.tools}
