@@ -243,9 +243,9 @@ def test_length_when_the_headroom_would_let_more_words_pass_than_were_asked_for(
         (openai.BadRequestError, {"messages": [{"role": "user", "content": script(fail="Invalid schema")}], "max_tokens": 77}, "invalid_json_schema"),
         (openai.NotFoundError, {"messages": [{"role": "user", "content": script(fail="Model unavailable")}]}, "model_not_found"),
         (openai.PermissionDeniedError, {"messages": [{"role": "user", "content": script(fail="Invalid data plane")}]}, None),
-        (openai.InternalServerError, {"messages": [{"role": "user", "content": script(fail="The GPU melted")}]}, "narrative_job_failed"),
-        (openai.InternalServerError, {"messages": [{"role": "user", "content": script(state="cancelled")}]}, "narrative_job_cancelled"),
-        (openai.InternalServerError, {"messages": [{"role": "user", "content": script(output=["nonsense"])}]}, "narrative_invalid_output"),
+        (openai.APIStatusError, {"messages": [{"role": "user", "content": script(fail="The GPU melted")}]}, "narrative_job_failed"),
+        (openai.APIStatusError, {"messages": [{"role": "user", "content": script(state="cancelled")}]}, "narrative_job_cancelled"),
+        (openai.APIStatusError, {"messages": [{"role": "user", "content": script(output=["nonsense"])}]}, "narrative_invalid_output"),
     ],
 )  # fmt: skip
 def test_each_error_is_the_right_exception_class(
@@ -283,8 +283,9 @@ def test_a_refusal_before_the_stream_begins_keeps_its_own_status(client: OpenAI)
 def test_the_library_does_not_repeat_what_was_paid_for(house: House) -> None:
     client = OpenAI(base_url=f"{house.url}/v1", api_key="test-key", max_retries=2)
     before = house.jobs_submitted()
-    with pytest.raises(openai.InternalServerError):
-        ask(client, script(fail="The GPU melted"))
+    with pytest.raises(openai.APIStatusError) as caught:
+        ask(client, script(fail="The GPU melted, and was paid for"))
+    assert caught.value.status_code == 424
     assert house.jobs_submitted() == before + 1
 
 

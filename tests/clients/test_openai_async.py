@@ -75,6 +75,7 @@ async def test_leaving_a_stream_stops_the_waiting(make_house: Any) -> None:
 async def test_a_failed_job_is_not_repeated(house: House) -> None:
     before = house.jobs_submitted()
     async with AsyncOpenAI(base_url=f"{house.url}/v1", api_key="test-key", max_retries=2) as client:
-        with pytest.raises(openai.InternalServerError):
-            await client.chat.completions.create(**ask(script(fail="The GPU melted")))
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.chat.completions.create(**ask(script(fail="The GPU melted, asked for by the async client")))
+    assert caught.value.status_code == 424
     assert house.jobs_submitted() == before + 1

@@ -107,13 +107,8 @@ test("a failure after the stream began is told", async () => {
   assert.match(JSON.stringify(errors.map((error) => error.message ?? error)), /The GPU melted/);
 });
 
-// docs/clients.md warns of it.
-test("left alone, it repeats what was paid for", async () => {
-  assert.equal((await generateText({ model, prompt: scenes.failsOnce() })).text, "Answered to a repeat.");
-});
-
-test("nothing is repeated that was paid for, once its own retries are off", async () => {
-  await assert.rejects(generateText({ model, prompt: scenes.failsOnce(), maxRetries: 0 }), { statusCode: 502 });
+test("nothing is repeated that was paid for", async () => {
+  await assert.rejects(generateText({ model, prompt: scenes.failsOnce() }), { statusCode: 424 });
 });
 
 test("cancellation", async () => {

@@ -77,13 +77,8 @@ test("a failure after the stream began ends the answer without a word", async ()
   assert.equal(concat(await Array.fromAsync(await chat().stream(scenes.BREAKS))).content, "");
 });
 
-// docs/clients.md warns of it.
-test("left alone, it repeats what was paid for", async () => {
-  assert.equal((await chat({ maxRetries: undefined }).invoke(scenes.failsOnce())).content, "Answered to a repeat.");
-});
-
-test("nothing is repeated that was paid for, once its own retries are off", async () => {
-  await assert.rejects(chat().invoke(scenes.failsOnce()));
+test("its retries get the failure again, without another job", async () => {
+  await assert.rejects(chat({ maxRetries: undefined }).invoke(scenes.failsOnce()));
 });
 
 test("a silent job is waited for", { timeout: 60_000 + 3_000 * scenes.SILENCE_S }, async (context) => {

@@ -79,13 +79,12 @@ test("errors", async () => {
   await assert.rejects(async () => Array.fromAsync(await model.stream(scenes.BREAKS)), /The GPU melted/);
 });
 
-// docs/clients.md warns of it.
-test("left alone, it repeats what was paid for", async () => {
-  assert.equal((await chat({ maxRetries: undefined }).invoke(scenes.failsOnce())).content, "Answered to a repeat.");
+test("its first retries get the failure again, without another job", async () => {
+  await assert.rejects(chat({ maxRetries: 1 }).invoke(scenes.failsOnce()), { status: 424 });
 });
 
 test("nothing is repeated that was paid for, once its own retries are off", async () => {
-  await assert.rejects(model.invoke(scenes.failsOnce()), { status: 502 });
+  await assert.rejects(model.invoke(scenes.failsOnce()), { status: 424 });
 });
 
 test("cancellation", async () => {

@@ -113,8 +113,9 @@ def test_too_long_a_prompt_is_recognised_as_such(model: ChatOpenAI) -> None:
 
 
 def test_nothing_is_repeated_that_was_paid_for(model: ChatOpenAI) -> None:
-    with pytest.raises(openai.InternalServerError):
+    with pytest.raises(openai.APIStatusError) as caught:
         model.invoke(fails_once())
+    assert caught.value.status_code == 424
 
 
 async def test_cancellation(proxy: Proxy, request_id: str) -> None:

@@ -142,8 +142,9 @@ async def test_errors(proxy: Proxy) -> None:
 
 
 async def test_nothing_is_repeated_that_was_paid_for(proxy: Proxy) -> None:
-    with pytest.raises(openai.InternalServerError):
+    with pytest.raises(openai.APIStatusError) as caught:
         await Runner.run(agent(client(proxy)), fails_once())
+    assert caught.value.status_code == 424
 
 
 async def test_cancellation(proxy: Proxy, request_id: str) -> None:

@@ -111,7 +111,7 @@ async def test_a_failure_after_the_stream_began_raises(proxy: Proxy) -> None:
 async def test_nothing_is_repeated_that_was_paid_for(proxy: Proxy) -> None:
     with pytest.raises(ModelHTTPError) as caught:
         await agent(proxy).run(fails_once())
-    assert caught.value.status_code == 502
+    assert caught.value.status_code == 424
 
 
 async def test_cancellation(proxy: Proxy, request_id: str) -> None:

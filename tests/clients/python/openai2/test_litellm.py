@@ -117,8 +117,9 @@ def test_errors(proxy: Proxy) -> None:
 
 
 def test_nothing_is_repeated_that_was_paid_for(proxy: Proxy) -> None:
-    with pytest.raises(litellm.exceptions.BadGatewayError):
-        litellm.completion(**ask(proxy, fails_once()))
+    with pytest.raises(litellm.APIError) as caught:
+        litellm.completion(**ask(proxy, fails_once()), num_retries=2)
+    assert caught.value.status_code == 424
 
 
 async def test_cancellation(proxy: Proxy, request_id: str) -> None:

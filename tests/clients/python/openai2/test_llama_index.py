@@ -101,8 +101,9 @@ def test_errors(proxy: Proxy) -> None:
 
 
 def test_nothing_is_repeated_that_was_paid_for(proxy: Proxy) -> None:
-    with pytest.raises(openai.InternalServerError):
-        model(proxy, max_retries=0).chat(say(fails_once()))
+    with pytest.raises(openai.APIStatusError) as caught:
+        model(proxy).chat(say(fails_once()))
+    assert caught.value.status_code == 424
 
 
 async def test_cancellation(proxy: Proxy, request_id: str) -> None:
