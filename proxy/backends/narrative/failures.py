@@ -99,6 +99,7 @@ WORDINGS: Final = (
 )
 # fmt: on
 
+REJECTED: Final = "narrative_rejected"
 _MAX_TEXT: Final = 2_000
 _THROTTLED_S: Final = 5.0
 _OVERLOADED_S: Final = 2.0
@@ -132,13 +133,13 @@ def error_for(text: str, *, code: str, job_id: str | None = None) -> ProxyError:
 
     Args:
         text: Narrative's own text, free of secrets; shown to the client.
-        code: of the error when the text names no cause of its own.
-        job_id: the job that failed; None when the submission itself was refused, so that nothing was paid.
+        code: of the error when the text names no cause of its own; `REJECTED` when a call was refused, and no job failed.
+        job_id: the job that failed, or that the call was about.
 
     Returns:
         Only errors that follow from load (429 and 503) invite a repeat: any other request would fail, and be paid for, again.
     """
-    what = f"Narrative job {job_id} failed" if job_id else "Narrative refused the request"
+    what = "Narrative refused the request" if code == REJECTED else f"Narrative job {job_id} failed"
     message = f"{what}: {text or 'no reason was given'}"
     match cause_of(text):
         case Cause.THROTTLED:
@@ -160,9 +161,8 @@ def error_for(text: str, *, code: str, job_id: str | None = None) -> ProxyError:
             return ModelNotFound(message, param="model", job_id=job_id)
         case Cause.INVALID_DATA_PLANE:
             return PermissionDenied(message, job_id=job_id)
-    if job_id is None:
-        return UpstreamError(message, code=code)
-    return PaidFailure(message, code=code, job_id=job_id)
+    kind = UpstreamError if code == REJECTED else PaidFailure
+    return kind(message, code=code, job_id=job_id)
 
 
 def _pause(text: str, default: float) -> float:

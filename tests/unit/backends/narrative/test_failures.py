@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.backends.narrative.failures import WORDINGS, Cause, cause_of, clean, error_for
+from proxy.backends.narrative.failures import REJECTED, WORDINGS, Cause, cause_of, clean, error_for
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -94,11 +94,15 @@ def test_causes_that_are_the_requests_keep_their_status_whether_paid_or_not(
         assert text in error.message
 
 
-def test_any_other_cause_is_a_paid_failure_of_a_job_and_an_upstream_error_of_a_submission() -> None:
-    failed, refused = (error_for("odd", code="c", job_id=job_id) for job_id in ("j1", None))
-    assert (type(failed), failed.status, failed.code, failed.job_id) == (PaidFailure, 424, "c", "j1")
-    assert (type(refused), refused.status, refused.code, refused.job_id) == (UpstreamError, 502, "c", None)
-    assert "no reason was given" in error_for("", code="c").message
+def test_any_other_cause_is_a_paid_failure_of_a_job_and_an_upstream_error_of_a_refused_call() -> None:
+    failed = error_for("odd", code="narrative_job_failed", job_id="j1")
+    assert (type(failed), failed.status, failed.code, failed.job_id) == (PaidFailure, 424, "narrative_job_failed", "j1")
+    assert "job j1 failed: odd" in failed.message
+    for job_id in (None, "j1"):
+        refused = error_for("odd", code=REJECTED, job_id=job_id)
+        assert (type(refused), refused.status, refused.code, refused.job_id) == (UpstreamError, 502, REJECTED, job_id)
+        assert "refused the request: odd" in refused.message
+    assert "no reason was given" in error_for("", code=REJECTED).message
 
 
 @pytest.mark.parametrize(
