@@ -1,6 +1,7 @@
 """The application: settings in, an ASGI app out. What has a lifetime is opened in the lifespan and handed to the routes as typed state."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from proxy.access.authentication import (
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.anthropic.ondemand import AnthropicOnDemand
-from proxy.api.http.middleware import HttpMiddleware, HttpOptions
+from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RedactKeys
 from proxy.backends.narrative import (
     ClientOptions,
     Jobs,
@@ -215,7 +216,8 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     render_error=lambda scope, error: error_response(error),
                     record=recent.add if settings.console.enabled else None,
                 ),
-            )
+            ),
+            Middleware(RedactKeys, keys=_own_keys(settings)),
         ],
         exception_handlers={ProxyError: render_error, HTTPException: render_unrouted, ClientDisconnect: render_nothing},
         lifespan=lifespan,
@@ -272,7 +274,7 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
 async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> _Account:
     options = SandboxOptions(pending_s=settings.sandbox.pending_s, running_s=settings.sandbox.running_s)
     running = await stack.enter_async_context(serve_sandbox(options))
-    return _Account(running.url, "sandbox", SANDBOX_DATA_PLANE)
+    return _Account(running.url, secrets.token_urlsafe(24), SANDBOX_DATA_PLANE)
 
 
 def _narrative(settings: Settings) -> _Account:
@@ -315,6 +317,12 @@ def _token_check(client: NarrativeClient) -> Callable[[str], Awaitable[None]]:
             raise InvalidApiKey(error.message) from error
 
     return check
+
+
+def _own_keys(settings: Settings) -> tuple[str, ...]:
+    """Every key of the settings, none of which may be shown."""
+    others = (settings.narrative.api_key, settings.elastic.admin_key, settings.access.secret_key)
+    return (*_client_keys(settings), *(key.get_secret_value() for key in others if key is not None))
 
 
 def _client_keys(settings: Settings) -> tuple[str, ...]:

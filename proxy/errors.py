@@ -23,7 +23,24 @@ Source: shared contract `heroku-chat.md`, section Errors.
     └── JobTimeout                    504  the job did not end in time
 """
 
-from typing import ClassVar
+import re
+from collections.abc import Iterable
+from typing import ClassVar, Final
+
+REDACTED: Final = "[redacted]"
+_MIN_KEY_LENGTH: Final = 12
+_LOOKS_LIKE_KEY: Final = re.compile(r"\b(?:sk|np|pk|rk)-[A-Za-z0-9_-]{9,}")
+
+
+def redact(text: str, keys: Iterable[str]) -> str:
+    """A text without these keys, and without what looks like one.
+
+    Keys of fewer than 12 characters stay: they could be words that the text needs.
+    """
+    for key in keys:
+        if len(key) >= _MIN_KEY_LENGTH:
+            text = text.replace(key, REDACTED)
+    return _LOOKS_LIKE_KEY.sub(REDACTED, text)
 
 
 class ProxyError(Exception):

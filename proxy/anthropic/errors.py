@@ -12,6 +12,7 @@ from proxy.errors import (
     RateLimited,
     RequestTooLarge,
     UpstreamError,
+    redact,
 )
 from proxy.failures import Cause, cause_of
 
@@ -64,7 +65,7 @@ def _words(error: anthropic.APIError, api_key: str) -> str:
     inner = body.get("error") if isinstance(body, dict) else None
     words = inner.get("message") if isinstance(inner, dict) else None
     text = words if isinstance(words, str) and words else type(error).__name__
-    return text.replace(api_key, "[key]")[:1_000] if api_key else text[:1_000]
+    return redact(text, [api_key])[:1_000]
 
 
 def _pause(error: anthropic.APIStatusError) -> float:

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from proxy import failures
 from proxy.backends.narrative.transport import Answer, NoAnswer, Operation, Outcome
 from proxy.backends.narrative.types import ApiError
-from proxy.errors import PermissionDenied, ProxyError, RateLimited, UpstreamError
+from proxy.errors import PermissionDenied, ProxyError, RateLimited, UpstreamError, redact
 
 MAX_WORDS: Final = 500
 """Most characters of Narrative's words that an error repeats."""
@@ -127,7 +127,7 @@ def _words(answer: Answer, secret: str) -> str:
         return ""
     parts = [error.error, error.error_description or body.get("message")]
     words = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
-    return _CONTROL.sub(" ", words.replace(secret, "[key]") if secret else words).strip()[:MAX_WORDS]
+    return _CONTROL.sub(" ", redact(words, [secret])).strip()[:MAX_WORDS]
 
 
 def _silence(outcome: NoAnswer, operation: Operation, job_id: str | None) -> ProxyError:
