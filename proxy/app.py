@@ -289,7 +289,7 @@ def _authenticator(
     server = settings.server
     loopback = is_loopback(server.host)
     # On an address that others reach anyway, the origin of a web page makes no difference.
-    origins = AllowedOrigins(frozenset(server.cors_origins)) if loopback else None
+    origins = AllowedOrigins(frozenset(server.cors_origins), frozenset(server.allowed_hosts)) if loopback else None
     if not account.api_key:
         tokens = TokenVerifier(_token_check(client))
         return PassThroughAuthenticator(account.data_plane_id, keys, tokens, endpoints=loopback, origins=origins)

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from proxy.setting_types import Key, Keys, NarrativeAddress, Origins, RedisAddress, Uuid, WebAddress
+from proxy.setting_types import Key, Keys, Names, NarrativeAddress, Origins, RedisAddress, Uuid, WebAddress
 
 ENVIRONMENT_NAMES: Mapping[str, tuple[str, str]] = {
     "NARRATIVE_API_KEY": ("narrative", "api_key"),
@@ -74,6 +74,10 @@ class ServerSettings(_Section):
         description="Most JSON values in a request body; more are a 400, as checking them would take too long.",
     )
     cors_origins: Origins = Field(("*",), description="Origins that browsers may call from.")
+    allowed_hosts: Names = Field(
+        (),
+        description="Host names, beside those of the machine itself, under which it serves requests without a key (DNS rebinding).",
+    )
     keep_alive_s: int = Field(
         75, ge=1, description="Seconds an idle client connection is kept; longer than the load balancer's in front."
     )
