@@ -351,9 +351,9 @@ def _elastic_authenticator(settings: Settings, authenticator: Authenticator) -> 
 
 
 def _verify_narrative(client: NarrativeClient) -> Verify:
-    async def verify(_: Endpoint, api_key: str | None) -> None:
+    async def verify(endpoint: Endpoint, api_key: str | None) -> None:
         own = client if api_key is None else client.with_api_key(api_key)
-        await own.list_jobs(type="model_inference", per_page=1)
+        await own.list_jobs(type="model_inference", data_plane_id=endpoint.data_plane_id, per_page=1)
 
     return verify
 
