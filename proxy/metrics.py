@@ -1,4 +1,4 @@
-"""What is counted and timed, for Prometheus. One registry an app; labels take few values, none from a client. See docs/operations.md."""
+"""Metrics for Prometheus: one registry for each app, labels of few values, none of which a client wrote. See docs/operations.md."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -67,14 +67,12 @@ class Metrics:
         self._watched: dict[str, tuple[str, Callable[[], float]]] = {}
         r.register(_Watched(self._watched))
 
-    # ------------------------------------------------------------ told by the rooms
-
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when somebody asks."""
+        """Register a gauge whose value is read for every scrape."""
         self._watched[name] = (what, value)
 
     def observe(self, event: events.Event) -> None:
-        """What the engine tells."""
+        """An event of the job engine."""
         match event:
             case events.UpstreamCalled(operation, status, seconds):
                 self._calls.labels(operation, "none" if status is None else str(status)).inc()

@@ -1,4 +1,4 @@
-"""Kinds of values in the settings, each refused in words that say what was expected."""
+"""Types of values in the settings; the error of each says what was expected."""
 
 from typing import Annotated, Any
 from urllib.parse import urlsplit

@@ -75,7 +75,7 @@ def sandbox_command(host: str, port: int, config: Path | None) -> None:
 @main.command()
 @config_option
 def check(config: Path | None) -> None:
-    """Check the settings and the Narrative credentials (one cheap read call), and say in plain words what is wrong."""
+    """Check the settings and the Narrative credentials (one cheap read call), and print every error."""
     settings = read_settings(config)
     faults = _missing(settings, sandbox=False)
     try:
@@ -116,7 +116,7 @@ async def _read_once(settings: Settings, api_key: str) -> None:
 
 
 def _missing(settings: Settings, *, sandbox: bool) -> list[str]:
-    """What keeps the server from starting, in plain words."""
+    """What keeps the server from starting, a sentence each."""
     if sandbox:
         return []
     narrative, server = settings.narrative, settings.server
