@@ -28,15 +28,14 @@ from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.anthropic.ondemand import AnthropicOnDemand
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RedactKeys
-from proxy.backends.narrative import (
-    ClientOptions,
-    Jobs,
-    JobsOptions,
-    NarrativeClient,
-    PlaceOptions,
-    SubmitOptions,
-    WatchOptions,
-)
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.jobs import Jobs, JobsOptions
+from proxy.backends.narrative.queue import QueueOptions
+from proxy.backends.narrative.submit import SubmitOptions
+from proxy.backends.narrative.transport import ClientOptions
+from proxy.backends.narrative.watcher import WatchOptions
+from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
+from proxy.backends.narrative.webhooks import Webhooks, take_delivery, webhook_options
 from proxy.catalog import load_catalog
 from proxy.chat.dialects import Dialects
 from proxy.chat.errors import error_headers, error_response
@@ -63,8 +62,6 @@ from proxy.settings import Settings, config_folder, is_loopback
 from proxy.storage import Records, Store, open_storage
 from proxy.translate.messages import HistoryRules
 from proxy.translate.plan import PlanRules
-from proxy.webhooks import PATH as WEBHOOK_PATH
-from proxy.webhooks import Deliveries, take_delivery
 
 _TOKEN_CHECK_S = 10.0
 _EXPOSED_HEADERS = (
@@ -151,12 +148,11 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 OncePerRequest(upstream, store, _idempotency(settings), metrics.repeated)
             )
             _watch(metrics, lifecycle, jobs, store)
-            app.state.deliveries = None
+            lifecycle.on_drain(jobs.drain)
+            app.state.webhooks = None
             if settings.webhooks.public_url and account.api_key:
-                app.state.deliveries = deliveries = Deliveries(
-                    jobs, client, store, settings.webhooks.public_url, account.api_key
-                )
-                await stack.enter_async_context(deliveries.open())
+                options = webhook_options(settings.webhooks.public_url, account.api_key)
+                app.state.webhooks = await stack.enter_async_context(Webhooks(jobs, client, options, store))
             stack.enter_context(drain_on_signals(lifecycle))
             anthropic = await stack.enter_async_context(
                 AnthropicOnDemand(settings.anthropic, _plan_rules(settings), settings.jobs.deadline_s)
@@ -266,7 +262,7 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
     metrics.watch(
         "proxy_accounts_led",
         "Accounts whose jobs this replica reads, for the others too.",
-        lambda: sum(membership.leads for membership in jobs.standings),
+        lambda: sum(membership.leads for membership in jobs.memberships),
     )
     metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
 
@@ -381,7 +377,7 @@ def _usual_quota(settings: Settings) -> Quota:
 def _jobs_options(settings: Settings) -> JobsOptions:
     jobs = settings.jobs
     return JobsOptions(
-        places=PlaceOptions(most=jobs.max_in_flight, patience=jobs.place_wait_s),
+        queue=QueueOptions(most=jobs.max_in_flight, patience=jobs.place_wait_s),
         submit=SubmitOptions(in_doubt=jobs.in_doubt),
         watch=WatchOptions(reads_per_second=jobs.reads_per_second),
         max_submissions=jobs.max_submissions,

@@ -52,13 +52,14 @@ class ProxyError(Exception):
         code: the machine-readable code, where it differs from the class's own.
         retry_after: seconds after which a repeat can help; None when a repeat cannot help or could pay twice.
         job_id: the Narrative job concerned, once one exists.
+        job_may_exist: whether a job of this request exists or may, and was or will be paid for; implied by `job_id`.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         message: str,
         *,
@@ -66,6 +67,7 @@ class ProxyError(Exception):
         code: str | None = None,
         retry_after: float | None = None,
         job_id: str | None = None,
+        job_may_exist: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -73,6 +75,7 @@ class ProxyError(Exception):
         self.code = code or self.default_code
         self.retry_after = retry_after
         self.job_id = job_id
+        self.job_may_exist = job_may_exist or job_id is not None
         self.headers: dict[str, str] = {}
         """Response headers that the error's place knows of, such as what is left of a limit."""
 

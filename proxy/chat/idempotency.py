@@ -197,7 +197,7 @@ class OncePerRequest:
                 # Narrative has forgotten the job that this request stands for.
                 await forget()
                 return await self.accept(request, caller, terms)
-            if record.spent:
+            if record.record.job_may_exist:
                 record.close(delivered=False)
             else:
                 await forget()

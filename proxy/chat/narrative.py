@@ -6,21 +6,21 @@ own; after it jobs are paid for, and no error invites a repeat.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.backends.narrative import Jobs, NarrativeClient
 from proxy.backends.narrative.answers import refusal_of
-from proxy.backends.narrative.ledger import says_all
-from proxy.backends.narrative.types import Job, JobState
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.jobs import Jobs
+from proxy.backends.narrative.submit import Submission
+from proxy.backends.narrative.types import Job, JobState, RunRequest
 from proxy.catalog import Catalog, ModelCard
 from proxy.chat.dialects import Dialects, form_of, in_form, simpler, told
-from proxy.chat.submissions import UNRECORDED, Placed, Submissions, Submit
-from proxy.errors import InvalidApiKey, JobTimeout, Overloaded, ProxyError
+from proxy.chat.submissions import UNRECORDED, Submissions
+from proxy.errors import InvalidApiKey, Overloaded, ProxyError
 from proxy.failures import Cause, cause_of
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
@@ -92,8 +92,7 @@ class NarrativeAnswer:
         self._plain = upstream.catalog.find(request.model)
         self._first: list[tuple[ModelCard, Job]] = []
         self._jobs: list[Job] = []
-        self._own: dict[str, Job] = {}
-        self._left = False
+        self._record = submissions.record
         self._planning_s = 0.0
 
     async def submit(self) -> None:
@@ -225,7 +224,7 @@ class NarrativeAnswer:
         return None if (simple.messages, simple.config) == (plan.messages, plan.config) else (other, simple)
 
     async def _wait(self, job: Job) -> Job:
-        if job.ended and says_all(job):
+        if job.ended and job.complete:
             return job
         return await self._upstream.jobs.wait(job, self._client, deadline=self._deadline)
 
@@ -233,32 +232,29 @@ class NarrativeAnswer:
 
     async def _begin(self, card: ModelCard, choice: int) -> tuple[ModelCard, Job]:
         """The first job of a choice, and the card its output is read with: another one's where another one submitted it."""
-        place, form = f"{choice}.first", form_of(card)
+        form = form_of(card)
 
-        async def submit(form_: str, since: float | None) -> str:
-            plan = self._plan if form_ == form else self._planned(in_form(self._plain, form_))
-            return await self._enqueue(place, plan, since)
+        def plan(form_: str) -> Plan:
+            return self._plan if form_ == form else self._planned(in_form(self._plain, form_))
 
-        placed = await self._placed(place, form, submit)
-        if placed.form != form:
-            card = in_form(self._plain, placed.form)
+        submission = await self._submitted(f"{choice}.first", form, plan)
+        if submission.form != form:
+            card = in_form(self._plain, submission.form)
             self._plan = self._planned(card)
-        return card, await self._taken(placed)
+        return card, await self._taken(submission)
 
-    async def _submit(self, place: str, plan: Plan) -> Job:
+    async def _submit(self, slot: str, plan: Plan) -> Job:
         """A further job of a choice. That it is needed follows from the ones before it, and so does its form."""
+        return await self._taken(await self._submitted(slot, "", lambda _: plan))
 
-        async def submit(_: str, since: float | None) -> str:
-            return await self._enqueue(place, plan, since)
+    async def _submitted(self, slot: str, form: str, plan: Callable[[str], Plan]) -> Submission:
+        def request(form_: str) -> RunRequest:
+            return plan(form_).run_request(data_plane_id=self._caller.plane(), rid=self._record.tag(slot))
 
-        return await self._taken(await self._placed(place, "", submit))
-
-    async def _placed(self, place: str, form: str, submit: Submit) -> Placed:
         try:
-            return await self._submissions.place(place, form, submit)
-        except asyncio.CancelledError:
-            self._left = True
-            raise
+            return await self._upstream.jobs.submit_once(
+                request, form, self._client, record=self._record, slot=slot, deadline=self._deadline
+            )
         except ProxyError as error:
             if error.code == "narrative_unauthorized" and self._caller.upstream_key is not None:
                 raise InvalidApiKey("Narrative does not accept the API key provided.") from error
@@ -266,25 +262,11 @@ class NarrativeAnswer:
                 error.retry_after = None
             raise
 
-    async def _enqueue(self, place: str, plan: Plan, since: float | None) -> str:
-        """Submit a job. Goes on to the end when the client leaves."""
-        request = plan.run_request(data_plane_id=self._caller.plane(), rid=self._submissions.tag(place))
-        jobs = self._upstream.jobs
-        job = await jobs.submit(request, self._client, deadline=self._deadline, since=since)
-        self._own[job.id] = job
-        if self._left:
-            with suppress(JobTimeout):
-                await jobs.wait(job, self._client, deadline=0.0)
-        return job.id
-
-    async def _taken(self, placed: Placed) -> Job:
-        """The job of a place, to be waited for. One that another replica submitted, or an earlier request, may have ended by now."""
-        job_id = str(placed.job)
-        job = self._own.get(job_id)
-        if job is None and job_id in self._upstream.jobs:
-            job = Job(id=job_id, type="model_inference", data_plane_id=self._caller.plane())
-        elif job is None:
-            job = await self._client.get_job(job_id, deadline=self._deadline)
+    async def _taken(self, submission: Submission) -> Job:
+        """The job of a slot, to be waited for. One that another replica submitted, or an earlier request, may have ended by now."""
+        job = submission.job
+        if not submission.new and job.id not in self._upstream.jobs:
+            job = await self._client.get_job(job.id, deadline=self._deadline)
         self._jobs.append(job)
         return job
 
