@@ -32,17 +32,13 @@ import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
 
-from proxy.backends.narrative import (
-    ClientOptions,
-    Jobs,
-    JobsOptions,
-    NarrativeClient,
-    PlaceOptions,
-    WebhookOptions,
-    Webhooks,
-)
+from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import Ended, Event, UpstreamCalled
+from proxy.backends.narrative.jobs import Jobs, JobsOptions
+from proxy.backends.narrative.queue import QueueOptions
+from proxy.backends.narrative.transport import ClientOptions
 from proxy.backends.narrative.types import InferenceConfig, Job, Message, RunRequest, TextBlock
+from proxy.backends.narrative.webhooks import WebhookOptions, Webhooks
 from proxy.errors import ProxyError
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.storage import Store
@@ -141,7 +137,7 @@ async def direct(url: str, measured: Measured) -> AsyncIterator[Run]:
                 await asyncio.sleep(2.0)
                 job = await client.get_job(job.id)
             delay = time.time() - job.ended_at.timestamp() if job.ended_at else 0.0
-            measured.observe(Ended(job.id, "", job.state, "look", 0.0, delay))
+            measured.observe(Ended(job.id, "", job.state, "read", 0.0, delay))
             return job
 
         yield run
@@ -152,7 +148,7 @@ async def engine(
     url: str, measured: Measured, key: str | None = None, store: Store | None = None
 ) -> AsyncIterator[tuple[Jobs, NarrativeClient]]:
     key = key or f"key-{uuid.uuid4()}"
-    options = JobsOptions(places=PlaceOptions(most=20_000), submission_patience=DEADLINE)
+    options = JobsOptions(queue=QueueOptions(most=20_000), submission_patience=DEADLINE)
     async with (
         NarrativeClient(key, environment=url, observe=measured.observe) as client,
         Jobs(options, observe=measured.observe, store=store) as jobs,

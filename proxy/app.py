@@ -1,6 +1,7 @@
 """The application: settings in, an ASGI app out. What has a lifetime is opened in the lifespan and handed to the routes as typed state."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -26,22 +27,21 @@ from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.api.elastic.authentication import ElasticAuthenticator
 from proxy.api.elastic.routes import ElasticServices, Verify, elastic_routes
-from proxy.api.http.middleware import HttpMiddleware, HttpOptions
+from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RedactKeys
 from proxy.api.http.runs import REPORT_HEADERS, error_headers
 from proxy.api.openai.errors import error_response, exception_handlers
 from proxy.api.openai.routes import OpenAIServices, openai_routes, stream_decoder
 from proxy.backends.anthropic import AnthropicBackend
-from proxy.backends.narrative import (
-    ClientOptions,
-    Jobs,
-    JobsOptions,
-    NarrativeClient,
-    PlaceOptions,
-    SubmitOptions,
-    WatchOptions,
-)
 from proxy.backends.narrative.backend import NarrativeBackend
+from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.fallbacks import Fallbacks
+from proxy.backends.narrative.jobs import Jobs, JobsOptions
+from proxy.backends.narrative.queue import QueueOptions
+from proxy.backends.narrative.submit import SubmitOptions
+from proxy.backends.narrative.transport import ClientOptions
+from proxy.backends.narrative.watcher import WatchOptions
+from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
+from proxy.backends.narrative.webhooks import Webhooks, take_delivery, webhook_options
 from proxy.catalog import load_catalog
 from proxy.console.recent import RecentRequests
 from proxy.console.routes import console_routes
@@ -57,8 +57,6 @@ from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.settings import Settings, config_folder, is_loopback
 from proxy.storage import Records, Store, open_storage
 from proxy.storage.cipher import Cipher
-from proxy.webhooks import PATH as WEBHOOK_PATH
-from proxy.webhooks import Deliveries, take_delivery
 
 _TOKEN_CHECK_S = 10.0
 _EXPOSED_HEADERS = (
@@ -142,12 +140,11 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 repair_tries=settings.chat.repair_tries,
             )
             _watch(metrics, lifecycle, jobs, store)
-            app.state.deliveries = None
+            lifecycle.on_drain(jobs.drain)
+            app.state.webhooks = None
             if settings.webhooks.public_url and account.api_key:
-                app.state.deliveries = deliveries = Deliveries(
-                    jobs, client, store, settings.webhooks.public_url, account.api_key
-                )
-                await stack.enter_async_context(deliveries.open())
+                options = webhook_options(settings.webhooks.public_url, account.api_key)
+                app.state.webhooks = await stack.enter_async_context(Webhooks(jobs, client, options, store))
             stack.enter_context(drain_on_signals(lifecycle))
             anthropic = await stack.enter_async_context(
                 AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s)
@@ -214,7 +211,8 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     render_error=lambda scope, error: error_response(error),
                     record=recent.add if settings.console.enabled else None,
                 ),
-            )
+            ),
+            Middleware(RedactKeys, keys=_own_keys(settings)),
         ],
         exception_handlers=exception_handlers(settings.chat.paid_failure_status),
         lifespan=lifespan,
@@ -264,7 +262,7 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
     metrics.watch(
         "proxy_accounts_led",
         "Accounts whose jobs this replica reads, for the others too.",
-        lambda: sum(membership.leads for membership in jobs.standings),
+        lambda: sum(membership.leads for membership in jobs.memberships),
     )
     metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
 
@@ -272,7 +270,7 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
 async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> _Account:
     options = SandboxOptions(pending_s=settings.sandbox.pending_s, running_s=settings.sandbox.running_s)
     running = await stack.enter_async_context(serve_sandbox(options))
-    return _Account(running.url, "sandbox", SANDBOX_DATA_PLANE)
+    return _Account(running.url, secrets.token_urlsafe(24), SANDBOX_DATA_PLANE)
 
 
 def _narrative(settings: Settings) -> _Account:
@@ -287,7 +285,7 @@ def _authenticator(
     server = settings.server
     loopback = is_loopback(server.host)
     # On an address that others reach anyway, the origin of a web page makes no difference.
-    origins = AllowedOrigins(frozenset(server.cors_origins)) if loopback else None
+    origins = AllowedOrigins(frozenset(server.cors_origins), frozenset(server.allowed_hosts)) if loopback else None
     if not account.api_key:
         tokens = TokenVerifier(_token_check(client))
         return PassThroughAuthenticator(account.data_plane_id, keys, tokens, endpoints=loopback, origins=origins)
@@ -317,6 +315,12 @@ def _token_check(client: NarrativeClient) -> Callable[[str], Awaitable[None]]:
     return check
 
 
+def _own_keys(settings: Settings) -> tuple[str, ...]:
+    """Every key of the settings, none of which may be shown."""
+    others = (settings.narrative.api_key, settings.elastic.admin_key, settings.access.secret_key)
+    return (*_client_keys(settings), *(key.get_secret_value() for key in others if key is not None))
+
+
 def _client_keys(settings: Settings) -> tuple[str, ...]:
     return tuple(key.get_secret_value() for key in settings.server.api_keys)
 
@@ -343,9 +347,9 @@ def _elastic_authenticator(settings: Settings, authenticator: Authenticator) -> 
 
 
 def _verify_narrative(client: NarrativeClient) -> Verify:
-    async def verify(_: Endpoint, api_key: str | None) -> None:
+    async def verify(endpoint: Endpoint, api_key: str | None) -> None:
         own = client if api_key is None else client.with_api_key(api_key)
-        await own.list_jobs(type="model_inference", per_page=1)
+        await own.list_jobs(type="model_inference", data_plane_id=endpoint.data_plane_id, per_page=1)
 
     return verify
 
@@ -373,7 +377,7 @@ def _usual_quota(settings: Settings) -> Quota:
 def _jobs_options(settings: Settings) -> JobsOptions:
     jobs = settings.jobs
     return JobsOptions(
-        places=PlaceOptions(most=jobs.max_in_flight, patience=jobs.place_wait_s),
+        queue=QueueOptions(most=jobs.max_in_flight, patience=jobs.place_wait_s),
         submit=SubmitOptions(in_doubt=jobs.in_doubt),
         watch=WatchOptions(reads_per_second=jobs.reads_per_second),
         max_submissions=jobs.max_submissions,

@@ -24,7 +24,25 @@ Source: shared contract `heroku-chat.md`, section Errors.
     └── JobTimeout                    504  the job did not end in time
 """
 
-from typing import ClassVar
+import re
+from collections.abc import Iterable
+from typing import ClassVar, Final
+
+REDACTED: Final = "[redacted]"
+_MIN_KEY_LENGTH: Final = 12
+_LOOKS_LIKE_KEY: Final = re.compile(r"\b(?:sk|np|pk|rk)-[A-Za-z0-9_-]{9,}")
+
+
+def redact(text: str, keys: Iterable[str]) -> str:
+    """A text without these keys, and without what looks like one.
+
+    Keys of fewer than 12 characters stay: they could be words that the text needs.
+    """
+    for key in keys:
+        if len(key) >= _MIN_KEY_LENGTH:
+            text = text.replace(key, REDACTED)
+    return _LOOKS_LIKE_KEY.sub(REDACTED, text)
+
 
 RESUME_AFTER_S = 1.0
 """Seconds after which a client is asked to repeat a request whose jobs go on without it."""
@@ -42,13 +60,14 @@ class ProxyError(Exception):
         code: the machine-readable code, where it differs from the class's own.
         retry_after: seconds after which a repeat can help; None when a repeat cannot help or could pay twice.
         job_id: the Narrative job concerned, once one exists.
+        job_may_exist: whether a job of this request exists or may, and was or will be paid for; implied by `job_id`.
     """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         message: str,
         *,
@@ -56,6 +75,7 @@ class ProxyError(Exception):
         code: str | None = None,
         retry_after: float | None = None,
         job_id: str | None = None,
+        job_may_exist: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -63,6 +83,7 @@ class ProxyError(Exception):
         self.code = code or self.default_code
         self.retry_after = retry_after
         self.job_id = job_id
+        self.job_may_exist = job_may_exist or job_id is not None
         self.headers: dict[str, str] = {}
         """Response headers that are known where the error was raised, such as what is left of a limit."""
 

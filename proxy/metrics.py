@@ -1,4 +1,4 @@
-"""What is counted and timed, for Prometheus. One registry an app; labels take few values, none from a client. See docs/operations.md."""
+"""Metrics for Prometheus: one registry for each app, labels of few values, none of which a client wrote. See docs/operations.md."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -46,7 +46,12 @@ class Metrics:
             buckets=_SHORT,
             registry=r,
         )
-        self._trusted = Gauge("proxy_news_source_reliable", "Whether a source keeps its word.", ("source",), registry=r)
+        self._trusted = Gauge(
+            "proxy_news_source_reliable",
+            "Whether a source shows the ends that others noticed first.",
+            ("source",),
+            registry=r,
+        )
         self._calls = Counter("proxy_upstream_calls", "Calls to Narrative.", ("operation", "status"), registry=r)
         self._call_seconds = Histogram(
             "proxy_upstream_call_seconds", "Their duration.", ("operation",), buckets=_SHORT, registry=r
@@ -61,25 +66,26 @@ class Metrics:
             "proxy_adoptions", "Jobs and answers that were taken up instead of paid again.", ("how",), registry=r
         )
         self._tries = Counter("proxy_further_jobs", "Further jobs for the same answer.", ("why",), registry=r)
+        self._unreadable = Counter(
+            "proxy_unreadable_records", "Reads of a job whose record could not be read.", registry=r
+        )
         self._abandoned = Counter("proxy_jobs_abandoned", "Jobs that nobody waits for any more.", registry=r)
         self._refused = Counter("proxy_requests_refused", "Submissions turned away under load.", registry=r)
         self._state_errors = Counter("proxy_state_errors", "Calls to the shared state that failed.", registry=r)
         self._watched: dict[str, tuple[str, Callable[[], float]]] = {}
         r.register(_Watched(self._watched))
 
-    # ------------------------------------------------------------ told by the rooms
-
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """A gauge that is read when somebody asks."""
+        """Register a gauge whose value is read for every scrape."""
         self._watched[name] = (what, value)
 
     def observe(self, event: events.Event) -> None:
-        """What the engine tells."""
+        """An event of the job engine."""
         match event:
             case events.UpstreamCalled(operation, status, seconds):
                 self._calls.labels(operation, "none" if status is None else str(status)).inc()
                 self._call_seconds.labels(operation).observe(seconds)
-            case events.Repeated(operation):
+            case events.Retried(operation):
                 self._repeats.labels(operation).inc()
             case events.Queued(seconds):
                 self.spent("queue", seconds)
@@ -94,11 +100,13 @@ class Metrics:
                 self._news.labels(source).inc()
                 if delay is not None:
                     self._delay.labels(source).observe(delay)
+            case events.Unreadable():
+                self._unreadable.inc()
             case events.Abandoned():
                 self._abandoned.inc()
             case events.Refused():
                 self._refused.inc()
-            case events.SourceTrusted(source, reliable):
+            case events.ReliabilityChanged(source, reliable):
                 self._trusted.labels(source).set(reliable)
 
     def repeated(self, how: str) -> None:

@@ -1,4 +1,4 @@
-"""Kinds of values in the settings, each refused in words that say what was expected."""
+"""Types of values in the settings; the error of each says what was expected."""
 
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -71,4 +71,5 @@ NarrativeAddress = Annotated[str, AfterValidator(_narrative)]
 RedisAddress = Annotated[SecretStr, AfterValidator(_redis)]
 Key = Annotated[SecretStr, AfterValidator(_sendable)]
 Keys = Annotated[tuple[Key, ...], BeforeValidator(_comma_separated)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_comma_separated)]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_comma_separated)]

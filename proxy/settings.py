@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from proxy.setting_types import Key, Keys, NarrativeAddress, Origins, RedisAddress, Uuid, WebAddress
+from proxy.setting_types import Key, Keys, Names, NarrativeAddress, Origins, RedisAddress, Uuid, WebAddress
 
 ENVIRONMENT_NAMES: Mapping[str, tuple[str, str]] = {
     "NARRATIVE_API_KEY": ("narrative", "api_key"),
@@ -74,6 +74,10 @@ class ServerSettings(_Section):
         description="Most JSON values in a request body; more are a 400, as checking them would take too long.",
     )
     cors_origins: Origins = Field(("*",), description="Origins that browsers may call from.")
+    allowed_hosts: Names = Field(
+        (),
+        description="Host names, beside those of the machine itself, under which it serves requests without a key (DNS rebinding).",
+    )
     keep_alive_s: int = Field(
         75, ge=1, description="Seconds an idle client connection is kept; longer than the load balancer's in front."
     )
@@ -125,8 +129,8 @@ class JobSettings(_Section):
         gt=0,
         description="Upstream reads a second, for each Narrative token, of all replicas together, to notice the end of jobs.",
     )
-    max_in_flight: int = Field(10_000, ge=1, description="Jobs in flight at a time; further requests wait for a place.")
-    place_wait_s: float = Field(5.0, ge=0, description="Seconds a request waits for a place; then 503.")
+    max_in_flight: int = Field(10_000, ge=1, description="Jobs in flight at a time; further requests wait in a queue.")
+    place_wait_s: float = Field(5.0, ge=0, description="Seconds a request waits in the queue; then 503.")
     max_submissions: int = Field(32, ge=1, description="Submissions on their way to Narrative at a time.")
     in_doubt: Literal["error", "resubmit"] = Field(
         "error",
@@ -271,7 +275,7 @@ class AccessSettings(_Section):
     wait_s: float = Field(
         2.0,
         ge=0,
-        description="Seconds a request may wait for a place within its limits, if one frees so soon; else 429.",
+        description="Seconds a request may wait for its limits to allow it, if they will so soon; else 429.",
     )
 
     def home(self) -> Path:
@@ -282,7 +286,7 @@ class AccessSettings(_Section):
 class ElasticSettings(_Section):
     admin_key: SecretStr | None = Field(
         None,
-        description="Key that creates and deletes named endpoints. Unset: on a loopback address any client may, elsewhere nobody.",
+        description="Key that creates and deletes named endpoints. Unset: any client may on a loopback address, none on others.",
     )
     verify_on_create: bool = Field(
         True, description="Try a new endpoint's credentials with a small call before it is stored."

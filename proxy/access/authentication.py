@@ -13,6 +13,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -28,6 +29,8 @@ from proxy.settings import Settings, is_loopback
 
 ANONYMOUS: Final = "anonymous"
 """The id of every caller who was admitted without a key."""
+
+_HOST: Final = re.compile(r"\A(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::\d+)?\Z")
 
 Unauthenticated = Literal["always", "until_first_key", "never"]
 """Whether requests without a key are served."""
@@ -265,21 +268,35 @@ class TokenVerifier:
 @dataclass(frozen=True, slots=True)
 class AllowedOrigins:
     """Where no key is needed, any web page that a browser of this machine opens could call the server: only pages of this machine, and of
-    origins that the settings name, may.
+    origins that the settings name, may. A page could also have its own name resolve to this machine (DNS rebinding), and then sends no
+    origin: only requests to names of this machine, and to names in the settings, are served.
 
     Attributes:
         origins: as browsers send them, `https://example.com`.
+        hosts: as in a `Host` header, without the port.
     """
 
     origins: frozenset[str]
+    hosts: frozenset[str] = frozenset()
 
     def include(self, headers: Mapping[str, str]) -> bool:
         """Whether a request comes from no web page, or from one that may call."""
         origin = headers.get("origin")
-        return origin is None or origin in self.origins or _is_local(origin)
+        return self._knows_host(headers) and (origin is None or origin in self.origins or _is_local(origin))
+
+    def _knows_host(self, headers: Mapping[str, str]) -> bool:
+        if "host" not in headers:
+            return True
+        host = _HOST.match(headers["host"].lower())
+        return host is not None and (host[1] in self.hosts or _is_local(f"//{host[1]}"))
 
     def check(self, headers: Mapping[str, str]) -> None:
-        """Raises PermissionDenied: the request comes from a web page of another origin."""
+        """Raises PermissionDenied: the request comes from a web page of another origin, or is for another host."""
+        if not self._knows_host(headers):
+            raise PermissionDenied(
+                f"Requests for the host {headers['host'][:100]!r} are rejected while this server asks for no key: "
+                "set PROXY_API_KEYS, or name the host in `server.allowed_hosts`."
+            )
         if not self.include(headers):
             raise PermissionDenied(
                 f"Cross-origin requests from {headers['origin'][:100]!r} are rejected while this server asks for no key: "

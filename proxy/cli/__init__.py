@@ -12,7 +12,8 @@ from starlette.applications import Starlette
 from proxy import __version__
 from proxy.access.authentication import unauthenticated
 from proxy.app import create_app
-from proxy.backends.narrative import ClientOptions, NarrativeClient
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.transport import ClientOptions
 from proxy.catalog import CatalogError, load_catalog
 from proxy.cli.common import config_option, fail, read_settings
 from proxy.cli.keys import keys_exist, keys_group
@@ -75,7 +76,7 @@ def sandbox_command(host: str, port: int, config: Path | None) -> None:
 @main.command()
 @config_option
 def check(config: Path | None) -> None:
-    """Check the settings and the Narrative credentials (one cheap read call), and say in plain words what is wrong."""
+    """Check the settings and the Narrative credentials (one cheap read call), and print every error."""
     settings = read_settings(config)
     faults = _missing(settings, sandbox=False)
     try:
@@ -116,7 +117,7 @@ async def _read_once(settings: Settings, api_key: str) -> None:
 
 
 def _missing(settings: Settings, *, sandbox: bool) -> list[str]:
-    """What keeps the server from starting, in plain words."""
+    """What keeps the server from starting, a sentence each."""
     if sandbox:
         return []
     narrative, server = settings.narrative, settings.server

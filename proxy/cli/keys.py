@@ -45,7 +45,7 @@ def keys_group() -> None:
 
 
 @keys_group.command()
-@click.option("--name", required=True, help="Your own words for it, such as the app's name.")
+@click.option("--name", required=True, help="A description, such as the app's name.")
 @click.option("--models", help="Models and named endpoints it may use, comma-separated. Default: all.")
 @click.option("--data-plane", help="Data plane its jobs run on. Default: the proxy's.")
 @click.option("--rpm", type=click.IntRange(min=1), help="Requests a minute.")

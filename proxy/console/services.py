@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from proxy.access.authentication import Authenticator
 from proxy.access.limits import Quota, RateLimits
-from proxy.backends.narrative import NarrativeClient
+from proxy.backends.narrative.client import NarrativeClient
 from proxy.catalog import Catalog
 from proxy.console.recent import RecentRequests
 from proxy.inference.request import Rules

@@ -5,26 +5,22 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
-
-from proxy.backends.narrative import (
-    ClientOptions,
-    Event,
-    Jobs,
-    JobsOptions,
-    NarrativeClient,
-    SubmitOptions,
-    WatchOptions,
-)
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.events import Event
+from proxy.backends.narrative.jobs import Jobs, JobsOptions
+from proxy.backends.narrative.submit import SubmitOptions
+from proxy.backends.narrative.transport import ClientOptions, Transport
 from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock
+from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SANDBOX_DATA_PLANE
 from proxy.storage import Store
 
 MODEL = "anthropic.claude-haiku-4.5"
 CLIENT = ClientOptions(read_timeout=2.0, total_timeout=3.0, first_backoff=0.01, max_backoff=0.1, closing_grace=0.1)
 OPTIONS = JobsOptions(
-    submit=SubmitOptions(looks=(0.05, 0.1, 0.2)),
+    submit=SubmitOptions(lookups=(0.05, 0.1, 0.2)),
     watch=WatchOptions(reads_per_second=50, lost_after=0.5),
+    closing_grace=0.1,
 )
 PATIENCE = 60.0
 """Far longer than any test takes."""
@@ -73,11 +69,11 @@ async def engine(
     client_options: ClientOptions = CLIENT,
     *,
     store: Store | None = None,
-    http: httpx.AsyncClient | None = None,
+    transport: type[Transport] = Transport,
 ) -> AsyncIterator[Engine]:
     events: list[Event] = []
     async with (
-        NarrativeClient("key", environment=url, options=client_options, http=http, observe=events.append) as client,
+        NarrativeClient("key", transport=transport(url, client_options, events.append)) as client,
         Jobs(options, observe=events.append, store=store) as jobs,
     ):
         yield Engine(client, jobs, events)

@@ -8,10 +8,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
-import httpx
-
-from proxy.backends.narrative import WatchOptions
 from proxy.backends.narrative.events import Ended, UpstreamCalled
+from proxy.backends.narrative.transport import Call, NoAnswer, Outcome, Transport
+from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SandboxOptions
 from proxy.storage.outages import FailOpen
 from proxy.storage.redis import RedisStore
@@ -26,15 +25,15 @@ SLOW = SandboxOptions(pending_s=0.01, running_s=0.1)
 ONE_BUDGET = replace(OPTIONS, watch=WatchOptions(reads_per_second=RATE))
 
 
-class Way(httpx.AsyncHTTPTransport):
-    """A replica's way to Narrative. Requests to `closed` paths do not get through."""
+class Closable(Transport):
+    """A replica's connections to Narrative. Requests to `closed` paths do not get through."""
 
     closed = ""
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        if self.closed and request.url.path == self.closed:
-            raise httpx.ConnectError("no way", request=request)
-        return await super().handle_async_request(request)
+    async def send(self, call: Call, token: str, deadline: float | None = None) -> Outcome:
+        if call.path == self.closed:
+            return NoAnswer("no connection", sent=False)
+        return await super().send(call, token, deadline)
 
 
 @dataclass
@@ -44,19 +43,19 @@ class Replica:
     engine: Engine
     store: FailOpen
     relay: Relay
-    way: Way
+    transport: Closable
     close: Callable[[], Awaitable[None]]
     endless: asyncio.Task[str]
     """A job in flight that runs on."""
 
     @property
     def leads(self) -> bool:
-        return any(standing.leads for standing in self.engine.jobs.standings)
+        return any(standing.leads for standing in self.engine.jobs.memberships)
 
     @property
     def sees(self) -> int:
         """The replicas that it knows to follow the account, itself among them."""
-        return max((standing.members for standing in self.engine.jobs.standings), default=0)
+        return max((standing.members for standing in self.engine.jobs.memberships), default=0)
 
     @property
     def reads(self) -> Counter[str]:
@@ -111,14 +110,15 @@ async def site(count: int) -> AsyncIterator[Site]:
             relay = await own.enter_async_context(relay_to(port))
             redis = await own.enter_async_context(RedisStore(f"redis://127.0.0.1:{relay.port}/0", prefix))
             store = FailOpen(redis)
-            http = await own.enter_async_context(httpx.AsyncClient(transport=(way := Way())))
-            running = await own.enter_async_context(engine(narrative.url, ONE_BUDGET, store=store, http=http))
+            running = await own.enter_async_context(engine(narrative.url, ONE_BUDGET, store=store, transport=Closable))
+            transport = running.client._transport
+            assert isinstance(transport, Closable)
             endless = asyncio.create_task(running.run(3600.0))
-            replicas.append(Replica(running, store, relay, way, own.aclose, endless))
+            replicas.append(Replica(running, store, relay, transport, own.aclose, endless))
 
         async def all_are_told() -> bool:
             await asyncio.gather(*(replica.run(3, 0.1) for replica in replicas))
-            return all(replica.noticed_by("feed") for replica in replicas)
+            return all(replica.noticed_by("list") for replica in replicas)
 
         try:
             await until(lambda: all(replica.sees == count for replica in replicas))
@@ -139,7 +139,7 @@ async def test_one_replica_reads_the_feed_and_all_notice_their_jobs_by_it() -> N
             read = replica.reads - earlier
             assert read["list_jobs"] == 0
             assert read["read_job"] <= 10, "what it is told of is not read again"
-        assert all(replica.noticed_by("feed") >= 40 for replica in here.replicas)
+        assert all(replica.noticed_by("list") >= 40 for replica in here.replicas)
 
 
 async def test_three_replicas_cost_the_budget_of_one() -> None:
@@ -158,7 +158,7 @@ async def test_a_replica_without_jobs_goes_on_reading_for_those_that_have_some()
         await other.run(40, 0.5)
         assert leader.leads
         assert other.reads["list_jobs"] == before
-        assert other.noticed_by("feed") >= 40
+        assert other.noticed_by("list") >= 40
 
 
 async def test_when_the_reader_stops_another_one_reads() -> None:
@@ -173,7 +173,7 @@ async def test_when_the_reader_stops_another_one_reads() -> None:
 async def test_when_the_reader_cannot_read_another_one_reads() -> None:
     async with site(2) as here:
         leader, [other] = here.leader, here.others
-        leader.way.closed = "/jobs"
+        leader.transport.closed = "/jobs"
         await until(lambda: other.leads)
         await asyncio.gather(*(replica.run(20, 1.0) for replica in here.replicas))
 

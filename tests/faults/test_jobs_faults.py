@@ -4,7 +4,10 @@ import asyncio
 
 import pytest
 
-from proxy.backends.narrative import ClientOptions, Jobs, JobsOptions, NarrativeClient, WatchOptions
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.jobs import Jobs, JobsOptions
+from proxy.backends.narrative.transport import ClientOptions
+from proxy.backends.narrative.watcher import WatchOptions
 from proxy.errors import JobTimeout, UpstreamError
 from tests.faults.raw_upstream import Reply, Seen, answer, raw_upstream, silence
 from tests.faults.test_upstream_faults import ACCEPTED, DONE, HTML, KEY, request

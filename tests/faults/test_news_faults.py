@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.narrative import WatchOptions
-from proxy.backends.narrative.cadence import Expectation
-from proxy.backends.narrative.events import Abandoned, Ended, SourceTrusted, UpstreamCalled
-from proxy.backends.narrative.ledger import Entry
+from proxy.backends.narrative.events import Abandoned, Ended, ReliabilityChanged, UpstreamCalled
+from proxy.backends.narrative.polling import Usual
+from proxy.backends.narrative.watcher import WatchedJob, WatchOptions
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, Fault, always, every, fickle_narrative, first
 from tests.faults.running import OPTIONS, engine, in_time, request
@@ -30,7 +29,7 @@ async def test_many_jobs_are_noticed_by_the_feed() -> None:
         async with engine(narrative.url) as running:
             await asyncio.gather(*(running.run(0.3) for _ in range(200)))
             assert running.jobs.in_flight == 0
-        assert "feed" in sources(running.events)
+        assert "list" in sources(running.events)
         assert narrative.meddler.counts["get_job"] < 100
 
 
@@ -48,7 +47,7 @@ async def test_the_reads_stay_within_the_budget_whatever_is_in_flight() -> None:
 async def test_a_job_that_nobody_followed_is_looked_at_once_somebody_waits() -> None:
     with fickle_narrative(QUICK) as narrative:
         narrative.meddler.edits["list_jobs"] = moved_on
-        async with engine(narrative.url) as running, asyncio.timeout(Expectation().late):
+        async with engine(narrative.url) as running, asyncio.timeout(Usual().late):
             others = [asyncio.create_task(running.run(60.0)) for _ in range(10)]
             job = await running.client.run_model_inference(request())
             await until(lambda: narrative.store.count_by_state().get("completed"))
@@ -87,7 +86,7 @@ async def test_a_job_that_ended_before_the_answer_to_its_submission_came_is_noti
             narrative.meddler.delays["run"] = 1.0
             await running.run()
             [ended] = [event for event in running.events if isinstance(event, Ended)]
-            assert ended.seconds < Expectation().late
+            assert ended.seconds < Usual().late
             for other in others:
                 other.cancel()
             await asyncio.gather(*others, return_exceptions=True)
@@ -139,7 +138,7 @@ async def test_every_end_is_noticed_and_the_feed_demoted_when_the_list(
             narrative.meddler.before.update(faults)
             narrative.meddler.edits.update(edits)
             await asyncio.gather(*(running.run(0.1) for _ in range(60)))
-        assert SourceTrusted("feed", reliable=False) in running.events
+        assert ReliabilityChanged("list", reliable=False) in running.events
 
 
 @pytest.mark.parametrize(
@@ -205,7 +204,7 @@ async def test_thousands_of_callers_that_vanish_leave_nothing_behind() -> None:
             await running.run()
             del caller, callers
             gc.collect()
-            assert not [each for each in gc.get_objects() if isinstance(each, Entry)]
+            assert not [each for each in gc.get_objects() if isinstance(each, WatchedJob)]
 
 
 async def test_each_caller_s_jobs_are_read_with_that_caller_s_token() -> None:

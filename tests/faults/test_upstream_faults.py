@@ -7,7 +7,7 @@ import pytest
 
 from proxy.backends.narrative.answers import MAX_WORDS, refusal_of
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.options import ClientOptions
+from proxy.backends.narrative.transport import ClientOptions
 from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock
 from proxy.errors import InvalidRequest, ModelNotFound, PermissionDenied, RateLimited, UpstreamError
 from tests.faults.raw_upstream import RawUpstream, Reply, answer, garbage, hang_up, raw_upstream, reset, silence
@@ -115,7 +115,7 @@ async def test_no_listener_means_nothing_was_enqueued() -> None:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         async with NarrativeClient(KEY, environment=url, options=QUICK) as narrative:
             with pytest.raises(UpstreamError) as caught:
-                await narrative.without_repeats().run_model_inference(request())
+                await narrative.without_retries().run_model_inference(request())
     assert caught.value.code == "narrative_unavailable"
     assert caught.value.retry_after is not None
 
@@ -123,7 +123,7 @@ async def test_no_listener_means_nothing_was_enqueued() -> None:
 async def test_a_rate_limit_without_retry_after_names_one_all_the_same() -> None:
     async with raw_upstream(answer(429)) as upstream, client(upstream) as narrative:
         with pytest.raises(RateLimited) as caught:
-            await narrative.without_repeats().run_model_inference(request())
+            await narrative.without_retries().run_model_inference(request())
     assert caught.value.retry_after == 1.0
 
 
@@ -204,7 +204,7 @@ async def test_an_answer_longer_than_allowed_is_not_read_to_its_end() -> None:
     options = ClientOptions(max_answer_bytes=1000)
     async with raw_upstream(answer(200, b"x" * 1_000_000)) as upstream, client(upstream, options) as narrative:
         with pytest.raises(UpstreamError) as caught:
-            await narrative.without_repeats().get_job("job-1")
+            await narrative.without_retries().get_job("job-1")
     assert caught.value.code == "narrative_unavailable"
 
 
@@ -250,7 +250,7 @@ async def test_closing_the_client_ends_calls_in_flight() -> None:
     options = ClientOptions(closing_grace=0.01, read_timeout=60, total_timeout=60)
     async with raw_upstream(silence) as upstream:
         narrative = client(upstream, options)
-        call = asyncio.create_task(narrative.without_repeats().get_job("job-1"))
+        call = asyncio.create_task(narrative.without_retries().get_job("job-1"))
         await until(lambda: upstream.seen)
         await narrative.aclose()
         with pytest.raises(UpstreamError):

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.backends.narrative import Receipt, WebhookOptions, Webhooks
-from proxy.backends.narrative.events import Ended, SourceTrusted, UpstreamCalled
+from proxy.backends.narrative.events import Ended, ReliabilityChanged, UpstreamCalled
+from proxy.backends.narrative.webhooks import Receipt, WebhookOptions, Webhooks
 from proxy.sandbox import RunningSandbox, SandboxOptions, serve_sandbox
 from proxy.storage import Store, open_storage
 from tests.faults.running import OPTIONS, Engine, engine, request
@@ -187,10 +187,10 @@ async def test_webhooks_that_prove_themselves_replace_reads_and_are_demoted_when
     async with subscribed() as (running, inbox, _):
         for _ in range(3):
             await asyncio.gather(*(running.run(0.3) for _ in range(8)))
-        while SourceTrusted("webhook", reliable=True) not in running.events:
+        while ReliabilityChanged("webhook", reliable=True) not in running.events:
             await running.run(0.3)
         inbox.meddle = lambda _: []
-        while SourceTrusted("webhook", reliable=False) not in running.events:
+        while ReliabilityChanged("webhook", reliable=False) not in running.events:
             await asyncio.gather(*(running.run(0.3) for _ in range(8)))
         before = running.count(UpstreamCalled)
         await asyncio.gather(*(running.run(0.3) for _ in range(8)))

@@ -8,7 +8,7 @@ from proxy import errors
 from proxy.api.http.runs import error_headers
 from proxy.api.openai.errors import error_response
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, redact
 
 
 def tree(kind: type[ProxyError]) -> list[type[ProxyError]]:
@@ -55,3 +55,18 @@ def test_narratives_words_name_their_cause(words: str, cause: Cause) -> None:
 def test_an_error_made_of_narratives_words_invites_no_repeat() -> None:
     for words in ("Invalid schema", "too long prompt: prompt is too long", "whatever", ""):
         assert error_for(words, code="narrative_rejected").retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "shown"),
+    [
+        ("key 123456789012 is bad", ["123456789012"], "key [redacted] is bad"),
+        ("key 12345678901 is bad", ["12345678901"], "key 12345678901 is bad"),
+        ("malformed sandbox directive", ["sandbox"], "malformed sandbox directive"),
+        ("a a", ["", "a"], "a a"),
+        ("Incorrect API key sk-proj-0123456789: see the docs", [], "Incorrect API key [redacted]: see the docs"),
+        ("task-management np-0123 sk-12345678", [], "task-management np-0123 sk-12345678"),
+    ],
+)
+def test_keys_of_12_characters_and_more_are_redacted(text: str, keys: list[str], shown: str) -> None:
+    assert redact(text, keys) == shown

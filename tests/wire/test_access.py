@@ -418,6 +418,45 @@ def test_rate_limits_cover_the_consoles_plan(make_house: Any) -> None:
     assert house.jobs_submitted() == 0
 
 
+# ---------------------------------------------------------------- keys where they do not belong
+
+
+def test_a_key_in_a_model_name_a_path_or_an_id_is_not_repeated(make_house: Any) -> None:
+    """What clients do whose settings are mixed up."""
+    house = make_house({"PROXY_API_KEYS": "test-key,a-key-of-the-settings", "PROXY_ADMIN_KEY": "the key of the admin"})
+    own, http = create(house), house.http
+    for key in (own, "a-key-of-the-settings", "the key of the admin", "sk-proj-0123456789abcdef", "narrative-token"):
+        for bearer in ("test-key", own):
+            http.headers["authorization"] = f"Bearer {bearer}"
+            answers = [
+                http.post("/v1/chat/completions", json={**HELLO, "model": key}),
+                http.get(f"/v1/models/{key}"),
+                http.get(f"/nowhere/{key}"),
+                http.get(f"/_inference/{key}"),
+                http.post(f"/_inference/completion/{key}", json={"input": "hi"}),
+                http.post("/console/api/plan", json={**HELLO, "model": key}),
+            ]
+            for answer in answers:
+                assert answer.status_code in (400, 403, 404), answer.text
+                assert key not in answer.text
+                assert answer.json()["error"]
+                assert int(answer.headers["content-length"]) == len(answer.content)
+    assert "[redacted]" in answers[0].text
+
+
+def test_a_key_with_a_quote_is_not_repeated_either(make_house: Any) -> None:
+    house = make_house({"PROXY_API_KEYS": 'a"quoted\\key'})
+    answer = ask(house, 'a"quoted\\key', model='a"quoted\\key')
+    assert answer.status_code == 404
+    assert "quoted" not in answer.text
+    assert "[redacted]" in answer.json()["error"]["message"]
+
+
+def test_a_name_as_short_as_a_word_stays(house: House) -> None:
+    answer = ask(house, "test-key", model="test-key")
+    assert "test-key" in answer.json()["error"]["message"]
+
+
 # ---------------------------------------------------------------- limits
 
 

@@ -68,6 +68,13 @@ def test_a_body_that_comes_in_parts_is_read(make_house: Any) -> None:
         assert received(client).startswith(b"HTTP/1.1 200 ")
 
 
+def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(make_house: Any) -> None:
+    house: House = make_house({"PROXY_SERVER__HEADER_TIMEOUT_S": "0.2"})
+    first = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connected(house.url, first * 3 + first.replace(b"Host", b"Connection: close\r\nHost")) as client:
+        assert received(client).count(b"HTTP/1.1 200 ") == 4
+
+
 def test_a_long_job_outlasts_the_timeouts_of_requests(make_house: Any) -> None:
     environ = {"PROXY_SERVER__HEADER_TIMEOUT_S": "0.1", "PROXY_SERVER__BODY_TIMEOUT_S": "0.1"}
     house: House = make_house(environ, running_s=0.5)

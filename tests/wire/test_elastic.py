@@ -10,9 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from tests.conftest import House
 from tests.scripts import script
+from tests.serving import serve
 from tests.wire.test_access import create
 
 PLANE = "11111111-2222-3333-4444-555555555555"
@@ -180,6 +185,23 @@ def test_credentials_are_tried_before_anything_is_stored(house: House) -> None:
     assert "invalid-token" not in refused.text
     assert house.http.get("/_inference").json() == {"endpoints": []}
     assert house.jobs_submitted() == 0
+
+
+async def one_data_plane(request: Request) -> Response:
+    """An upstream with jobs on one data plane, and no other."""
+    if request.query_params.get("data_plane_id") not in (None, PLANE):
+        return JSONResponse({"error": "Invalid data plane", "error_description": "It was not found"}, 404)
+    return JSONResponse({"records": [], "total_records": 0})
+
+
+def test_a_data_plane_that_the_credentials_do_not_reach_is_refused(make_house: Any) -> None:
+    with serve(Starlette(routes=[Route("/jobs", one_data_plane)])) as upstream:
+        house = make_house({"NARRATIVE_ENVIRONMENT": upstream})
+        unreachable = "99999999-2222-3333-4444-555555555555"
+        refused = house.http.put("/_inference/completion/mine", json=changed(data_plane_id=unreachable))
+        assert "validation call" in assert_is_elastics_error(refused, 400)["reason"]
+        assert house.http.get("/_inference").json() == {"endpoints": []}
+        assert house.http.put("/_inference/completion/mine", json=BODY).status_code == 200
 
 
 def test_the_trial_can_be_switched_off(make_house: Any) -> None:

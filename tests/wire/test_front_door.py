@@ -9,6 +9,8 @@ import pytest
 
 from tests.conftest import House
 
+HELLO = b'{"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "Hello!"}]}'
+
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 def test_health_routes_need_no_key_and_call_nobody(house: House, path: str) -> None:
@@ -84,6 +86,36 @@ def test_where_no_key_is_needed_pages_of_elsewhere_may_not_call(
     assert (made.status_code == 403) is (status == 403)
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8080", 200),
+        ("127.0.0.1:8080", 200),
+        ("[::1]:8080", 200),
+        ("app.localhost:8080", 200),
+        ("named.example", 200),
+        ("named.example:8080", 200),
+        ("evil.example:8080", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("evil.example@localhost", 403),
+        ("evil.example#localhost", 403),
+    ],
+)
+def test_where_no_key_is_needed_only_known_hosts_are_served(make_house: Any, host: str, status: int) -> None:
+    """A page whose own name resolves to this machine sends no origin (DNS rebinding)."""
+    house = make_house({"PROXY_API_KEYS": "", "PROXY_SERVER__ALLOWED_HOSTS": "named.example"})
+    answer = httpx.post(f"{house.url}/v1/chat/completions", content=HELLO, headers={"host": host})
+    assert answer.status_code == status, answer.text
+    assert house.jobs_submitted() == (status == 200)
+    assert httpx.get(f"{house.url}/console/api/recent", headers={"host": host}).status_code == status
+
+
+def test_with_a_key_any_host_is_served(house: House) -> None:
+    assert house.http.get("/v1/models", headers={"host": "any.example"}).status_code == 200
+
+
 def test_pages_of_everywhere_may_call_with_a_key(house: House) -> None:
     answer = house.chat(
         {"messages": [{"role": "user", "content": "Hello!"}]}, headers={"origin": "https://app.example"}
@@ -100,9 +132,6 @@ def test_an_offered_upgrade_is_ignored(house: House) -> None:
     }
     answer = house.chat({"messages": [{"role": "user", "content": "Hello!"}]}, headers=headers)
     assert answer.status_code == 200, answer.text
-
-
-HELLO = b'{"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "Hello!"}]}'
 
 
 def compressed(coding: str, body: bytes) -> bytes:

@@ -1,13 +1,15 @@
 """The client on its own, against the sandbox."""
 
 import uuid
+from dataclasses import replace
 
 import pytest
 from pydantic import BaseModel
 
-from proxy.backends.narrative import ClientOptions, NarrativeClient
 from proxy.backends.narrative.answers import refusal_of
-from proxy.backends.narrative.client import read_records
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.records import read_records, record_of
+from proxy.backends.narrative.transport import ClientOptions
 from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock, WebhookRequest
 from proxy.errors import JobTimeout, PermissionDenied, UpstreamError
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
@@ -74,7 +76,7 @@ async def test_jobs_are_listed_and_read_as_far_as_they_can_be_read() -> None:
         )
         assert page.total_records == 5
         assert [job.id for job in read_records(page)] == [job.id for job in sent[-2::-1]][:3]
-        odd = page.model_copy(update={"records": ({"state": 7}, *page.records)})
+        odd = replace(page, records=(record_of({"state": 7}), *page.records))
         assert len(read_records(odd)) == 3
 
 

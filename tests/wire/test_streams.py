@@ -99,6 +99,19 @@ def test_the_reply_comes_in_pieces_of_a_few_words_that_join_to_it_exactly(house:
     assert any("👩‍👩‍👧‍👦" in piece for piece in pieces)
 
 
+def test_a_long_answer_comes_in_some_hundred_pieces(make_house: Any) -> None:
+    text = "word 👩‍👩‍👧‍👦 " * 20_000
+    raw = stream(make_house(context_tokens=None), script(text=text), max_tokens=10_000_000)
+    pieces = [delta["content"] for delta in deltas(raw) if delta.get("content")]
+    assert "".join(pieces) == text
+    assert 200 < len(pieces) <= 300
+
+
+def test_the_pieces_of_an_answer_can_be_spread(make_house: Any) -> None:
+    house = make_house({"PROXY_CHAT__STREAM_PACE_MS": "300"})
+    assert stream(house, script(text="word " * 50)).endswith(b"[DONE]\n\n")
+
+
 def test_heartbeats_are_comment_lines_with_a_single_line_feed(make_house: Any) -> None:
     raw = stream(make_house({"PROXY_CHAT__HEARTBEAT_S": "0.05"}, running_s=0.4), "Hello!")
     comments = re.findall(rb"^: [^\n]*\n(?!\n)", raw, re.MULTILINE)

@@ -4,14 +4,16 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from proxy.backends.narrative import Jobs, NarrativeClient
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.jobs import Jobs
+from proxy.backends.narrative.webhooks import Webhooks, webhook_options
 from proxy.storage import ALONE, Membership, MemoryStore
-from proxy.webhooks import Deliveries
 from tests.conftest import House
 from tests.faults.relay import relay_to
 from tests.redis_server import serve_redis
@@ -86,15 +88,12 @@ class Away(MemoryStore):
         return ALONE
 
 
-async def test_while_the_shared_state_is_away_nobody_takes_the_subscription_over(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("proxy.webhooks._LEAD_EVERY_S", 0.01)
+async def test_while_the_shared_state_is_away_nobody_takes_the_subscription_over(house: House) -> None:
     store = Away()
     async with NarrativeClient("narrative-token", environment=house.sandbox_url) as client, Jobs() as jobs:
-        deliveries = Deliveries(jobs, client, store, "http://127.0.0.1:1", "narrative-token")
+        options = replace(webhook_options("http://127.0.0.1:1", "narrative-token"), elect_every=0.01)
         before = await subscriptions(house)
-        async with deliveries.open():
+        async with Webhooks(jobs, client, options, store):
             await until(lambda: store.asked >= 5)
             assert await subscriptions(house) == before
             store.healthy = True

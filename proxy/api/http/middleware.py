@@ -1,5 +1,6 @@
 """The one ASGI middleware: cross-origin requests, request ids, access log, metrics, refusal while draining, unforeseen errors."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.access.authentication import presented_keys
 from proxy.api.http.headers import credentials_digest
-from proxy.errors import InternalError, ProxyError
+from proxy.errors import InternalError, ProxyError, redact
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
 
@@ -152,6 +154,42 @@ class HttpMiddleware:
         record.status = message["status"]
         record.model = headers.get("x-proxy-model", "")
         record.jobs = tuple(filter(None, headers.get("x-narrative-job-id", "").split(", ")))
+
+
+class RedactKeys:
+    """Leaves keys out of the bodies of error responses: the client's own, those of the settings, and what looks like one.
+
+    Clients that are set up wrongly send a key as the model's name or in the path, and errors repeat both.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        held: Message | None = None
+
+        async def send_on(message: Message) -> None:
+            nonlocal held
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                held = message
+                return
+            if held is not None:
+                start, held = held, None
+                if not message.get("more_body"):
+                    keys = [*self._keys, *presented_keys(Headers(scope=scope))]
+                    message["body"] = _redacted(message.get("body", b""), keys)
+                    MutableHeaders(scope=start)["content-length"] = str(len(message["body"]))
+                await send(start)
+            await send(message)
+
+        await self._app(scope, receive, send_on if scope["type"] == "http" else send)
+
+
+def _redacted(body: bytes, keys: Sequence[str]) -> bytes:
+    # In JSON a quote or a backslash of a key is escaped.
+    forms = [form for key in keys for form in (key, json.dumps(key)[1:-1])]
+    return redact(body.decode("utf-8", "surrogateescape"), forms).encode("utf-8", "surrogateescape")
 
 
 def normalize_target(scope: Scope) -> None:

@@ -1,20 +1,17 @@
-"""The middle rung: what an outcome means. Bodies are read tolerantly, faults are named.
+"""What the outcome of an HTTP request to Narrative means: a parsed body, or an error with a code.
 
 Source: shared contract `narrative.md`, sections Base URL and authentication, `POST /model-inference/run`,
 `GET /jobs/{job_id}`.
 """
 
-import json
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final, TypeVar
-
-from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from typing import Final, TypeVar
 
 from proxy.backends.narrative import failures
+from proxy.backends.narrative.records import parse_json
 from proxy.backends.narrative.transport import Answer, NoAnswer, Operation, Outcome
 from proxy.backends.narrative.types import ApiError
 from proxy.errors import PermissionDenied, ProxyError, RateLimited, UpstreamError
@@ -23,8 +20,13 @@ MAX_WORDS: Final = 500
 """Most characters of Narrative's words that an error repeats."""
 MAX_RETRY_AFTER: Final = 60.0
 DEFAULT_RETRY_AFTER: Final = 1.0
+UNREADABLE: Final = "narrative_record_unreadable"
+UNKNOWN_OUTCOME: Final = "narrative_submit_unknown"
 T = TypeVar("T")
-M = TypeVar("M", bound=BaseModel)
+
+
+class UnreadableRecord(ValueError):
+    """Raised by a parser for well-formed JSON that is not the record of the job that was asked for."""
 
 
 class Refusal(Exception):
@@ -72,32 +74,14 @@ def read(
     try:
         if outcome.whole:
             return parse(outcome.body)
+    except UnreadableRecord:
+        message = f"Narrative's record of job {job_id} could not be read"
+        raise UpstreamError(message, code=UNREADABLE, retry_after=DEFAULT_RETRY_AFTER, job_id=job_id) from None
     except (ValueError, RecursionError):
         pass
     if operation is Operation.SUBMIT:
         raise _unknown("Narrative's answer to the submission could not be read")
     raise _unavailable("Narrative's answer could not be read", DEFAULT_RETRY_AFTER, job_id)
-
-
-def parse_json(body: bytes) -> Any:
-    """JSON as Python values. Half a surrogate pair, which strict parsers refuse, becomes U+FFFD.
-
-    Raises:
-        ValueError: not JSON. RecursionError: nested too deep.
-    """
-    try:
-        return from_json(body)
-    except ValueError:
-        text = json.dumps(json.loads(body), ensure_ascii=False)
-        return from_json(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-
-
-def parse_model(model: type[M], body: bytes) -> M:
-    """`body` as a wire type. Raises ValueError (pydantic's is one) when it is not that."""
-    try:
-        return model.model_validate_json(body)
-    except ValidationError:
-        return model.model_validate(parse_json(body))
 
 
 def retry_after(header: str | None) -> float | None:
@@ -172,4 +156,4 @@ def _unavailable(message: str, pause: float, job_id: str | None) -> ProxyError:
 
 
 def _unknown(message: str) -> ProxyError:
-    return UpstreamError(f"{message}; whether a job was started is unknown", code="narrative_submit_unknown")
+    return UpstreamError(f"{message}; whether a job was started is unknown", code=UNKNOWN_OUTCOME, job_may_exist=True)

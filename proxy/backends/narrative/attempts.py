@@ -18,12 +18,12 @@ import orjson
 
 from proxy.access.authentication import Caller
 from proxy.backends.narrative.answers import refusal_of
-from proxy.backends.narrative.bridge import SubmissionRecord, submit_once
 from proxy.backends.narrative.failures import cause_of
 from proxy.backends.narrative.fallbacks import Form, simpler
 from proxy.backends.narrative.output import Outcome, read_job, usage_of
 from proxy.backends.narrative.prompt import Prepared, prepare, tool_names
-from proxy.backends.narrative.types import Job, JobState, RunRequest
+from proxy.backends.narrative.reservations import SubmissionRecord
+from proxy.backends.narrative.types import TAG_PREFIX, Job, JobState, RunRequest
 from proxy.errors import InvalidApiKey, PaidFailure, ProxyError
 from proxy.inference.backend import RunOptions
 from proxy.inference.request import Request
@@ -211,7 +211,7 @@ class Attempts:
 
     async def _submit(self, attempt: Attempt, slot: str, prepared: Prepared) -> None:
         """Submit a job, or take up the one that the slot holds in whichever form it was submitted, and make it the attempt's."""
-        plane, tag = self._caller.plane(), f"rid:{self._record.tag(slot)}"
+        plane, tag = self._caller.plane(), f"{TAG_PREFIX}{self._record.tag(slot)}"
         prepared_by_form = {str(prepared.form): prepared}
 
         def body(form: str) -> RunRequest:
@@ -221,8 +221,7 @@ class Attempts:
 
         attempt.job = _NO_JOB
         try:
-            submission = await submit_once(
-                self._backend.jobs,
+            submission = await self._backend.jobs.submit_once(
                 body,
                 str(prepared.form),
                 self.client,

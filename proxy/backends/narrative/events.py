@@ -1,4 +1,4 @@
-"""What happened, for whoever counts or logs it: plain facts, no prompt, no answer, no key."""
+"""What the job engine reports to metrics and logs: plain facts without prompts, answers or keys."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class UpstreamCalled:
 
 
 @dataclass(frozen=True, slots=True)
-class Repeated:
-    """A call is about to be repeated after `pause` seconds."""
+class Retried:
+    """A call is about to be retried after `pause` seconds."""
 
     operation: str
     pause: float
@@ -51,7 +51,7 @@ class Ended:
     """The end of a job was noticed.
 
     Args:
-        source: who brought the news: look, sweep, feed, webhook or submit.
+        source: what showed it first: `read` (the job itself), `list` or `webhook`.
         seconds: from submission to notice.
         delay: from the end, by Narrative's clock, to notice, by ours; None when Narrative did not say.
     """
@@ -73,22 +73,40 @@ class Abandoned:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A submission was turned away because too much is in flight."""
+    """A submission was refused because too much is in flight."""
 
     in_flight: int
 
 
 @dataclass(frozen=True, slots=True)
-class SourceTrusted:
-    """A source of news (feed or webhook) was demoted, or promoted again."""
+class Unreadable:
+    """The record of a job that is waited for could not be read."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityChanged:
+    """The list or the webhooks began or ceased to show every end that other sources noticed first."""
 
     source: str
     reliable: bool
 
 
-Event = UpstreamCalled | Repeated | Queued | Submitted | Resubmitted | Ended | Abandoned | Refused | SourceTrusted
+Event = (
+    UpstreamCalled
+    | Retried
+    | Queued
+    | Submitted
+    | Resubmitted
+    | Ended
+    | Abandoned
+    | Refused
+    | Unreadable
+    | ReliabilityChanged
+)
 Observer = Callable[[Event], None]
 
 
 def ignore(_: Event) -> None:
-    """The observer of those who do not care."""
+    """The observer that does nothing."""

@@ -19,6 +19,7 @@ from proxy.errors import (
     ProxyError,
     RateLimited,
     UpstreamError,
+    redact,
 )
 
 
@@ -105,7 +106,6 @@ _THROTTLED_S: Final = 5.0
 _OVERLOADED_S: Final = 2.0
 _MAX_PAUSE_S: Final = 60.0
 _PAUSE = re.compile(r"\b(?:in|after) (\d{1,6}(?:\.\d{1,6})?) ?(ms|s)", re.IGNORECASE)
-_MIN_SECRET: Final = 12
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -123,9 +123,7 @@ def clean(text: str, secret: str, limit: int = 500) -> str:
         secret: the API key of the call, struck out; one of fewer than 12 characters may be an ordinary word and is left.
         limit: most characters of the result.
     """
-    if len(secret) >= _MIN_SECRET:
-        text = text.replace(secret, "[key]")
-    return _CONTROL.sub(" ", text).strip()[:limit]
+    return _CONTROL.sub(" ", redact(text, [secret])).strip()[:limit]
 
 
 def error_for(text: str, *, code: str, job_id: str | None = None) -> ProxyError:

@@ -1,43 +1,62 @@
-"""The lowest rung: one HTTP request, in a task of its own, with an outcome that is a value, never an exception.
+"""One HTTP request to Narrative, with an outcome that is a value, never an exception.
 
-A caller that is cancelled leaves its request to finish by itself: an HTTP call cancelled in the middle can lose its place
-in the connection pool, and a submission cancelled in the middle would have an unknown outcome.
+It uses aiohttp directly: a GET costs a twentieth of httpx's CPU time, and a quarter of that of httpx's types over aiohttp.
 """
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
+from urllib.parse import urlencode
 
 import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
+import certifi
+from yarl import URL
 
 from proxy.backends.narrative.events import Observer, UpstreamCalled, ignore
-from proxy.backends.narrative.options import ClientOptions
 
 log = logging.getLogger(__name__)
 
-# aiohttp's own errors for "no connection was made". httpx-aiohttp also names a connection lost after sending
-# `ConnectTimeout`, so the original error decides.
-_NO_CONNECTION: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
-_NO_CONNECTION_HTTPX: Final = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
-    httpx.InvalidURL,
-)
+# With these errors nothing can have reached Narrative.
+_NEVER_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How the client connects, how long it waits and how it retries. Seconds."""
+
+    connect_timeout: float = 5.0
+    read_timeout: float = 30.0
+    """Longest silence while an answer is awaited or read."""
+    pool_timeout: float = 10.0
+    """Longest wait for a free connection and for connecting."""
+    total_timeout: float = 60.0
+    """Longest time one request may take from start to last byte."""
+    max_connections: int = 100
+    keepalive: float = 15.0
+    """How long an idle connection is kept. Short: a POST on one that the other side just closed has an unknown outcome."""
+    max_answer_bytes: int = 64 * 1024 * 1024
+    """A longer answer is not read to its end and counts as unreadable."""
+    patience: float = 30.0
+    """How long a call is retried when the caller names no deadline."""
+    submit_patience: float = 45.0
+    """How long a submission is retried at most, even when the deadline is later: somebody waits for its first byte."""
+    max_rate_limited: int = 5
+    """Attempts at a submission that are answered 429 without `Retry-After`."""
+    first_backoff: float = 0.25
+    """Longest first pause between attempts; it doubles each time. The pause is a random part of it."""
+    max_backoff: float = 8.0
+    closing_grace: float = 5.0
+    """How long `aclose` waits for requests in flight before it closes their connections."""
 
 
 class Operation(Enum):
-    """What is asked; it decides what a silence means."""
+    """What is asked; it decides what a missing answer means."""
 
     SUBMIT = auto()
     READ_JOB = auto()
@@ -61,7 +80,7 @@ class Answer:
     """What came back. `whole` is false when the body was cut off or longer than allowed; `body` is then empty."""
 
     status: int
-    headers: httpx.Headers
+    headers: Mapping[str, str]
     body: bytes = field(repr=False)
     whole: bool = True
 
@@ -78,143 +97,113 @@ Outcome = Answer | NoAnswer
 
 
 class Transport:
-    """Sends requests to one base URL over one bounded pool of connections, shared by all copies of a client."""
+    """Sends requests to one base URL over one bounded pool of connections, shared by all copies of a client.
 
-    def __init__(
-        self, base_url: str, options: ClientOptions, http: httpx.AsyncClient | None = None, observe: Observer = ignore
-    ) -> None:
+    It keeps no cookies, so that callers who share it cannot share a session, and reads no proxy settings.
+    """
+
+    def __init__(self, base_url: str, options: ClientOptions | None = None, observe: Observer = ignore) -> None:
         self.observe = observe
         self.base_url = base_url.rstrip("/")
-        self.options = options
-        self._owns_http = http is None
-        self._http = http or _http_client(options)
+        self.options = options or ClientOptions()
         self.clock_ahead: float | None = None
-        """Seconds by which Narrative's clock is ahead of ours, to about a second; None before it told its time."""
-        self._tasks: set[asyncio.Task[Outcome]] = set()
+        """Seconds by which Narrative's clock is ahead of ours, to about a second; None before it showed its time."""
+        self._session: aiohttp.ClientSession | None = None
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._closed = False
 
-    @property
-    def in_flight(self) -> int:
-        """Requests on their way."""
-        return len(self._tasks)
-
     async def send(self, call: Call, token: str, deadline: float | None = None) -> Outcome:
-        """Send one request and wait for its outcome, at most until `deadline` (loop time).
-
-        Cancelling the wait, or letting the deadline pass, leaves the request running.
-        """
+        """Send one request and wait for its outcome, at most until `deadline` (loop time) or `total_timeout`."""
         if self._closed:
             return NoAnswer("the client is closed", sent=False)
-        loop = asyncio.get_running_loop()
-        left = None if deadline is None else deadline - loop.time()
-        if left is not None and left <= 0:
-            return NoAnswer("the deadline has passed", sent=False)
-        task = loop.create_task(self._exchange(call, token))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        await asyncio.wait({task}, timeout=left)
-        if not task.done():
-            return NoAnswer("no answer came before the deadline", sent=True)
-        return NoAnswer("the client was closed", sent=True) if task.cancelled() else task.result()
-
-    async def _exchange(self, call: Call, token: str) -> Outcome:
+        timeout = self.options.total_timeout
+        if deadline is not None:
+            timeout = min(timeout, deadline - asyncio.get_running_loop().time())
+            if timeout <= 0:
+                return NoAnswer("the deadline has passed", sent=False)
         started = time.monotonic()
-        outcome = await self._attempt(call, token)
-        status = outcome.status if isinstance(outcome, Answer) else None
-        self.observe(UpstreamCalled(call.operation.name.lower(), status, time.monotonic() - started))
+        self._in_flight += 1
+        self._idle.clear()
+        outcome: Outcome = NoAnswer("cancelled", sent=True)
+        try:
+            outcome = await self._request(call, token, timeout)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # OSError includes every timeout; ValueError an answer that is no HTTP at all.
+            outcome = NoAnswer(type(error).__name__, sent=not isinstance(error, _NEVER_SENT))
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+            status = outcome.status if isinstance(outcome, Answer) else None
+            self.observe(UpstreamCalled(call.operation.name.lower(), status, time.monotonic() - started))
         return outcome
 
-    async def _attempt(self, call: Call, token: str) -> Outcome:
-        try:
-            async with asyncio.timeout(self.options.total_timeout):
-                return await self._request(call, token)
-        except (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError) as error:
-            # OSError includes the TimeoutError of `total_timeout`; ValueError an answer that is no HTTP at all.
-            return NoAnswer(type(error).__name__, sent=not _never_sent(error))
-
-    async def _request(self, call: Call, token: str) -> Answer:
+    async def _request(self, call: Call, token: str, timeout: float) -> Answer:  # noqa: ASYNC109  aiohttp enforces it
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         if call.content is not None:
             headers["Content-Type"] = "application/json"
-        request = self._http.build_request(
+        query = f"?{urlencode(call.params)}" if call.params else ""
+        async with self._open_session().request(
             call.method,
-            self.base_url + call.path,
-            params=dict(call.params) or None,
-            content=call.content,
+            URL(f"{self.base_url}{call.path}{query}", encoded=True),
+            data=call.content,
             headers=headers,
-            timeout=_timeouts(self.options),
-        )
-        response = await self._http.send(request, stream=True, auth=None, follow_redirects=False)
-        self._set_clock(response.headers.get("date"))
-        try:
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(
+                total=timeout,
+                connect=self.options.pool_timeout,
+                sock_connect=self.options.connect_timeout,
+                sock_read=self.options.read_timeout,
+            ),
+        ) as response:
+            self._set_clock(response.headers.get("date"))
             body = await self._read(response)
-        finally:
-            await response.aclose()
-        return Answer(response.status_code, response.headers, body or b"", whole=body is not None)
+            return Answer(response.status, response.headers, body or b"", whole=body is not None)
 
-    async def _read(self, response: httpx.Response) -> bytes | None:
-        """The body, or None when it breaks off or is too long: the status alone may still tell enough."""
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes | None:
+        """The body, or None when it breaks off or is too long: the status alone may still say enough."""
         pieces: list[bytes] = []
         size = 0
         try:
-            async for piece in response.aiter_bytes():
+            async for piece in response.content.iter_any():
                 size += len(piece)
                 if size > self.options.max_answer_bytes:
+                    response.close()
                     return None
                 pieces.append(piece)
-        except (httpx.HTTPError, aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError):
             return None
         return b"".join(pieces)
 
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            tls: ssl.SSLContext | bool = True
+            if self.base_url.startswith("https:"):
+                tls = ssl.create_default_context()
+                tls.load_verify_locations(certifi.where())
+            connector = aiohttp.TCPConnector(
+                ssl=tls, limit=self.options.max_connections, keepalive_timeout=self.options.keepalive
+            )
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        return self._session
+
     def _set_clock(self, date: str | None) -> None:
         try:
-            told = parsedate_to_datetime(date) if date else None
+            shown = parsedate_to_datetime(date) if date else None
         except ValueError:
             return
-        if told is not None and told.tzinfo is not None:
-            self.clock_ahead = told.timestamp() - time.time()
+        if shown is not None and shown.tzinfo is not None:
+            self.clock_ahead = shown.timestamp() - time.time()
 
     async def aclose(self) -> None:
-        """Wait a little for requests on their way, cancel the rest, and close the pool."""
+        """Wait a little for requests in flight, then close all connections, which ends the rest."""
         self._closed = True
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=self.options.closing_grace)
-        left = list(self._tasks)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-        if left:
-            log.warning("closed the Narrative client with %d requests unanswered", len(left))
-        if self._owns_http:
-            await self._http.aclose()
-
-
-def _never_sent(error: Exception) -> bool:
-    origin = error if isinstance(error, aiohttp.ClientError) else error.__cause__
-    if isinstance(origin, aiohttp.ClientError):
-        return isinstance(origin, _NO_CONNECTION)
-    return isinstance(error, _NO_CONNECTION_HTTPX)
-
-
-def _timeouts(options: ClientOptions) -> httpx.Timeout:
-    return httpx.Timeout(
-        connect=options.connect_timeout,
-        read=options.read_timeout,
-        write=options.write_timeout,
-        pool=options.pool_timeout,
-    )
-
-
-def _http_client(options: ClientOptions) -> httpx.AsyncClient:
-    """A client that keeps no cookies, so that callers who share it cannot share a session, and reads no environment."""
-    tls = httpx.create_ssl_context()
-
-    def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(ssl=tls, limit=options.max_connections, keepalive_timeout=options.keepalive)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
-
-    return httpx.AsyncClient(
-        transport=AiohttpTransport(verify=tls, client=session),
-        cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
-        trust_env=False,
-    )
+        try:
+            async with asyncio.timeout(self.options.closing_grace):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("closed the Narrative client with %d requests unanswered", self._in_flight)
+        if self._session is not None:
+            await self._session.close()

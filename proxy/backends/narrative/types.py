@@ -1,18 +1,22 @@
-"""What Narrative speaks: the bodies of its job and inference API, written strictly and read tolerantly.
+"""The bodies of Narrative's job and inference API: what is sent is validated strictly, what is received is read tolerantly.
 
-What we send is validated strictly (a fault here is ours). What we receive may lack fields, carry unknown ones, use either
-spelling of an id and leave out the zone of a time; see shared contract `narrative.md`, whose *assumed* rows a reader must survive.
+What is received may lack fields, carry unknown ones, use either spelling of an id, write states in any letter case, count
+tokens in fractions and leave out the zone of a time. Source: shared contract `narrative.md`, whose *assumed* rows a reader
+must survive.
 """
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
 
 BASE_URLS: Mapping[str, str] = {"prod": "https://api.narrative.io", "dev": "https://api-dev.narrative.io"}
 """Environment name → base URL."""
+
+TAG_PREFIX: Final = "rid:"
+"""Start of the tag that is unique to a submission, by which its job is found when the answer is lost."""
 
 JsonObject = dict[str, Any]
 M = TypeVar("M", bound=BaseModel)
@@ -110,28 +114,43 @@ class JobState(StrEnum):
 ENDED: frozenset[str] = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 
 
-def _utc(value: datetime) -> datetime:
-    """Narrative leaves the zone out of some times; they are UTC."""
-    if value.tzinfo is None:
-        return value.replace(tzinfo=UTC)
+def normal_state(value: Any) -> Any:
+    """A state in the contract's spelling: lower case, `canceled` with two l. Anything but text is left as it is."""
+    if not isinstance(value, str):
+        return value
+    state = value.strip().lower()
+    return JobState.CANCELLED.value if state == "canceled" else state
+
+
+def read_time(value: Any) -> datetime | None:
+    """ISO 8601 text or seconds since 1970, as UTC; a missing zone means UTC, and what cannot be read is None."""
     try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a time before the year 1 or after 9999") from None
+        time = datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
 
 
-def _null_is_zero(value: Any) -> Any:
-    return 0 if value is None else value
+def _count(value: Any) -> int:
+    """A number of tokens: fractions are rounded, and what is missing, negative or no number counts as 0."""
+    try:
+        return max(round(float(value)), 0)
+    except (ValueError, TypeError, OverflowError):
+        return 0
 
 
-def _words(value: Any) -> Any:
+def _object(value: Any) -> Any:
+    return value if isinstance(value, Mapping | BaseModel) else {}
+
+
+def _messages(value: Any) -> tuple[str, ...]:
     """Failures come as objects with a message under one of several names, or as bare strings."""
-    if not isinstance(value, list):
-        return [] if value is None else [str(value)]
-    return [_sentence(item) for item in value]
+    if value is None:
+        return ()
+    return tuple(_message(item) for item in value) if isinstance(value, list | tuple) else (_message(value),)
 
 
-def _sentence(failure: Any) -> str:
+def _message(failure: Any) -> str:
     if not isinstance(failure, Mapping):
         return str(failure)
     names = ("error", "cause", "type", "code", "message", "error_description", "description", "reason")
@@ -139,8 +158,14 @@ def _sentence(failure: Any) -> str:
     return ": ".join(dict.fromkeys(parts)) or str(dict(failure))
 
 
-Time = Annotated[datetime, AfterValidator(_utc)]
-Count = Annotated[int, BeforeValidator(_null_is_zero)]
+def _tags(value: Any) -> tuple[str, ...]:
+    return tuple(tag for tag in value if isinstance(tag, str)) if isinstance(value, list | tuple) else ()
+
+
+Time = Annotated[
+    datetime | None, BeforeValidator(lambda value: value if isinstance(value, datetime) else read_time(value))
+]
+Count = Annotated[int, BeforeValidator(_count)]
 
 
 class Usage(_Received):
@@ -152,57 +177,54 @@ class Usage(_Received):
 
 
 class RunResult(_Received):
+    """What a completed job brought; `structured_output` is None when it is missing."""
+
     structured_output: Any = None
-    usage: Annotated[Usage, BeforeValidator(lambda value: {} if value is None else value)] = Usage()
+    usage: Annotated[Usage, BeforeValidator(_object)] = Usage()
 
 
 class Job(_Received):
-    """A job as `GET /jobs/{job_id}` and the records of `GET /jobs` show it."""
+    """A job as `GET /jobs/{job_id}` and the records of `GET /jobs` show it, without the echo of its input.
+
+    Only an id, a textual state and, where there is one, a result that is an object are required; everything else is read
+    as far as it makes sense. `tags` come from `input.tags` (assumed).
+    """
 
     id: JobId = Field(validation_alias=AliasChoices("job_id", "id"))
-    state: str = JobState.PENDING
-    type: str | None = None
-    input: Any = None
+    state: Annotated[str, BeforeValidator(normal_state)] = JobState.PENDING
+    type: Annotated[str | None, BeforeValidator(lambda value: value if isinstance(value, str) else None)] = None
+    tags: Annotated[tuple[str, ...], BeforeValidator(_tags)] = Field(
+        default=(), validation_alias=AliasChoices("tags", AliasPath("input", "tags"))
+    )
     result: RunResult | None = None
-    failures: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
-    data_plane_id: str | None = None
-    created_at: Time | None = None
-    updated_at: Time | None = None
-    ended_at: Time | None = None
+    failures: Annotated[tuple[str, ...], BeforeValidator(_messages)] = ()
+    data_plane_id: Annotated[str | None, BeforeValidator(lambda value: value if isinstance(value, str) else None)] = (
+        None
+    )
+    created_at: Time = None
+    updated_at: Time = None
+    ended_at: Time = None
 
     @property
     def ended(self) -> bool:
         return self.state in ENDED
 
+    @property
+    def complete(self) -> bool:
+        """Whether an ended job's record holds what a caller needs; list pages and webhooks may leave it out."""
+        if self.state == JobState.COMPLETED:
+            return self.result is not None and self.result.structured_output is not None
+        return self.state == JobState.CANCELLED or bool(self.failures)
+
     def result_as(self, model: ModelType[M]) -> M:
         """The structured output as a pydantic model.
 
         Raises:
-            ValueError: there is no output, or (pydantic's `ValidationError`) it is not of that form.
+            ValueError: there is no output, or (pydantic's `ValidationError`) it does not match the model.
         """
         if self.result is None:
             raise ValueError(f"job {self.id} is {self.state} and has no result")
         return model.model_validate(self.result.structured_output)
-
-    @property
-    def tags(self) -> tuple[str, ...]:
-        """The tags it was submitted with, as far as the record echoes them in `input.tags` (assumed)."""
-        return tags_of(self.input)
-
-
-def tags_of(job_input: Any) -> tuple[str, ...]:
-    """The tags in the `input` of a job's record, whatever it holds."""
-    tags = job_input.get("tags") if isinstance(job_input, Mapping) else None
-    return tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else ()
-
-
-class JobPage(_Received):
-    """The answer of `GET /jobs`. Records that cannot be read at all are the caller's to skip: they stay raw here."""
-
-    records: tuple[JsonObject, ...] = ()
-    current_page: int | None = None
-    total_pages: int | None = None
-    total_records: int | None = None
 
 
 class ApiError(_Received):
@@ -233,11 +255,3 @@ class Webhook(_Received):
     name: str | None = None
     secret: str | None = Field(default=None, repr=False)
     status: str | None = None
-
-
-class Delivery(_Received):
-    """What is posted to the subscribed URL; `data` is the job's record, with or without its result."""
-
-    id: str | None = None
-    type: str | None = None
-    data: JsonObject

@@ -1,37 +1,43 @@
-"""Webhooks: the subscription, and the judgement of what is delivered. The HTTP route is the caller's.
+"""Webhooks: the subscription, which one replica keeps for all, and the route that takes deliveries.
 
-A delivery is a hint. It can come twice, late, out of order, or from someone else; none of these does harm. Whether deliveries
-come at all is found out by trust (`trust.py`), not assumed.
-Source: shared contract `narrative.md`, section Webhooks.
+A delivery is a hint. It can come twice, late, out of order, or from someone else; none of these does harm. Whether deliveries come at
+all is measured (`polling.Reliability`), not assumed. Source: shared contract `narrative.md`, section Webhooks.
 """
 
 import asyncio
+import hashlib
 import hmac
 import logging
 import secrets
-import socket
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-import httpx
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from yarl import URL
 
-from proxy.backends.narrative.answers import parse_json
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.feed import STATES, record_id
 from proxy.backends.narrative.jobs import Jobs
-from proxy.backends.narrative.types import ENDED, Delivery, Webhook, WebhookRequest
-from proxy.errors import ProxyError, UpstreamError
+from proxy.backends.narrative.polling import STATES
+from proxy.backends.narrative.records import Record, parse_json, parse_record
+from proxy.backends.narrative.types import Webhook, WebhookRequest
+from proxy.errors import ProxyError, UnknownUrl, UpstreamError
+from proxy.storage import MemoryStore, Store
 
 log = logging.getLogger(__name__)
 
+PATH: Final = "/narrative/webhook"
 TOKEN_PARAM: Final = "token"  # noqa: S105  the name of the query parameter
 SECRET_HEADER: Final = "x-narrative-webhook-secret"  # noqa: S105  the name of the header
+MAX_BODY_BYTES: Final = 256 * 1024
 _MOST_REMEMBERED: Final = 10_000
-_GONE: Final = frozenset({"archived", "deleted", "disabled", "inactive"})
+_ARCHIVED: Final = frozenset({"archived", "deleted", "disabled", "inactive"})
+_ROLE: Final = "webhooks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,7 @@ class WebhookOptions:
 
     url: str
     """Where Narrative posts to; the token is added to its query."""
-    name: str = field(default_factory=lambda: f"narrative-chat-proxy {socket.gethostname()}")
+    name: str
     """Of the subscription. Older ones of this name, left behind by a crash, are archived."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     """Proves a delivery. Replicas behind one URL share one token."""
@@ -48,8 +54,16 @@ class WebhookOptions:
     """Between two checks that the subscription still exists."""
     retry_first: float = 2.0
     """Before the first new try after a failed one; it doubles up to `check_every`."""
-    farewell: float = 5.0
-    """Longest wait for the archiving at the end."""
+    elect_every: float = 1.5
+    """Between two renewals of this replica's role."""
+    archive_timeout: float = 5.0
+
+
+def webhook_options(public_url: str, api_key: str) -> WebhookOptions:
+    """For the server that Narrative reaches at `public_url`. All replicas derive the same token from the proxy's own API key."""
+    url = public_url.rstrip("/") + PATH
+    token = hashlib.sha256(f"{url}\0{api_key}".encode()).hexdigest()
+    return WebhookOptions(url=url, name=f"narrative-chat-proxy {url}", token=token)
 
 
 class Receipt(Enum):
@@ -58,30 +72,40 @@ class Receipt(Enum):
     ACCEPTED = 204
     UNREADABLE = 400
     FORGED = 401
+    TOO_LARGE = 413
+
+
+class _Delivery(msgspec.Struct):
+    data: msgspec.Raw
+    id: str | None = None
 
 
 class Webhooks:
-    """Keeps one subscription while it is entered, and passes deliveries on to the jobs.
+    """Keeps one subscription while it is entered and leads, and passes deliveries on to the jobs.
 
     Args:
-        jobs: told of ends.
+        jobs: gets the ends.
         client: subscribes, with the key whose jobs are meant.
-        options: where and how.
+        store: elects the replica that subscribes.
     """
 
-    def __init__(self, jobs: Jobs, client: NarrativeClient, options: WebhookOptions) -> None:
+    def __init__(
+        self, jobs: Jobs, client: NarrativeClient, options: WebhookOptions, store: Store | None = None
+    ) -> None:
         self._jobs = jobs
         self._client = client
+        self._store = MemoryStore() if store is None else store
         self._options = options
-        httpx.URL(options.url)  # a URL that is none is said at once
+        self._url = str(URL(options.url).update_query({TOKEN_PARAM: options.token}))
         self._webhook: Webhook | None = None
         self._delivered: OrderedDict[str, None] = OrderedDict()
         self._subscribed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Starts to subscribe, without waiting for it: jobs are followed by reads until deliveries prove themselves."""
-        self._task = asyncio.create_task(self._keep())
+        """Starts to subscribe, or to stand by, without waiting for it: jobs are polled until deliveries prove reliable."""
+        self._jobs.expect_webhooks(self._client)
+        self._task = asyncio.create_task(self._follow_role())
         return self
 
     async def __aexit__(
@@ -90,19 +114,29 @@ class Webhooks:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._webhook is not None:
-            try:
-                async with asyncio.timeout(self._options.farewell):
-                    await self._client.archive_webhook(self._webhook.id)
-            except (ProxyError, TimeoutError):
-                log.warning("the webhook subscription could not be archived", extra={"webhook_id": self._webhook.id})
-            self._webhook = None
+        await self._archive()
+        await self._store.leave(_ROLE)
 
     async def subscribed(self) -> None:
         """Wait until there is a subscription."""
         await self._subscribed.wait()
 
     # ------------------------------------------------------------ deliveries
+
+    async def handle(self, request: Request) -> Response:
+        """`POST` of a delivery: 204, or 4xx for one that is forged, too large or unreadable. A forged one's body is not read."""
+        token = request.query_params.get(TOKEN_PARAM)
+        if not self.is_genuine(request.headers, token):
+            return Response(status_code=Receipt.FORGED.value)
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    return Response(status_code=Receipt.TOO_LARGE.value)
+        except ClientDisconnect:
+            return Response(status_code=Receipt.UNREADABLE.value)
+        return Response(status_code=self.deliver(request.headers, token, bytes(body)).value)
 
     def deliver(self, headers: Mapping[str, str], token: str | None, body: bytes) -> Receipt:
         """Take a delivery.
@@ -112,18 +146,19 @@ class Webhooks:
             token: the value of the `token` query parameter.
             body: of the request.
         """
-        if not self._genuine(headers, token):
+        if not self.is_genuine(headers, token):
             return Receipt.FORGED
         try:
-            delivery = Delivery.model_validate(parse_json(body))
+            delivery_id, record = _parse_delivery(body)
         except (ValueError, RecursionError):
             return Receipt.UNREADABLE
-        key = headers.get("idempotency-key") or delivery.id
-        if key is None or self._is_new(key):
-            self._pass_on(delivery.data)
+        key = headers.get("idempotency-key") or delivery_id
+        if (key is None or self._is_new(key)) and record.name and record.ended:
+            self._jobs.deliver(record)
         return Receipt.ACCEPTED
 
-    def _genuine(self, headers: Mapping[str, str], token: str | None) -> bool:
+    def is_genuine(self, headers: Mapping[str, str], token: str | None) -> bool:
+        """Whether a request carries the token in its URL, or the subscription's secret in a header."""
         secret = self._webhook.secret if self._webhook else None
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         shown = [headers.get(SECRET_HEADER), bearer if scheme.lower() == "bearer" else None]
@@ -137,36 +172,45 @@ class Webhooks:
             self._delivered.popitem(last=False)
         return True
 
-    def _pass_on(self, record: dict[str, Any]) -> None:
-        if record_id(record) and record.get("state") in ENDED:
-            self._jobs.deliver(record)
-
     # ------------------------------------------------------------ subscription
 
-    async def _keep(self) -> None:
-        """Subscribe, and again whenever the subscription is gone."""
-        pause = self._options.retry_first
+    async def _follow_role(self) -> None:
+        """Subscribe while this replica leads, and again whenever the subscription is gone."""
+        options = self._options
+        loop = asyncio.get_running_loop()
+        check_at, pause = loop.time(), options.retry_first
         while True:
+            membership = await self._store.join(_ROLE)
+            # While the shared store is away, whoever led goes on; else all would subscribe, each in place of the others.
+            leads = membership.leads if self._store.healthy else self._subscribed.is_set()
             try:
-                await self._ensure()
-                await asyncio.sleep(self._options.check_every)
-                pause = self._options.retry_first
+                if not leads:
+                    await self._archive()
+                    check_at = loop.time()
+                elif loop.time() >= check_at:
+                    await self._ensure()
+                    check_at, pause = loop.time() + options.check_every, options.retry_first
             except ProxyError as error:
                 log.warning("webhooks are not subscribed: %s", error.message)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, self._options.check_every)
+                check_at, pause = loop.time() + pause, min(2 * pause, options.check_every)
+            await asyncio.sleep(
+                min(options.elect_every, max(check_at - loop.time(), 0.0)) if leads else options.elect_every
+            )
 
     async def _ensure(self) -> None:
         if self._webhook is not None and await self._exists(self._webhook.id):
             return
         self._webhook = None
-        await self._tidy()
-        url = httpx.URL(self._options.url).copy_merge_params({TOKEN_PARAM: self._options.token})
+        for webhook in await self._client.list_webhooks():
+            if webhook.name == self._options.name and (webhook.status or "").lower() not in _ARCHIVED:
+                await self._client.archive_webhook(webhook.id)
         request = WebhookRequest(
-            url=str(url), name=self._options.name, job_types=("model_inference",), states=tuple(map(str, STATES))
+            url=self._url,
+            name=self._options.name,
+            job_types=("model_inference",),
+            states=tuple(state.value for state in STATES),
         )
         self._webhook = await self._client.create_webhook(request)
-        self._jobs.expect_push(self._client)
         self._subscribed.set()
 
     async def _exists(self, webhook_id: str) -> bool:
@@ -176,12 +220,37 @@ class Webhooks:
             if error.code != "narrative_webhook_lost":
                 raise
             return False
-        return (webhook.status or "").lower() not in _GONE
+        return (webhook.status or "").lower() not in _ARCHIVED
 
-    async def _tidy(self) -> None:
-        for webhook in await self._client.list_webhooks():
-            if webhook.name == self._options.name and (webhook.status or "").lower() not in _GONE:
-                await self._client.archive_webhook(webhook.id)
+    async def _archive(self) -> None:
+        webhook, self._webhook = self._webhook, None
+        self._subscribed.clear()
+        if webhook is not None:
+            try:
+                async with asyncio.timeout(self._options.archive_timeout):
+                    await self._client.archive_webhook(webhook.id)
+            except (ProxyError, TimeoutError):
+                log.warning("the webhook subscription could not be archived", extra={"webhook_id": webhook.id})
+
+
+async def take_delivery(request: Request) -> Response:
+    """The route of deliveries. Raises UnknownUrl while webhooks are not configured."""
+    webhooks: Webhooks | None = request.app.state.webhooks
+    if webhooks is None:
+        raise UnknownUrl("This server has not subscribed to webhooks.")
+    return await webhooks.handle(request)
+
+
+def _parse_delivery(body: bytes) -> tuple[str | None, Record]:
+    try:
+        delivery = msgspec.json.decode(body, type=_Delivery)
+        return delivery.id, parse_record(bytes(delivery.data))
+    except msgspec.MsgspecError:
+        found = parse_json(body)
+        if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
+            raise ValueError("not a delivery") from None
+        name = found.get("id")
+        return name if isinstance(name, str) else None, parse_record(msgspec.json.encode(found["data"]))
 
 
 def _same(shown: str | None, expected: str | None) -> bool:

@@ -49,6 +49,7 @@ class Proxy:
         assert process.stderr
         self.base_url = _base_url(process.stdout)
         self._ended: dict[str, dict[str, Any]] = {}
+        self._left: set[str] = set()
         self._news = threading.Condition()
         self._process = process
         self._listener = threading.Thread(target=self._listen, args=[process.stderr], daemon=True)
@@ -64,9 +65,20 @@ class Proxy:
             assert self._news.wait_for(lambda: request_id in self._ended, timeout=30), "the proxy still works on it"
             return self._ended[request_id]
 
+    def left(self, request_id: str) -> None:
+        """Wait until the proxy is done with a request whose client left before its end."""
+        status = self.ended(request_id)["status"]
+        assert status == 499 or request_id in self._left, "its client did not leave"
+
+    def serves(self, request_id: str) -> bool:
+        """Whether the proxy is not done with a request yet."""
+        return request_id not in self._ended
+
     def _listen(self, lines: IO[str]) -> None:
         for line in lines:
             entry = json.loads(line)
+            if entry["event"] == "the client left its stream":
+                self._left.add(entry["request"])
             if entry["event"] == "request":
                 with self._news:
                     self._ended[entry["request"]] = entry

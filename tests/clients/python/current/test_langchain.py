@@ -122,14 +122,15 @@ async def test_cancellation(proxy: Proxy, request_id: str) -> None:
     model = chat(proxy, default_headers={"x-request-id": request_id})
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(model.ainvoke(ENDLESS), timeout=0.5)
-    await asyncio.to_thread(proxy.ended, request_id)
+    await asyncio.to_thread(proxy.left, request_id)
 
 
 def test_leaving_a_stream(proxy: Proxy, request_id: str) -> None:
     stream = chat(proxy, default_headers={"x-request-id": request_id}).stream(ENDLESS)
     next(stream)
+    assert proxy.serves(request_id)
     stream.close()
-    proxy.ended(request_id)
+    proxy.left(request_id)
 
 
 async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:

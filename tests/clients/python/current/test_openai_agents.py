@@ -151,15 +151,19 @@ async def test_cancellation(proxy: Proxy, request_id: str) -> None:
     helper = agent(client(proxy, default_headers={"x-request-id": request_id}))
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(Runner.run(helper, ENDLESS), timeout=0.5)
-    await asyncio.to_thread(proxy.ended, request_id)
+    await asyncio.to_thread(proxy.left, request_id)
 
 
 async def test_cancelling_a_streamed_run(proxy: Proxy, request_id: str) -> None:
     result = Runner.run_streamed(agent(client(proxy, default_headers={"x-request-id": request_id})), ENDLESS)
+    cancelled = False
     async for event in result.stream_events():
-        if event.type == "raw_response_event":
+        if event.type == "raw_response_event" and not cancelled:
+            assert proxy.serves(request_id)
             result.cancel()
-    await asyncio.to_thread(proxy.ended, request_id)
+            cancelled = True
+    assert cancelled
+    await asyncio.to_thread(proxy.left, request_id)
 
 
 async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:

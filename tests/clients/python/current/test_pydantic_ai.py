@@ -119,7 +119,7 @@ async def test_cancellation(proxy: Proxy, request_id: str) -> None:
     model = OpenAIChatModel(MODEL, provider=OpenAIProvider(openai_client=client))
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(Agent(model).run(ENDLESS), timeout=0.5)
-    await asyncio.to_thread(proxy.ended, request_id)
+    await asyncio.to_thread(proxy.left, request_id)
 
 
 async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:

@@ -115,7 +115,7 @@ async def test_cancellation(proxy: Proxy, request_id: str) -> None:
     call = instructor.from_openai(openai_client).create(**ask(ENDLESS, response_model=City))
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(call, timeout=0.5)
-    await asyncio.to_thread(proxy.ended, request_id)
+    await asyncio.to_thread(proxy.left, request_id)
 
 
 def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:

@@ -126,7 +126,7 @@ async def test_cancellation(proxy: Proxy, request_id: str) -> None:
     call = litellm.acompletion(**ask(proxy, ENDLESS, extra_headers={"x-request-id": request_id}))
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(call, timeout=0.5)
-    await asyncio.to_thread(proxy.ended, request_id)
+    await asyncio.to_thread(proxy.left, request_id)
 
 
 async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:

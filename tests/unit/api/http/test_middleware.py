@@ -75,6 +75,17 @@ async def test_a_request_is_recorded_while_it_is_under_way() -> None:
     assert seen[0].ms is not None
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("mine", True), ("a" * 128, True), ("a" * 129, False), ("", False), ("a b", False), ("a\x1b", False)],
+)
+async def test_a_valid_request_id_of_the_client_is_kept(given: str, kept: bool) -> None:
+    recent = RecentRequests()
+    scope = scope_of("/v1", headers=((b"x-request-id", given.encode()),))
+    await middleware(nothing, recent)(scope, nothing, nothing)
+    assert (recent.seen_by(None)[0].request_id == given) is kept
+
+
 @pytest.mark.parametrize("started", [False, True])
 async def test_an_unforeseen_error_is_a_500_unless_the_response_has_begun(started: bool) -> None:
     sent: list[Message] = []

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.answers import MAX_RETRY_AFTER, MAX_WORDS, parse_json, read, refusal_of, retry_after
-from proxy.backends.narrative.client import read_record
+from proxy.backends.narrative.answers import MAX_RETRY_AFTER, MAX_WORDS, read, refusal_of, retry_after
 from proxy.backends.narrative.transport import Answer, NoAnswer, Operation
 from proxy.errors import ProxyError, UpstreamError
 
@@ -95,15 +94,3 @@ def test_the_key_is_struck_out_of_repeated_words() -> None:
     error = refused(answered(400, b'{"error": "bad token abc123def456"}'), Operation.SUBMIT, secret="abc123def456")
     assert "abc123def456" not in error.message
     assert "bad token" in error.message
-
-
-def test_json_is_read_with_half_a_surrogate_pair_and_with_huge_integers() -> None:
-    assert parse_json(b'{"a": "\\ud800x", "b": "\\ud83d\\ude00"}') == {"a": "\ufffdx", "b": "\U0001f600"}
-    assert parse_json(b"123456789012345678901234567890") == 123456789012345678901234567890
-    with pytest.raises(ValueError, match="Expecting"):
-        parse_json(b"{")
-
-
-@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "soon", 1e300])
-def test_a_record_with_an_impossible_time_cannot_be_read(time: object) -> None:
-    assert read_record({"job_id": "job-1", "created_at": time}) is None

@@ -15,10 +15,11 @@ from proxy.backends.narrative import attempts as attempts_module
 from proxy.backends.narrative import backend as backend_module
 from proxy.backends.narrative.answers import Refusal
 from proxy.backends.narrative.backend import NarrativeBackend, NarrativeRun
-from proxy.backends.narrative.bridge import Submission, SubmissionRecord
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.failures import error_for
 from proxy.backends.narrative.fallbacks import Fallbacks
+from proxy.backends.narrative.reservations import SubmissionRecord
+from proxy.backends.narrative.submit import Submission
 from proxy.backends.narrative.types import Job, RunRequest
 from proxy.catalog import ModelCard, make_catalog
 from proxy.errors import (

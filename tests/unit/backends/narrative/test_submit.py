@@ -1,18 +1,22 @@
 """Decisions of the submitter, with a client that answers as told."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
 
-from proxy.backends.narrative import NarrativeClient, SubmitOptions
+from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import ignore
-from proxy.backends.narrative.finder import Finder
-from proxy.backends.narrative.submit import Submitter, Ticket
-from proxy.backends.narrative.types import InferenceConfig, Job, JobPage, Message, RunRequest, TextBlock
-from proxy.errors import UpstreamError
+from proxy.backends.narrative.lookup import TagLookup
+from proxy.backends.narrative.records import JobPage, record_of
+from proxy.backends.narrative.reservations import SubmissionRecord
+from proxy.backends.narrative.submit import Attempt, Submission, SubmitOptions, Submitter
+from proxy.backends.narrative.types import InferenceConfig, Job, Message, RunRequest, TextBlock
+from proxy.errors import Overloaded, UpstreamError
+from proxy.storage import MemoryStore
 
 
 class Scripted:
@@ -26,15 +30,15 @@ class Scripted:
         self.submissions = 0
         self.pages = 0
 
-    async def run_model_inference(self, request: RunRequest, *, deadline: float) -> Job:
+    async def enqueue(self, request: RunRequest, **_: Any) -> Job:
         self.submissions += 1
-        raise UpstreamError("lost", code="narrative_submit_unknown")
+        raise UpstreamError("lost", code="narrative_submit_unknown", job_may_exist=True)
 
     async def list_jobs(self, *, per_page: int, offset: int | None, **_: Any) -> JobPage:
         self.pages += 1
         await asyncio.sleep(0)
         start = offset or 0
-        return JobPage(records=tuple(self.records[start : start + per_page]))
+        return JobPage(tuple(map(record_of, self.records[start : start + per_page])))
 
     async def get_job(self, job_id: str, *, deadline: float) -> Job:
         return Job(id=job_id)
@@ -55,10 +59,17 @@ def record(number: int, *, tags: Sequence[str] = ("rid:other",), minutes_old: fl
     return {"job_id": f"job-{number}", "input": {"tags": list(tags)}, "created_at": created.isoformat()}
 
 
-async def submit(client: Scripted, *tags: str, seconds: float = 60.0) -> Job:
-    submitter = Submitter(SubmitOptions(looks=(0.0, 0.0), attempts=2), [], ignore)
+def attempt(client: Scripted, *tags: str, seconds: float = 60.0, record: SubmissionRecord | None = None) -> Attempt:
     deadline = asyncio.get_running_loop().time() + seconds
-    return await submitter.submit(Ticket(request(*tags), cast(NarrativeClient, client), deadline))
+    record = record or SubmissionRecord()
+    return Attempt(lambda _: request(*tags), "", cast(NarrativeClient, client), deadline, record, "0")
+
+
+async def submit(client: Scripted, *tags: str, seconds: float = 60.0) -> Job:
+    submitter = Submitter(SubmitOptions(lookups=(0.0, 0.0), attempts=2), [], ignore)
+    submission = await submitter.start(attempt(client, *tags, seconds=seconds))
+    assert isinstance(submission, Submission)
+    return submission.job
 
 
 async def test_without_a_tag_of_its_own_a_lost_job_is_not_looked_for() -> None:
@@ -116,18 +127,89 @@ async def test_narratives_clock_may_go_wrong_by_hours() -> None:
 
 async def test_all_who_look_at_the_same_time_share_one_reading() -> None:
     client = Scripted([record(1)])
-    finder = Finder(cast(NarrativeClient, client), "plane", [])
+    lookup = TagLookup(cast(NarrativeClient, client), "plane", [])
     deadline = asyncio.get_running_loop().time() + 60
-    scans = await asyncio.gather(*(finder.scan(datetime.now(UTC), deadline) for _ in range(200)))
+    scans = await asyncio.gather(*(lookup.scan(datetime.now(UTC), deadline) for _ in range(200)))
     assert all(scan.covered for scan in scans)
     assert client.pages <= 2
 
 
-async def test_a_job_that_another_process_submitted_is_looked_for_before_anything_is_sent() -> None:
+class Killed(MemoryStore):
+    """A store that holds the reservation of a replica that was killed."""
+
+    async def alive(self, replica: str) -> bool:
+        return replica == self.replica
+
+
+async def reserved_before(minutes: float) -> SubmissionRecord:
+    store = Killed()
+    at = (datetime.now(UTC) - timedelta(minutes=minutes)).timestamp()
+    slot = {"form": "", "job": None, "by": "a killed replica", "nonce": "n", "at": at}
+    await store.add("run:1", "0", json.dumps(slot), ttl_s=60)
+    return SubmissionRecord(store, "run:1", ttl_s=60)
+
+
+async def test_a_job_that_another_process_submitted_is_looked_up_before_anything_is_sent() -> None:
     client = Scripted([record(2), record(1, tags=["rid:1"], minutes_old=2)])
-    submitter = Submitter(SubmitOptions(looks=(0.0,)), [], ignore)
-    since = (datetime.now(UTC) - timedelta(minutes=5)).timestamp()
-    deadline = asyncio.get_running_loop().time() + 60
-    ticket = Ticket(request("rid:1"), cast(NarrativeClient, client), deadline, since)
-    assert (await submitter.submit(ticket)).id == "job-1"
+    submitter = Submitter(SubmitOptions(lookups=(0.0,)), [], ignore)
+    found = await submitter.start(attempt(client, "rid:1", record=await reserved_before(5)))
+    assert found is not None
+    assert found.job.id == "job-1"
     assert client.submissions == 0
+
+
+@pytest.mark.parametrize(("seconds_old", "in_doubt"), [(115, True), (125, False)])
+async def test_without_a_date_header_a_job_without_tags_is_in_doubt_within_the_slack(
+    seconds_old: float, in_doubt: bool
+) -> None:
+    client = Scripted([record(1, tags=[], minutes_old=seconds_old / 60)])
+    client.clock_ahead = None
+    with pytest.raises(UpstreamError) as caught:
+        await submit(client, "rid:1")
+    assert caught.value.code == ("narrative_submit_unknown" if in_doubt else "narrative_unavailable")
+    assert caught.value.job_may_exist is in_doubt
+    assert client.submissions == (1 if in_doubt else 2)
+
+
+@pytest.mark.parametrize(("seconds_old", "in_doubt"), [(3, True), (8, False)])
+async def test_with_a_date_header_the_slack_is_a_few_seconds(seconds_old: float, in_doubt: bool) -> None:
+    client = Scripted([record(1, tags=[], minutes_old=seconds_old / 60)])
+    with pytest.raises(UpstreamError) as caught:
+        await submit(client, "rid:1")
+    assert caught.value.job_may_exist is in_doubt
+
+
+async def test_a_client_that_left_has_nothing_sent_again_although_the_job_is_surely_not_there() -> None:
+    class Leaving(Scripted):
+        async def list_jobs(self, **query: Any) -> JobPage:
+            going.client_left = True
+            return await super().list_jobs(**query)
+
+    client = Leaving()
+    submitter = Submitter(SubmitOptions(lookups=(0.0,), attempts=3), [], ignore)
+    going = attempt(client, "rid:1")
+    with pytest.raises(UpstreamError) as caught:
+        await submitter.start(going)
+    assert client.submissions == 1
+    assert (caught.value.code, caught.value.job_may_exist) == ("narrative_unavailable", False)
+    assert not going.record.job_may_exist
+
+
+async def test_nothing_is_sent_once_the_grace_period_is_over() -> None:
+    client = Scripted()
+    submitter = Submitter(SubmitOptions(), [], ignore)
+    submitter.stopped = True
+    with pytest.raises(Overloaded) as caught:
+        await submitter.start(attempt(client, "rid:1"))
+    assert caught.value.retry_after
+    assert not caught.value.job_may_exist
+    assert client.submissions == 0
+
+
+async def test_an_unknown_outcome_is_recorded_as_a_job_that_may_exist() -> None:
+    client = Scripted([record(1, tags=[])])
+    submitter = Submitter(SubmitOptions(lookups=(0.0,)), [], ignore)
+    going = attempt(client, "rid:1")
+    with pytest.raises(UpstreamError):
+        await submitter.start(going)
+    assert going.record.job_may_exist

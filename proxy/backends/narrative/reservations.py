@@ -1,8 +1,15 @@
-"""Temporary: what `jobs.py` and `reservations.py` bring with the new engine, over the old one. Delete it when they are there."""
+"""The slots in which the submissions of one request are reserved and recorded, so that each is made once.
 
-# mypy: ignore-errors
-# ruff: noqa
-import asyncio
+A request has a slot, `<choice>.<number>`, for each of its submissions. A slot holds one of
+
+    nothing        nobody has submitted here, or Narrative refused it
+    a reservation  a replica is about to submit; if it was killed, the job is looked up by its tag before anything is sent
+    a job id       whoever comes later waits for that job
+
+Preparing and reading are pure, so the ids of the jobs are all that is needed to resume a request: the prompt comes again with the
+client's own retry, and neither it nor the result has to be stored.
+"""
+
 import json
 import time
 from dataclasses import asdict, dataclass, replace
@@ -103,63 +110,3 @@ class SubmissionRecord:
         self._paid.discard(slot)
         if self._store is not None:
             await self._store.remove(self._name, slot)
-
-
-from collections.abc import Callable
-from typing import Any
-from proxy.backends.narrative.types import Job
-from proxy.errors import ProxyError
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    job: Job
-    form: str
-    new: bool
-
-
-async def submit_once(
-    jobs: Any,
-    make_request: Callable[[str], Any],
-    form: str,
-    client: Any,
-    *,
-    record: Any,
-    slot: str,
-    deadline: float,
-    caller: str = "",
-) -> Submission:
-    if hasattr(jobs, "submit_once"):
-        return await jobs.submit_once(
-            make_request, form, client, record=record, slot=slot, deadline=deadline, caller=caller
-        )
-    while True:
-        found = await record.find(slot)
-        if found is not None and found.job is not None:
-            return Submission(Job(id=found.job, type="model_inference"), found.form, new=False)
-        reserved = await record.reserve(slot, form) if found is None else None
-        if reserved is None:
-            await asyncio.sleep(0.05)
-            continue
-        task = asyncio.create_task(_carry(jobs, make_request, client, record, slot, deadline, *reserved))
-        _tasks.add(task)
-        task.add_done_callback(_tasks.discard)
-        return await asyncio.shield(task)
-
-
-_tasks: set[Any] = set()
-
-
-async def _carry(
-    jobs: Any, make_request: Any, client: Any, record: Any, slot: str, deadline: float, reservation: Any, since: Any
-) -> Submission:
-    try:
-        job = await jobs.submit(make_request(reservation.form), client, deadline=deadline, since=since)
-    except BaseException as error:
-        if isinstance(error, ProxyError) and error.code != "narrative_submit_unknown":
-            await record.release(slot)
-        else:
-            await record.settle(slot, reservation, None)
-        raise
-    await record.settle(slot, reservation, job.id)
-    return Submission(job, reservation.form, new=True)

@@ -1,4 +1,4 @@
-"""Looking for a job by its tag in `GET /jobs`, when the answer to its submission was lost.
+"""Looks for a job by its tag in `GET /jobs`, when the answer to its submission was lost.
 
 All who look in the same account and data plane at the same time share one reading of the list.
 Source: shared contract `narrative.md`, sections `POST /model-inference/run` and `GET /jobs`.
@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from proxy.backends.narrative.client import NarrativeClient, read_record
-from proxy.backends.narrative.types import Job
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.records import Record
+from proxy.backends.narrative.types import Job, read_time
 from proxy.errors import ProxyError, UpstreamError
 
 _PER_PAGE: Final = 100
 _MOST_PAGES: Final = 20
 _MOST_OPAQUE: Final = 10
 _SLACK: Final = 5.0
-"""Seconds that Narrative's clock may differ from what it told."""
-_SLACK_UNTOLD: Final = 120.0
+"""Seconds that Narrative's clock may differ from what its `Date` header showed."""
+_SLACK_WITHOUT_DATE: Final = 120.0
 
 
 @dataclass(slots=True)
@@ -28,16 +29,21 @@ class Scan:
 
     Args:
         tagged: jobs by their tags.
-        opaque: jobs of the time in question whose tags the list does not show.
+        opaque: ids of jobs of the time in question whose tags the list does not show.
         covered: whether the list was read back to before the time in question.
     """
 
     tagged: dict[str, list[Job]] = field(default_factory=dict)
-    opaque: dict[str, Job] = field(default_factory=dict)
+    opaque: set[str] = field(default_factory=set)
     covered: bool = False
 
-    def add(self, job: Job) -> None:
-        for tag in job.tags:
+    @property
+    def conclusive(self) -> bool:
+        """Whether a job that was not found is not there."""
+        return self.covered and not self.opaque
+
+    def add(self, tags: Collection[str], job: Job) -> None:
+        for tag in tags:
             self.tagged.setdefault(tag, []).append(job)
 
     def find(self, tag: str) -> Job | None:
@@ -46,8 +52,8 @@ class Scan:
         return jobs[-1] if jobs else None
 
 
-class Finder:
-    """Reads one account's list of jobs in one data plane, once for all who wait for a reading."""
+class TagLookup:
+    """Reads one account's list of jobs in one data plane, once for all who wait for it."""
 
     def __init__(self, client: NarrativeClient, data_plane_id: str, known: Collection[str]) -> None:
         self._client = client
@@ -86,7 +92,7 @@ class Finder:
             else:
                 wanted.set_result(scan)
             finally:
-                if not wanted.done():  # a fault of ours: nobody shall wait for ever
+                if not wanted.done():  # a bug here: nobody shall wait for ever
                     wanted.set_exception(
                         UpstreamError("the list of jobs could not be read", code="narrative_unavailable")
                     )
@@ -94,7 +100,7 @@ class Finder:
 
     async def _read(self, since: datetime, deadline: float) -> Scan:
         ahead = self._client.clock_ahead
-        slack = timedelta(seconds=_SLACK_UNTOLD if ahead is None else _SLACK - ahead)
+        oldest = since - timedelta(seconds=_SLACK_WITHOUT_DATE if ahead is None else _SLACK - ahead)
         scan = Scan()
         for number in range(_MOST_PAGES):
             page = await self._client.list_jobs(
@@ -105,27 +111,28 @@ class Finder:
                 order_by="created_at_desc",
                 deadline=deadline,
             )
-            jobs = [read_record(record) for record in page.records]
-            for job in jobs:
-                if job is None:
-                    return scan  # an unreadable record could be the one
-                scan.add(job)
-                if not job.tags and job.id not in self._known and not _older(job, since - slack):
-                    scan.opaque[job.id] = job
-            if len(jobs) < _PER_PAGE or (jobs[-1] is not None and _older(jobs[-1], since - slack)):
+            for record in page.records:
+                if record.name is None:
+                    return scan  # a record that cannot be read could be the one
+                if tags := record.tags:
+                    scan.add(tags, record.job() or Job(id=record.name))
+                elif record.name not in self._known and not _older(record, oldest):
+                    scan.opaque.add(record.name)
+            if len(page.records) < _PER_PAGE or _older(page.records[-1], oldest):
                 scan.covered = True
                 break
-        await self._look_into(scan, deadline)
+        await self._read_opaque(scan, deadline)
         return scan
 
-    async def _look_into(self, scan: Scan, deadline: float) -> None:
-        """Listings may leave out what the job itself shows."""
+    async def _read_opaque(self, scan: Scan, deadline: float) -> None:
+        """Lists may leave out what the job itself shows."""
         for job_id in list(scan.opaque)[:_MOST_OPAQUE]:
             job = await self._client.get_job(job_id, deadline=deadline)
             if job.tags:
-                del scan.opaque[job_id]
-                scan.add(job)
+                scan.opaque.discard(job_id)
+                scan.add(job.tags, job)
 
 
-def _older(job: Job, than: datetime) -> bool:
-    return job.created_at is not None and job.created_at < than
+def _older(record: Record, than: datetime) -> bool:
+    created = read_time(record.created_at)
+    return created is not None and created < than

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.finder import Finder
+from proxy.backends.narrative.lookup import TagLookup
 from proxy.errors import UpstreamError
 
 
@@ -19,7 +19,7 @@ class Broken:
 
 
 async def test_a_fault_of_ours_leaves_nobody_waiting() -> None:
-    finder = Finder(cast(NarrativeClient, Broken()), "plane", ())
+    lookup = TagLookup(cast(NarrativeClient, Broken()), "plane", ())
     with pytest.raises(UpstreamError) as caught:
-        await finder.scan(datetime.now(UTC), asyncio.get_running_loop().time() + 60)
+        await lookup.scan(datetime.now(UTC), asyncio.get_running_loop().time() + 60)
     assert caught.value.code == "narrative_unavailable"
