@@ -10,10 +10,12 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
+from proxy.api.http.json_text import has_more_values
 from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import NotJson, dump_json, parse_json
 from proxy.inference.request import Block, JsonObject, Media, Message, Text, ToolCall, ToolResult
 
+_MANY_ARGUMENTS: Final = 20_000
 CUSTOM_INPUT: Final = "input"
 """The one argument of a custom tool."""
 
@@ -345,6 +347,8 @@ def _arguments(arguments: Any) -> Any:
         return arguments or {}
     if not arguments.strip():
         return {}
+    if len(arguments) > _MANY_ARGUMENTS and has_more_values(arguments.encode(), _MANY_ARGUMENTS):
+        return arguments  # parsing would block other requests, and no tool takes so many
     try:
         value = parse_json(arguments)
     except NotJson:

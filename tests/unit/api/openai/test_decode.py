@@ -1,5 +1,6 @@
 """Chat requests → neutral requests: what becomes of every field, and what is reported about it."""
 
+import json
 from typing import Any
 
 import pytest
@@ -128,6 +129,15 @@ def test_the_retired_function_role_names_its_function() -> None:
 def test_past_arguments_are_an_object_or_their_raw_text(written: Any, read: Any) -> None:
     (call,) = messages({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": written}}]})
     assert call.content == (ToolCall("", "f", read, "messages[0].tool_calls[0]"),)
+
+
+@pytest.mark.parametrize(("values", "parsed"), [(19_000, True), (21_000, False)])
+def test_past_arguments_of_very_many_values_stay_text(values: int, parsed: bool) -> None:
+    written = json.dumps({"list": [0] * values})
+    (call,) = messages({"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": written}}]})
+    (block,) = call.content
+    assert isinstance(block, ToolCall)
+    assert block.arguments == (json.loads(written) if parsed else written)
 
 
 def test_a_call_in_two_spellings_counts_once() -> None:
