@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -81,6 +82,16 @@ def house() -> Iterator[House]:
     """One for all tests that do not mind company."""
     with ExitStack() as stack:
         yield House(stack, {}, {})
+
+
+@pytest.fixture
+def unbounded(tmp_path: Path) -> dict[str, str]:
+    """Settings under which `claude-4-5-haiku` has no largest output."""
+    models = tmp_path / "models.toml"
+    models.write_text(
+        '[[models]]\nid = "anthropic.claude-haiku-4.5"\nnames = ["claude-4-5-haiku"]\nmax_tokens = 4096\n'
+    )
+    return {"PROXY_CHAT__MODELS_FILE": str(models)}
 
 
 @pytest.fixture

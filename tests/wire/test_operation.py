@@ -7,7 +7,6 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -92,14 +91,9 @@ def logged() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_connection_of_a_client_that_stops_reading_is_closed(
-    make_house: Any, logged: list[str], tmp_path: Path, stream: bool
+    make_house: Any, logged: list[str], unbounded: dict[str, str], stream: bool
 ) -> None:
-    models = tmp_path / "models.toml"
-    models.write_text(
-        '[[models]]\nid = "anthropic.claude-haiku-4.5"\nnames = ["claude-4-5-haiku"]\nmax_tokens = 4096\n'
-    )
-    environ = {"PROXY_CHAT__SEND_TIMEOUT_S": "0.5", "PROXY_CHAT__MODELS_FILE": str(models)}
-    house: House = make_house(environ, context_tokens=None)
+    house: House = make_house({**unbounded, "PROXY_CHAT__SEND_TIMEOUT_S": "0.5"}, context_tokens=None)
     body = {
         "model": "claude-4-5-haiku", "stream": stream, "max_tokens": 10_000_000,
         "messages": [{"role": "user", "content": script(text="word " * 1_500_000)}],

@@ -99,9 +99,9 @@ def test_the_reply_comes_in_pieces_of_a_few_words_that_join_to_it_exactly(house:
     assert any("👩‍👩‍👧‍👦" in piece for piece in pieces)
 
 
-def test_a_long_answer_comes_in_some_hundred_pieces(make_house: Any) -> None:
+def test_a_long_answer_comes_in_some_hundred_pieces(make_house: Any, unbounded: dict[str, str]) -> None:
     text = "word 👩‍👩‍👧‍👦 " * 20_000
-    raw = stream(make_house(context_tokens=None), script(text=text), max_tokens=10_000_000)
+    raw = stream(make_house(unbounded, context_tokens=None), script(text=text), max_tokens=10_000_000)
     pieces = [delta["content"] for delta in deltas(raw) if delta.get("content")]
     assert "".join(pieces) == text
     assert 200 < len(pieces) <= 300
