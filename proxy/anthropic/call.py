@@ -7,15 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from anthropic import transform_schema
-
 from proxy.backends.narrative import types as blocks
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest
+from proxy.schemas import CompiledSchema, compile_parameters, compile_schema
 from proxy.translate.messages import called_names, translate_messages
 from proxy.translate.names import upstream_names
 from proxy.translate.offer import menu_of
-from proxy.translate.plan import PlanRules, Thinking, ignored_fields, stop_strings, structured_answer, thinking_of
+from proxy.translate.plan import PlanRules, Thinking, ignored_fields, stop_strings, thinking_of
 from proxy.wire import openai as chat
 
 _JSON_ONLY = "Answer with one JSON object and nothing else: no prose around it, no code fences."
@@ -30,6 +29,8 @@ class MessagesCall:
         body: of `POST /v1/messages`, without `stream` and `sampling`.
         sampling: temperature, top_p and top_k, as far as given: apart, since not every version of the SDK names them.
         names: a tool's name there → the client's.
+        parameters: the client's name of a tool → its compiled parameters, where their property names differ there.
+        output: the structured output, where its text must be turned back into what the client's schema means.
         show_reasoning: the thinking is wanted; `reasoning_object` adds Heroku's shape of it.
         function_call: answer in the shape of the retired `functions` field.
         ignored: request fields that have no effect.
@@ -39,6 +40,8 @@ class MessagesCall:
     body: Mapping[str, Any]
     sampling: Mapping[str, float]
     names: Mapping[str, str]
+    parameters: Mapping[str, CompiledSchema] = field(default_factory=dict)
+    output: CompiledSchema | None = None
     show_reasoning: bool = False
     reasoning_object: bool = False
     function_call: bool = False
@@ -53,6 +56,7 @@ class _Draft:
 
     body: dict[str, Any]
     adjusted: list[str] = field(default_factory=list)
+    parameters: dict[str, CompiledSchema] = field(default_factory=dict)
 
 
 def make_call(request: chat.ChatRequest, rules: PlanRules, *, default_max_tokens: int) -> MessagesCall:
@@ -66,13 +70,13 @@ def make_call(request: chat.ChatRequest, rules: PlanRules, *, default_max_tokens
     card = ModelCard(id=request.model, names=(request.model,), max_tokens=default_max_tokens, schema_keywords="full")
     names = upstream_names([*_offered_names(request), *called_names(request.messages)])
     draft = _Draft({"model": request.model})
-    _add_tools(draft.body, request, names, card, rules)
+    _add_tools(draft, request, names, card, rules)
     history = replace(rules.history, tool_blocks="tools" in draft.body)
     conversation = translate_messages(request.messages, names, history)
     draft.adjusted += conversation.repairs
     draft.body["messages"] = [_turn(turn) for turn in conversation.turns]
     system = [conversation.system] if conversation.system else []
-    _add_format(draft.body, system, request, card, rules)
+    output = _add_format(draft.body, system, request, rules)
     if system:
         draft.body["system"] = "\n\n".join(system)
     limit = request.max_completion_tokens or request.max_tokens or default_max_tokens
@@ -87,6 +91,8 @@ def make_call(request: chat.ChatRequest, rules: PlanRules, *, default_max_tokens
         body=draft.body,
         sampling=sampling,
         names={upstream: name for name, upstream in names.items()},
+        parameters=draft.parameters,
+        output=output,
         show_reasoning=thinks and thinking.shown,
         reasoning_object=thinking.shown
         and (rules.reasoning_object == "always" or (rules.reasoning_object == "auto" and thinking.heroku)),
@@ -106,18 +112,23 @@ def _offered_names(request: chat.ChatRequest) -> list[str]:
 
 
 def _add_tools(
-    body: dict[str, Any], request: chat.ChatRequest, names: Mapping[str, str], card: ModelCard, rules: PlanRules
+    draft: _Draft, request: chat.ChatRequest, names: Mapping[str, str], card: ModelCard, rules: PlanRules
 ) -> None:
-    """Tools with their own schemas. The menu checks them and the choice; its compiled schemas are not needed here."""
+    """Tools with their own schemas, or with the compiled ones where property names are refused upstream."""
+    body = draft.body
     menu = menu_of(request, names, card, limits=rules.schema_limits, max_tools=rules.max_tools)
     specs = _specs(request)
     if not specs:
         return
     if menu is None:
-        body["tools"], body["tool_choice"] = [_tool(spec, names) for spec in specs], {"type": "none"}
+        for spec in specs:
+            compiled = compile_parameters(spec.parameters, param="tools", dialect="full", limits=rules.schema_limits)
+            draft.parameters.update({spec.name: compiled} if compiled.aliases else {})
+        body["tools"], body["tool_choice"] = [_tool(spec, names, draft) for spec in specs], {"type": "none"}
         return
+    draft.parameters.update({tool.name: tool.parameters for tool in menu.tools if tool.parameters.aliases})
     offered = {tool.name for tool in menu.tools}
-    body["tools"] = [_tool(spec, names) for spec in specs if spec.name in offered]
+    body["tools"] = [_tool(spec, names, draft) for spec in specs if spec.name in offered]
     if not menu.required:
         choice: dict[str, Any] = {"type": "auto"}
     elif menu.single and len(menu.tools) == 1:
@@ -129,8 +140,10 @@ def _add_tools(
     body["tool_choice"] = choice
 
 
-def _tool(spec: chat.FunctionSpec, names: Mapping[str, str]) -> dict[str, Any]:
+def _tool(spec: chat.FunctionSpec, names: Mapping[str, str], draft: _Draft) -> dict[str, Any]:
     parameters = spec.parameters if isinstance(spec.parameters, dict) else {}
+    if spec.name in draft.parameters:
+        parameters = draft.parameters[spec.name].schema
     tool: dict[str, Any] = {"name": names[spec.name], "input_schema": {**parameters, "type": "object"}}
     if spec.description and spec.description.strip():
         tool["description"] = spec.description.strip()
@@ -138,23 +151,20 @@ def _tool(spec: chat.FunctionSpec, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _add_format(
-    body: dict[str, Any], system: list[str], request: chat.ChatRequest, card: ModelCard, rules: PlanRules
-) -> None:
-    structured_answer(request.response_format, card, rules.schema_limits)  # refuses a faulty schema
+    body: dict[str, Any], system: list[str], request: chat.ChatRequest, rules: PlanRules
+) -> CompiledSchema | None:
+    """The structured output, where its text must be turned back."""
     match request.response_format:
         case chat.JsonSchemaFormat(json_schema=spec):
-            try:
-                schema = transform_schema(spec.schema_)
-            except (ValueError, TypeError, AssertionError, AttributeError) as error:
-                param = "response_format.json_schema.schema"
-                raise InvalidRequest(
-                    f"`{param}` cannot be had from this model: {error}", param=param, code="invalid_json_schema"
-                ) from error
-            body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+            param = "response_format.json_schema.schema"
+            compiled = compile_schema(spec.schema_, param=param, dialect="anthropic", limits=rules.schema_limits)
+            body["output_config"] = {"format": {"type": "json_schema", "schema": compiled.schema}}
+            return compiled if compiled.aliases or compiled.json_texts else None
         case chat.TextFormat(type="json_object"):
             system.append(_JSON_ONLY)
+            return None
         case _:
-            pass
+            return None
 
 
 def _add_thinking(draft: _Draft, thinking: Thinking, limit: int) -> bool:

@@ -5,6 +5,7 @@ dropped instead of being handed out as a finished one.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from anthropic.types import (
 )
 
 from proxy.anthropic.call import MessagesCall
+from proxy.schemas import coerce
 from proxy.translate.jsontext import NotJson, dump_json, parse_json
 from proxy.translate.reply import Stamp
 from proxy.wire import openai as chat
@@ -51,6 +53,7 @@ class Reader:
     call: MessagesCall
     ended: bool = False
     _texts: list[str] = field(default_factory=list)
+    _held: list[str] = field(default_factory=list)
     _thoughts: list[str] = field(default_factory=list)
     _calls: list[chat.ToolCallOut] = field(default_factory=list)
     _open: dict[int, _OpenCall] = field(default_factory=dict)
@@ -75,6 +78,7 @@ class Reader:
                 self._stop_reason = delta.stop_reason
                 self._count(event.usage)
                 yield from self._bare_call(cut=delta.stop_reason in _FINISH)
+                yield from self._structured_output()
             case RawMessageStopEvent():
                 self.ended = True
 
@@ -150,6 +154,8 @@ class Reader:
             return
         try:
             arguments = parse_json(written) if written else open_call.given
+            if open_call.name in self.call.parameters:
+                arguments = coerce(self.call.parameters[open_call.name], arguments)
         except NotJson:
             self._dropped = True
             return
@@ -169,7 +175,18 @@ class Reader:
             yield from self._called(bare, "{}")
 
     def _text(self, text: str) -> Iterator[chat.Delta]:
-        if text:
+        if text and self.call.output is not None:
+            self._held.append(text)
+        elif text:
+            self._texts.append(text)
+            yield {"content": text}
+
+    def _structured_output(self) -> Iterator[chat.Delta]:
+        """The text that was held back, since only the whole of it can be turned into what the client's schema means."""
+        text, self._held = "".join(self._held), []
+        if text and self.call.output is not None:
+            with suppress(NotJson):
+                text = dump_json(coerce(self.call.output, parse_json(text)))
             self._texts.append(text)
             yield {"content": text}
 
