@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from proxy.access.keys import KEY_PREFIX, Key, Keys
 from proxy.access.limits import NO_QUOTA, Quota, Rule
-from proxy.errors import InvalidApiKey, InvalidRequest, PermissionDenied
+from proxy.errors import InvalidApiKey, InvalidRequest, Overloaded, PermissionDenied
 from proxy.setting_types import is_uuid
 from proxy.settings import Settings, is_loopback
 
@@ -207,6 +207,7 @@ class TokenVerifier:
         accepted_s, refused_s: how long a verdict holds, in seconds. A revoked token works that long at most.
         max_entries: verdicts kept of each kind.
         max_calls: checks under way at a time.
+        max_pending: checks under way or waiting; more are refused.
     """
 
     def __init__(  # noqa: PLR0913 (each is a bound of its own)
@@ -217,6 +218,7 @@ class TokenVerifier:
         refused_s: float = 10.0,
         max_entries: int = 10_000,
         max_calls: int = 32,
+        max_pending: int = 1_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._check = check
@@ -225,6 +227,7 @@ class TokenVerifier:
         self._verdicts: dict[bool, OrderedDict[bytes, float]] = {True: OrderedDict(), False: OrderedDict()}
         self._max_entries = max_entries
         self._calls = asyncio.Semaphore(max_calls)
+        self._max_pending = max_pending
         self._pending: dict[bytes, asyncio.Task[bool]] = {}
         self._clock = clock
 
@@ -232,7 +235,8 @@ class TokenVerifier:
         """Whether Narrative accepts a token.
 
         Raises:
-            ProxyError: it could not be asked; nothing is remembered.
+            Overloaded: too many checks are pending.
+            ProxyError: Narrative could not be asked; nothing is remembered.
         """
         digest = hashlib.sha256(token.encode()).digest()
         for verdict, ends in self._verdicts.items():
@@ -240,6 +244,8 @@ class TokenVerifier:
                 return verdict
         task = self._pending.get(digest)
         if task is None:
+            if len(self._pending) >= self._max_pending:
+                raise Overloaded("Too many API keys are being checked at the moment.", retry_after=1.0)
             task = self._pending[digest] = asyncio.create_task(self._ask(token, digest))
             task.add_done_callback(lambda done: self._done(digest, done))
         return await asyncio.shield(task)

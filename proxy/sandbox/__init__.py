@@ -1,22 +1,18 @@
-"""An embedded Narrative: the same wire on a real socket, for the first run, development and tests.
+"""An embedded Narrative: the same HTTP API on a real socket, for first runs, development and tests.
 
-It sees only what Narrative would see. See docs/sandbox.md.
+It receives only what Narrative would receive; docs/sandbox.md describes it.
 """
 
-from proxy.sandbox.app import create_sandbox
+from proxy.sandbox.app import RunningSandbox, create_sandbox, serve_sandbox
 from proxy.sandbox.faults import Fault, Faults
-from proxy.sandbox.jobs import Job
-from proxy.sandbox.options import SANDBOX_DATA_PLANE, SandboxOptions
-from proxy.sandbox.server import RunningSandbox, serve_sandbox
-from proxy.sandbox.store import JobStore, Refused
+from proxy.sandbox.http import SANDBOX_DATA_PLANE, SandboxOptions
+from proxy.sandbox.jobs import JobStore
 
 __all__ = [
     "SANDBOX_DATA_PLANE",
     "Fault",
     "Faults",
-    "Job",
     "JobStore",
-    "Refused",
     "RunningSandbox",
     "SandboxOptions",
     "create_sandbox",

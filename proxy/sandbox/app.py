@@ -1,11 +1,12 @@
-"""The sandbox as an ASGI app: Narrative's endpoints over a store of jobs (contract narrative.md)."""
+"""The sandbox as an ASGI app, and the server that runs it inside the caller's event loop."""
 
 import contextlib
+import socket
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import NamedTuple
 
-import orjson
-from pydantic import ValidationError
+import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -13,227 +14,183 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from proxy.sandbox.deliveries import Deliveries
-from proxy.sandbox.desk import Desk
-from proxy.sandbox.faults import FaultList, Faults
-from proxy.sandbox.gate import LAG, FaultGate
-from proxy.sandbox.jsontext import dumps
-from proxy.sandbox.listing import read_query
-from proxy.sandbox.options import SandboxOptions
-from proxy.sandbox.refusal import Refusal
-from proxy.sandbox.store import JobStore, Refused
-from proxy.sandbox.subscriptions import Subscriptions
-
-Endpoint = Callable[[Request], Awaitable[Response]]
+from proxy.sandbox.factory import JobFactory
+from proxy.sandbox.fault_middleware import LAG, FaultMiddleware
+from proxy.sandbox.faults import Faults
+from proxy.sandbox.http import SandboxError, SandboxOptions, check_headers, json_response, read_body
+from proxy.sandbox.jobs import JobQuery, JobStore, RejectedCall
+from proxy.sandbox.webhooks import WebhookDeliveries
 
 
-class _Sandbox(Starlette):
+class SandboxApp(Starlette):
     """Starlette with the faults before everything else, where the server's own `send` is at hand."""
 
-    def __init__(self, faults: Faults, **how: Any) -> None:
-        super().__init__(**how)
-        self._faults = faults
-        self.router.redirect_slashes = False
-
     def build_middleware_stack(self) -> ASGIApp:
-        return FaultGate(super().build_middleware_stack(), self._faults)
+        self.router.redirect_slashes = False
+        return FaultMiddleware(super().build_middleware_stack(), self.state.faults)
 
 
 def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
-    """An embedded Narrative.
-
-    Args:
-        options: how it behaves; by default a job takes most of a second and nearly any token and data plane is good.
-
-    Returns:
-        The app, to be run by uvicorn. Its state holds `store` (JobStore), `faults` (Faults) and `deliveries`
-        (Deliveries). Its lifespan owns the task that delivers webhooks.
+    """An embedded Narrative, to be run by uvicorn. Its `state` has `store` (JobStore) and `faults` (Faults); its lifespan owns
+    the task that delivers webhooks.
     """
     options = options or SandboxOptions()
     store = JobStore(options)
     faults = Faults()
-    subscriptions = Subscriptions(options)
-    deliveries = Deliveries(options, store, subscriptions, faults)
-    calls = _Calls(options, store, Desk(options, store))
-    hooks = _Webhooks(subscriptions, deliveries)
-    controls = _Controls(store, faults)
+    webhooks = WebhookDeliveries(options, store, faults)
+    endpoints = _Endpoints(options, store, webhooks)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with deliveries.running():
+        async with webhooks.running():
             yield
 
-    guarded = _guard(options, store)
     routes = [
-        Route("/model-inference/run", guarded("run", calls.run), methods=["POST"]),
-        Route("/jobs", guarded("list_jobs", calls.list_jobs), methods=["GET"]),
-        Route("/jobs/{job_id}", guarded("get_job", calls.get_job), methods=["GET"]),
-        Route("/sandbox/jobs/count", controls.count, methods=["GET"]),
-        Route("/sandbox/faults", controls.set_faults, methods=["PUT"]),
-        Route("/sandbox/faults", controls.show_faults, methods=["GET"]),
-        Route("/sandbox/faults", controls.clear_faults, methods=["DELETE"]),
+        endpoints.route("POST", "/model-inference/run", "run", endpoints.run),
+        endpoints.route("GET", "/jobs", "list_jobs", endpoints.list_jobs),
+        endpoints.route("GET", "/jobs/{id}", "get_job", endpoints.get_job),
     ]
     if options.webhooks:
         routes += [
-            Route("/webhooks", guarded("webhooks", hooks.create), methods=["POST"]),
-            Route("/webhooks", guarded("webhooks", hooks.list_all), methods=["GET"]),
-            Route("/webhooks/{webhook_id}", guarded("webhooks", hooks.get), methods=["GET"]),
-            Route("/webhooks/{webhook_id}", guarded("webhooks", hooks.archive), methods=["DELETE"]),
+            endpoints.route("POST", "/webhooks", "webhooks", endpoints.create_webhook),
+            endpoints.route("GET", "/webhooks", "webhooks", endpoints.list_webhooks),
+            endpoints.route("GET", "/webhooks/{id}", "webhooks", endpoints.get_webhook),
+            endpoints.route("DELETE", "/webhooks/{id}", "webhooks", endpoints.archive_webhook),
         ]
-    app = _Sandbox(
-        faults,
+    app = SandboxApp(
         routes=routes,
         lifespan=lifespan,
         exception_handlers={
-            Refusal: _render_refusal(store),
-            HTTPException: _render_http_exception,
-            ClientDisconnect: _render_nothing,
+            SandboxError: endpoints.on_error,
+            HTTPException: _on_http_exception,
+            # The client left before its request was read, so nobody receives this.
+            ClientDisconnect: lambda *_: Response(status_code=400),
         },
     )
     app.state.store = store
     app.state.faults = faults
-    app.state.deliveries = deliveries
     return app
 
 
-def answer(content: object, status: int = 200) -> Response:
-    """A JSON answer."""
-    return Response(orjson.dumps(content), status, media_type="application/json")
+class _Endpoints:
+    """Narrative's endpoints."""
 
-
-class _Calls:
-    """The job and inference endpoints."""
-
-    def __init__(self, options: SandboxOptions, store: JobStore, desk: Desk) -> None:
+    def __init__(self, options: SandboxOptions, store: JobStore, webhooks: WebhookDeliveries) -> None:
         self._options = options
         self._store = store
-        self._desk = desk
+        self._webhooks = webhooks
+        self._factory = JobFactory(options, store)
+
+    def route(self, method: str, path: str, operation: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
+        """A route that counts its calls and checks their headers."""
+
+        async def checked(request: Request) -> Response:
+            self._store.calls[operation] += 1
+            check_headers(request, self._options)
+            return await handler(request)
+
+        # A list of methods would let HEAD in where GET is.
+        route = Route(path, checked, methods=[method])
+        route.methods = {method}
+        return route
+
+    def on_error(self, request: Request, error: Exception) -> Response:
+        """The response to a refused call, which is remembered."""
+        assert isinstance(error, SandboxError)  # noqa: S101 - the only class that it is registered for
+        call = f"{request.method} {request.url.path}"
+        self._store.refused.append(RejectedCall(call, error.status, error.error, error.description))
+        return error.response()
 
     async def run(self, request: Request) -> Response:
-        job = self._desk.submit(await request.body())
-        return answer({self._options.id_name: job.id})
+        job = self._factory.submit(await read_body(request, self._options.max_body_bytes))
+        return json_response({self._options.id_name: job.id})
 
     async def get_job(self, request: Request) -> Response:
-        job = self._store.get(request.path_params["job_id"])
-        return answer(job.record(self._store.clock(), id_name=self._options.id_name))
+        return json_response(self._store.get(request.path_params["id"]).record(self._store.clock()))
 
     async def list_jobs(self, request: Request) -> Response:
-        query = read_query(request.query_params)
+        query = JobQuery.parse(request.query_params)
         lag: float = request.scope.get(LAG, 0.0)
-        now = self._store.clock() - lag
-        page = self._store.page(query, lag=lag)
-        records = [job.record(now, id_name=self._options.id_name) for job in page.jobs]
-        return answer({"records": records, **page.counts(query)})
+        return json_response(self._store.page(query, lag=lag).encoded(query, self._store.clock() - lag))
+
+    async def create_webhook(self, request: Request) -> Response:
+        subscription = self._webhooks.create(await read_body(request, self._options.max_body_bytes))
+        return json_response(subscription.record())
+
+    async def list_webhooks(self, _: Request) -> Response:
+        records = [subscription.record() for subscription in self._webhooks.all()]
+        return json_response({"records": records, "current_page": 1, "total_pages": 1, "total_records": len(records)})
+
+    async def get_webhook(self, request: Request) -> Response:
+        return json_response(self._webhooks.get(request.path_params["id"]).record())
+
+    async def archive_webhook(self, request: Request) -> Response:
+        subscription = self._webhooks.get(request.path_params["id"])
+        subscription.status = "archived"
+        return json_response(subscription.record())
 
 
-class _Controls:
-    """What is no part of Narrative: for tests and benchmarks in other processes."""
+def _on_http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - the only class that it is registered for
+    return SandboxError(error.status_code, error.detail, headers=error.headers).response()
 
-    def __init__(self, store: JobStore, faults: Faults) -> None:
-        self._store = store
-        self._faults = faults
 
-    async def count(self, _: Request) -> Response:
-        return answer(
-            {
-                "count": len(self._store),
-                "enqueued": self._store.enqueued,
-                "by_state": self._store.count_by_state(),
-                "refused": len(self._store.refused),
-                "calls": dict(self._store.calls),
-            }
-        )
+# ---------------------------------------------------------------- the server
 
-    async def set_faults(self, request: Request) -> Response:
+
+class RunningSandbox(NamedTuple):
+    """A sandbox that is serving: its base URL, such as `http://127.0.0.1:41234`, and its jobs and faults, for tests in the
+    same process.
+    """
+
+    url: str
+    store: JobStore
+    faults: Faults
+
+
+@contextlib.asynccontextmanager
+async def serve_sandbox(
+    options: SandboxOptions | None = None, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[RunningSandbox]:
+    """Serves a sandbox while the block runs; port 0 takes a free one. Raises OSError when the address is taken."""
+    app = create_sandbox(options)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        date_header=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        ws="none",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=1,
+        backlog=2048,
+    )
+    config.load()
+    with _listen(host, port) as listener:
+        # Without `Server.serve`, which would handle signals and notice its end by a clock that ticks ten times a second.
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listener])
         try:
-            wanted = FaultList.model_validate_json(await request.body())
-        except ValidationError as fault:
-            first = fault.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise Refusal(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from fault
-        self._faults.replace(wanted.faults, seed=wanted.seed)
-        return await self.show_faults(request)
-
-    async def show_faults(self, _: Request) -> Response:
-        active = [fault.model_dump(exclude_defaults=True) for fault in self._faults.active()]
-        return answer({"faults": active, "fired": dict(self._faults.fired)})
-
-    async def clear_faults(self, request: Request) -> Response:
-        self._faults.clear()
-        return await self.show_faults(request)
+            shown = f"[{host}]" if ":" in host else host
+            url = f"http://{shown}:{listener.getsockname()[1]}"
+            yield RunningSandbox(url, app.state.store, app.state.faults)
+        finally:
+            app.state.faults.clear()
+            await server.shutdown(sockets=[listener])
 
 
-class _Webhooks:
-    """The webhook endpoints."""
-
-    def __init__(self, subscriptions: Subscriptions, deliveries: Deliveries) -> None:
-        self._subscriptions = subscriptions
-        self._deliveries = deliveries
-
-    async def create(self, request: Request) -> Response:
-        subscription = self._subscriptions.create(await request.body())
-        self._deliveries.subscribed()
-        return answer(subscription.record())
-
-    async def list_all(self, _: Request) -> Response:
-        records = [subscription.record() for subscription in self._subscriptions.all()]
-        return answer({"records": records, "current_page": 1, "total_pages": 1, "total_records": len(records)})
-
-    async def get(self, request: Request) -> Response:
-        return answer(self._subscriptions.get(request.path_params["webhook_id"]).record())
-
-    async def archive(self, request: Request) -> Response:
-        return answer(self._subscriptions.archive(request.path_params["webhook_id"]).record())
-
-
-def _guard(options: SandboxOptions, store: JobStore) -> Callable[[str, Endpoint], Endpoint]:
-    """Puts the count of calls and the check of the bearer token before an endpoint."""
-
-    def guarded(operation: str, endpoint: Endpoint) -> Endpoint:
-        async def checked(request: Request) -> Response:
-            store.calls[operation] += 1
-            _check_token(request.headers.get("authorization", ""), options)
-            return await endpoint(request)
-
-        return checked
-
-    return guarded
-
-
-def _check_token(header: str, options: SandboxOptions) -> None:
-    scheme, _, token = header.partition(" ")
-    token = token.strip()
-    if scheme.lower() != "bearer" or not token:
-        raise Refusal(401, "A bearer token is required")
-    known = not token.startswith("invalid") if options.tokens is None else token in options.tokens
-    if not known:
-        raise Refusal(401, "The bearer token is not valid")
-    if options.tokens is None and token.startswith("forbidden"):
-        raise Refusal(403, "The token lacks the permission for this call")
-
-
-def _render_refusal(store: JobStore) -> Callable[[Request, Exception], Response]:
-    def render(request: Request, refusal: Exception) -> Response:
-        assert isinstance(refusal, Refusal)  # noqa: S101 - the only class that it is registered for
-        call = f"{request.method} {request.url.path}"
-        store.refused.append(Refused(call, refusal.status, refusal.error, refusal.description))
-        # A scripted body may be text, which then goes out as it is.
-        is_text = isinstance(refusal.body, str)
-        body = refusal.body.encode() if is_text else dumps(refusal.body)
-        response = Response(body, refusal.status, media_type="text/html" if is_text else "application/json")
-        response.headers.update(refusal.headers)
-        return response
-
-    return render
-
-
-def _render_http_exception(_: Request, fault: Exception) -> Response:
-    assert isinstance(fault, HTTPException)  # noqa: S101 - the only class that it is registered for
-    refusal = Refusal(fault.status_code, fault.detail)
-    response = answer(refusal.body, fault.status_code)
-    response.headers.update(fault.headers or {})
-    return response
-
-
-def _render_nothing(_: Request, __: Exception) -> Response:
-    """For a client that left before its request was read: nobody hears this."""
-    return Response(status_code=400)
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol left to be guessed, asyncio would leave Nagle's algorithm on: 40 ms more for every response.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -16,9 +16,9 @@ budget of the request is used up. `docs/schemas.md` says what becomes of each ke
 """
 
 from proxy.schemas.coerce import coerce
-from proxy.schemas.compile import CompiledSchema, compile_parameters, compile_schema, is_heavy, without_bounds
+from proxy.schemas.compile import CompiledSchema, compile_parameters, compile_schema, without_bounds
 from proxy.schemas.validate import Validation, ValidationError, validate
-from proxy.schemas.values import Budget, SchemaLimits
+from proxy.schemas.values import Budget, SchemaLimits, is_heavy
 from proxy.schemas.write import Dialect
 
 __all__ = [

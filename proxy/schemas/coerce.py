@@ -14,7 +14,7 @@ from itertools import islice
 from proxy.errors import SchemaTooComplex
 from proxy.schemas.compile import CompiledSchema
 from proxy.schemas.document import Document
-from proxy.schemas.validate import STEPS, Evaluator, StepsExhausted
+from proxy.schemas.validate import Evaluator, StepsExhausted
 from proxy.schemas.values import Budget, Json, JsonObject, is_integer
 
 _MAX_ROUNDS = 4
@@ -37,7 +37,7 @@ def coerce(compiled: CompiledSchema, instance: object, budget: Budget | None = N
     """
     if compiled.must_be_object and isinstance(instance, str):
         instance = next((value for value in _parsed(instance) if isinstance(value, dict)), instance)
-    evaluator = Evaluator(compiled.document, STEPS, budget or Budget())
+    evaluator = Evaluator(compiled.document, instance, budget or Budget())
     root = compiled.document.root
     try:
         if compiled.aliases or compiled.json_texts:

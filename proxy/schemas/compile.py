@@ -12,13 +12,15 @@ import orjson
 from proxy.errors import InvalidRequest, SchemaTooComplex
 from proxy.schemas.document import Document, read_document
 from proxy.schemas.read import MAX_LEVELS, Expansion, Reader
-from proxy.schemas.shapes import ALL_TYPES, ANYTHING, intersect, of_types
+from proxy.schemas.shapes import ALL_TYPES, Shape, intersect, of_types, with_notes
 from proxy.schemas.values import (
     DEFAULT_LIMITS,
     Budget,
     Json,
     JsonObject,
+    JsonType,
     Memo,
+    Path,
     SchemaError,
     SchemaLimits,
     TooLarge,
@@ -26,8 +28,11 @@ from proxy.schemas.values import (
 )
 from proxy.schemas.write import Dialect, Writer, Written, move_bounds
 
-_HEAVY_BYTES = 16_384
-_STEPS = 20_000
+_STEPS = 2_000
+_BYTES_PER_STEP = 4
+"""A schema may take `_STEPS` and one step more for so many of its bytes, twice at worst; schemas in use take one for 4 to 100 bytes."""
+_MAX_GROWN = 262_144
+"""What a small schema may grow to, in bytes, when its references are written out; a large one to four times its size."""
 _MAX_EXTRA = 8
 """Where definitions contain each other, that many levels more than the recursion depth."""
 
@@ -59,14 +64,6 @@ class CompiledSchema:
     json_texts: Mapping[int, JsonObject] = field(default_factory=dict, repr=False, compare=False)
     must_be_object: bool = False
     limits: SchemaLimits = DEFAULT_LIMITS
-
-
-def is_heavy(size: int) -> bool:
-    """Whether compiling a schema, or validating a value, of `size` bytes of JSON can take more than a few milliseconds.
-
-    Callers on an event loop run such work in a worker thread (`asyncio.to_thread`): everything in this package may run there.
-    """
-    return size > _HEAVY_BYTES
 
 
 def compile_schema(
@@ -143,9 +140,10 @@ class _Options:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why a schema cannot be compiled; remembered like a compiled one."""
+    """Why a schema cannot be compiled, and where in it; remembered like a compiled one."""
 
-    error: SchemaError
+    message: str
+    path: Path = ()
 
 
 class _Cache:
@@ -188,17 +186,16 @@ def _cached(schema: object, param: str, options: _Options, budget: Budget) -> Co
         key = (blake2b(data, digest_size=16).digest(), options)
         result = _CACHE.get(key)
         if result is None:
-            result = _compile(data, options, budget)
-            size = len(data) + (len(orjson.dumps(result.schema)) if isinstance(result, CompiledSchema) else 0)
-            _CACHE.put(key, result, size + _ENTRY_BYTES)
+            result, size = _compile(data, options, budget)
+            _CACHE.put(key, result, len(data) + size + _ENTRY_BYTES)
     except SchemaError as error:
-        result = _Refusal(error)
+        result = _Refusal(error.message, error.path)
     except SchemaTooComplex as error:
         raise SchemaTooComplex(f"{error.message} The limit was reached at {param}.", param=param) from None
     if isinstance(result, _Refusal):
-        path = format_path(param, result.error.path)
+        path = format_path(param, result.path)
         raise InvalidRequest(
-            f"Invalid JSON Schema at {path}: {result.error.message}.", param=path, code="invalid_json_schema"
+            f"Invalid JSON Schema at {path}: {result.message}.", param=path, code="invalid_json_schema"
         )
     return result
 
@@ -224,25 +221,22 @@ def _serialized_slowly(schema: object) -> bytes:
         raise SchemaError("the schema is nested too deeply") from None
 
 
-def _compile(data: bytes, options: _Options, budget: Budget) -> CompiledSchema | _Refusal:
-    limits = options.limits
+def _compile(data: bytes, options: _Options, budget: Budget) -> tuple[CompiledSchema | _Refusal, int]:
+    """The result, and the bytes of the compiled schema."""
     try:
-        document = read_document(data, limits, budget)
-        attempts = _Attempts(document, options, _STEPS + len(data) // 4, budget)
+        document = read_document(data, options.limits, budget)
+        attempts = _Attempts(document, options, len(data), budget)
         written, writer = attempts.best()
+        if written.shape.empty:
+            raise SchemaError("no value can match the schema")
     except SchemaError as error:
-        return _Refusal(error.with_traceback(None))
+        return _Refusal(error.message, error.path), 0
     except TooLarge:
-        return _Refusal(
-            SchemaError(
-                f"with its references written out, the schema is larger than the {limits.max_compiled_bytes:,} bytes allowed"
-            )
-        )
+        most = options.limits.max_compiled_bytes
+        return _Refusal(f"with its references written out, the schema is larger than the {most:,} bytes allowed"), 0
     except RecursionError:
-        return _Refusal(SchemaError("the schema is nested too deeply"))
-    if written.shape.empty:
-        return _Refusal(SchemaError("no value can match the schema"))
-    return CompiledSchema(
+        return _Refusal("the schema is nested too deeply"), 0
+    compiled = CompiledSchema(
         schema=_as_parameters(written.schema, document) if options.parameters else written.schema,
         is_object=written.shape.types == {"object"},
         original=json.loads(data),
@@ -251,8 +245,9 @@ def _compile(data: bytes, options: _Options, budget: Budget) -> CompiledSchema |
         aliases={alias: name for name, alias in writer.aliases.items()},
         json_texts=writer.json_texts,
         must_be_object=attempts.must_be_object,
-        limits=limits,
+        limits=options.limits,
     )
+    return compiled, written.size
 
 
 def _as_parameters(schema: JsonObject, document: Document) -> JsonObject:
@@ -270,50 +265,62 @@ def _as_parameters(schema: JsonObject, document: Document) -> JsonObject:
 class _Attempts:
     """Writes a document in a dialect, in as much detail as the size and the steps allow."""
 
-    def __init__(self, document: Document, options: _Options, steps: int, budget: Budget) -> None:
+    def __init__(self, document: Document, options: _Options, size: int, budget: Budget) -> None:
         self._document = document
         self._options = options
-        self._steps = steps
+        self._steps = _STEPS + size // _BYTES_PER_STEP
+        self._max_bytes = min(options.limits.max_compiled_bytes, max(_MAX_GROWN, 4 * size))
         self._budget = budget
-        outline = self._reader(steps).outline(document.root) if options.parameters else ANYTHING
-        self.must_be_object = options.parameters and outline.types == ALL_TYPES
+        self.must_be_object = options.parameters and self._types() == ALL_TYPES
         """The parameters of a tool do not say that they are an object."""
 
     def best(self) -> tuple[Written, Writer]:
-        """The most detailed form: recursive definitions to as many levels as fit; or else with fewer references followed.
+        """The most detailed form: recursive definitions to as many levels as fit; else fewer references followed; else the types alone.
 
         Raises:
-            TooLarge: it is too large even with no references followed.
+            TooLarge: it is larger than the limit even so.
         """
-        limits, best = self._options.limits, None
         reader = self._reader(self._steps)
-        writer = self._writer(reader, min(limits.unrolled_bytes, limits.max_compiled_bytes))
+        writer = self._writer(reader)
         try:
-            for recursions in range(self._deepest() + 1):
-                best = self._write(reader, writer, recursions, None)
+            best = self._written(reader, writer, 0, None)
+        except TooLarge:
+            return self._with_fewer_references()
+        writer.max_bytes = min(self._options.limits.unrolled_bytes, self._max_bytes)
+        try:
+            for recursions in range(1, self._deepest() + 1):
+                best = self._written(reader, writer, recursions, None)
         except TooLarge:
             pass
-        return (best, writer) if best is not None else self._with_fewer_references()
+        return best, writer
 
     def _with_fewer_references(self) -> tuple[Written, Writer]:
-        for references in (None, 6, 2, 0):
-            reader = self._reader(self._steps)
-            writer = self._writer(reader, self._options.limits.max_compiled_bytes)
+        for references in (6, 2, 0):
+            reader = self._reader(self._steps // 3)
+            writer = self._writer(reader)
             try:
-                return self._write(reader, writer, 0, references), writer
+                return self._written(reader, writer, 0, references), writer
             except TooLarge:
                 continue
-        raise TooLarge
+        writer = self._writer(self._reader(self._steps))
+        shape = of_types("object") if self.must_be_object else Shape(types=self._types())
+        return writer.write(with_notes(shape, ["Its form is too complex to be described."])), writer
+
+    def _types(self) -> frozenset[JsonType]:
+        """The types of the values that the schema accepts."""
+        try:
+            return self._reader(self._steps).outline(self._document.root).types
+        except TooLarge:
+            return ALL_TYPES
 
     def _reader(self, steps: int) -> Reader:
         return Reader(self._document, self._options.dialect != "documented", Memo(steps, self._budget))
 
-    def _writer(self, reader: Reader, max_bytes: int) -> Writer:
-        return Writer(
-            self._options.dialect, self._options.limits.note_chars, max_bytes, reader.memo, self._document.names
-        )
+    def _writer(self, reader: Reader) -> Writer:
+        limits = self._options.limits
+        return Writer(self._options.dialect, limits.note_chars, self._max_bytes, reader.memo, self._document)
 
-    def _write(self, reader: Reader, writer: Writer, recursions: int, references: int | None) -> Written:
+    def _written(self, reader: Reader, writer: Writer, recursions: int, references: int | None) -> Written:
         shape = reader.read(self._document.root, Expansion(MAX_LEVELS, recursions, references))
         return writer.write(intersect(shape, of_types("object"), reader.memo) if self.must_be_object else shape)
 

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urldefrag, urljoin
 from jsonschema_specifications import REGISTRY as METASCHEMAS  # type: ignore[import-untyped]
 
 from proxy.schemas.drafts import IN_PLACE, LATEST, Draft, check_forms, draft_named, normalized_keywords, subschemas
+from proxy.schemas.patterns import pattern
 from proxy.schemas.values import Budget, Json, JsonObject, Path, SchemaError, SchemaLimits
 
 
@@ -46,6 +47,8 @@ class Document:
         anchors: (resource, dynamic anchor) → the schema that bears it.
         recursive: id() of the schemas that are referred to and contain themselves.
         names: all property names declared or required.
+        plain_patterns: the patterns that other engines accept too.
+        size: bytes as compact JSON.
     """
 
     root: Json
@@ -57,6 +60,8 @@ class Document:
     anchors: Mapping[tuple[str, str], JsonObject] = field(default_factory=dict)
     recursive: frozenset[int] = frozenset()
     names: frozenset[str] = frozenset()
+    plain_patterns: frozenset[str] = frozenset()
+    size: int = 0
 
     def __deepcopy__(self, _memo: object) -> "Document":
         return self
@@ -94,6 +99,8 @@ def read_document(data: bytes, limits: SchemaLimits, budget: Budget) -> Document
         collector.dynamic_anchors,
         on_loops(collector.inner) & named,
         frozenset(collector.names),
+        frozenset(collector.plain_patterns),
+        len(data),
     )
 
 
@@ -143,6 +150,7 @@ class _Collector:
     in_place: dict[int, list[int]] = field(default_factory=dict)
     """The same, only those that apply to the same value."""
     names: set[str] = field(default_factory=set)
+    plain_patterns: set[str] = field(default_factory=set)
     properties: int = 0
 
     def add_resource(self, root: JsonObject, draft: Draft, base: str) -> None:
@@ -173,6 +181,11 @@ class _Collector:
         for keyword in ("anyOf", "oneOf", "allOf"):
             if len(schema.get(keyword, ())) > self.limits.max_alternatives:
                 raise SchemaError(f"more than {self.limits.max_alternatives} alternatives", (*path, keyword))
+        for source in (*([schema["pattern"]] if "pattern" in schema else ()), *schema.get("patternProperties", ())):
+            prepared = pattern(source)
+            self.budget.spend(1 + len(source) // 4)
+            if prepared.plain:
+                self.plain_patterns.add(source)
         self.properties += len(schema.get("properties", ()))
         if self.properties > self.limits.max_properties:
             raise SchemaError(f"the schema declares more than {self.limits.max_properties} properties", path)

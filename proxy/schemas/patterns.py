@@ -19,6 +19,10 @@ _MAX_MEMORY = 1 << 20
 _MAX_WORK = 5_000_000
 """Characters times instructions of the compiled pattern: some 20 ms in RE2's slowest mode."""
 _MAX_REPEAT = 1_000
+_MAX_EXPANDED = 12_000
+"""Characters and sets of a pattern with its repeats written out; RE2 takes up to 10 ms to compile as many, and cannot be interrupted."""
+_COMPILED_AT_ONCE = 400
+"""Larger patterns are compiled when they are first searched for."""
 
 _SPACE = r"\t\n\v\f\r \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}"
 _NOT_SPACE = (
@@ -85,28 +89,31 @@ class Pattern:
 
     Attributes:
         plain: it needs no look-around and no back-reference, so other engines take it too.
-        conditions: expressions of which each must be found (True) or must not be (False); None when it cannot be checked.
+        conditions: expressions in RE2's spelling; each must be found (True) or must not be (False). None: it cannot be checked.
+        size: about how many instructions they take. Compiling them, when they are first needed, takes about 1 µs for each.
     """
 
     plain: bool
-    conditions: tuple[tuple[Any, bool], ...] | None
+    conditions: tuple[tuple[str, bool], ...] | None
+    size: int
 
     def cost(self, text: str) -> int:
         """What searching a text takes at most: characters times instructions. 250 take about 1 µs in RE2's slowest mode."""
-        sizes = sum(expression.programsize for expression, _ in self.conditions or ())
-        return min(int(sizes) * (len(text) + 1), _MAX_WORK)
+        return min(self.size * (len(text) + 1), _MAX_WORK)
 
     def found_in(self, text: str) -> bool | None:
         """Whether the pattern matches somewhere in the text; None when that cannot be decided in bounded time."""
-        if self.conditions is None:
-            return None
         data = text.encode("utf-8", "replace")
-        if any(expression.programsize * (len(data) + 1) > _MAX_WORK for expression, _ in self.conditions):
-            return None
-        return all((expression.search(data) is not None) is wanted for expression, wanted in self.conditions)
+        for source, wanted in self.conditions or ():
+            expression = _expression(source)
+            if expression is None or expression.programsize * (len(data) + 1) > _MAX_WORK:
+                return None
+            if (expression.search(data) is not None) is not wanted:
+                return False
+        return None if self.conditions is None else True
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1_024)
 def pattern(source: str) -> Pattern:
     """Prepare an ECMA-262 pattern.
 
@@ -114,21 +121,28 @@ def pattern(source: str) -> Pattern:
         BadPattern: it is no regular expression.
     """
     if len(source) > _MAX_PATTERN:
-        return Pattern(plain=False, conditions=None)
+        return Pattern(plain=False, conditions=None, size=0)
     _check_brackets(source)
+    size = _expanded_size(source)
+    if size > _MAX_EXPANDED:
+        return Pattern(plain=False, conditions=None, size=0)
     for plain, prepare in ((True, _one_condition), (False, _conditions)):
         try:
-            return Pattern(plain=plain, conditions=prepare(source))
+            conditions = prepare(source)
+            if size <= _COMPILED_AT_ONCE:
+                for condition, _ in conditions:
+                    _check_compiles(condition)
+            return Pattern(plain, conditions, size)
         except _Unsupported:
             continue
-    return Pattern(plain=False, conditions=None)
+    return Pattern(plain=False, conditions=None, size=0)
 
 
-def _one_condition(source: str) -> tuple[tuple[Any, bool], ...]:
-    return ((_compiled(source), True),)
+def _one_condition(source: str) -> tuple[tuple[str, bool], ...]:
+    return ((_translated(source), True),)
 
 
-def _conditions(source: str) -> tuple[tuple[Any, bool], ...]:
+def _conditions(source: str) -> tuple[tuple[str, bool], ...]:
     """`^(?=a)(?!b)c` as: `^(?:a)` is found, `^(?:b)` is not, `^c` is. All start at the one place where `^` holds."""
     rest = source.removeprefix("^")
     if rest == source or _has_alternatives(source):
@@ -136,11 +150,31 @@ def _conditions(source: str) -> tuple[tuple[Any, bool], ...]:
     conditions = []
     while rest.startswith(("(?=", "(?!")):
         end = _group_end(rest)
-        conditions.append((_compiled(f"^(?:{rest[3:end]})"), rest[2] == "="))
+        conditions.append((_translated(f"^(?:{rest[3:end]})"), rest[2] == "="))
         rest = rest[end + 1 :]
     if rest.startswith(("*", "+", "?", "{")):
         raise _Unsupported
-    return (*conditions, (_compiled(f"^{rest}"), True))
+    return (*conditions, (_translated(f"^{rest}"), True))
+
+
+@lru_cache(maxsize=256)
+def _expression(source: str) -> Any:
+    """The compiled expression; None where RE2 does not take it."""
+    try:
+        return linear(source)
+    except (re2.error, UnicodeEncodeError):
+        return None
+
+
+def _check_compiles(source: str) -> None:
+    try:
+        linear(source)
+    except UnicodeEncodeError as error:
+        raise _Unsupported from error
+    except re2.error as error:
+        if "character class range" in str(error) and r"\p" not in source.lower():
+            raise BadPattern("a range in a character set runs backwards") from None
+        raise _Unsupported from error
 
 
 _TOKEN = re.compile(
@@ -189,6 +223,28 @@ def _check_brackets(source: str) -> None:
         raise BadPattern("a bracket is not closed")
 
 
+def _expanded_size(source: str) -> int:
+    """About how many instructions the pattern takes, each repeat written out."""
+    sizes = [0]
+    last = 0
+    for kind, _, text in _tokens(source):
+        match kind:
+            case "open":
+                sizes.append(0)
+                last = 0
+            case "close":
+                last = sizes.pop()
+                sizes[-1] += last
+            case "repeat":
+                counts = [int(count) for count in re.findall(r"\d+", text)]
+                sizes[-1] += last * (max(counts, default=1) - 1)
+                last *= max(counts, default=1)
+            case _:
+                last = 40 if r"\p{" in text.lower() else 4 if text == "." or len(text) > 2 else 1
+                sizes[-1] += last
+    return sizes[0]
+
+
 def _has_alternatives(source: str) -> bool:
     """Whether a `|` stands outside all groups."""
     depth = 0
@@ -220,17 +276,6 @@ def linear(source: str) -> Any:
     options.log_errors = False
     options.max_mem = _MAX_MEMORY
     return re2.compile(source, options)
-
-
-def _compiled(source: str) -> Any:
-    try:
-        return linear(_translated(source))
-    except UnicodeEncodeError as error:
-        raise _Unsupported from error
-    except re2.error as error:
-        if "character class range" in str(error) and r"\p" not in source.lower():
-            raise BadPattern("a range in a character set runs backwards") from None
-        raise _Unsupported from error
 
 
 def _translated(source: str) -> str:

@@ -77,6 +77,7 @@ class Shape:
         options: further shapes of which a value must have one (only where `anyOf` may be written).
         title, description, notes: for the reader; `notes` say what no keyword says.
         exact: whether the schema it was read from accepts no fewer values.
+        open: it accepts anything; its properties only say what is meant.
     """
 
     types: frozenset[JsonType] = ALL_TYPES
@@ -90,6 +91,7 @@ class Shape:
     description: str | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
     exact: bool = field(default=True, compare=False)
+    open: bool = field(default=False, compare=False)
 
     @property
     def empty(self) -> bool:
@@ -99,14 +101,24 @@ class Shape:
 
 def structure(shape: Shape, memo: Memo) -> object:
     """What makes two shapes the same set of values, as `Memo.key` takes it."""
-    values = None if shape.values is None else frozenset(map(identity, shape.values))
-    arrays, objects = shape.arrays, shape.objects
+    values = None if shape.values is None else memo.identities(shape.values)
+    options = tuple(memo.key(option, structure) for option in shape.options)
+    arrays, objects = memo.key(shape.arrays, structure_of_arrays), memo.key(shape.objects, structure_of_objects)
+    return shape.types, values, shape.strings, shape.numbers, arrays, objects, options
+
+
+def structure_of_arrays(arrays: Arrays, memo: Memo) -> object:
+    """The same for the arrays of a shape."""
     items = None if arrays.items is None else memo.key(arrays.items, structure)
+    return Arrays, items, arrays.min_items, arrays.max_items, arrays.unique
+
+
+def structure_of_objects(objects: Objects, memo: Memo) -> object:
+    """The same for the objects of a shape."""
+    memo.spend(len(objects.properties) // 8)
     properties = frozenset((name, memo.key(member, structure)) for name, member in objects.properties.items())
     others = None if objects.others is None else memo.key(objects.others, structure)
-    options = tuple(memo.key(option, structure) for option in shape.options)
-    lists = (items, arrays.min_items, arrays.max_items, arrays.unique)
-    return shape.types, values, shape.strings, shape.numbers, lists, properties, objects.required, others, options
+    return Objects, properties, objects.required, others
 
 
 ANYTHING = Shape()
@@ -242,9 +254,10 @@ def _texts(one: str | None, other: str | None) -> str | None:
 def _values(one: Shape, other: Shape, memo: Memo) -> tuple[Json, ...] | None:
     if one.values is None or other.values is None:
         return other.values if one.values is None else one.values
-    memo.spend((len(one.values) + len(other.values)) // 8)
-    shared = set(map(identity, other.values))
-    return tuple(value for value in one.values if identity(value) in shared)
+    shorter, longer = (one.values, other.values) if len(one.values) <= len(other.values) else (other.values, one.values)
+    known = memo.identities(longer)
+    memo.identities(shorter)
+    return tuple(value for value in shorter if identity(value) in known)
 
 
 def _strings(one: Strings, other: Strings) -> tuple[Strings, bool]:

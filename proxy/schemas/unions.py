@@ -24,7 +24,8 @@ from proxy.schemas.shapes import (
     intersect,
     normalized,
     of_values,
-    structure,
+    structure_of_arrays,
+    structure_of_objects,
 )
 from proxy.schemas.values import Json, JsonType, Memo, identity, is_integer, type_of
 
@@ -94,16 +95,16 @@ def without_options(shape: Shape, memo: Memo) -> Shape:
 
 def unite(one: Shape, other: Shape, memo: Memo) -> Shape:
     """The values that one of two shapes accepts, and as few others as a shape can be without."""
-    if one is other or other.empty:
+    if one is other or other.empty or (one.open and other is ANYTHING):
         return one
-    if one.empty:
+    if one.empty or (other.open and one is ANYTHING):
         return other
     return memo.apply(_unite, one, other)
 
 
 def _unite(one: Shape, other: Shape, memo: Memo) -> Shape:
-    if ANYTHING in (one, other):
-        return _with_anything(one, other, memo)
+    if one.open or other.open or ANYTHING in (one, other):
+        return _anything(one, other, memo)
     one, other = without_options(one, memo), without_options(other, memo)
     one, other = _as_list_beside(one, other), _as_list_beside(other, one)
     if one.values is not None and other.values is not None:
@@ -129,27 +130,40 @@ def _with_texts(shape: Shape, sources: Sequence[Shape]) -> Shape:
     )
 
 
-def _with_anything(one: Shape, other: Shape, memo: Memo) -> Shape:
-    """Where one of the two accepts anything, so does their union; it keeps what the other one says as descriptions, nested ones too."""
-    meant = other if one == ANYTHING else one
-    outlined = memo.apply(_outlined, meant, ANYTHING)
-    hint = describe(meant, 1, _MAX_HINT)
-    hints = (sentence(hint),) if hint != "any" and len(hint) <= _MAX_HINT else ()
-    shape = _with_texts(outlined, (one, other))
-    return replace(shape, notes=tuple(dict.fromkeys((*shape.notes, *hints))), exact=one.exact and other.exact)
+def _anything(one: Shape, other: Shape, memo: Memo) -> Shape:
+    """Where one of the two accepts anything, so does their union. What they say of properties is kept, each of which may be anything."""
+    one, other = (memo.apply(_outlined, shape, ANYTHING) for shape in (one, other))
+    members = dict(one.objects.properties)
+    for name, member in other.objects.properties.items():
+        members[name] = unite(members[name], member, memo) if name in members else member
+    memo.spend(len(members) // 8)
+    shape = Shape(objects=Objects(members) if members else ANYTHING.objects, open=True)
+    return replace(_with_texts(shape, (one, other)), exact=one.exact and other.exact)
 
 
 def _outlined(shape: Shape, anything: Shape, memo: Memo) -> Shape:
-    """A shape that accepts anything, with the names of the properties of an object, and what each is meant to be."""
-    members = {
-        name: _with_anything(member, anything, memo)
-        for name, member in shape.objects.properties.items()
-        if not member.empty
-    }
-    if "object" not in shape.types or shape.values is not None or not members:
-        return anything
+    """A shape that accepts anything, and says what is meant: the properties of an object with what each is meant to be."""
+    if shape.open or shape == anything:
+        return shape
+    members = {}
+    if "object" in shape.types and shape.values is None:
+        properties = shape.objects.properties.items()
+        members = {name: memo.apply(_outlined, member, anything) for name, member in properties if not member.empty}
     memo.spend(len(members) // 8)
-    return Shape(objects=Objects(members))
+    hint = describe(replace(shape, title=None, description=None, notes=()), 1, _MAX_HINT)
+    hints = (sentence(hint),) if hint != "any" and len(hint) <= _MAX_HINT else ()
+    return replace(
+        shape,
+        types=anything.types,
+        values=None,
+        strings=anything.strings,
+        numbers=anything.numbers,
+        arrays=anything.arrays,
+        objects=Objects(members) if members else anything.objects,
+        options=(),
+        notes=(*shape.notes, *hints),
+        open=True,
+    )
 
 
 def _as_list_beside(shape: Shape, beside: Shape) -> Shape:
@@ -257,16 +271,14 @@ def _same(name: JsonType, one: Shape, other: Shape, memo: Memo) -> bool:
         case "number":
             return one.numbers == other.numbers
         case "array":
-            return one.arrays is other.arrays or _key(Shape(arrays=one.arrays), memo) == _key(
-                Shape(arrays=other.arrays), memo
+            return one.arrays is other.arrays or (
+                memo.key(one.arrays, structure_of_arrays) == memo.key(other.arrays, structure_of_arrays)
             )
         case "object":
-            return one.objects is other.objects or _key(Shape(objects=one.objects), memo) == _key(
-                Shape(objects=other.objects), memo
+            same_count = len(one.objects.properties) == len(other.objects.properties)
+            return one.objects is other.objects or (
+                same_count
+                and memo.key(one.objects, structure_of_objects) == memo.key(other.objects, structure_of_objects)
             )
         case _:
             return True
-
-
-def _key(shape: Shape, memo: Memo) -> int:
-    return memo.key(shape, structure)

@@ -15,11 +15,23 @@ from proxy.schemas.compile import CompiledSchema
 from proxy.schemas.describe import cut, quoted
 from proxy.schemas.document import Document
 from proxy.schemas.formats import has_format
-from proxy.schemas.patterns import pattern
-from proxy.schemas.values import Budget, Json, JsonObject, JsonType, format_path, identity, is_integer, type_of
+from proxy.schemas.patterns import Pattern, pattern
+from proxy.schemas.values import (
+    Budget,
+    Json,
+    JsonObject,
+    JsonType,
+    format_path,
+    identity,
+    is_heavy,
+    is_integer,
+    type_of,
+)
 
-STEPS = 50_000
-"""Keywords evaluated for one value; about 2 µs each."""
+_STEPS = 100_000
+"""Keywords evaluated for one value; 1 to 4 µs each."""
+_STEPS_OF_LIGHT = 8_000
+"""The same where schema and value are small enough to be handled on an event loop."""
 _MAX_NOTES = 10
 _MAX_KEPT = 200
 _CHUNK = 128
@@ -69,7 +81,7 @@ def validate(compiled: CompiledSchema, instance: object, budget: Budget | None =
     errors: list[ValidationError] = []
     notes: dict[str, None] = {}
     try:
-        for failure in Evaluator(compiled.document, STEPS, budget or Budget()).failures(
+        for failure in Evaluator(compiled.document, instance, budget or Budget()).failures(
             compiled.document.root, instance
         ):
             if failure.note is None:
@@ -151,17 +163,18 @@ class Evaluator:
 
     Args:
         document: the schemas.
-        steps: how many keywords may be evaluated, over all calls.
+        value: what is to be evaluated; its size and that of the schemas decide how many keywords may be, over all calls.
         budget: the request's, which pays for them.
     """
 
-    def __init__(self, document: Document, steps: int, budget: Budget) -> None:
+    def __init__(self, document: Document, value: Json, budget: Budget) -> None:
         self.document = document
-        self._left = steps
+        self._left = _STEPS if is_heavy(_least_size(value, document.size)) else _STEPS_OF_LIGHT
         self._budget = budget
         self._chunk = 0
         self._results: dict[tuple[object, ...], tuple[list[Failure], Json]] = {}
         self._found: dict[tuple[str, str], bool | None] = {}
+        self._patterns: dict[str, Pattern] = {}
         self._scope: tuple[str, ...] = ()
         self.exact = False
         """Whether several matching alternatives of a `oneOf` are an error: where accepting them would refuse the value elsewhere."""
@@ -180,7 +193,7 @@ class Evaluator:
             self._left -= taken
             if self._left < -_CHUNK:
                 raise StepsExhausted
-            self._budget.spend(taken)
+            self._budget.spend(taken // 3)  # one takes about a third of a step of compilation
 
     def failures(self, schema: Json, value: Json) -> Iterator[Failure]:
         """Why a value does not match a schema of the document, and notes.
@@ -244,8 +257,11 @@ class Evaluator:
         """Whether a pattern is found in a text; None when that cannot be decided."""
         known = self._found.get((source, text), _NOT_KNOWN)
         if known is _NOT_KNOWN:
-            prepared = pattern(source)
-            self.spend(1 + len(source) // 64 + prepared.cost(text) // 500)
+            prepared = self._patterns.get(source)
+            if prepared is None:
+                prepared = self._patterns[source] = pattern(source)
+                self.spend(prepared.size // 4)
+            self.spend(1 + prepared.cost(text) // 500)
             known = self._found[source, text] = prepared.found_in(text)
         return cast(bool | None, known)
 
@@ -254,6 +270,22 @@ class Evaluator:
         text = identity(value)
         self.spend(len(text) // 32)
         return text
+
+
+def _least_size(value: Json, size: int) -> int:
+    """A lower bound of the bytes of a value as JSON, plus `size`; counted only as long as it is not heavy."""
+    left = [value]
+    while left and not is_heavy(size):
+        item = left.pop()
+        size += 2
+        if isinstance(item, dict):
+            left.extend(item.values())
+            size += sum(map(len, item))
+        elif isinstance(item, list):
+            left.extend(item)
+        elif isinstance(item, str):
+            size += len(item)
+    return size
 
 
 def _inside(failures: Failures, step: str | int) -> Iterator[Failure]:

@@ -134,14 +134,25 @@ class SchemaLimits:
 DEFAULT_LIMITS = SchemaLimits()
 
 
+_HEAVY_BYTES = 4_096
+
+
+def is_heavy(size: int) -> bool:
+    """Whether work on `size` bytes of JSON, of all the schemas and values concerned, can hold an event loop for more than 50 ms.
+
+    Callers on an event loop run such work in a worker thread (`asyncio.to_thread`): everything in this package may run there.
+    """
+    return size > _HEAVY_BYTES
+
+
 class Budget:
     """The work that one request may cause, shared by all its schemas, values and retries. May be used from several threads.
 
     Args:
-        steps: units of work; one takes about 10 µs.
+        steps: units of work; one takes about 9 µs, so that the default is some 2 s of CPU time.
     """
 
-    def __init__(self, steps: int = 400_000) -> None:
+    def __init__(self, steps: int = 250_000) -> None:
         self.left = steps
         self._abandoned = False
 
@@ -176,6 +187,7 @@ class Memo:
         self._left = steps
         self._budget = budget
         self._results: dict[tuple[Any, int, int], tuple[Any, Any, Any]] = {}
+        self._identities: dict[int, tuple[frozenset[str], Any]] = {}
         self._keys: dict[int, tuple[int, Any]] = {}
         self._numbers: dict[Any, int] = {}
 
@@ -204,6 +216,15 @@ class Memo:
             )  # the operands are kept: their ids stay theirs
         result: T = known[0]
         return result
+
+    def identities(self, values: tuple[Json, ...]) -> frozenset[str]:
+        """The identities of listed values."""
+        known = self._identities.get(id(values))
+        if known is None:
+            found = frozenset(map(identity, values))
+            self.spend(len(found) // 8 + sum(map(len, found)) // 256)
+            known = self._identities[id(values)] = (found, values)
+        return known[0]
 
     def key(self, value: T, structure: "Callable[[T, Memo], Any]") -> int:
         """A number that two values share exactly when their structures are equal; computed once for each object.

@@ -16,7 +16,7 @@ from typing import Literal
 import orjson
 
 from proxy.schemas.describe import array_bounds, cut, describe, names, number_bounds, quoted, sentence, string_bounds
-from proxy.schemas.patterns import pattern
+from proxy.schemas.document import Document
 from proxy.schemas.read import array_counts, numbers, strings
 from proxy.schemas.shapes import (
     ALL_TYPES,
@@ -94,7 +94,7 @@ class Writer:
         note_chars: how many characters of notes a description takes.
         max_bytes: the size beyond which writing stops.
         memo: steps left.
-        taken: property names that an alias must differ from.
+        document: the client's schema, whose property names an alias must differ from.
         aliases: the client's property name → the name written for it.
         json_texts: id() of the schemas written for values that are asked for as JSON text.
     """
@@ -103,10 +103,12 @@ class Writer:
     note_chars: int
     max_bytes: int
     memo: Memo
-    taken: frozenset[str] = frozenset()
+    document: Document
     aliases: dict[str, str] = field(default_factory=dict)
     json_texts: dict[int, JsonObject] = field(default_factory=dict)
     _known: dict[int, Written] = field(default_factory=dict)
+    _used: set[str] = field(default_factory=set)
+    _numbers: dict[str, int] = field(default_factory=dict)
 
     def write(self, shape: Shape) -> Written:
         """The shape as a schema.
@@ -172,7 +174,7 @@ class Writer:
 
     def _strings(self, strings: Strings, draft: _Draft) -> None:
         _bounds(draft, "minLength", strings.min_length, "maxLength", strings.max_length)
-        plain = [source for source in strings.patterns if pattern(source).plain][:1]
+        plain = [source for source in strings.patterns if source in self.document.plain_patterns][:1]
         for source in plain:
             draft.put("pattern", source)
         for source in strings.patterns:
@@ -237,11 +239,12 @@ class Writer:
         if alias is None:
             plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
             stem = re.sub(r"[^a-zA-Z0-9_.-]+", "_", plain).strip("_")[:_MAX_NAME] or "property"
-            used = {*self.taken, *self.aliases.values()}
-            alias, number = stem, 1
-            while alias in used:
+            alias, number = stem, self._numbers.get(stem, 1)
+            while alias in self.document.names or alias in self._used:
                 number += 1
                 alias = f"{stem[: _MAX_NAME - len(str(number)) - 1]}_{number}"
+            self._numbers[stem] = number
+            self._used.add(alias)
             self.aliases[name] = alias
         return alias
 

@@ -129,11 +129,8 @@ class FailClosed:
         found: Mapping[str, str] = await self._cached((name, None), lambda: self._records.read(name))
         return found
 
-    async def add(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> str:
-        return await self._changing(name, field, lambda: self._records.add(name, field, value, ttl_s=ttl_s))
-
-    async def put(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> None:
-        await self._changing(name, field, lambda: self._records.put(name, field, value, ttl_s=ttl_s))
+    async def put(self, name: str, field: str, value: str) -> None:
+        await self._changing(name, field, lambda: self._records.put(name, field, value))
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
         return await self._changing(name, field, lambda: self._records.compare_and_set(name, field, old, new))

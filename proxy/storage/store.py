@@ -16,10 +16,7 @@ def unavailable() -> StoreUnavailable:
 
 
 class Records(Protocol):
-    """Records by name, each a few fields of text. Every call may raise StoreUnavailable.
-
-    `ttl_s` is the life of the whole record from this call on, in seconds. None leaves it as it is; a record without one is kept for ever.
-    """
+    """Records by name, each a few fields of text, kept until they are removed. Every call may raise StoreUnavailable."""
 
     async def get(self, name: str, field: str) -> str | None:
         """One field; None when there is none."""
@@ -27,10 +24,7 @@ class Records(Protocol):
     async def read(self, name: str) -> Mapping[str, str]:
         """All fields of a record; empty when there is none."""
 
-    async def add(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> str:
-        """Set a field that has no value yet. Returns the value that is then in force. Atomic."""
-
-    async def put(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> None:
+    async def put(self, name: str, field: str, value: str) -> None:
         """Set a field, whatever its value was."""
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
@@ -99,7 +93,10 @@ Levels = tuple[bool, Sequence[Level]]
 
 
 class Store(Records, Protocol):
-    """Records, and what replicas coordinate with. A replica is one process."""
+    """Records that may expire, and what replicas coordinate with. A replica is one process.
+
+    `ttl_s` is the life of the whole record from this call on, in seconds. None leaves it as it is; a record without one is kept.
+    """
 
     @property
     def replica(self) -> str:
@@ -112,6 +109,12 @@ class Store(Records, Protocol):
     @property
     def healthy(self) -> bool:
         """False while a shared store cannot be reached."""
+
+    async def add(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> str:
+        """Set a field that has no value yet. Returns the value that is then in force. Atomic."""
+
+    async def put(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> None:
+        """Set a field, whatever its value was."""
 
     async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
         """Take the amounts of all limits, or of none. Atomic.

@@ -542,6 +542,10 @@ def test_no_key_token_or_prompt_is_in_logs_errors_metrics_or_files(
                 seen += httpx.put(f"{house.url}/_inference/completion/mine", json=put, headers=headers).text
                 put = changed(api_key="invalid-canary-token")
                 seen += httpx.put(f"{house.url}/_inference/completion/bad", json=put, headers=headers).text
+                for path in (f"/v1/models/{key}", f"/nowhere/{key}", f"/_inference/{key}", f"/_inference/a/b/{key}"):
+                    seen += httpx.get(f"{house.url}{path}", headers=headers).text
+                mixed_up = {"model": key, "messages": [{"role": "user", "content": "hi"}]}
+                seen += httpx.post(f"{house.url}/v1/chat/completions", json=mixed_up, headers=headers).text
                 for text in ("canary-prompt", script(fail="no") + "canary-prompt"):
                     for path, body in (
                         ("/_inference/completion/mine", {"input": text}),

@@ -10,16 +10,12 @@ from typing import Any, Final
 
 from proxy.errors import InvalidRequest
 from proxy.inference.history import Turn, called_names, repair, upstream_names
-from proxy.inference.request import JsonObject, Request, Rules, Text, Tool, ToolCall, ToolResult
-from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema, without_bounds
+from proxy.inference.request import Request, Rules, Text, Tool, ToolCall, ToolResult
+from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema
 
 _JSON_ONLY: Final = "Answer with one JSON object and nothing else: no prose around it, no code fences."
 _LEAST_TOP_P_WITH_THINKING: Final = 0.95
 _MAX_USER: Final = 256
-_FORMATS: Final = frozenset(
-    {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
-)
-_SCALARS: Final = ("string", "number", "boolean", "null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +28,9 @@ class MessagesCall:
         names: a tool's name there → the client's.
         single: at most one call of a tool is delivered.
         reasoning_shown: the thinking is delivered.
+        parameters: the client's name of a tool → its compiled parameters, where names of properties differ there.
         answer: the schema of structured output; None for text.
-        encoded: parts of the answer are JSON text, to be decoded by `answer` when it is complete.
+        encoded: the answer must be decoded by `answer` when it is complete: parts of it are JSON text, or names of properties differ.
         ignored: request fields that have no effect.
         adjusted: what was changed, as sentences for the client.
     """
@@ -43,6 +40,7 @@ class MessagesCall:
     names: Mapping[str, str]
     single: bool = False
     reasoning_shown: bool = False
+    parameters: Mapping[str, CompiledSchema] = field(default_factory=dict)
     answer: CompiledSchema | None = None
     encoded: bool = False
     ignored: tuple[str, ...] = ()
@@ -70,7 +68,7 @@ def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> Messa
     budget = Budget()
     names = upstream_names([*(tool.name for tool in request.tools), *called_names(request.messages)])
     draft = _Draft({"model": request.model}, list(request.adjusted))
-    _add_tools(draft.body, request, names, rules, budget)
+    parameters = _add_tools(draft.body, request, names, rules, budget)
     conversation = repair(request.messages, names, rules, tool_blocks="tools" in draft.body)
     draft.adjusted += conversation.repairs
     draft.body["messages"] = [_turn(turn) for turn in conversation.turns]
@@ -90,6 +88,7 @@ def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> Messa
         names={upstream: name for name, upstream in names.items()},
         single=request.tool_choice.single,
         reasoning_shown=thinks and request.reasoning is not None and request.reasoning.shown,
+        parameters=parameters,
         answer=answer,
         encoded=encoded,
         ignored=(*request.ignored, *no_effect),
@@ -100,33 +99,42 @@ def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> Messa
 # ---------------------------------------------------------------- tools and turns
 
 
-def _add_tools(body: dict[str, Any], request: Request, names: Mapping[str, str], rules: Rules, budget: Budget) -> None:
-    """Tools with their own schemas, after a check that these are schemas."""
+def _add_tools(
+    body: dict[str, Any], request: Request, names: Mapping[str, str], rules: Rules, budget: Budget
+) -> dict[str, CompiledSchema]:
+    """Tools with their own schemas, or with the compiled ones where names of properties are refused upstream; these are returned."""
     wanted = request.tool_choice
+    renamed: dict[str, CompiledSchema] = {}
     if not request.tools:
-        return
+        return renamed
+    for tool in request.tools:
+        compiled = compile_parameters(
+            tool.parameters, param=tool.schema_path, dialect="full", limits=rules.schema_limits, budget=budget
+        )
+        if compiled.aliases:
+            renamed[tool.name] = compiled
     offered = [tool for tool in request.tools if wanted.names is None or tool.name in wanted.names]
-    for tool in offered:
-        compile_parameters(tool.parameters, param=tool.schema_path, limits=rules.schema_limits, budget=budget)
+    body["tools"] = [_tool(tool, names[tool.name], renamed) for tool in offered or request.tools]
     if not offered:
-        body["tools"], body["tool_choice"] = [_tool(tool, names) for tool in request.tools], {"type": "none"}
-        return
-    body["tools"] = [_tool(tool, names) for tool in offered]
-    if not wanted.required:
-        choice: dict[str, Any] = {"type": "auto"}
+        choice: dict[str, Any] = {"type": "none"}
+    elif not wanted.required:
+        choice = {"type": "auto"}
     elif wanted.single and len(offered) == 1:
         choice = {"type": "tool", "name": names[offered[0].name]}
     else:
         choice = {"type": "any"}
-    if wanted.single:
+    if offered and wanted.single:
         choice["disable_parallel_tool_use"] = True
     body["tool_choice"] = choice
+    return renamed
 
 
-def _tool(tool: Tool, names: Mapping[str, str]) -> dict[str, Any]:
+def _tool(tool: Tool, name: str, renamed: Mapping[str, CompiledSchema]) -> dict[str, Any]:
     parameters = tool.parameters if isinstance(tool.parameters, dict) else {}
+    if tool.name in renamed:
+        parameters = renamed[tool.name].schema
     described = {"description": tool.description.strip()} if tool.description.strip() else {}
-    return {"name": names[tool.name], "input_schema": {**parameters, "type": "object"}, **described}
+    return {"name": name, "input_schema": {**parameters, "type": "object"}, **described}
 
 
 def _turn(turn: Turn) -> dict[str, Any]:
@@ -155,76 +163,16 @@ def _add_format(
     output = request.output
     if output is None:
         return None, False, ""
-    schema = {"type": "object"} if output.schema is None else output.schema
-    compiled = compile_schema(schema, param=output.path, dialect="full", limits=rules.schema_limits, budget=budget)
-    compiled = without_bounds(compiled)
-    if compiled.is_object and "properties" not in compiled.schema and "anyOf" not in compiled.schema:
-        return compiled, False, _JSON_ONLY
-    writer = _OutputSchema()
-    body["output_config"] = {"format": {"type": "json_schema", "schema": writer.write(compiled.schema)}}
-    return compiled, writer.encoded, ""
-
-
-class _OutputSchema:
-    """Writes compiled schemas in the dialect of Anthropic's structured output: closed objects, one type at each place, no bounds.
-
-    `encoded` becomes true when an object whose properties are not known had to be asked for as JSON text: closed, it could only be empty.
-    """
-
-    def __init__(self) -> None:
-        self.encoded = False
-
-    def write(self, schema: JsonObject) -> JsonObject:
-        described: JsonObject = {name: schema[name] for name in ("title", "description") if name in schema}
-        if "anyOf" in schema:
-            return {**described, "anyOf": [self.write(member) for member in schema["anyOf"]]}
-        types = schema.get("type")
-        if isinstance(types, list):
-            return {**described, "anyOf": [self._typed(kind, schema) for kind in types]}
-        if types is None:
-            if "const" in schema or "enum" in schema:
-                return {**described, **{name: schema[name] for name in ("const", "enum") if name in schema}}
-            strings = {"type": "array", "items": {"type": "string"}}
-            return {**described, "anyOf": [*({"type": kind} for kind in _SCALARS), strings]}
-        return {**described, **self._typed(types, schema, described.get("description", ""))}
-
-    def _typed(self, kind: str, schema: JsonObject, description: str = "") -> JsonObject:
-        """What a schema says of values of one type."""
-        written: JsonObject = {"type": kind}
-        if "enum" in schema:
-            written["enum"] = [value for value in schema["enum"] if _is_of(kind, value)]
-            return written
-        if "const" in schema:
-            return {**written, "const": schema["const"]}
-        match kind:
-            case "object" if schema.get("properties"):
-                written["properties"] = {name: self.write(each) for name, each in schema["properties"].items()}
-                written["required"] = schema.get("required", [])
-                written["additionalProperties"] = False
-            case "object":
-                self.encoded = True
-                return {"type": "string", "description": f"{description} A JSON object, written as JSON text.".strip()}
-            case "array":
-                written["items"] = self.write(schema.get("items", {}))
-            case "string" if schema.get("format") in _FORMATS:
-                written["format"] = schema["format"]
-        return written
-
-
-def _is_of(kind: str, value: Any) -> bool:
-    match kind:
-        case "string":
-            return isinstance(value, str)
-        case "boolean":
-            return isinstance(value, bool)
-        case "null":
-            return value is None
-        case "integer" | "number":
-            return isinstance(value, int | float) and not isinstance(value, bool)
-        case "array":
-            return isinstance(value, list)
-        case _:
-            return isinstance(value, dict)
+    if output.schema is None:
+        anything = compile_schema(
+            {"type": "object"}, param=output.path, dialect="full", limits=rules.schema_limits, budget=budget
+        )
+        return anything, False, _JSON_ONLY
+    compiled = compile_schema(
+        output.schema, param=output.path, dialect="anthropic", limits=rules.schema_limits, budget=budget
+    )
+    body["output_config"] = {"format": {"type": "json_schema", "schema": compiled.schema}}
+    return compiled, bool(compiled.aliases or compiled.json_texts), ""
 
 
 # ---------------------------------------------------------------- numbers

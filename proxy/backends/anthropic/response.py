@@ -143,6 +143,8 @@ class MessageReader:
             yield from self._called(bare, {})
 
     def _called(self, made: _OpenCall, arguments: Any) -> Iterator[Event]:
+        if made.name in self.call.parameters:
+            arguments = coerce(self.call.parameters[made.name], arguments)
         if not isinstance(arguments, dict) or (self.call.single and self._calls):
             self._dropped = True
             return

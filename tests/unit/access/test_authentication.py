@@ -18,7 +18,7 @@ from proxy.access.authentication import (
 )
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota
-from proxy.errors import InvalidApiKey, InvalidRequest, PermissionDenied, UpstreamError
+from proxy.errors import InvalidApiKey, InvalidRequest, Overloaded, PermissionDenied, UpstreamError
 from proxy.settings import Settings, load_settings
 from proxy.storage import MemoryStore, SqliteStore
 
@@ -324,6 +324,18 @@ async def test_only_so_many_checks_are_under_way_at_a_time() -> None:
     tokens = TokenVerifier(check, max_calls=4)
     await asyncio.gather(*(tokens.accepts(str(number)) for number in range(20)))
     assert most == 4
+
+
+async def test_a_flood_of_new_tokens_is_refused_before_it_fills_the_memory(narrative: Narrative) -> None:
+    tokens = TokenVerifier(narrative.check, max_pending=5)
+    assert await tokens.accepts("known")
+    checks = [asyncio.create_task(tokens.accepts(str(number))) for number in range(6)]
+    await asyncio.sleep(0)
+    assert await tokens.accepts("known")
+    got = await asyncio.gather(*checks, return_exceptions=True)
+    assert got[:5] == [True] * 5
+    assert isinstance(got[5], Overloaded)
+    assert await tokens.accepts("5")
 
 
 # ---------------------------------------------------------------- callers

@@ -4,9 +4,10 @@ from typing import Any
 
 import orjson
 
-from proxy.sandbox import SANDBOX_DATA_PLANE, Job, JobStore, SandboxOptions
-from proxy.sandbox.bodies import Turn
-from proxy.sandbox.desk import Desk
+from proxy.sandbox import SANDBOX_DATA_PLANE, JobStore, SandboxOptions
+from proxy.sandbox.factory import JobFactory
+from proxy.sandbox.jobs import SandboxJob
+from proxy.sandbox.submission import Turn
 
 CONTENT: dict[str, Any] = {
     "type": "object",
@@ -99,17 +100,17 @@ def body(*messages: dict[str, Any], schema: dict[str, Any] = CONTENT, **more: An
     }
 
 
-class Counter:
-    """A desk over a store, whose clock stands still until it is moved."""
+class StoppedSandbox:
+    """A store and what fills it, with a clock that stands still until it is moved."""
 
     def __init__(self, **options: Any) -> None:
         self.now = 1_700_000_000.0
         self.options = SandboxOptions(**{"pending_s": 1, "running_s": 2, **options})
         self.store = JobStore(self.options, clock=lambda: self.now)
-        self.desk = Desk(self.options, self.store)
+        self.factory = JobFactory(self.options, self.store)
 
-    def submit(self, *messages: dict[str, Any], **more: Any) -> Job:
-        return self.desk.submit(orjson.dumps(body(*messages, **more)))
+    def submit(self, *messages: dict[str, Any], **more: Any) -> SandboxJob:
+        return self.factory.submit(orjson.dumps(body(*messages, **more)))
 
     def output(self, *messages: dict[str, Any], **more: Any) -> Any:
         """The structured output of a job, without waiting for it."""
@@ -120,5 +121,5 @@ class Counter:
     def ended(self, *messages: dict[str, Any], **more: Any) -> dict[str, Any]:
         """The record of a job after its end."""
         job = self.submit(*messages, **more)
-        record: dict[str, Any] = orjson.loads(orjson.dumps(job.record(job.ended_at)))
+        record: dict[str, Any] = orjson.loads(job.record(job.ended_at))
         return record

@@ -64,7 +64,8 @@ def test_faults_of_calls_spare_deliveries_and_the_other_way_round() -> None:
     faults = Faults()
     faults.add(Fault(kind="close"))
     assert hits(faults, 1, "deliveries") == []
-    faults.replace([Fault(kind="twice")])
+    faults.clear()
+    faults.add(Fault(kind="twice"))
     assert hits(faults, 1, "deliveries") == [1]
     assert hits(faults, 1, "run") == []
 
@@ -74,6 +75,8 @@ def test_faults_of_calls_spare_deliveries_and_the_other_way_round() -> None:
     [
         {"kind": "explode"},
         {"kind": "twice", "operation": "run"},
+        {"kind": "patch"},
+        {"kind": "patch", "body": []},
         {"kind": "close", "operation": "deliveries"},
         {"kind": "close", "often": 1},
         {"kind": "status", "status": 200},

@@ -1,5 +1,6 @@
 """Spelling is coerced where the schema leaves no doubt, and nothing else is touched."""
 
+import json
 from typing import Any
 
 import pytest
@@ -141,3 +142,37 @@ def test_keywords_beside_a_reference_are_not_followed_in_draft_7() -> None:
         "definitions": {"n": {"type": "integer"}},
     }
     assert coerced(schema, "3") == 3
+
+
+WHOLE: list[tuple[Any, Any, Any]] = [
+    ({"type": "integer"}, 3.0, 3),
+    ({"type": ["integer", "null"]}, 3.0, 3),
+    ({"enum": [1, 2]}, 2.0, 2),
+    ({"const": 2}, 2.0, 2),
+    ({"properties": {"a": {"items": {"type": "integer"}}}}, {"a": [1.0, 2]}, {"a": [1, 2]}),
+    ({"anyOf": [{"type": "string"}, {"type": "integer"}]}, 3.0, 3),
+    ({"allOf": [{"type": "number"}, {"type": "integer"}]}, 3.0, 3),
+    ({"$ref": "#/$defs/n", "$defs": {"n": {"type": "integer"}}}, -3.0, -3),
+    ({"additionalProperties": {"type": "integer"}}, {"a": 1e3}, {"a": 1000}),
+]
+
+
+@pytest.mark.parametrize(("schema", "instance", "expected"), WHOLE, ids=repr)
+def test_integers_come_back_as_integers(schema: Any, instance: Any, expected: Any) -> None:
+    assert json.dumps(coerced(schema, instance)) == json.dumps(expected)
+
+
+FLOATS: list[tuple[Any, Any]] = [
+    ({"type": "number"}, 3.0),
+    ({}, 3.0),
+    ({"type": ["integer", "number"]}, 3.0),
+    ({"enum": [1.5, "x"]}, 1.5),
+    ({"anyOf": [{"type": "number"}, {"type": "integer", "minimum": 5}]}, 3.0),
+    ({"type": "integer"}, 3.5),
+    ({"type": "integer"}, 1e300),
+]
+
+
+@pytest.mark.parametrize(("schema", "instance"), FLOATS, ids=repr)
+def test_numbers_that_need_not_be_integers_are_left_alone(schema: Any, instance: Any) -> None:
+    assert coerced(schema, instance) is instance

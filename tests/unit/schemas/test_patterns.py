@@ -99,3 +99,30 @@ def test_what_is_no_regular_expression_is_refused(source: str) -> None:
 def test_halves_of_characters_do_no_harm() -> None:
     assert pattern("^.$").found_in("\ud800") is True
     assert pattern("\ud800").found_in("a") is None
+
+
+@pytest.mark.parametrize(("count", "judged"), [(11_999, True), (12_001, False)])
+def test_patterns_are_checked_up_to_the_size_that_compiles_soon(count: int, judged: bool) -> None:
+    prepared = pattern(f"^a{{{count}}}")
+    assert (prepared.conditions is not None) is judged
+    assert prepared.found_in("b") is (False if judged else None)
+
+
+@pytest.mark.parametrize(("length", "judged"), [(4_096, True), (4_097, False)])
+def test_patterns_are_checked_up_to_a_length(length: int, judged: bool) -> None:
+    assert pattern("x" * length).found_in("y") is (False if judged else None)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"), [(r"^\p{Letter}+$", "äb"), (r"^\p{Lowercase_Letter}$", "ä"), (r"^\P{digit}$", "x")]
+)
+def test_long_names_of_unicode_categories_are_understood(source: str, text: str) -> None:
+    assert pattern(source).found_in(text) is True
+    assert pattern(source).found_in("1") is False
+
+
+def test_large_patterns_are_compiled_when_they_are_needed() -> None:
+    large = pattern(r"^[z-a]{1000}$")
+    assert large.found_in("a") is None  # no regular expression, which is found out too late to refuse it
+    with pytest.raises(BadPattern):
+        pattern(r"^[z-a]{2}$")

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from proxy.schemas import compile_schema
+from proxy.schemas import compile_schema, validate
 
 CAT = {
     "title": "Cat",
@@ -118,3 +119,86 @@ def test_a_free_form_object_is_never_one_that_can_only_be_empty() -> None:
         {"type": "object", "minProperties": 1},
     ):
         assert compiled(schema)["additionalProperties"] is True
+
+
+def test_alternatives_keep_their_own_descriptions_defaults_and_conditions() -> None:
+    members = [
+        {"type": "string", "description": "A name.", "default": "x", "not": {"const": "y"}},
+        {"type": "array", "items": {"type": "integer"}, "contains": {"const": 3}},
+        {"type": "object", "title": "Box", "description": "A box of things."},
+    ]
+    assert compiled({"anyOf": members})["description"] == (
+        'One of: string (A name; Default: "x"; Not: "y") | integer[] of at least 1 item (At least 1 item of this form: 3)'
+        " | Box (A box of things)."
+    )
+
+
+def test_a_property_of_two_alternatives_keeps_what_both_say() -> None:
+    one, other = (
+        {"type": "object", "properties": {"a": {"type": "string", "default": text}}} | CLOSED for text in "xy"
+    )
+    assert compiled({"anyOf": [one, other]})["properties"]["a"] == {
+        "description": 'Default: "x". Default: "y".',
+        "type": "string",
+    }
+
+
+def test_unions_of_open_objects_keep_nested_properties() -> None:
+    deep = {"type": "object", "properties": {"size": {"type": "object", "properties": {"cm": {"type": "integer"}}}}}
+    members = [
+        {"type": "object", "properties": {"box": deep}},
+        {"type": "object", "properties": {"name": {"type": "string"}}},
+    ]
+    result = compile_schema({"anyOf": members}, param="s")
+    box = result.schema["properties"]["box"]
+    assert box["properties"]["size"]["properties"]["cm"] == {"description": "Integer."}
+    assert "type" not in box
+    assert "type" not in box["properties"]["size"]
+    for value in (
+        {"name": "x", "box": 1},
+        {"name": "x", "box": {"size": "big"}},
+        {"box": {"size": {"cm": "two"}}, "name": "x"},
+    ):
+        assert not validate(result, value).errors
+        Draft202012Validator(result.schema).validate(value)
+
+
+@pytest.mark.parametrize("depth", [1, 3, 6])
+def test_a_condition_without_else_is_described_at_any_depth(depth: int) -> None:
+    schema: Any = {
+        "type": "object",
+        "if": {"properties": {"kind": {"const": "cat"}}, "required": ["kind"]},
+        "then": {"required": ["lives"]},
+    }
+    for level in range(depth):
+        schema = {"type": "array", "items": schema} if level % 2 else {"type": "object", "properties": {"a": schema}}
+    assert 'If {kind: "cat"}, then {lives}.' in str(compiled(schema))
+    alternatives = {"anyOf": [schema, {"type": "null"}], "description": "D"}
+    assert 'If {kind: "cat"}, then {lives}.' in str(compiled(alternatives))
+    nested = {
+        "type": "object",
+        "if": {"required": ["x"]},
+        "then": {"if": {"required": ["y"]}, "then": {"required": ["z"]}},
+    }
+    assert "If {y}, then {z}" in compiled(nested)["description"]
+
+
+@pytest.mark.parametrize("pattern", [".*", "^.*$", "", "^(.*)$"])
+def test_a_universal_pattern_is_additional_properties(pattern: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"maxLength": 3}},
+        "patternProperties": {pattern: {"type": "string"}},
+    }
+    result = compile_schema(schema, param="s")
+    assert result.schema == {
+        "type": "object",
+        "properties": {"a": {"type": "string", "maxLength": 3}},
+        "additionalProperties": {"type": "string"},
+    }
+    assert not result.lossy
+
+
+def test_other_patterns_leave_other_properties_open() -> None:
+    schema = {"type": "object", "patternProperties": {"^x": {"type": "string"}}}
+    assert compiled(schema)["additionalProperties"] is True

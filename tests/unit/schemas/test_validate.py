@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from proxy.schemas import SchemaLimits, compile_schema, validate
+from proxy.schemas import SchemaLimits, Validation, compile_schema, validate
 
 D4, D6 = "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-06/schema#"
 D7, D19 = "http://json-schema.org/draft-07/schema#", "https://json-schema.org/draft/2019-09/schema"
@@ -143,3 +143,74 @@ def test_a_schema_inside_that_names_its_draft_is_evaluated_by_the_same_rules() -
     """The library would go on with its own validator, and its backtracking patterns, from there."""
     schema = {"$schema": D7, "properties": {"a": {"$schema": D7, "pattern": "^(a+)+$"}}}
     assert found(schema, {"a": "a" * 50 + "!"}) == [("$.a", "does not match ^(a+)+$")]
+
+
+UNDECIDED = r"a(?=b)"
+
+
+def test_a_value_that_matches_several_alternatives_is_accepted_and_reported() -> None:
+    schema = {"properties": {"a": {"oneOf": [{"type": "integer"}, {"type": "number"}, {"type": "string"}]}}}
+    compiled = compile_schema(schema, param="s")
+    assert validate(compiled, {"a": 1}) == Validation(notes=("$.a: matches 2 of the alternatives, not one",))
+    assert validate(compiled, {"a": 1.5}) == Validation()
+    assert validate(compiled, {"a": None}).errors
+
+
+EXACT: list[tuple[Any, Any, bool]] = [
+    ({"not": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}, 1, True),
+    ({"not": {"oneOf": [{"type": "integer"}, {"type": "string"}]}}, 1, False),
+    ({"if": {"oneOf": [{"type": "integer"}, {"type": "number"}]}, "then": False}, 1, True),
+    ({"contains": {"oneOf": [{"type": "integer"}, {"type": "number"}]}, "minContains": 0, "maxContains": 0}, [1], True),
+]
+
+
+@pytest.mark.parametrize(("schema", "instance", "accepted"), EXACT, ids=repr)
+def test_a_oneof_is_exact_where_accepting_it_would_refuse_the_value(schema: Any, instance: Any, accepted: bool) -> None:
+    assert (validate(compile_schema(schema, param="s"), instance) == Validation()) is accepted
+
+
+UNCHECKED: list[tuple[Any, Any]] = [
+    ({"pattern": UNDECIDED}, "x"),
+    ({"not": {"pattern": UNDECIDED}}, "x"),
+    ({"not": {"not": {"pattern": UNDECIDED}}}, "x"),
+    ({"oneOf": [{"pattern": UNDECIDED}, {"type": "null"}]}, "x"),
+    ({"anyOf": [{"pattern": UNDECIDED}, {"type": "null"}]}, "x"),
+    ({"if": {"pattern": UNDECIDED}, "then": {"maxLength": 0}, "else": {"maxLength": 0}}, "x"),
+    ({"contains": {"pattern": UNDECIDED}}, ["x"]),
+    ({"contains": {"pattern": UNDECIDED}, "maxContains": 0, "minContains": 0}, ["x"]),
+    ({"patternProperties": {UNDECIDED: False}, "additionalProperties": False}, {"x": 1}),
+    ({"patternProperties": {UNDECIDED: False}, "unevaluatedProperties": False}, {"x": 1}),
+    ({"propertyNames": {"pattern": UNDECIDED}}, {"x": 1}),
+    ({"pattern": "^(?:.{1,60000})$"}, "x"),
+    ({"format": "uri"}, "data:" + "x" * 70_000),
+]
+
+
+@pytest.mark.parametrize(("schema", "instance"), UNCHECKED, ids=[str(case[0]) for case in UNCHECKED])
+def test_what_cannot_be_decided_is_accepted_and_reported(schema: Any, instance: Any) -> None:
+    found = validate(compile_schema(schema, param="s"), instance)
+    assert found.errors == ()
+    assert len(found.notes) == 1
+    assert "checked" in found.notes[0]
+
+
+DECIDED: list[tuple[Any, Any, bool]] = [
+    ({"pattern": UNDECIDED, "maxLength": 0}, "x", False),
+    ({"not": {"pattern": UNDECIDED, "maxLength": 0}}, "x", True),
+    ({"anyOf": [{"pattern": UNDECIDED}, {"type": "string"}]}, "x", True),
+    ({"contains": {"pattern": UNDECIDED}, "minContains": 2}, ["x"], False),
+    ({"contains": {"pattern": UNDECIDED, "maxLength": 0}}, ["x"], False),
+]
+
+
+@pytest.mark.parametrize(("schema", "instance", "accepted"), DECIDED, ids=repr)
+def test_what_other_keywords_decide_is_decided(schema: Any, instance: Any, accepted: bool) -> None:
+    found = validate(compile_schema(schema, param="s"), instance)
+    assert (not found.errors) is accepted
+    assert found.notes == () or not accepted
+
+
+@pytest.mark.parametrize(("count", "reported"), [(10, 10), (11, 10)])
+def test_the_number_of_notes_is_bounded(count: int, reported: int) -> None:
+    schema = {"items": {"oneOf": [True, True]}}
+    assert len(validate(compile_schema(schema, param="s"), list(range(count))).notes) == reported

@@ -94,7 +94,8 @@ async def test_a_change_of_ones_own_is_seen_at_once(store: Flaky, clock: Clock) 
     await records.remove("keys", "a")
     assert await records.get("keys", "a") is None
     assert await records.read("keys") == {}
-    assert await records.add("keys", "a", "3") == "3"
+    assert await records.compare_and_set("keys", "a", None, "3")
+    assert await records.get("keys", "a") == "3"
     assert await records.compare_and_set("keys", "a", "3", "4")
     assert await records.get("keys", "a") == "4"
     await records.remove("keys")

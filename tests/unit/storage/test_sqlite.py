@@ -48,32 +48,10 @@ async def test_processes_see_each_others_records(tmp_path: Path) -> None:
     assert await other.get("record", "a") == "1"
     was_set = await asyncio.gather(*(store.compare_and_set("record", "b", None, "x") for store in (one, other)))
     assert sorted(was_set) == [False, True]
-    values = await asyncio.gather(*(store.add("record", "c", str(id(store))) for store in (one, other)))
-    assert values[0] == values[1]
     swapped = await asyncio.gather(*(store.compare_and_set("record", "b", "x", "y") for store in (one, other)))
     assert sorted(swapped) == [False, True]
     await one.aclose()
     await other.aclose()
-
-
-async def test_a_record_expires_and_each_write_with_a_ttl_renews_it(tmp_path: Path) -> None:
-    now = 1_000.0
-    records = SqliteStore(tmp_path / "records", clock=lambda: now)
-    await records.put("r", "f", "1", ttl_s=10)
-    now = 1_009.0
-    await records.add("r", "g", "2", ttl_s=10)
-    now = 1_018.0
-    assert await records.read("r") == {"f": "1", "g": "2"}
-    assert await records.compare_and_set("r", "f", "1", "3")
-    await records.put("r", "h", "4")
-    now = 1_019.0
-    assert await records.read("r") == {}
-    assert await records.get("r", "f") is None
-    assert not await records.remove("r", "f")
-    assert await records.add("r", "f", "new") == "new"
-    now = 9_999.0
-    assert await records.read("r") == {"f": "new"}
-    await records.aclose()
 
 
 async def test_a_file_that_cannot_be_used_is_a_503_that_may_be_repeated(tmp_path: Path) -> None:

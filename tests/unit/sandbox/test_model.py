@@ -1,4 +1,4 @@
-"""The persona: pleasant words, tool calls that the words ask for, and an end to every agent loop."""
+"""The model: sensible answers, tool calls that the text asks for, and an end to every agent loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from proxy.sandbox.persona import Persona
+from proxy.sandbox.model import SchemaModel
 from tests.unit.sandbox.building import CONTENT, TOOLS, as_text, calls, keyed, results, says, tagged, turns
 from tests.unit.sandbox.schema_strategies import documented_objects
 
+HELLO = (
+    "Hello! This is the sandbox, a stand-in for a real model. I call the tools you ask for and repeat everything else."
+)
 SHAPES = pytest.mark.parametrize("shape", [keyed, tagged, as_text])
 
 
 def reply(schema: dict[str, Any], *messages: dict[str, Any]) -> dict[str, Any]:
-    output = Persona(schema).reply(turns(*messages))
+    output = SchemaModel(schema).reply(turns(*messages))
     Draft202012Validator(schema).validate(output)
     assert isinstance(output, dict)
     return output
@@ -39,12 +42,13 @@ def named_calls(output: dict[str, Any]) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize(
     ("question", "answer"),
     [
-        ("Hi!", "Hello! How can I help you today?"),
-        ("Thanks a lot", "You are welcome!"),
-        ("Say hello world", "hello world"),
-        ('Reply with exactly: "pong"', "pong"),
-        ("What is 2 + 2?", "2 + 2 = 4"),
-        ("Count to 5", "1, 2, 3, 4, 5"),
+        ("Hi!", HELLO),
+        ("Good morning, sandbox.", HELLO),
+        ("Hello! What is the capital of France?", "You said: Hello! What is the capital of France?"),
+        ("What is 17 + 25?", "17 + 25 = 42"),
+        ("2 - 3", "2 - 3 = -1"),
+        ("How much is -4*12?", "-4*12 = -48"),
+        ("On 2025-01-02 it was version 1.2-3", "You said: On 2025-01-02 it was version 1.2-3"),
         ("The sky is blue", "You said: The sky is blue"),
     ],
 )
@@ -77,7 +81,7 @@ def test_what_a_tool_is_called_is_nobody_s_name() -> None:
 @SHAPES
 def test_it_does_not_call_without_a_reason(shape: Callable[..., dict[str, Any]]) -> None:
     output = reply(shape(), says("user", "Hello"))
-    assert output == {"content": "Hello! How can I help you today?", "tool_calls": []}
+    assert output == {"content": HELLO, "tool_calls": []}
 
 
 @SHAPES
@@ -94,14 +98,14 @@ def test_it_turns_results_into_an_answer_and_does_not_call_again(shape: Callable
         results(get_weather='{"sky": "clear", "degrees": 18}'),
     ]
     output = reply(shape(), *talk)
-    assert output == {"content": "Get weather says: sky: clear, degrees: 18", "tool_calls": []}
+    assert output == {"content": 'get_weather returned: {"sky": "clear", "degrees": 18}', "tool_calls": []}
 
 
 def test_a_failed_result_is_reported_as_one() -> None:
     failed = results(get_weather="no such city")
     failed["content"][0]["is_error"] = True
     output = reply(keyed(), says("user", "Weather in Paris?"), calls("get_weather"), failed)
-    assert output["content"] == "Get weather failed: no such city"
+    assert output["content"] == "get_weather failed: no such city"
 
 
 def test_an_agent_loop_with_one_call_at_a_time_runs_to_its_end() -> None:
@@ -119,21 +123,51 @@ def test_an_agent_loop_with_one_call_at_a_time_runs_to_its_end() -> None:
 
 def test_a_new_question_after_an_answer_is_answered_with_the_tool_again() -> None:
     talk = [says("user", "Weather in Paris?"), calls("get_weather"), results(get_weather="clear")]
-    talk += [says("assistant", "Get weather says: clear"), says("user", "And the weather in Oslo?")]
+    talk += [says("assistant", "get_weather returned: clear"), says("user", "And the weather in Oslo?")]
     assert named_calls(reply(keyed(), *talk)) == [("get_weather", {"city": "Oslo"})]
 
 
 def test_calls_that_were_written_as_text_are_not_made_again() -> None:
     talk = [says("user", "Weather in Paris?"), says("assistant", 'Called get_weather with {"city": "Paris"}')]
     output = reply(keyed(), *talk, says("user", "Result of get_weather: clear"))
-    assert output == {"content": "Here is what came back: Result of get_weather: clear", "tool_calls": []}
+    assert output == {"content": "You said: Result of get_weather: clear", "tool_calls": []}
 
 
-def test_several_names_make_parallel_calls_as_far_as_allowed() -> None:
-    question = says("user", "Compare the weather in Paris, London and San Francisco, CA")
-    cities = [arguments["city"] for _, arguments in named_calls(reply(keyed(), question))]
-    assert cities == ["Paris", "London", "San Francisco, CA"]
-    assert len(named_calls(reply(keyed(maxItems=1), question))) == 1
+def tool(*names: str) -> dict[str, Any]:
+    return keyed({name: {"type": "object", "properties": {}} for name in names})
+
+
+@pytest.mark.parametrize(
+    ("names", "question", "called"),
+    [
+        (["get_weather"], "What is the weather in Paris?", ["get_weather"]),
+        (["getWeather"], "WEATHER?", ["getWeather"]),
+        (["get-weather-forecast"], "What is the weather?", []),
+        (["get_weather", "get_weather_forecast"], "The weather forecast, please", ["get_weather_forecast"]),
+        (["get_weather", "get_weather_forecast"], "The weather, please", ["get_weather"]),
+        (["list_files"], "Show me the file list", ["list_files"]),
+        (["ask_user"], "And what did I ask before?", []),
+        (["get_current_time"], "Who is the current president?", []),
+        (["get"], "Please get it", ["get"]),
+        (["f1"], "call f1", ["f1"]),
+        (["_"], "a_b", []),
+        (["send_mail", "get_time"], "Send a mail and tell the time", ["send_mail", "get_time"]),
+    ],
+)
+def test_a_tool_is_called_when_the_text_has_every_significant_word_of_its_name(
+    names: list[str], question: str, called: list[str]
+) -> None:
+    assert [name for name, _ in named_calls(reply(tool(*names), says("user", question)))] == called
+
+
+def test_no_more_calls_are_made_than_the_schema_admits() -> None:
+    output = reply(keyed(maxItems=1), says("user", "Weather and time in Oslo?"))
+    assert named_calls(output) == [("get_weather", {"city": "Oslo"})]
+
+
+def test_a_required_call_goes_to_the_tool_that_the_text_is_nearest_to() -> None:
+    output = reply(keyed(minItems=1), says("user", "get_time"))
+    assert [name for name, _ in named_calls(output)] == ["get_time"]
 
 
 def test_reasoning_comes_before_and_an_unneeded_answer_is_null() -> None:
@@ -151,35 +185,20 @@ def test_reasoning_comes_before_and_an_unneeded_answer_is_null() -> None:
     done = reply(
         schema, says("user", "Weather in Paris?"), calls("get_weather"), results(get_weather='{"degrees": 18}')
     )
-    assert (done["answer"], done["tool_calls"]) == ({"degrees": 18}, [])
+    assert (isinstance(done["answer"]["degrees"], int), done["tool_calls"]) == (True, [])
 
 
-def test_structured_answers_take_values_from_the_words() -> None:
+def test_structured_answers_take_values_from_the_text() -> None:
     schema = {
         "type": "object",
-        "properties": {
-            "name": {"type": "string"},
-            "age": {"type": "integer"},
-            "email": {"type": "string"},
-            "colour": {"type": "string", "enum": ["red", "blue"]},
-            "sizes": {"type": "array", "items": {"type": "number"}},
-            "married": {"type": "boolean"},
-        },
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
         "required": ["name", "age"],
     }
-    said = "Grace Hopper is 45 years old, not married, prefers blue; write to grace@navy.mil"
-    assert reply(schema, says("user", said)) == {
-        "name": "Grace Hopper",
-        "age": 45,
-        "email": "grace@navy.mil",
-        "colour": "blue",
-        "sizes": [45],
-        "married": False,
-    }
+    assert reply(schema, says("user", "Here is Grace Hopper, 45 years old")) == {"name": "Grace Hopper", "age": 45}
 
 
 def test_a_free_object_is_not_left_empty() -> None:
-    assert reply({"type": "object"}, says("user", "Hi")) == {"message": "Hello! How can I help you today?"}
+    assert reply({"type": "object"}, says("user", "Hi")) == {"message": HELLO}
 
 
 @given(documented_objects(), st.text(min_size=1, max_size=60).filter(str.strip))

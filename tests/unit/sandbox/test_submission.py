@@ -5,15 +5,14 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.sandbox.bodies import parse
-from proxy.sandbox.refusal import Refusal
-from proxy.sandbox.turns import check_turns
-from tests.unit.sandbox.building import Counter, body, calls, results, says, turns
+from proxy.sandbox.http import SandboxError
+from proxy.sandbox.submission import check_turns, parse_submission
+from tests.unit.sandbox.building import StoppedSandbox, body, calls, results, says, turns
 
 
 def refusal_of(raw: Any) -> str:
-    with pytest.raises(Refusal) as caught:
-        parse(raw if isinstance(raw, bytes) else orjson.dumps(raw))
+    with pytest.raises(SandboxError) as caught:
+        parse_submission(raw if isinstance(raw, bytes) else orjson.dumps(raw))
     assert caught.value.status == 400
     return caught.value.description
 
@@ -44,7 +43,7 @@ def refusal_of(raw: Any) -> str:
         (body(says("tool", "x")), "messages[0].role: "),
         (body({"role": "user", "content": "Hi"}), "messages[0].content: "),
         (body({"role": "user", "content": []}), "messages[0].content: "),
-        (body({"role": "user", "text": " "}), "messages[0].text: "),
+        (body({"role": "user", "text": " "}), "messages[0].content[0].text: "),
         (body({"role": "user", "text": "Hi", "content": []}), "messages[0].content: "),
         (body(says("user", " \n")), "messages[0].content[0].text: "),
         (body({"role": "user", "content": [{"type": "image_url"}]}), "messages[0].content[0]: "),
@@ -64,8 +63,8 @@ def test_a_malformed_submission_is_refused_by_path(raw: Any, path: str) -> None:
 
 
 def test_legacy_messages_are_echoed_as_blocks() -> None:
-    _, echo = parse(orjson.dumps(body({"role": "system", "text": "Be brief"}, says("user", "Hi"))))
-    assert echo["messages"] == [says("system", "Be brief"), says("user", "Hi")]
+    _, echo = parse_submission(orjson.dumps(body({"role": "system", "text": "Be brief"}, says("user", "Hi"))))
+    assert orjson.loads(echo)["messages"] == [says("system", "Be brief"), says("user", "Hi")]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,7 @@ def test_a_conversation_in_order_is_taken(conversation: list[dict[str, Any]]) ->
     ],
 )
 def test_a_conversation_out_of_order_is_refused(conversation: list[dict[str, Any]], words: str) -> None:
-    with pytest.raises(Refusal, match="messages") as caught:
+    with pytest.raises(SandboxError, match="messages") as caught:
         check_turns(turns(*conversation))
     assert words in caught.value.description
 
@@ -123,28 +122,28 @@ def test_a_conversation_out_of_order_is_refused(conversation: list[dict[str, Any
 def test_results_after_text_are_refused() -> None:
     late = results("first this", f="1")
     late["content"].reverse()
-    with pytest.raises(Refusal, match="results come before text"):
+    with pytest.raises(SandboxError, match="results come before text"):
         check_turns(turns(says("user", "a"), calls("f"), late))
 
 
 def test_an_answer_given_twice_is_refused() -> None:
     twice = results(f="1")
     twice["content"] *= 2
-    with pytest.raises(Refusal, match="answers no open call"):
+    with pytest.raises(SandboxError, match="answers no open call"):
         check_turns(turns(says("user", "a"), calls("f"), twice))
 
 
 def test_unknown_models_and_data_planes_are_refused() -> None:
-    counter = Counter(data_planes=frozenset({"FEF9904E-d263-4930-85f7-1e28cce40f89"}))
-    assert counter.submit(data_plane_id="fef9904e-d263-4930-85f7-1e28cce40f89")
-    with pytest.raises(Refusal) as plane:
-        counter.submit()
+    sandbox = StoppedSandbox(data_planes=frozenset({"FEF9904E-d263-4930-85f7-1e28cce40f89"}))
+    assert sandbox.submit(data_plane_id="fef9904e-d263-4930-85f7-1e28cce40f89")
+    with pytest.raises(SandboxError) as plane:
+        sandbox.submit()
     assert plane.value.status == 404
-    with pytest.raises(Refusal) as model:
-        Counter().submit(model="gpt-4o")
+    with pytest.raises(SandboxError) as model:
+        StoppedSandbox().submit(model="gpt-4o")
     assert (model.value.status, model.value.description) == (400, "model: unknown model 'gpt-4o'")
 
 
 def test_a_model_that_the_plane_lacks_fails_the_job() -> None:
-    record = Counter(unavailable_models=frozenset({"openai.o4-mini"})).ended(model="openai.o4-mini")
+    record = StoppedSandbox(unavailable_models=frozenset({"openai.o4-mini"})).ended(model="openai.o4-mini")
     assert (record["state"], record["failures"][0]["cause"]) == ("failed", "Model unavailable")

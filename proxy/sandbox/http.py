@@ -1,0 +1,181 @@
+"""What all endpoints share: the options, errors in Narrative's form, JSON as bytes, and the checks of headers and bodies."""
+
+import json
+import re
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Literal
+
+import orjson
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+
+_TOKEN = re.compile(r"\s*bearer\s+(\S+)\s*", re.IGNORECASE)
+_JSON_RANGES = frozenset({"*/*", "application/*", "application/json"})
+
+SANDBOX_DATA_PLANE = "5a4db0c5-0000-4000-8000-00005a4db0c5"
+"""A data plane id for first runs and examples."""
+
+MODELS: frozenset[str] = frozenset(
+    {
+        "anthropic.claude-haiku-4.5",
+        "anthropic.claude-sonnet-4.5",
+        "anthropic.claude-sonnet-4.6",
+        "anthropic.claude-opus-4.5",
+        "anthropic.claude-opus-4.6",
+        "openai.gpt-oss-120b",
+        "openai.gpt-4.1",
+        "openai.o4-mini",
+    }
+)
+"""The models that Narrative documents."""
+
+LOOPBACK: frozenset[str] = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True)
+class SandboxOptions:
+    """How strict the sandbox is and how long jobs take; docs/sandbox.md describes each option. Times are in seconds, sizes in
+    bytes, and None accepts everything.
+    """
+
+    pending_s: float = 0.1
+    running_s: float = 0.7
+    retention_s: float = 3600.0
+    max_jobs: int = 20_000
+    max_bytes: int = 512 * 1024 * 1024
+    max_body_bytes: int = 32 * 1024 * 1024
+    data_planes: Set[str] | None = None
+    tokens: Set[str] | None = None
+    models: Set[str] = MODELS
+    unavailable_models: Set[str] = field(default_factory=frozenset)
+    schema_keywords: Literal["documented", "full"] = "documented"
+    type_lists: bool = True
+    max_schema_bytes: int | None = None
+    tool_blocks: bool = True
+    context_tokens: int | None = 200_000
+    refusals: Literal["reject", "fail"] = "reject"
+    id_name: Literal["job_id", "id"] = "job_id"
+    webhooks: bool = True
+    webhook_hosts: Set[str] = LOOPBACK
+    webhook_secret: Literal["header", "bearer", "none"] = "header"  # noqa: S105 - how the secret travels
+    webhook_results: bool = True
+    webhook_attempts: int = 5
+    webhook_retry_s: float = 1.0
+
+
+# ---------------------------------------------------------------- errors and JSON
+
+
+class SandboxError(Exception):
+    """Ends a call with an error response of the form `{"error", "error_description"}`.
+
+    `error` is by default the status's name, such as `bad_request`. `body` replaces that form; a string goes out as HTML.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        description: str,
+        *,
+        error: str | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(description)
+        self.status = status
+        self.error = error or HTTPStatus(status).phrase.lower().replace(" ", "_")
+        self.description = description
+        self.headers = dict(headers or {})
+        self.body: Any = {"error": self.error, "error_description": description} if body is None else body
+
+    def response(self) -> Response:
+        """The response to send."""
+        media_type = "text/html" if isinstance(self.body, str) else "application/json"
+        body = self.body if isinstance(self.body, str) else dumps(self.body)
+        return Response(body, self.status, self.headers, media_type)
+
+
+class ModelRejection(Exception):
+    """What the model does not accept: a 400 or a failed job, depending on `SandboxOptions.refusals`. `cause` is one of the
+    documented causes of failure, or the model's own.
+    """
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.message = message
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON. Values that orjson cannot write (integers past 64 bits, lone surrogates) are written by `json`."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def json_response(content: object) -> Response:
+    """A JSON response; `content` given as bytes is already encoded."""
+    return Response(content if isinstance(content, bytes) else orjson.dumps(content), media_type="application/json")
+
+
+def first_error(fault: ValidationError) -> str:
+    """Path and message of the first thing that pydantic found wrong, such as `messages[0].role: Field required`."""
+    first = fault.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = ""
+    previous: int | str = ""
+    for part in first["loc"]:
+        # The tag of a content block follows the block's index; it is no part of the path.
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not (isinstance(previous, int) and part in ("text", "tool_use", "tool_result")):
+            path += f".{part}" if path else part
+        previous = part
+    return f"{path or 'body'}: {first['msg']}"
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The whole request body. Raises SandboxError: 413, it is larger than `most` bytes."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > most:
+            raise SandboxError(413, f"The request body has more than {most} bytes")
+    return b"".join(chunks)
+
+
+def check_headers(request: Request, options: SandboxOptions) -> None:
+    """Raises SandboxError: 401 or 403 for the token, 406 when the client does not accept JSON, 415 when a POST does not send
+    JSON, 400 when a GET or DELETE has a body.
+    """
+    _check_token(request.headers.getlist("authorization"), options)
+    accepted = [part for header in request.headers.getlist("accept") for part in header.split(",")]
+    if accepted and not any(map(_admits_json, accepted)):
+        raise SandboxError(406, "Accept: only application/json is available")
+    if request.method == "POST":
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise SandboxError(415, "Content-Type: must be application/json")
+    elif request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
+        raise SandboxError(400, f"A {request.method} request must not have a body")
+
+
+def _check_token(headers: list[str], options: SandboxOptions) -> None:
+    found = _TOKEN.fullmatch(headers[0]) if len(headers) == 1 else None
+    if found is None:
+        raise SandboxError(401, "Exactly one Authorization header with a bearer token is required")
+    token = found[1]
+    known = not token.startswith("invalid") if options.tokens is None else token in options.tokens
+    if not known:
+        raise SandboxError(401, "The bearer token is not valid")
+    if options.tokens is None and token.startswith("forbidden"):
+        raise SandboxError(403, "The token lacks the permission for this call")
+
+
+def _admits_json(media_range: str) -> bool:
+    name, *parameters = (part.strip().lower() for part in media_range.split(";"))
+    return name in _JSON_RANGES and not any(re.fullmatch(r"q=0(\.0*)?", each) for each in parameters)

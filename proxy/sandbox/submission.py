@@ -1,0 +1,178 @@
+"""The body of `POST /model-inference/run`, read as strictly as Narrative documents it.
+
+These are the sandbox's own models, apart from the proxy's wire types, so that a mistake there is found here.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from proxy.sandbox.http import SandboxError, dumps, first_error
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+def _uuid(text: str) -> str:
+    if str(UUID(text)) != text.lower():
+        raise ValueError("must be a uuid")
+    return text.lower()
+
+
+NotBlank = Annotated[str, AfterValidator(_not_blank)]
+
+
+class TextContent(_Strict):
+    type: Literal["text"]
+    text: NotBlank
+
+
+class ToolUseContent(_Strict):
+    type: Literal["tool_use"]
+    tool_use_id: NotBlank
+    name: NotBlank
+    input: dict[str, Any]
+
+
+class ToolResultContent(_Strict):
+    type: Literal["tool_result"]
+    tool_use_id: NotBlank
+    content: list[TextContent]
+    is_error: bool = False
+
+    @property
+    def text(self) -> str:
+        return "\n".join(block.text for block in self.content)
+
+
+Content = Annotated[TextContent | ToolUseContent | ToolResultContent, Field(discriminator="type")]
+
+
+class Turn(_Strict):
+    """One message, in content blocks."""
+
+    role: Literal["system", "user", "assistant"]
+    content: list[Content] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older_form(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.keys() == {"role", "text"}:
+            return {"role": raw["role"], "content": [{"type": "text", "text": raw["text"]}]}
+        return raw
+
+    @property
+    def text(self) -> str:
+        """Its text blocks, joined by line breaks."""
+        return "\n".join(block.text for block in self.content if isinstance(block, TextContent))
+
+    @property
+    def calls(self) -> list[ToolUseContent]:
+        return [block for block in self.content if isinstance(block, ToolUseContent)]
+
+    @property
+    def results(self) -> list[ToolResultContent]:
+        return [block for block in self.content if isinstance(block, ToolResultContent)]
+
+
+class RunConfig(_Strict):
+    """`inference_config`. None stands for a field that was left out; a null on the wire is refused."""
+
+    output_format_schema: dict[str, Any]
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    stop_sequences: list[str] | None = None
+
+
+class RunBody(_Strict):
+    """A whole submission; `messages` that came in the older form hold their text as a block."""
+
+    data_plane_id: Annotated[str, AfterValidator(_uuid)]
+    model: str
+    messages: list[Turn] = Field(min_length=1)
+    inference_config: RunConfig
+    tags: list[str] = []
+
+
+def parse_submission(body: bytes) -> tuple[RunBody, bytes]:
+    """A submission, and the JSON that its job echoes as `input`: the body itself, or with older messages as blocks.
+    Raises SandboxError: 400 that names the path of what is wrong.
+    """
+    try:
+        raw = orjson.loads(body)
+    except orjson.JSONDecodeError as fault:
+        raise SandboxError(400, f"The request body is not valid JSON: {fault}") from fault
+    if not isinstance(raw, dict):
+        raise SandboxError(400, "The request body must be a JSON object")
+    config = raw.get("inference_config")
+    for name, value in (config if isinstance(config, dict) else {}).items():
+        if value is None:
+            raise SandboxError(400, f"inference_config.{name}: must not be null")
+    try:
+        run = RunBody.model_validate(raw)
+    except ValidationError as fault:
+        raise SandboxError(400, first_error(fault)) from fault
+    has_older_form = any("text" in message for message in raw["messages"])
+    return run, dumps(run.model_dump(exclude_unset=True)) if has_older_form else body
+
+
+def check_turns(turns: Sequence[Turn]) -> None:
+    """Refuses a conversation that the models behind Narrative would refuse.
+
+    System turns come first; then user and assistant turns alternate, beginning and ending with the user's; every call of
+    an assistant turn has its result in the very next user turn, results before text; the ids of calls are unique.
+
+    The messages say "call" and "result" rather than the names of the blocks: clients recognise a model that does not
+    support these blocks at all by their names.
+    Raises SandboxError: 400 that names the path.
+    """
+    first = next((at for at, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    if first == len(turns):
+        raise SandboxError(400, "messages: there must be a user turn")
+    seen: set[str] = set()
+    due: list[str] = []
+    for at, turn in enumerate(turns):
+        role = "system" if at < first else "user" if (at - first) % 2 == 0 else "assistant"
+        if turn.role != role:
+            raise SandboxError(400, f"messages[{at}].role: turns must alternate, expected {role}")
+        due = _check_blocks(at, turn, due)
+        for call_id in due:
+            if call_id in seen:
+                raise SandboxError(400, f"messages[{at}].content: the id {call_id!r} is not unique")
+            seen.add(call_id)
+    if turns[-1].role == "assistant":
+        raise SandboxError(400, f"messages[{len(turns) - 1}]: the conversation must end with a user turn")
+
+
+def _check_blocks(at: int, turn: Turn, due: list[str]) -> list[str]:
+    """Checks the blocks of a turn, whose results must be those of the calls that are `due`; returns the ids of its calls."""
+    text_seen = False
+    for index, block in enumerate(turn.content):
+        path = f"messages[{at}].content[{index}]"
+        if turn.role == "system" and not isinstance(block, TextContent):
+            raise SandboxError(400, f"{path}: a system turn holds text only")
+        if isinstance(block, ToolUseContent) and turn.role != "assistant":
+            raise SandboxError(400, f"{path}: calls belong in an assistant turn")
+        if isinstance(block, ToolResultContent):
+            if turn.role != "user":
+                raise SandboxError(400, f"{path}: results belong in a user turn")
+            if text_seen:
+                raise SandboxError(400, f"{path}: results come before text")
+            if block.tool_use_id not in due:
+                raise SandboxError(400, f"{path}: {block.tool_use_id!r} answers no open call of the turn before")
+            due.remove(block.tool_use_id)
+        text_seen = text_seen or isinstance(block, TextContent)
+    if due:
+        raise SandboxError(400, f"messages[{at}]: the call {due[0]!r} of the turn before is not answered")
+    return [call.tool_use_id for call in turn.calls]

@@ -1,0 +1,269 @@
+"""Values for output schemas: taken from a text where it offers something fitting, made up where it does not.
+
+Only documented keywords are understood. A made-up value depends on nothing but the schema and a number, the variant, so
+that equal requests get equal answers and an array of unique items can be filled.
+"""
+
+import math
+import random
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Final
+
+from rstr import Rstr
+
+from proxy.sandbox.schemas import is_valid, matches_pattern
+
+READ_CHARACTERS = 20_000
+"""Characters of a text that values are taken from; the rest is ignored."""
+
+MISSING: Final = object()
+"""Stands for a value that the text does not offer."""
+
+_MAX_NODES = 20_000
+_MAX_LENGTH = 1_000_000
+_MAX_TRIES = 200
+_OPTIONAL_DEPTH = 3
+_WHOLE_TEXT = {"query", "question", "prompt", "text", "message", "input", "content", "search", "body", "task"}
+
+_QUOTED = re.compile(r"\"([^\"\n]+)\"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)'([^'\n]+)'(?!\w)")
+_NUMBER = re.compile(r"(?<![\w.-])-?\d{1,15}(?:\.\d{1,10})?(?![\w.]*\w)")
+_NAME = re.compile(r"[A-Z][\w'’&-]*(?:\s+(?:(?:de|la|of|the|van|von)\s+)?[A-Z][\w'’&-]*)*")
+_SENTENCE = re.compile(r"[.!?:;]\s+|\n+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+class Unsatisfiable(Exception):
+    """No value was found for a schema within bounds."""
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words; identifiers are split at `_`, `-` and capitals."""
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+class TextSource:
+    """What a text offers: quotations, names, numbers, choices. Each is used once, so that two fields differ.
+
+    `ignored` are lower-case words that are no names, such as those of the tool's own name.
+    """
+
+    def __init__(self, text: str, ignored: Sequence[str] = ()) -> None:
+        self.text = text = text[:READ_CHARACTERS].strip()
+        self.words = frozenset(words_of(text))
+        self._quoted = [next(filter(None, groups)) for groups in _QUOTED.findall(text)]
+        rest = _QUOTED.sub(" ", text)
+        self._numbers: list[int | float] = [float(n) if "." in n else int(n) for n in _NUMBER.findall(rest)]
+        self._names: list[str] = []
+        for sentence in _SENTENCE.split(rest):
+            for found in _NAME.finditer(sentence):
+                # The first word of a sentence is capital in any case.
+                name = found.group() if sentence[: found.start()].strip() else found.group().partition(" ")[2]
+                if name and name.lower() not in ignored:
+                    self._names.append(name)
+
+    def take(self, field: str, kind: str, schema: Mapping[str, Any]) -> Any:
+        """A value of the type `kind` for a field, or MISSING. It may not fit the schema's other keywords."""
+        offered: list[Any] = []
+        if kind == "string" and "pattern" in schema:
+            tokens = [*self._quoted, *(token.strip(".,;:!?()") for token in self.text.split())]
+            return next((each for each in tokens if each and matches_pattern(schema["pattern"], each)), MISSING)
+        if kind == "string":
+            whole = [self.text] if self.text and _WHOLE_TEXT.intersection(words_of(field)) else []
+            offered = self._quoted or whole or self._names
+        elif kind in ("integer", "number"):
+            fitting = [number for number in self._numbers if is_valid(number, {**schema, "type": kind})]
+            if fitting:
+                self._numbers.remove(fitting[0])
+            offered = fitting
+        elif kind == "array":
+            return self._several(schema.get("items", {})) or MISSING
+        return offered.pop(0) if offered else MISSING
+
+    def mentioned(self, choices: Sequence[Any]) -> list[Any]:
+        """Those choices that the text names."""
+        text = self.text.lower()
+        names = [(choice, str(choice).lower()) for choice in choices if isinstance(choice, str | int | float)]
+        return [choice for choice, name in names if name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)]
+
+    def _several(self, items: Mapping[str, Any]) -> list[Any]:
+        if "enum" in items:
+            return self.mentioned(items["enum"])
+        if items.get("type") == "string":
+            return list(self._quoted or self._names)
+        return [number for number in self._numbers if "type" in items and is_valid(number, items)]
+
+
+class ValueMaker:
+    """Makes values for one schema. With `optional` it fills all properties near the root, otherwise only those that are
+    required or that the text mentions.
+    """
+
+    def __init__(self, source: TextSource, *, optional: bool) -> None:
+        self._source = source
+        self._optional = optional
+        self._nodes = 0
+
+    def make(self, schema: Mapping[str, Any]) -> Any:
+        """A value that matches the schema. Raises Unsatisfiable: none was found."""
+        value = self._value(schema, "", 0, 0)
+        if not is_valid(value, schema):
+            raise Unsatisfiable("no value matches the schema")
+        return value
+
+    def _value(self, schema: Mapping[str, Any], field: str, depth: int, variant: int) -> Any:
+        """A value for a schema `depth` levels below the root; contradictions between its keywords are not noticed.
+
+        `field` is the name of the property, empty for anything else. Variant 0 is what the text offers or the simplest
+        value; higher numbers give others.
+        """
+        self._nodes += 1
+        if self._nodes > _MAX_NODES:
+            raise Unsatisfiable("the schema asks for too many values")
+        if "enum" in schema:
+            choices = [each for each in schema["enum"] if is_valid(each, schema)]
+            if not choices:
+                raise Unsatisfiable("no choice of an enum is valid")
+            return ((self._source.mentioned(choices) if field else []) + choices)[variant % len(choices)]
+        kinds = _types_of(schema)
+        # Null is the last resort near the root, and the simplest value far below it.
+        kinds.sort(key=lambda kind: (kind == "null") is (depth <= _OPTIONAL_DEPTH))
+        kind, variant = kinds[variant % len(kinds)], variant // len(kinds)
+        for each in dict.fromkeys([kind, *kinds]):
+            try:
+                return self._of_type(each, schema, field, depth, variant)
+            except Unsatisfiable:
+                continue
+        raise Unsatisfiable("no type of the schema can be satisfied")
+
+    def _of_type(self, kind: str, schema: Mapping[str, Any], field: str, depth: int, variant: int) -> Any:
+        if field and variant == 0:
+            taken = self._source.take(field, kind, schema)
+            if taken is not MISSING and is_valid(taken, {**schema, "type": kind}):
+                return taken
+        match kind:
+            case "string":
+                return _string(schema, self._source.text[:200] if field else "", variant)
+            case "integer" | "number":
+                return _number(schema, variant, kind)
+            case "boolean":
+                return variant % 2 == 1
+            case "null":
+                return None
+            case "array":
+                return self._array(schema, depth, variant)
+            case _:
+                return self._object(schema, depth, variant)
+
+    def _array(self, schema: Mapping[str, Any], depth: int, variant: int) -> list[Any]:
+        least, unique = int(schema.get("minItems", 0)), bool(schema.get("uniqueItems"))
+        size = max(least, 1) if self._optional and depth < _OPTIONAL_DEPTH else least
+        size = min(size, int(schema.get("maxItems", size)), _MAX_NODES)
+        made: list[Any] = []
+        for at in range(size + _MAX_TRIES * unique):
+            if len(made) == size:
+                break
+            item = self._value(schema.get("items", {}), "", depth + 1, variant + at)
+            if not unique or is_valid([*made, item], {"uniqueItems": True}):
+                made.append(item)
+        if len(made) < least:
+            raise Unsatisfiable("not enough items can be made")
+        return made
+
+    def _object(self, schema: Mapping[str, Any], depth: int, variant: int) -> dict[str, Any]:
+        properties: Mapping[str, Any] = schema.get("properties", {})
+        additional = schema.get("additionalProperties", True)
+        required = schema.get("required", ())
+        wanted = [name for name in properties if name in required or self._is_filled(name, properties[name], depth)]
+        made = {}
+        for at, name in enumerate(dict.fromkeys([*wanted, *required])):
+            part = properties.get(name, additional if isinstance(additional, Mapping) else {})
+            try:
+                made[name] = self._value(part, name, depth + 1, variant >> at)
+            except Unsatisfiable:
+                if name in required:
+                    raise
+        return made
+
+    def _is_filled(self, name: str, schema: Mapping[str, Any], depth: int) -> bool:
+        """Whether an optional property is filled."""
+        if self._optional:
+            return depth < _OPTIONAL_DEPTH
+        if "enum" in schema:
+            return bool(self._source.mentioned(schema["enum"]))
+        return schema.get("type") in ("integer", "number") and self._source.words.issuperset(words_of(name))
+
+
+def _types_of(schema: Mapping[str, Any]) -> list[str]:
+    named = schema.get("type")
+    if named is None:
+        return ["string", "object", "array", "number"]
+    return [named] if isinstance(named, str) else list(named)
+
+
+def _string(schema: Mapping[str, Any], suggested: str, variant: int) -> str:
+    least, most = int(schema.get("minLength", 0)), int(schema.get("maxLength", _MAX_LENGTH))
+    if least > min(most, _MAX_LENGTH):
+        raise Unsatisfiable("no string has that length")
+    if "pattern" in schema:
+        return _patterned(schema["pattern"], least, most, variant)
+    mark = f" {variant}" if variant else ""
+    text = (suggested or "sample")[: max(most - len(mark), 0)] + mark
+    return text[:most].ljust(least, ".")
+
+
+class _PatternStrings(Rstr):
+    """Strings that match a pattern, made in a bounded number of steps, because the pattern is the client's."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(random.Random(seed))  # noqa: S311 - sample text, no secrets
+        self.max_repeats = 0
+        self._steps = 0
+
+    def _handle_state(self, state: Any) -> Any:
+        self._steps += 1
+        if self._steps > _MAX_NODES:
+            raise Unsatisfiable("the pattern takes too long")
+        return super()._handle_state(state)
+
+    def _handle_repeat(self, start_range: int, end_range: int, value: Any) -> str:
+        times = self._random.randint(start_range, max(start_range, min(end_range, self.max_repeats)))
+        return "".join(self._handle_state(state) for _ in range(times) for state in value)
+
+
+def _patterned(pattern: str, least: int, most: int, variant: int) -> str:
+    strings = _PatternStrings(variant)
+    for attempt in range(_MAX_TRIES):
+        strings.max_repeats = 2 + attempt // 4
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                text = strings.xeger(pattern)
+        except (re.error, RecursionError, OverflowError, KeyError, ValueError):
+            break
+        # A pattern that is not anchored leaves room for more text beside the match.
+        for candidate in (text, text.ljust(least, "a"), text.rjust(least, "a")):
+            if least <= len(candidate) <= most and matches_pattern(pattern, candidate, undecided=False):
+                return candidate
+    raise Unsatisfiable(f"no string can be made for the pattern {pattern!r}")
+
+
+def _number(schema: Mapping[str, Any], variant: int, kind: str) -> int | float:
+    """The number within bounds that is nearest to 1, and its neighbours as variants."""
+    low = max((Fraction(str(schema[key])) for key in ("minimum", "exclusiveMinimum") if key in schema), default=None)
+    high = min((Fraction(str(schema[key])) for key in ("maximum", "exclusiveMaximum") if key in schema), default=None)
+    step = Fraction(str(schema.get("multipleOf", 1)))
+    if kind == "number" and "multipleOf" not in schema and low is not None and high is not None:
+        step = min(step, (high - low) / 4) or step
+    nearest = Fraction(1) if low is None else max(low, Fraction(1))
+    first = math.floor((nearest if high is None else min(nearest, high)) / step)
+    for offset in range(2 * _MAX_TRIES):
+        # 0, 1, -1, 2, -2, … steps away.
+        number = (first + (offset + 1) // 2 * (1 if offset % 2 else -1)) * step
+        value = int(number) if number.denominator == 1 else float(number)
+        if is_valid(value, {**schema, "type": kind}):
+            if variant == 0:
+                return value
+            variant -= 1
+    raise Unsatisfiable("no number is within the bounds")
