@@ -8,6 +8,7 @@ from proxy.catalog import Catalog
 from proxy.elastic.errors import ALREADY_EXISTS
 from proxy.endpoints.endpoint import Endpoint, ServiceName, TaskDefaults, TaskType
 from proxy.errors import InvalidRequest, ModelNotFound
+from proxy.setting_types import is_uuid
 from proxy.wire.elastic import EndpointOut, NamedService, PutAnthropic, PutNarrative, ServiceSettingsOut, TaskSettings
 
 ANTHROPIC_REQUESTS_PER_MINUTE = 50
@@ -60,6 +61,18 @@ def check_id(inference_id: str, catalog: Catalog) -> None:
         raise InvalidRequest(f"[{inference_id}] is the name of a model here.", param="inference_id")
 
 
+def check_fallback(name: str, found: Endpoint | None, inference_id: str, catalog: Catalog) -> None:
+    """Raises InvalidRequest: the fallback is neither a model nor another endpoint.
+
+    Args:
+        found: the endpoint of that name, if there is one.
+    """
+    if name not in catalog.by_name and (found is None or name == inference_id):
+        param = "service_settings.fallback"
+        message = f"Invalid `{param}`: there is no model and no other inference endpoint [{name[:100]}]."
+        raise InvalidRequest(message, param=param)
+
+
 def show(endpoint: Endpoint) -> EndpointOut:
     """An endpoint without its credential."""
     settings: ServiceSettingsOut = {"model_id": endpoint.model_id}
@@ -102,6 +115,9 @@ def _narrative(inference_id: str, put: PutNarrative, catalog: Catalog) -> tuple[
         raise InvalidRequest(
             f"Unknown model [{settings.model_id[:100]}]; expected one of {offered}.", param="service_settings.model_id"
         )
+    if settings.data_plane_id is not None and not is_uuid(settings.data_plane_id):
+        param = "service_settings.data_plane_id"
+        raise InvalidRequest(f"Invalid `{param}`: expected a uuid.", param=param)
     endpoint = Endpoint(
         id=inference_id,
         task_type="completion",

@@ -26,7 +26,7 @@ from proxy.elastic.asking import (
     read_timeout,
 )
 from proxy.elastic.errors import error_response
-from proxy.elastic.management import check_task_type, exists_already, not_found, read_endpoint, show
+from proxy.elastic.management import check_fallback, check_task_type, exists_already, not_found, read_endpoint, show
 from proxy.elastic.services import ElasticServices
 from proxy.endpoints.endpoint import Endpoint
 from proxy.errors import InvalidApiKey, InvalidRequest, PermissionDenied, ProxyError, UpstreamError
@@ -103,6 +103,9 @@ async def put_endpoint(request: Request, services: ElasticServices) -> Response:
         raise InvalidRequest("Invalid `service_settings.api_key`: it is required.", param="service_settings.api_key")
     if await services.endpoints.find(inference_id):
         raise exists_already(inference_id)
+    if endpoint.fallback is not None:
+        found = await services.endpoints.find(endpoint.fallback)
+        check_fallback(endpoint.fallback, found, inference_id, services.catalog)
     if services.settings.elastic.verify_on_create:
         await _verify(services, endpoint, key)
     if not await services.endpoints.add(endpoint, key):
