@@ -188,3 +188,29 @@ async def test_under_load_no_request_ends_without_an_answer_or_a_proper_error() 
                 assert answer.json()["error"]["type"] == "overloaded_error"
         assert len(answers) >= 60
         assert server.store.enqueued == sum(answer.status_code == 200 for answer in answers)
+
+
+async def test_requests_that_wait_for_their_turn_to_submit_are_refused_at_once_and_never_submitted() -> None:
+    with pair(
+        1.0, PROXY_SERVER__SHUTDOWN_GRACE_S="20", PROXY_JOBS__MAX_IN_FLIGHT="2", PROXY_JOBS__PLACE_WAIT_S="60"
+    ) as server:
+        async with client_of(server) as client:
+            first = [chat(client, ENDLESS) for _ in range(2)]
+            await in_flight(client, 2)
+            waiting = [chat(client, "Hello!", stream=index == 0) for index in range(4)]
+
+            async def all_wait() -> bool:
+                return "proxy_submissions_waiting 4.0" in (await client.get("/metrics")).text
+
+            await until(all_wait)
+            server.stop()
+            for refused in await asyncio.gather(*waiting):
+                assert refused.status_code == 503
+                assert refused.json()["error"]["type"] == "overloaded_error"
+                assert int(refused.headers["retry-after"]) >= 1
+                assert refused.headers["x-should-retry"] == "true"
+            assert not any(task.done() for task in first), "the grace period goes on for those with a job"
+            server.stop()
+            await asyncio.gather(*first)
+        await exited(server)
+    assert server.store.enqueued == 2

@@ -133,6 +133,9 @@ def test_answers_have_the_media_type_that_was_asked_for(mine: House) -> None:
         ("completion/mine", changed(api_key=7), "service_settings.api_key"),
         ("completion/mine", changed(api_key="tökén"), "service_settings.api_key"),
         ("completion/mine", changed(nonsense=1), "service_settings.nonsense"),
+        ("completion/mine", changed(data_plane_id="my plane"), "service_settings.data_plane_id"),
+        ("completion/other", changed(fallback="nothing"), "service_settings.fallback"),
+        ("completion/other", changed(fallback="other"), "service_settings.fallback"),
         ("completion/mine", changed(rate_limit={"requests_per_minute": 0}), "requests_per_minute"),
         ("completion/mine", {**BODY, "task_settings": {"max_tokens": 0}}, "task_settings.max_tokens"),
         ("completion/mine", {**BODY, "task_settings": {"temperature": "hot"}}, "task_settings.temperature"),
@@ -192,6 +195,13 @@ async def one_data_plane(request: Request) -> Response:
     if request.query_params.get("data_plane_id") not in (None, PLANE):
         return JSONResponse({"error": "Invalid data plane", "error_description": "It was not found"}, 404)
     return JSONResponse({"records": [], "total_records": 0})
+
+
+def test_a_fallback_is_a_model_or_an_endpoint_that_exists(mine: House) -> None:
+    for name, fallback in (("second", "mine"), ("third", "claude-4-5-haiku")):
+        put = mine.http.put(f"/_inference/completion/{name}", json=changed(fallback=fallback))
+        assert put.status_code == 200, put.text
+        assert put.json()["service_settings"]["fallback"] == fallback
 
 
 def test_a_data_plane_that_the_credentials_do_not_reach_is_refused(make_house: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.jobs import Jobs
-from proxy.backends.narrative.webhooks import Webhooks, webhook_options
+from proxy.backends.narrative.webhooks import MAX_BODY_BYTES, Webhooks, webhook_options
 from proxy.storage import ALONE, Membership, MemoryStore
 from tests.conftest import House
 from tests.faults.relay import relay_to
@@ -110,6 +110,24 @@ async def test_a_forged_delivery_is_turned_away(make_house: Any, headers: dict[s
     async with subscribed(make_house) as [house], httpx.AsyncClient(base_url=house.url) as client:
         for token in ("", "?token=guess"):
             assert (await client.post(f"{PATH}{token}", json={"data": {}}, headers=headers)).status_code == 401
+
+
+async def test_the_body_of_a_forged_delivery_is_not_waited_for(make_house: Any) -> None:
+    async with subscribed(make_house) as [house]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(house.url.rsplit(":", 1)[1]))
+        writer.write(f"POST {PATH}?token=guess HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n".encode())
+        async with asyncio.timeout(30):
+            assert b" 401 " in await reader.readline()
+        writer.close()
+
+
+@pytest.mark.parametrize(("size", "status"), [(MAX_BODY_BYTES, 204), (MAX_BODY_BYTES + 1, 413)])
+async def test_a_genuine_delivery_is_read_up_to_a_bound(make_house: Any, size: int, status: int) -> None:
+    async with subscribed(make_house) as [house], httpx.AsyncClient(base_url=house.url) as client:
+        token = webhook_options(house.environ["PROXY_WEBHOOKS__PUBLIC_URL"], "narrative-token").token
+        body = b'{"data": {"job_id": "none", "state": "completed", "input": ""}}'
+        body = body[:-3] + b" " * (size - len(body)) + body[-3:]
+        assert (await client.post(PATH, params={"token": token}, content=body)).status_code == status
 
 
 def test_without_a_public_url_there_is_no_such_route(house: House) -> None:

@@ -6,7 +6,7 @@
     does not read its response                `send_timeout_s` without progress
     is idle between requests                  `keep_alive_s`
 
-At `max_connections` the one that has waited longest for a request is closed for a new one, so that idle connections keep nobody out.
+At `max_connections` the one that has waited longest for a whole request is closed for a new one, so that these keep nobody out.
 """
 
 import asyncio
@@ -80,7 +80,7 @@ class ServerConfig(uvicorn.Config):
         )
         self.limits = limits
         self.waiting: dict[_Connection, None] = {}
-        """Connections without a request under way, the one that has waited longest first."""
+        """Connections whose client has sent no whole request yet, the one that has waited longest first."""
 
 
 def raise_descriptor_limit() -> int:
@@ -127,11 +127,14 @@ class _Connection(H11Protocol):
             return
         super().data_received(data)
         self._body_bytes += len(data)
-        if self.conn.their_state is h11.IDLE:
-            self._expect("headers")
-        else:
-            self.config.waiting.pop(self, None)
-            self._expect("body" if self.conn.their_state is h11.SEND_BODY else "nothing")
+        match self.conn.their_state:
+            case h11.IDLE:
+                self._expect("headers")
+            case h11.SEND_BODY:
+                self._expect("body")
+            case _:
+                self.config.waiting.pop(self, None)
+                self._expect("nothing")
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -178,7 +181,7 @@ class _Connection(H11Protocol):
             wait = max(earned - allowed, 1.0)
             self._read_timer = self.loop.call_later(wait, self._read_timed_out, allowed + wait)
             return
-        log.info("a client did not send its request in time", waited_for=self._reading)
+        log.debug("a client did not send its request in time", waited_for=self._reading)
         self._refuse(408, f"The request's {self._reading} did not arrive in time.")
 
     def _refuse(self, status: int, message: str) -> None:
@@ -194,6 +197,7 @@ class _Connection(H11Protocol):
                 ("content-type", "application/json"),
                 ("content-length", str(len(body))),
                 ("connection", "close"),
+                ("retry-after", "1"),
             ]
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
