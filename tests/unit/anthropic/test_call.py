@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-
 from proxy.anthropic.call import MessagesCall, make_call
 from proxy.anthropic.reading import Reader
 from proxy.translate.plan import PlanRules
