@@ -245,7 +245,7 @@ async def test_the_api_key_is_struck_out_of_a_failure(setting: Setting) -> None:
     setting.jobs.ends["0.first"] = [failed(f"the key {KEY}\nis bad")]
     with pytest.raises(PaidFailure) as caught:
         await setting.result()
-    assert "the key [key] is bad" in caught.value.message
+    assert "the key [redacted] is bad" in caught.value.message
     assert KEY not in caught.value.message
 
 
