@@ -10,7 +10,7 @@ from typing import Any
 from proxy.backends.narrative import types as blocks
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest
-from proxy.schemas import CompiledSchema, compile_parameters, compile_schema
+from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema
 from proxy.translate.messages import called_names, translate_messages
 from proxy.translate.names import upstream_names
 from proxy.translate.offer import menu_of
@@ -57,6 +57,7 @@ class _Draft:
     body: dict[str, Any]
     adjusted: list[str] = field(default_factory=list)
     parameters: dict[str, CompiledSchema] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
 
 
 def make_call(request: chat.ChatRequest, rules: PlanRules, *, default_max_tokens: int) -> MessagesCall:
@@ -76,7 +77,7 @@ def make_call(request: chat.ChatRequest, rules: PlanRules, *, default_max_tokens
     draft.adjusted += conversation.repairs
     draft.body["messages"] = [_turn(turn) for turn in conversation.turns]
     system = [conversation.system] if conversation.system else []
-    output = _add_format(draft.body, system, request, rules)
+    output = _add_format(draft, system, request, rules)
     if system:
         draft.body["system"] = "\n\n".join(system)
     limit = request.max_completion_tokens or request.max_tokens or default_max_tokens
@@ -116,13 +117,15 @@ def _add_tools(
 ) -> None:
     """Tools with their own schemas, or with the compiled ones where property names are refused upstream."""
     body = draft.body
-    menu = menu_of(request, names, card, limits=rules.schema_limits, max_tools=rules.max_tools)
+    menu = menu_of(request, names, card, limits=rules.schema_limits, max_tools=rules.max_tools, budget=draft.budget)
     specs = _specs(request)
     if not specs:
         return
     if menu is None:
         for spec in specs:
-            compiled = compile_parameters(spec.parameters, param="tools", dialect="full", limits=rules.schema_limits)
+            compiled = compile_parameters(
+                spec.parameters, param="tools", dialect="full", limits=rules.schema_limits, budget=draft.budget
+            )
             draft.parameters.update({spec.name: compiled} if compiled.aliases else {})
         body["tools"], body["tool_choice"] = [_tool(spec, names, draft) for spec in specs], {"type": "none"}
         return
@@ -150,15 +153,15 @@ def _tool(spec: chat.FunctionSpec, names: Mapping[str, str], draft: _Draft) -> d
     return tool
 
 
-def _add_format(
-    body: dict[str, Any], system: list[str], request: chat.ChatRequest, rules: PlanRules
-) -> CompiledSchema | None:
+def _add_format(draft: _Draft, system: list[str], request: chat.ChatRequest, rules: PlanRules) -> CompiledSchema | None:
     """The structured output, where its text must be turned back."""
     match request.response_format:
         case chat.JsonSchemaFormat(json_schema=spec):
             param = "response_format.json_schema.schema"
-            compiled = compile_schema(spec.schema_, param=param, dialect="anthropic", limits=rules.schema_limits)
-            body["output_config"] = {"format": {"type": "json_schema", "schema": compiled.schema}}
+            compiled = compile_schema(
+                spec.schema_, param=param, dialect="anthropic", limits=rules.schema_limits, budget=draft.budget
+            )
+            draft.body["output_config"] = {"format": {"type": "json_schema", "schema": compiled.schema}}
             return compiled if compiled.aliases or compiled.json_texts else None
         case chat.TextFormat(type="json_object"):
             system.append(_JSON_ONLY)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest
-from proxy.schemas import CompiledSchema, SchemaLimits, compile_parameters, without_bounds
+from proxy.schemas import Budget, CompiledSchema, SchemaLimits, compile_parameters, without_bounds
 from proxy.translate.tools import OfferedTool, ToolMenu
 from proxy.wire import openai as chat
 
@@ -22,13 +22,20 @@ class _Choice:
 _NONE = _Choice(names=frozenset())
 
 
-def menu_of(
-    request: chat.ChatRequest, names: Mapping[str, str], card: ModelCard, *, limits: SchemaLimits, max_tools: int
+def menu_of(  # noqa: PLR0913  limits of three kinds
+    request: chat.ChatRequest,
+    names: Mapping[str, str],
+    card: ModelCard,
+    *,
+    limits: SchemaLimits,
+    max_tools: int,
+    budget: Budget,
 ) -> ToolMenu | None:
     """The tools that may be called, None when there are none.
 
     Args:
         names: the client's tool name → its name upstream.
+        budget: the work that all schemas of the request may cause.
 
     Raises:
         InvalidRequest: a tool, its schema or the choice is wrong; `param` is its path.
@@ -53,6 +60,7 @@ def menu_of(
                     param=_path(field, index, "parameters"),
                     dialect=card.schema_keywords,
                     limits=limits,
+                    budget=budget,
                 ),
                 card,
             ),

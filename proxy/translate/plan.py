@@ -11,7 +11,7 @@ from typing import Literal
 from proxy.backends.narrative import types as upstream
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest
-from proxy.schemas import SchemaLimits, compile_schema
+from proxy.schemas import Budget, SchemaLimits, compile_schema
 from proxy.translate.envelope import Envelope, StructuredAnswer
 from proxy.translate.jsontext import dump_json
 from proxy.translate.messages import Conversation, HistoryRules, called_names, translate_messages
@@ -112,14 +112,15 @@ def make_plan(request: chat.ChatRequest, card: ModelCard, rules: PlanRules) -> P
     Raises:
         InvalidRequest: something in the request cannot be had; `param` is its path.
     """
-    plan = _plan(request, card, rules)
+    budget = Budget()
+    plan = _plan(request, card, rules, budget)
     if card.tool_encoding == "text" or len(dump_json(plan.config.output_format_schema)) <= card.max_schema_bytes:
         return plan
-    simple = _plan(request, card.model_copy(update={"tool_encoding": "text"}), rules)
+    simple = _plan(request, card.model_copy(update={"tool_encoding": "text"}), rules, budget)
     return replace(simple, adjusted=(*simple.adjusted, SIMPLE_FORM))
 
 
-def _plan(request: chat.ChatRequest, card: ModelCard, rules: PlanRules) -> Plan:
+def _plan(request: chat.ChatRequest, card: ModelCard, rules: PlanRules, budget: Budget) -> Plan:
     if (request.n or 1) > rules.max_choices:
         raise InvalidRequest(f"`n` is {request.n}; expected {rules.max_choices} at most.", param="n")
     offered = [tool.function for tool in request.tools or ()] + list(request.functions or ())
@@ -128,8 +129,8 @@ def _plan(request: chat.ChatRequest, card: ModelCard, rules: PlanRules) -> Plan:
     conversation = translate_messages(request.messages, names, history)
     thinking = thinking_of(request, rules)
     envelope = Envelope(
-        answer=structured_answer(request.response_format, card, rules.schema_limits),
-        menu=menu_of(request, names, card, limits=rules.schema_limits, max_tools=rules.max_tools),
+        answer=structured_answer(request.response_format, card, rules.schema_limits, budget),
+        menu=menu_of(request, names, card, limits=rules.schema_limits, max_tools=rules.max_tools, budget=budget),
         reasoning_budget=thinking.budget,
     )
     limit = request.max_completion_tokens or request.max_tokens or card.max_tokens
@@ -191,13 +192,15 @@ def thinking_of(request: chat.ChatRequest, rules: PlanRules) -> Thinking:
 
 
 def structured_answer(
-    wanted: chat.ResponseFormat | None, card: ModelCard, limits: SchemaLimits
+    wanted: chat.ResponseFormat | None, card: ModelCard, limits: SchemaLimits, budget: Budget
 ) -> StructuredAnswer | None:
     as_text = card.tool_encoding == "text"
     match wanted:
         case chat.JsonSchemaFormat(json_schema=spec):
             param = "response_format.json_schema.schema"
-            compiled = compile_schema(spec.schema_, param=param, dialect=card.schema_keywords, limits=limits)
+            compiled = compile_schema(
+                spec.schema_, param=param, dialect=card.schema_keywords, limits=limits, budget=budget
+            )
             return StructuredAnswer(in_dialect(compiled, card), strict=bool(spec.strict), as_text=as_text)
         case chat.TextFormat(type="json_object"):
             anything = {"type": "object", "description": "The answer: a JSON object."}

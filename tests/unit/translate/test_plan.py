@@ -11,6 +11,7 @@ from proxy.errors import InvalidRequest
 from proxy.translate.messages import HistoryRules
 from proxy.translate.plan import Plan, PlanRules, make_plan
 from proxy.wire.openai import ChatRequest
+from tests.unit.schemas.test_budget import entangled
 
 CARD = ModelCard(id="anthropic.claude-haiku-4.5", names=("haiku",), max_tokens=4096)
 RULES = PlanRules(efforts={"low": 2048, "medium": 4096})
@@ -272,3 +273,16 @@ def test_asking_again_adds_the_output_and_what_was_wrong_with_it() -> None:
     assert [turn.role for turn in again.messages] == ["user", "assistant", "user"]
     assert again.messages[1].content[0].text == '{"x":1}'
     assert "`x` is wrong" in again.messages[2].content[0].text
+
+
+def test_the_schemas_of_one_request_share_one_budget() -> None:
+    """A hundred tools of definitions that contain each other took minutes of CPU time."""
+    tools = [
+        {"type": "function", "function": {"name": f"t{number}", "parameters": entangled(5_000 + number)}}
+        for number in range(100)
+    ]
+    error = refused(tools=tools)
+    assert error.code == "schema_too_complex"
+    assert error.param is not None
+    assert error.param.startswith("tools[")
+    assert offered(plan(tools=tools[:2])) == ["t0", "t1"]
