@@ -233,7 +233,7 @@ class JobStore:
     def count_by_state(self) -> dict[str, int]:
         """How many jobs are in each state now."""
         now = self.clock()
-        return dict(Counter(str(job.state_at(now)) for job in self._jobs.values()))
+        return dict(Counter(str(job.state_at(now)) for job in self.jobs()))
 
     def new_id(self) -> tuple[str, int]:
         """The id and number of the next job."""

@@ -24,6 +24,7 @@ from proxy.settings import Settings
 
 _HARD_LIMIT_S: Final = 5
 """Seconds that clients who do not read have once everything is answered; the grace period before it is the app's (`proxy/lifecycle.py`)."""
+_LAST_CHANCE_S: Final = 1.0
 _BODY_BYTES_PER_SECOND: Final = 1024
 _OWN_DESCRIPTORS: Final = 128
 """Kept for files, the store and the connections of listeners, beside those to upstreams."""
@@ -107,6 +108,7 @@ class _Connection(H11Protocol):
     _read_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     _body_bytes = 0
+    _overdue = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -171,7 +173,7 @@ class _Connection(H11Protocol):
         if what != "nothing":
             limits = self.config.limits
             timeout = limits.header_timeout_s if what == "headers" else limits.body_timeout_s
-            self._body_bytes = 0
+            self._body_bytes, self._overdue = 0, False
             self._read_timer = self.loop.call_later(timeout, self._read_timed_out, timeout)
 
     def _read_timed_out(self, allowed: float) -> None:
@@ -180,6 +182,11 @@ class _Connection(H11Protocol):
             # The application does not read on, or the client sends fast enough.
             wait = max(earned - allowed, 1.0)
             self._read_timer = self.loop.call_later(wait, self._read_timed_out, allowed + wait)
+            return
+        if not self._overdue:
+            # On a busy server the rest may have arrived, and not been read.
+            self._overdue = True
+            self._read_timer = self.loop.call_later(_LAST_CHANCE_S, self._read_timed_out, allowed)
             return
         log.debug("a client did not send its request in time", waited_for=self._reading)
         self._refuse(408, f"The request's {self._reading} did not arrive in time.")

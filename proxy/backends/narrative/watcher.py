@@ -14,15 +14,13 @@ from typing import Any, Final
 
 from proxy.backends.narrative.answers import UNREADABLE
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import Ended, Observer, ReliabilityChanged, Unreadable
+from proxy.backends.narrative.events import Ended, Observer, Unreadable
+from proxy.backends.narrative.lists import MOST_FAILURES, STATES, ListCursor, Sources
 from proxy.backends.narrative.polling import (
-    STATES,
     Budget,
     Durations,
-    ListCursor,
     PolledJob,
     Polls,
-    Reliability,
     Situation,
     next_polls,
 )
@@ -44,7 +42,6 @@ _DOUBT: Final = 2.5
 """Seconds without a message of the leader, which sends one a second, until a follower reads its jobs itself."""
 _SILENCE: Final = 6.0
 """Seconds until it reads the lists itself, with its share of the budget."""
-_HOPELESS_FAILURES: Final = 3
 _HOPELESS: Final = 10.0
 """Seconds for which a leader whose list reads fail lets another replica lead."""
 _RESTART: Final = 1.0
@@ -118,9 +115,7 @@ class AccountWatcher:
         now = self._loop.time()
         self._budget = Budget(options.reads_per_second, max(1.0, options.reads_per_second / 5), now)
         self._lists = {state.value: ListCursor(state.value) for state in STATES}
-        self._shows = {state.value: Reliability(reliable=True, patience=1.0) for state in STATES}
-        self._webhooks = Reliability(reliable=False, patience=3.0)
-        self._reliable = {"list": True, "webhook": False}
+        self._sources = Sources(observe)
         self.has_webhooks = False
         self._jobs: dict[str, WatchedJob] = {}
         self._polls = Polls()
@@ -173,7 +168,7 @@ class AccountWatcher:
 
     def webhook_for_another(self, job_id: str) -> None:
         """A webhook showed the end of a job that is not waited for (any more)."""
-        self._webhooks.shown(job_id)
+        self._sources.webhooks.shown(job_id)
 
     def fail(self, job: WatchedJob, error: ProxyError) -> None:
         """End the wait for a job with an error."""
@@ -188,14 +183,12 @@ class AccountWatcher:
         job.future.set_result(found)
         now = self._loop.time()
         self._durations.learn(job.model, _duration(found, now - job.started))
+        closely = self._polls.closely and self.role.silence < _DOUBT
         if source == "list":
-            self._shows[found.state].hit()
-        elif self._polls.closely and self.role.silence < _DOUBT:
-            self._shows[found.state].owe(job.id, now, self._lists[found.state].reads)
-        if source == "webhook":
-            self._webhooks.hit()
-        elif self.has_webhooks:
-            self._webhooks.owe(job.id, now)
+            self._sources.lists[found.state].hit()
+        self._sources.ended(
+            job.id, source, now, self._lists[found.state] if closely else None, webhooks=self.has_webhooks
+        )
         self.drop(job)
         self._observe(Ended(job.id, job.model, found.state, source, now - job.started, _delay(found)))
 
@@ -208,7 +201,7 @@ class AccountWatcher:
         lingers = self.role.membership.leads and now - self._last_left < _LINGER
         if lingers or not self.idle:
             hopeless = any(
-                cursor.failures >= _HOPELESS_FAILURES and now - cursor.failed_at < _HOPELESS
+                cursor.failures >= MOST_FAILURES and now - cursor.failed_at < _HOPELESS
                 for cursor in self._lists.values()
             )
             await self.role.renew(may_lead=self.role.membership.members == 1 or not hopeless)
@@ -230,7 +223,7 @@ class AccountWatcher:
         now = self._loop.time()
         if not cursor.misses(read.ids):
             cursor.read_elsewhere(read.ids, now)
-            self._shows[cursor.state].settle(now, cursor.reads)
+            self._sources.lists[cursor.state].settle(now, cursor.reads)
         elif cursor.rested(now):
             self._budget.take(now)
             cursor.start(now)
@@ -278,27 +271,17 @@ class AccountWatcher:
         membership = self.role.membership
         alone = membership.leads and membership.members == 1
         self._budget.share = 1.0 if membership.leads else 1 / membership.members
-        self._webhooks.settle(self._loop.time())
-        self._judge()
+        self._sources.judge(self._lists.values(), self._loop.time())
         if alone and not (self._polls.closely or self._polls.glance):
-            for shows in self._shows.values():
+            for shows in self._sources.lists.values():
                 shows.forgive()
         return Situation(
             leads=membership.leads or self.role.silence >= _SILENCE,
             members=membership.members,
-            lists_reliable=self._reliable["list"] and self.role.silence < _DOUBT,
-            webhooks_reliable=self._reliable["webhook"],
+            lists_reliable=self._sources.reliable["list"] and self.role.silence < _DOUBT,
+            webhooks_reliable=self._sources.reliable["webhook"],
             free_reads=_MOST_READS - self._reading,
         )
-
-    def _judge(self) -> None:
-        """Report it when the lists or the webhooks became unreliable, or reliable again."""
-        readable = all(cursor.failures < _HOPELESS_FAILURES for cursor in self._lists.values())
-        lists = readable and all(shows.reliable for shows in self._shows.values())
-        for source, reliable in (("list", lists), ("webhook", self._webhooks.reliable)):
-            if reliable != self._reliable[source]:
-                self._reliable[source] = reliable
-                self._observe(ReliabilityChanged(source, reliable))
 
     # ------------------------------------------------------------ reads
 
@@ -342,17 +325,16 @@ class AccountWatcher:
                     self._budget.take(self._loop.time())
             cursor.end(self._loop.time())
         except ProxyError as error:
-            self._give_way(error, started)
+            _give_way(self._budget, error, started, self._loop.time())
             if not isinstance(error, RateLimited):
                 cursor.failed(self._loop.time())
-            self._judge()
         else:
-            self._shows[cursor.state].settle(self._loop.time(), cursor.reads)
-            self._judge()
+            self._sources.lists[cursor.state].settle(self._loop.time(), cursor.reads)
             if membership.leads_others:
                 await self.role.publish(cursor.state, shown, known)
         finally:
             cursor.running = False
+            self._sources.judge(self._lists.values(), self._loop.time())
 
     def _take_all(self, records: Iterable[Record], state: str) -> list[str]:
         """Take in the records of a list; returns their ids."""
@@ -365,7 +347,7 @@ class AccountWatcher:
             if job is not None:
                 self.take(job, record.job(), "list")
             else:
-                self._shows[state].shown(job_id)
+                self._sources.lists[state].shown(job_id)
         return ids
 
     def _start_read(self, job: WatchedJob) -> None:
@@ -404,8 +386,12 @@ class AccountWatcher:
         try:
             found = await job.client.get_job(job.id)
         except ProxyError as error:
-            self._give_way(error, started)
-            self._refused(job, error)
+            now = self._loop.time()
+            _give_way(self._budget, error, started, now)
+            if error.code == UNREADABLE:
+                self._observe(Unreadable(job.id))
+            if final := _verdict(job, error, self._options, now):
+                self.fail(job, final)
             return
         self._budget.succeeded()
         job.refusals, job.unreadable_since = 0, None
@@ -421,31 +407,28 @@ class AccountWatcher:
         job.incomplete_since = job.incomplete_since or now
         return now - job.incomplete_since < self._options.result_lag
 
-    def _give_way(self, error: ProxyError, started: float) -> None:
-        """Read less when Narrative limits us or is away."""
-        now = self._loop.time()
-        if isinstance(error, RateLimited):
-            self._budget.limited(started, now, error.retry_after or 1.0)
-        elif isinstance(error, UpstreamError) and error.code == "narrative_unavailable":
-            self._budget.failed(started, now)
 
-    def _refused(self, job: WatchedJob, error: ProxyError) -> None:
-        """Only repeated answers that there is no such job for us, or that it cannot be read, end a wait; all else may pass."""
-        now = self._loop.time()
-        if isinstance(error, UpstreamError) and error.code == UNREADABLE:
-            if job.unreadable_since is None:
-                job.unreadable_since = now
-                log.warning("the record of a job could not be read", extra={"job_id": job.id})
-            self._observe(Unreadable(job.id))
-            if now - job.unreadable_since >= self._options.unreadable_after:
-                self.fail(job, UpstreamError(error.message, code=UNREADABLE, job_id=job.id))
-            return
-        lasting = isinstance(error, PermissionDenied) or (
-            isinstance(error, UpstreamError) and error.code in {"narrative_job_lost", "narrative_unauthorized"}
-        )
-        job.refusals = job.refusals + 1 if lasting else 0
-        if job.refusals >= self._options.lost_reads and now - job.started >= self._options.lost_after:
-            self.fail(job, error)
+def _give_way(budget: Budget, error: ProxyError, started: float, now: float) -> None:
+    """Read less when Narrative limits us or is away."""
+    if isinstance(error, RateLimited):
+        budget.limited(started, now, error.retry_after or 1.0)
+    elif isinstance(error, UpstreamError) and error.code == "narrative_unavailable":
+        budget.failed(started, now)
+
+
+def _verdict(job: WatchedJob, error: ProxyError, options: WatchOptions, now: float) -> ProxyError | None:
+    """The error that ends the wait for a job whose read failed. Only repeated answers that there is no such job for us, or that it
+    cannot be read, do; all else may pass."""
+    if error.code == UNREADABLE:
+        if job.unreadable_since is None:
+            job.unreadable_since = now
+            log.warning("the record of a job could not be read", extra={"job_id": job.id})
+        final = now - job.unreadable_since >= options.unreadable_after
+        return UpstreamError(error.message, code=UNREADABLE, job_id=job.id) if final else None
+    lasting = isinstance(error, PermissionDenied) or error.code in {"narrative_job_lost", "narrative_unauthorized"}
+    job.refusals = job.refusals + 1 if lasting else 0
+    lost = job.refusals >= options.lost_reads and now - job.started >= options.lost_after
+    return error if lost else None
 
 
 def _duration(job: Job, seconds: float) -> float:

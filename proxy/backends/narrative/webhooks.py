@@ -1,7 +1,7 @@
 """Webhooks: the subscription, which one replica keeps for all, and the route that takes deliveries.
 
 A delivery is a hint. It can come twice, late, out of order, or from someone else; none of these does harm. Whether deliveries come at
-all is measured (`polling.Reliability`), not assumed. Source: shared contract `narrative.md`, section Webhooks.
+all is measured (`lists.Reliability`), not assumed. Source: shared contract `narrative.md`, section Webhooks.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from yarl import URL
 
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.jobs import Jobs
-from proxy.backends.narrative.polling import STATES
+from proxy.backends.narrative.lists import STATES
 from proxy.backends.narrative.records import Record, parse_json, parse_record
 from proxy.backends.narrative.types import Webhook, WebhookRequest
 from proxy.errors import ProxyError, UnknownUrl, UpstreamError
