@@ -184,14 +184,23 @@ class Sources:
         self.webhooks = Reliability(reliable=False, patience=3.0)
         self.reliable = {"list": True, "webhook": False}
 
-    def ended(self, job_id: str, source: str, now: float, closely_read: "ListCursor | None", *, webhooks: bool) -> None:
-        """An end was noticed. `closely_read`: the list that owes it; `webhooks`: whether they owe it."""
-        if closely_read is not None and source != "list":
-            self.lists[closely_read.state].owe(job_id, now, closely_read.reads)
+    def ended(  # noqa: PLR0913
+        self, job_id: str, source: str, now: float, cursor: ListCursor, *, closely: bool, webhooks: bool
+    ) -> None:
+        """An end was noticed. `closely`: the list is read so often that it owes the end; `webhooks`: whether they owe it."""
+        if source == "list":
+            self.lists[cursor.state].hit()
+        elif closely:
+            self.lists[cursor.state].owe(job_id, now, cursor.reads)
         if source == "webhook":
             self.webhooks.hit()
         elif webhooks:
             self.webhooks.owe(job_id, now)
+
+    def forgive(self) -> None:
+        """The lists are not read closely for a while."""
+        for shows in self.lists.values():
+            shows.forgive()
 
     def judge(self, cursors: Iterable[ListCursor], now: float) -> None:
         """Report it when the lists or the webhooks became unreliable, or reliable again."""

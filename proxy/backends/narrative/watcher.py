@@ -15,7 +15,8 @@ from typing import Any, Final
 from proxy.backends.narrative.answers import UNREADABLE
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import Ended, Observer, Unreadable
-from proxy.backends.narrative.lists import MOST_FAILURES, STATES, ListCursor, Sources
+from proxy.backends.narrative.list_reader import ListReader, give_way
+from proxy.backends.narrative.lists import ListCursor
 from proxy.backends.narrative.polling import (
     Budget,
     Durations,
@@ -27,7 +28,7 @@ from proxy.backends.narrative.polling import (
 from proxy.backends.narrative.records import Record
 from proxy.backends.narrative.replicas import AccountRole, ListRead
 from proxy.backends.narrative.types import Job, JobState
-from proxy.errors import PermissionDenied, ProxyError, RateLimited, UpstreamError
+from proxy.errors import PermissionDenied, ProxyError, UpstreamError
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,6 @@ _DOUBT: Final = 2.5
 """Seconds without a message of the leader, which sends one a second, until a follower reads its jobs itself."""
 _SILENCE: Final = 6.0
 """Seconds until it reads the lists itself, with its share of the budget."""
-_HOPELESS: Final = 10.0
-"""Seconds for which a leader whose list reads fail lets another replica lead."""
 _RESTART: Final = 1.0
 
 
@@ -107,15 +106,13 @@ class AccountWatcher:
         self, client: NarrativeClient, role: AccountRole, durations: Durations, options: WatchOptions, observe: Observer
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._client = client
         self.role = role
         self._durations = durations
         self._options = options
         self._observe = observe
         now = self._loop.time()
         self._budget = Budget(options.reads_per_second, max(1.0, options.reads_per_second / 5), now)
-        self._lists = {state.value: ListCursor(state.value) for state in STATES}
-        self._sources = Sources(observe)
+        self._lists = ListReader(client, self._budget, observe)
         self.has_webhooks = False
         self._jobs: dict[str, WatchedJob] = {}
         self._polls = Polls()
@@ -168,7 +165,7 @@ class AccountWatcher:
 
     def webhook_for_another(self, job_id: str) -> None:
         """A webhook showed the end of a job that is not waited for (any more)."""
-        self._sources.webhooks.shown(job_id)
+        self._lists.sources.webhooks.shown(job_id)
 
     def fail(self, job: WatchedJob, error: ProxyError) -> None:
         """End the wait for a job with an error."""
@@ -184,11 +181,8 @@ class AccountWatcher:
         now = self._loop.time()
         self._durations.learn(job.model, _duration(found, now - job.started))
         closely = self._polls.closely and self.role.silence < _DOUBT
-        if source == "list":
-            self._sources.lists[found.state].hit()
-        self._sources.ended(
-            job.id, source, now, self._lists[found.state] if closely else None, webhooks=self.has_webhooks
-        )
+        cursor = self._lists.cursors[found.state]
+        self._lists.sources.ended(job.id, source, now, cursor, closely=closely, webhooks=self.has_webhooks)
         self.drop(job)
         self._observe(Ended(job.id, job.model, found.state, source, now - job.started, _delay(found)))
 
@@ -200,11 +194,7 @@ class AccountWatcher:
         now = self._loop.time()
         lingers = self.role.membership.leads and now - self._last_left < _LINGER
         if lingers or not self.idle:
-            hopeless = any(
-                cursor.failures >= MOST_FAILURES and now - cursor.failed_at < _HOPELESS
-                for cursor in self._lists.values()
-            )
-            await self.role.renew(may_lead=self.role.membership.members == 1 or not hopeless)
+            await self.role.renew(may_lead=self.role.membership.members == 1 or not self._lists.hopeless)
         else:
             await self.role.resign()
         self._begin()
@@ -214,20 +204,10 @@ class AccountWatcher:
         """Another replica read a list, or just lives."""
         if not self.role.membership.leads:
             self.role.heard()
-        cursor = self._lists.get(read.state)
-        if cursor is None:
-            return
-        self._take_all(read.records, cursor.state)
-        if self.role.membership.leads or cursor.running:
-            return
-        now = self._loop.time()
-        if not cursor.misses(read.ids):
-            cursor.read_elsewhere(read.ids, now)
-            self._sources.lists[cursor.state].settle(now, cursor.reads)
-        elif cursor.rested(now):
-            self._budget.take(now)
-            cursor.start(now)
-            self._spawn(self._read_list(cursor))
+        if cursor := self._lists.cursors.get(read.state):
+            self._take_all(read.records, cursor.state)
+            if not self.role.membership.leads and self._lists.missed(cursor, read.ids):
+                self._spawn(self._read_list(cursor))
 
     async def aclose(self) -> None:
         """Stop reading."""
@@ -243,10 +223,10 @@ class AccountWatcher:
         while not self.idle:
             self._wake.clear()
             polls = self._polls = next_polls(
-                self._jobs.values(), self._lists, self._situation(), self._budget, self._loop.time()
+                self._jobs.values(), self._lists.cursors, self._situation(), self._budget, self._loop.time()
             )
             for state in polls.lists:
-                self._spawn(self._read_list(self._lists[state]))
+                self._spawn(self._read_list(self._lists.cursors[state]))
             for job in polls.jobs:
                 if isinstance(job, WatchedJob):
                     self._start_read(job)
@@ -271,15 +251,14 @@ class AccountWatcher:
         membership = self.role.membership
         alone = membership.leads and membership.members == 1
         self._budget.share = 1.0 if membership.leads else 1 / membership.members
-        self._sources.judge(self._lists.values(), self._loop.time())
+        self._lists.judge()
         if alone and not (self._polls.closely or self._polls.glance):
-            for shows in self._sources.lists.values():
-                shows.forgive()
+            self._lists.sources.forgive()
         return Situation(
             leads=membership.leads or self.role.silence >= _SILENCE,
             members=membership.members,
-            lists_reliable=self._sources.reliable["list"] and self.role.silence < _DOUBT,
-            webhooks_reliable=self._sources.reliable["webhook"],
+            lists_reliable=self._lists.sources.reliable["list"] and self.role.silence < _DOUBT,
+            webhooks_reliable=self._lists.sources.reliable["webhook"],
             free_reads=_MOST_READS - self._reading,
         )
 
@@ -298,88 +277,48 @@ class AccountWatcher:
 
     async def _read_list(self, cursor: ListCursor) -> None:
         """Read what is new in a list. With other replicas, whose jobs may be in other data planes, that of all of them."""
-        membership, known, glance = self.role.membership, cursor.known, self._polls.glance
+        membership, known = self.role.membership, cursor.known
         planes = {job.data_plane_id for job in self._jobs.values()} if membership.members == 1 else set()
         plane = planes.pop() if len(planes) == 1 else None
-        started = self._loop.time()
         shown: list[Record] = []
-        offset, asked = 0, cursor.begin(started)
-        try:
-            while asked:
-                page = await self._client.list_jobs(
-                    type="model_inference",
-                    state=cursor.state,
-                    data_plane_id=plane,
-                    per_page=asked,
-                    offset=offset or None,
-                    order_by="updated_at_desc",
-                )
-                self._budget.succeeded()
-                ids = self._take_all(page.records, cursor.state)
-                shown += page.records
-                offset += asked
-                asked = cursor.absorb(ids, len(page.records), asked, page.size)
-                if glance:
-                    break
-                if asked:
-                    self._budget.take(self._loop.time())
-            cursor.end(self._loop.time())
-        except ProxyError as error:
-            _give_way(self._budget, error, started, self._loop.time())
-            if not isinstance(error, RateLimited):
-                cursor.failed(self._loop.time())
-        else:
-            self._sources.lists[cursor.state].settle(self._loop.time(), cursor.reads)
-            if membership.leads_others:
-                await self.role.publish(cursor.state, shown, known)
-        finally:
-            cursor.running = False
-            self._sources.judge(self._lists.values(), self._loop.time())
+        async for records in self._lists.pages(cursor, plane, glance=self._polls.glance):
+            self._take_all(records, cursor.state)
+            shown += records
+        if membership.leads_others and not cursor.failures:
+            await self.role.publish(cursor.state, shown, known)
 
-    def _take_all(self, records: Iterable[Record], state: str) -> list[str]:
-        """Take in the records of a list; returns their ids."""
-        ids = []
+    def _take_all(self, records: Iterable[Record], state: str) -> None:
+        """Take in the records of a list."""
         for record in records:
-            if (job_id := record.name) is None:
-                continue
-            ids.append(job_id)
-            job = self._jobs.get(job_id)
-            if job is not None:
+            if (job := self._jobs.get(record.name or "")) is not None:
                 self.take(job, record.job(), "list")
-            else:
-                self._sources.lists[state].shown(job_id)
-        return ids
+            elif record.name:
+                self._lists.sources.lists[state].shown(record.name)
 
     def _start_read(self, job: WatchedJob) -> None:
         job.own_read = False
         job.reading = True
         job.read_at = self._loop.time()
-        if job.urgent_at is None:
-            self._reading += 1
-            self._spawn(self._read_job(job))
-        else:
+        hinted = job.urgent_at is not None
+        if hinted:
             self._urgent += 1
-            self._spawn(self._read_hinted(job))
+        else:
+            self._reading += 1
+        self._spawn(self._read_job(job, hinted=hinted))
 
-    async def _read_job(self, job: WatchedJob) -> None:
+    async def _read_job(self, job: WatchedJob, *, hinted: bool) -> None:
+        """Read a job. One that is said to have ended is read a few times: the list can be ahead of the job."""
         try:
-            await self._read(job, "read")
+            await self._read(job, job.source if hinted else "read")
         finally:
-            self._reading -= 1
             job.reading = False
-
-    async def _read_hinted(self, job: WatchedJob) -> None:
-        """Read a job that is said to have ended. The list can be ahead of the job, so it is read a few times."""
-        try:
-            await self._read(job, job.source)
-        finally:
-            self._urgent -= 1
-            job.reading = False
-            job.hinted_reads += 1
-            if job.hinted_reads < _MOST_HINTED_READS:
-                job.urgent_at = self._loop.time() + _HINT_PAUSE * 2**job.hinted_reads
+            if not hinted:
+                self._reading -= 1
             else:
-                job.urgent_at, job.hinted_reads = None, 0
+                self._urgent -= 1
+                job.hinted_reads = (job.hinted_reads + 1) % _MOST_HINTED_READS
+                again = self._loop.time() + _HINT_PAUSE * 2**job.hinted_reads
+                job.urgent_at = again if job.hinted_reads else None
 
     async def _read(self, job: WatchedJob, source: str) -> None:
         started = self._loop.time()
@@ -387,7 +326,7 @@ class AccountWatcher:
             found = await job.client.get_job(job.id)
         except ProxyError as error:
             now = self._loop.time()
-            _give_way(self._budget, error, started, now)
+            give_way(self._budget, error, started, now)
             if error.code == UNREADABLE:
                 self._observe(Unreadable(job.id))
             if final := _verdict(job, error, self._options, now):
@@ -395,25 +334,17 @@ class AccountWatcher:
             return
         self._budget.succeeded()
         job.refusals, job.unreadable_since = 0, None
-        if found.state == JobState.COMPLETED and not found.complete and self._may_lag(job):
+        if found.state == JobState.COMPLETED and not found.complete and _may_lag(job, self._options, self._loop.time()):
             if job.urgent_at is None:
                 job.source, job.urgent_at = source, self._loop.time() + _HINT_PAUSE
         elif found.ended:
             self._end(job, found, source)
 
-    def _may_lag(self, job: WatchedJob) -> bool:
-        """Whether the result of a completed job may still come."""
-        now = self._loop.time()
-        job.incomplete_since = job.incomplete_since or now
-        return now - job.incomplete_since < self._options.result_lag
 
-
-def _give_way(budget: Budget, error: ProxyError, started: float, now: float) -> None:
-    """Read less when Narrative limits us or is away."""
-    if isinstance(error, RateLimited):
-        budget.limited(started, now, error.retry_after or 1.0)
-    elif isinstance(error, UpstreamError) and error.code == "narrative_unavailable":
-        budget.failed(started, now)
+def _may_lag(job: WatchedJob, options: WatchOptions, now: float) -> bool:
+    """Whether the result of a completed job may still come."""
+    job.incomplete_since = job.incomplete_since or now
+    return now - job.incomplete_since < options.result_lag
 
 
 def _verdict(job: WatchedJob, error: ProxyError, options: WatchOptions, now: float) -> ProxyError | None:
