@@ -125,7 +125,7 @@ def test_load_invites_a_repeat_after_the_pause_that_is_asked_for(
 
 def test_secrets_and_control_characters_do_not_leave() -> None:
     assert clean("bad key\x00sk-narrative-123\n!", "sk-narrative-123") == "bad key [redacted] !"
-    assert clean("twelve: 123456789012", "123456789012") == "twelve: [key]"
+    assert clean("twelve: 123456789012", "123456789012") == "twelve: [redacted]"
     assert clean("the word sandbox", "sandbox") == "the word sandbox"
     assert clean("x", "") == "x"
     assert len(clean("a" * 1000, "")) == 500
