@@ -214,9 +214,9 @@ class Attempts:
         plane, tag = self._caller.plane(), f"{TAG_PREFIX}{self._record.tag(slot)}"
         prepared_by_form = {str(prepared.form): prepared}
 
-        def body(form: str) -> RunRequest:
+        async def body(form: str) -> RunRequest:
             if form not in prepared_by_form:
-                prepared_by_form[form] = self.preparation.now(Form.parse(form))
+                prepared_by_form[form] = await self.preparation.in_form(Form.parse(form))
             return prepared_by_form[form].body(plane, tag)
 
         attempt.job = _NO_JOB

@@ -11,7 +11,7 @@ by itself: Narrative cannot cancel it. Whether a job may exist is in `Submission
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -134,11 +134,15 @@ class Jobs:
             ProxyError: as `NarrativeClient.run_model_inference`.
         """
         record = SubmissionRecord()
-        return (await self.submit_once(lambda _: request, "", client, record=record, slot="0", deadline=deadline)).job
+
+        async def make_request(_: str) -> RunRequest:
+            return request
+
+        return (await self.submit_once(make_request, "", client, record=record, slot="0", deadline=deadline)).job
 
     async def submit_once(  # noqa: PLR0913
         self,
-        make_request: Callable[[str], RunRequest],
+        make_request: Callable[[str], Awaitable[RunRequest]],
         form: str,
         client: NarrativeClient,
         *,

@@ -15,7 +15,7 @@ Exactly one task carries a submission from the reservation in the store to the r
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -66,7 +66,7 @@ class Submission:
 class Attempt:
     """A submission on its way. `client_left`: nobody waits for it any more, so nothing is sent again."""
 
-    request: Callable[[str], RunRequest]
+    request: Callable[[str], Awaitable[RunRequest]]
     form: str
     client: NarrativeClient
     deadline: float
@@ -125,7 +125,7 @@ class Submitter:
             return None
         reservation, since = reserved
         try:
-            request = attempt.request(reservation.form)
+            request = await attempt.request(reservation.form)
             attempt.model = request.model
             job = await self._submit(attempt, request, since)
         except BaseException as error:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -95,7 +95,7 @@ class ScriptedJobs:
 
     async def submit_once(
         self,
-        make_request: Callable[[str], RunRequest],
+        make_request: Callable[[str], Awaitable[RunRequest]],
         form: str,
         client: NarrativeClient,
         *,
@@ -112,7 +112,7 @@ class ScriptedJobs:
         if self.refusals:
             await record.release(slot)
             raise self.refusals.pop(0)
-        self.bodies.append(make_request(reserved[0].form))
+        self.bodies.append(await make_request(reserved[0].form))
         self.slots.append(slot)
         job = Job(id=str(uuid4()))
         self._slot_of[job.id] = slot

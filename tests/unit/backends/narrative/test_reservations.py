@@ -68,9 +68,11 @@ class Narrative:
     async def submit(self, jobs: Jobs, record: SubmissionRecord, form: str = "") -> Submission:
         client = cast(NarrativeClient, self)
         deadline = asyncio.get_running_loop().time() + 60
-        return await jobs.submit_once(
-            lambda form_: request(form_, record.tag("0")), form, client, record=record, slot="0", deadline=deadline
-        )
+
+        async def make_request(form_: str) -> RunRequest:
+            return request(form_, record.tag("0"))
+
+        return await jobs.submit_once(make_request, form, client, record=record, slot="0", deadline=deadline)
 
 
 def request(form: str, tag: str) -> RunRequest:

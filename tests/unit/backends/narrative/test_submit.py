@@ -62,7 +62,11 @@ def record(number: int, *, tags: Sequence[str] = ("rid:other",), minutes_old: fl
 def attempt(client: Scripted, *tags: str, seconds: float = 60.0, record: SubmissionRecord | None = None) -> Attempt:
     deadline = asyncio.get_running_loop().time() + seconds
     record = record or SubmissionRecord()
-    return Attempt(lambda _: request(*tags), "", cast(NarrativeClient, client), deadline, record, "0")
+
+    async def make_request(_: str) -> RunRequest:
+        return request(*tags)
+
+    return Attempt(make_request, "", cast(NarrativeClient, client), deadline, record, "0")
 
 
 async def submit(client: Scripted, *tags: str, seconds: float = 60.0) -> Job:
