@@ -258,12 +258,15 @@ def _number(schema: Mapping[str, Any], variant: int, kind: str) -> int | float:
         step = min(step, (high - low) / 4) or step
     nearest = Fraction(1) if low is None else max(low, Fraction(1))
     first = math.floor((nearest if high is None else min(nearest, high)) / step)
+    found: list[int | float] = []
     for offset in range(2 * _MAX_TRIES):
         # 0, 1, -1, 2, -2, … steps away.
         number = (first + (offset + 1) // 2 * (1 if offset % 2 else -1)) * step
         value = int(number) if number.denominator == 1 else float(number)
         if is_valid(value, {**schema, "type": kind}):
-            if variant == 0:
+            found.append(value)
+            if len(found) > variant:
                 return value
-            variant -= 1
+    if found:
+        return found[variant % len(found)]
     raise Unsatisfiable("no number is within the bounds")

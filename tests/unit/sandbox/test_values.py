@@ -35,6 +35,7 @@ def test_the_same_schema_gets_the_same_value(schema: dict[str, Any], text: str) 
 @pytest.mark.parametrize(
     "schema",
     [
+        {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 1}, "minItems": 3, "maxItems": 3},
         {"type": "integer", "minimum": 2**70},
         {"type": "number", "exclusiveMinimum": 0.1, "exclusiveMaximum": 0.2},
         {"type": "number", "exclusiveMinimum": 1, "exclusiveMaximum": 2},
