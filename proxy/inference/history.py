@@ -68,10 +68,14 @@ def repair(
     Raises:
         InvalidRequest: a block cannot be expressed, or the history needs a repair and `rules.strict_history`; `param` is its path.
     """
+    system: list[str] = []
     leading = 0
     while leading < len(messages) and messages[leading].role in ("system", "developer"):
+        for text in _texts(messages[leading].content):
+            system.append(text.text)
         leading += 1
-    system = [text.text for message in messages[:leading] for text in _texts(message.content)]
+    if leading == len(messages) - 1 and (texts := _question(messages[leading])):
+        return Conversation("\n\n".join(system), (Turn("user", texts),), ())
     history = _History(names, rules, messages)
     for message in messages[leading:]:
         history.add(message)
@@ -92,6 +96,8 @@ def called_names(messages: Iterable[Message]) -> Iterator[str]:
 def upstream_names(names: Iterable[str]) -> Mapping[str, str]:
     """Each name → a unique one of 1 to 64 letters, digits, `_` and `-`. Names that are safe already keep themselves."""
     distinct = list(dict.fromkeys(names))
+    if not distinct:
+        return {}
     chosen = {name: name for name in distinct if name and _safe(name) == name}
     safe_names = _SafeNames(chosen)
     for name in distinct:
@@ -158,12 +164,14 @@ class _Waiting:
         self._by_key: dict[tuple[str, str | None], list[deque[_Call]]] = {}
 
     def add(self, key: tuple[str, str | None], call: _Call) -> None:
+        """Add a call of the newest turn under a key: its kind, and an id or a name."""
         stack = self._by_key.setdefault(key, [])
         if not stack or stack[-1][0].turn != call.turn:
             stack.append(deque())
         stack[-1].append(call)
 
     def first(self, key: tuple[str, str | None]) -> _Call | None:
+        """The call that a result of this key belongs to; None when none waits."""
         stack = self._by_key.get(key, [])
         while stack:
             # Every call is removed at most once from each list it is in.
@@ -193,6 +201,7 @@ class _History:
         self._unpaired: list[tuple[ToolResult, list[Text]]] = []
 
     def add(self, message: Message) -> None:
+        """Add the next message, as far as it can be placed before those that follow are known."""
         results = [block for block in message.content if isinstance(block, ToolResult)]
         if message.role == "user":
             for result in results:
@@ -215,6 +224,7 @@ class _History:
                 ]
 
     def finish(self) -> list[Turn]:
+        """All turns, opened and closed by the user's."""
         self._pair_the_rest()
         blocks: list[tuple[TurnRole, list[Text | ToolCall | ToolResult]]] = []
 
@@ -226,7 +236,10 @@ class _History:
 
         for turn in self._turns:
             calls = [call for call in turn.calls if self._counts(call)]
-            append(turn.role, [*turn.texts, *(self._upstream(call) for call in calls)])
+            made = [
+                ToolCall(call.id, self._names[call.source.name], call.arguments, call.source.path) for call in calls
+            ]
+            append(turn.role, [*turn.texts, *made])
             append("user", [self._result(call) for call in calls])
         stand_in = Text(CONTINUE)
         if not blocks or blocks[0][0] == "assistant":
@@ -289,9 +302,6 @@ class _History:
         self._reused_id(call.source)
         return True
 
-    def _upstream(self, call: _Call) -> ToolCall:
-        return ToolCall(call.id, self._names[call.source.name], call.arguments, call.source.path)
-
     # ------------------------------------------------------------ results
 
     def _add_result(self, result: ToolResult) -> None:
@@ -346,6 +356,17 @@ class _History:
         if self._rules.strict_history:
             raise InvalidRequest(f"Invalid history at `{path}`: {fault}.", param=path, code="invalid_history")
         self.repairs[f"{self._root}: {what}"] = None
+
+
+def _question(message: Message) -> tuple[Text, ...]:
+    """The texts of a user's message that needs no repair if it is the only one: text that is not blank, and nothing else."""
+    texts = []
+    for block in message.content:
+        if not isinstance(block, Text):
+            return ()
+        if block.text.strip():
+            texts.append(block)
+    return tuple(texts) if message.role == "user" else ()
 
 
 def _is_users(message: Message) -> bool:

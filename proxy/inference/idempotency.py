@@ -10,9 +10,9 @@
 | anything else | whatever there is | a new record, removed when the answer is delivered |
 
 Requests are equal when the caller, the API and the canonical body are. A request has a record `run:<id>`: the fields of its submissions
-(see `proxy.inference.backend.Record`), and of a keyed request its result. Requests without a key are found by an index `sent:<identity>`
-of the ids of their records, each with the replica that works on it, or since when nobody does; a key has a record with the body's
-digest and the id. Nothing of a prompt is stored.
+(see `proxy.inference.backend.Record`), and of a keyed request its result. An index `sent:<identity>` tells what is known of requests
+equal to one: the ids of the records of those without keys, each with the replica that works on it, or since when nobody does; and the
+last failure. A key has a record with the body's digest and the id. Nothing of a prompt is stored.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -37,7 +37,6 @@ from proxy.storage import Store
 
 log = structlog.get_logger(__name__)
 
-Adopt = Literal["equal", "sdk_retry", "off"]
 Repeat = Literal["joined", "replayed", "adopted", "mismatch", "failed_again"]
 _BODY: Final = "body"
 _RESULT: Final = "@result"
@@ -46,6 +45,8 @@ _UNDELIVERED: Final = "undelivered since "
 _MAX_EQUAL: Final = 100
 """Equal requests, by one caller and without keys, that are remembered."""
 _MAX_MESSAGE: Final = 2_000
+_RETRY_WAIT_S: Final = 10.0
+"""How long an SDK's retry waits to learn whether another replica still works on its request."""
 _RECHECK_S: Final = 0.1
 _WRITE_TIMEOUT_S: Final = 5.0
 
@@ -55,13 +56,11 @@ class Terms:
     """How a client wants its request to be handled, beside what it asks; read from its headers.
 
     Attributes:
-        client: tells clients apart; a digest of their credentials.
         key: the idempotency key, if the client sent one.
         is_retry: the client's library says that it repeats a request.
         timeout_s: seconds the client waits for the whole answer.
     """
 
-    client: str = ""
     key: str | None = None
     is_retry: bool = False
     timeout_s: float = math.inf
@@ -78,15 +77,13 @@ class IdempotencyOptions:
         adopt_ttl_s: for how long those jobs can be taken up.
         replay_failures_s: for how long an equal request gets the failure of a paid job again; 0 is off.
         max_answer_bytes: a longer result is not kept with its key; its jobs are read again.
-        wait_s: how long an SDK's retry waits to learn whether another replica still works on its request.
     """
 
     key_ttl_s: float = 86_400.0
-    adopt: Adopt = "equal"
+    adopt: Literal["equal", "sdk_retry", "off"] = "equal"
     adopt_ttl_s: float = 3_600.0
     replay_failures_s: float = 15.0
     max_answer_bytes: int = 1024 * 1024
-    wait_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +91,20 @@ class _Place:
     """What a request is known by.
 
     Attributes:
-        id: of its record.
-        index: of the requests equal to it, where it is listed; of a keyed request, the key's record.
-        failure: the record of the failure of an equal request.
+        id: tells its record from others.
+        index: the record of what is known of requests equal to it.
+        key: the record of its key; None without one.
         resumed: an earlier request made the record.
         choices: how many answers are wanted.
+        record: the record's name.
     """
 
     id: str
     index: str
-    keyed: bool
+    key: str | None
     resumed: bool
     choices: int
-    failure: str = ""
-
-    @property
-    def record(self) -> str:
-        """The name of its record."""
-        return f"run:{self.id}"
+    record: str
 
 
 class Idempotency:
@@ -119,6 +112,7 @@ class Idempotency:
 
     Args:
         observe: called for every repeat.
+        clock: seconds since 1970; replicas compare theirs.
     """
 
     def __init__(
@@ -127,11 +121,13 @@ class Idempotency:
         store: Store,
         options: IdempotencyOptions,
         observe: Callable[[Repeat], None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._backend = backend
         self._store = store
         self._options = options
         self._observe = observe
+        self._clock = clock
         self._writes: dict[asyncio.Task[None], str] = {}
 
     async def __aenter__(self) -> Self:
@@ -156,18 +152,20 @@ class Idempotency:
             IdempotencyConflict: the same request is being submitted on another replica, and takes too long.
             PaidFailure: an equal request failed a moment ago.
         """
-        identity = _digest(terms.client, caller.id, caller.data_plane_id or "", api)
-        if terms.key is not None:
-            place = await self._keyed_place(f"key:{_digest(identity, terms.key)}", body, request.choices)
+        options = self._options
+        identity = (caller.id, caller.data_plane_id or "", api)
+        index = f"sent:{_digest(*identity, body)}"
+        if terms.key is None:
+            place = await self._place(index, request.choices, is_retry=terms.is_retry)
+            ttl_s, resumable = options.adopt_ttl_s, options.adopt == "equal"
+        else:
+            place = await self._keyed_place(index, f"key:{_digest(*identity, terms.key)}", body, request.choices)
+            ttl_s, resumable = options.key_ttl_s, True
             if place.resumed and (replayed := await self._replay(place)):
                 return replayed
-        else:
-            place = await self._place(f"sent:{_digest(identity, body)}", request.choices, is_retry=terms.is_retry)
-        place = replace(place, failure=f"failed:{_digest(identity, body)}")
-        if not place.resumed:
-            await self._replay_failure(place)
+        record = Record(place.record, UUID(place.id), ttl_s, resumable)
         try:
-            run = await self._backend.start(request, caller, self._run_options(place, terms))
+            run = await self._backend.start(request, caller, RunOptions(terms.timeout_s, record))
         except ProxyError as error:
             await self.failed(place, error)
             raise
@@ -176,25 +174,22 @@ class Idempotency:
             raise
         return RecordedRun(self, place, run)
 
-    def _run_options(self, place: _Place, terms: Terms) -> RunOptions:
-        resumable = place.keyed or self._options.adopt == "equal"
-        return RunOptions(terms.timeout_s, Record(place.record, UUID(place.id), self._ttl_s(place), resumable))
-
-    def _ttl_s(self, place: _Place) -> float:
-        return self._options.key_ttl_s if place.keyed else self._options.adopt_ttl_s
-
     # ------------------------------------------------------------ what is known of equal requests
 
-    async def _keyed_place(self, index: str, body: str, choices: int) -> _Place:
+    async def _keyed_place(self, index: str, key: str, body: str, choices: int) -> _Place:
         mark = f"{body}:{uuid4()}"
-        found = await self._store.add(index, _BODY, mark, ttl_s=self._options.key_ttl_s)
+        found = await self._store.add(key, _BODY, mark, ttl_s=self._options.key_ttl_s)
         known_body, _, id_ = found.rpartition(":")
         if known_body != body:
             self._observe("mismatch")
             raise IdempotencyMismatch(
                 "This idempotency key was used with another request body.", param="Idempotency-Key"
             )
-        return _Place(id_, index, keyed=True, resumed=found != mark, choices=choices)
+        place = _Place(id_, index, key, found != mark, choices, f"run:{id_}")
+        if not place.resumed and (failure := self._failure(await self._store.read(index))):
+            await self._forget(place)
+            raise failure
+        return place
 
     async def _replay(self, place: _Place) -> "ReplayedRun | None":
         """The stored result of a keyed request. Raises PaidFailure: it failed."""
@@ -206,184 +201,192 @@ class Idempotency:
         return replayed
 
     async def _place(self, index: str, choices: int, *, is_retry: bool) -> _Place:
-        adopt, adopted = self._options.adopt, None
-        for write in [task for task, written in self._writes.items() if written == index]:
-            await asyncio.wait({write}, timeout=_WRITE_TIMEOUT_S)  # an equal request's client left a moment ago
-        if adopt == "equal" or (adopt == "sdk_retry" and is_retry):
-            adopted = await self._adopt(index, is_retry)
-        place = _Place(adopted or str(uuid4()), index, keyed=False, resumed=False, choices=choices)
-        if adopt == "off":
-            return place
-        await self._store.put(index, place.id, self._store.replica, ttl_s=self._options.adopt_ttl_s)
-        if adopted is None or not await self._submissions(place):
-            return place
-        self._observe("adopted")
-        log.info("jobs of an undelivered answer are taken up")
-        return replace(place, resumed=True)
+        adopt, adopted, resumed = self._options.adopt, None, False
+        if self._writes and (writes := [task for task, written in self._writes.items() if written == index]):
+            await asyncio.wait(writes, timeout=_WRITE_TIMEOUT_S)  # an equal request's client left a moment ago
+        if known := await self._store.read(index):
+            if adopt == "equal" or (adopt == "sdk_retry" and is_retry):
+                adopted = await self._adopt(index, known, is_retry)
+            resumed = adopted is not None and bool(await self._submissions(f"run:{adopted}"))
+            if not resumed and (failure := self._failure(known)):
+                if adopted is not None:
+                    await self._store.remove(index, adopted)
+                raise failure
+        id_ = adopted or str(uuid4())
+        if adopt != "off":
+            await self._store.put(index, id_, self._store.replica, ttl_s=self._options.adopt_ttl_s)
+        if resumed:
+            self._observe("adopted")
+            log.info("jobs of an undelivered answer are taken up")
+        return _Place(id_, index, None, resumed, choices, f"run:{id_}")
 
-    async def _adopt(self, index: str, is_retry: bool) -> str | None:
+    async def _adopt(self, index: str, known: Mapping[str, str], is_retry: bool) -> str | None:
         """The id of an equal request whose answer was not delivered; from now on it is this request's.
 
         Whether a replica was killed is known only some seconds after it was; an SDK's retry waits for that.
         """
-        until = time.monotonic() + self._options.wait_s
+        mine, until = self._store.replica, time.monotonic() + _RETRY_WAIT_S
         while True:
-            known = await self._store.read(index)
+            elsewhere = False
             for id_, holder in known.items():
-                if await self._is_free(holder) and await self._store.compare_and_set(
-                    index, id_, holder, self._store.replica
-                ):
+                if id_ == _FAILURE:
+                    continue
+                if holder.startswith(_UNDELIVERED):
+                    since = float(holder.removeprefix(_UNDELIVERED))
+                    free = since + self._options.adopt_ttl_s > self._clock()
+                else:
+                    free = not await self._store.alive(holder)
+                    elsewhere |= holder != mine
+                if free and await self._store.compare_and_set(index, id_, holder, mine):
                     return id_
-            elsewhere = {holder for holder in known.values() if not holder.startswith(_UNDELIVERED)}
-            if not is_retry or elsewhere <= {self._store.replica} or time.monotonic() >= until:
+            if not (is_retry and elsewhere) or time.monotonic() >= until:
                 return None
             await asyncio.sleep(_RECHECK_S)
+            known = await self._store.read(index)
 
-    async def _is_free(self, holder: str) -> bool:
-        if not holder.startswith(_UNDELIVERED):
-            return not await self._store.alive(holder)
-        return float(holder.removeprefix(_UNDELIVERED)) + self._options.adopt_ttl_s > time.time()
-
-    async def _replay_failure(self, place: _Place) -> None:
-        """Raises PaidFailure: an equal request failed within `replay_failures_s`."""
-        if self._options.replay_failures_s <= 0:
-            return
-        if stored := (await self._store.read(place.failure)).get(_FAILURE):
-            self._observe("failed_again")
-            await self._forget(place)
-            raise PaidFailure(**json.loads(stored))
+    def _failure(self, known: Mapping[str, str]) -> PaidFailure | None:
+        """How an equal request failed within `replay_failures_s`."""
+        stored = json.loads(known.get(_FAILURE, "{}"))
+        if not stored or stored["until"] <= self._clock():
+            return None
+        self._observe("failed_again")
+        return PaidFailure(**stored["error"])
 
     # ------------------------------------------------------------ what becomes of this one
 
     def closed(self, place: _Place, *, delivered: bool) -> None:
         """Nobody works on a request any more that has not failed: its answer is forgotten, or its jobs are left to an equal request."""
-        if not place.keyed:
+        if place.key is None:
             self._spawn(place, self._forget(place) if delivered else self._leave_jobs(place))
 
     async def failed(self, place: _Place, error: ProxyError) -> None:
         """Record how a request failed, and set the error's retry advice: whether jobs are left that a repeat takes up."""
-        left = await self._submissions(place)
+        left = await self._submissions(place.record)
         if isinstance(error, PaidFailure) and not (left and place.choices > 1):
             await self._store_failure(place, error)
         elif left:
-            error.advise_with_jobs(resumable=place.keyed or self._options.adopt == "equal")
+            error.advise_with_jobs(resumable=place.key is not None or self._options.adopt == "equal")
             await self._leave(place)
-        elif not (place.keyed and place.resumed):
+        elif place.key is None or not place.resumed:
             await self._forget(place)
 
     async def _store_failure(self, place: _Place, error: PaidFailure) -> None:
+        options, replay_s = self._options, self._options.replay_failures_s
         message = error.message[:_MAX_MESSAGE]
-        text = json.dumps({"message": message, "code": error.code, "param": error.param, "job_id": error.job_id})
-        if self._options.replay_failures_s > 0:
-            await self._store.put(place.failure, _FAILURE, text, ttl_s=self._options.replay_failures_s)
-        if place.keyed:
-            await self._store.put(place.record, _FAILURE, text, ttl_s=self._options.key_ttl_s)
-        else:
+        again = {"message": message, "code": error.code, "param": error.param, "job_id": error.job_id}
+        if replay_s > 0:
+            text = json.dumps({"error": again, "until": self._clock() + replay_s})
+            # Other requests that the index lists must not be forgotten sooner.
+            ttl_s = replay_s if options.adopt == "off" else max(replay_s, options.adopt_ttl_s)
+            await self._store.put(place.index, _FAILURE, text, ttl_s=ttl_s)
+        if place.key is None:
             await self._forget(place)
+        else:
+            await self._store.put(place.record, _FAILURE, json.dumps(again), ttl_s=options.key_ttl_s)
 
     async def store_result(self, place: _Place, result: Result, report: Report) -> None:
         """Keep the result of a keyed request, if it is not too long."""
         most = self._options.max_answer_bytes
-        if (
-            not place.keyed
-            or sum(len(choice.text or "") + len(choice.reasoning or "") for choice in result.choices) > most
-        ):
+        if sum(len(choice.text or "") + len(choice.reasoning or "") for choice in result.choices) > most:
             return
         text = json.dumps({"result": asdict(result), "report": asdict(replace(report, rate_limits={}))})
         if len(text) <= most:
             await self._store.put(place.record, _RESULT, text, ttl_s=self._options.key_ttl_s)
 
-    async def _submissions(self, place: _Place) -> set[str]:
-        """Names of the request's jobs that exist or may exist, and may be taken up."""
-        return {field for field in await self._store.read(place.record) if not field.startswith("@")}
+    async def _submissions(self, record: str) -> list[str]:
+        """Names of a request's jobs that exist or may exist, and may be taken up."""
+        return [field for field in await self._store.read(record) if not field.startswith("@")]
 
     async def _leave_jobs(self, place: _Place) -> None:
-        await (self._leave(place) if await self._submissions(place) else self._forget(place))
+        await (self._leave(place) if await self._submissions(place.record) else self._forget(place))
 
     async def _leave(self, place: _Place) -> None:
         """Let an equal request take up the record. One with a key finds it anyway."""
-        if place.keyed:
+        if place.key is not None:
             return
         if self._options.adopt == "off" or len(await self._store.read(place.index)) > _MAX_EQUAL:
             await self._forget(place)
             return
-        since = f"{_UNDELIVERED}{time.time():.0f}"
+        since = f"{_UNDELIVERED}{self._clock():.0f}"
         await self._store.put(place.index, place.id, since, ttl_s=self._options.adopt_ttl_s)
 
     async def _forget(self, place: _Place) -> None:
-        await self._store.remove(place.index, _BODY if place.keyed else place.id)
+        if place.key is not None:
+            await self._store.remove(place.key)
+        elif self._options.adopt != "off":
+            await self._store.remove(place.index, place.id)
         await self._store.remove(place.record)
 
     def _spawn(self, place: _Place, write: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(write)
         self._writes[task] = place.index
-        task.add_done_callback(self._written)
-
-    def _written(self, task: asyncio.Task[None]) -> None:
-        del self._writes[task]
-        if not task.cancelled() and (error := task.exception()):
-            log.error("a record of a request was not written", error=type(error).__name__)
+        task.add_done_callback(self._writes.pop)
 
 
+@dataclass(slots=True)
 class RecordedRun:
     """A run whose outcome is recorded; see `proxy.inference.backend.Run`."""
 
-    def __init__(self, layer: Idempotency, place: _Place, run: Run) -> None:
-        self._layer = layer
-        self._place = place
-        self._run = run
-        self._closed = False
-        self._recorded = False
+    layer: Idempotency
+    place: _Place
+    run: Run
+    _closed: bool = False
+    _failed: bool = False
 
     @property
     def report(self) -> Report:
-        return self._run.report
+        """See `Run`."""
+        return self.run.report
 
     async def result(self) -> Result:
+        """See `Run`; a failure is recorded before it is raised."""
         try:
-            result = await self._run.result()
+            result = await self.run.result()
         except ProxyError as error:
-            await self._failed(error)
+            self._failed = True
+            await self.layer.failed(self.place, error)
             raise
-        await self._layer.store_result(self._place, result, self.report)
+        if self.place.key is not None:
+            await self.layer.store_result(self.place, result, self.report)
         return result
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
+        """See `Run`; a failure is recorded before it is raised."""
         seen: list[Event] = []
         try:
-            async for batch in self._run.events():
-                yield _noted(batch, seen) if self._place.keyed else batch
+            async for batch in self.run.events():
+                yield batch if self.place.key is None else _noted(batch, seen)
         except ProxyError as error:
-            await self._failed(error)
+            self._failed = True
+            await self.layer.failed(self.place, error)
             raise
         if seen:
-            await self._layer.store_result(self._place, fold(seen), self.report)
+            await self.layer.store_result(self.place, fold(seen), self.report)
 
     def close(self, *, delivered: bool) -> None:
+        """See `Run`; in addition, the record is removed or left to an equal request."""
         if self._closed:
             return
         self._closed = True
-        self._run.close(delivered=delivered)
-        if not self._recorded:
-            self._layer.closed(self._place, delivered=delivered)
-
-    async def _failed(self, error: ProxyError) -> None:
-        self._recorded = True
-        await self._layer.failed(self._place, error)
+        self.run.close(delivered=delivered)
+        if not self._failed:
+            self.layer.closed(self.place, delivered=delivered)
 
 
+@dataclass(frozen=True, slots=True)
 class ReplayedRun:
     """The stored result of an earlier request; see `proxy.inference.backend.Run`."""
 
-    def __init__(self, result: Result, report: Report) -> None:
-        self._result = result
-        self.report = report
+    whole: Result
+    report: Report
 
     async def result(self) -> Result:
-        return self._result
+        """See `Run`."""
+        return self.whole
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
-        yield result_events(self._result)
+        """See `Run`."""
+        yield result_events(self.whole)
 
     def close(self, *, delivered: bool) -> None:
         """Nothing is held."""

@@ -4,8 +4,7 @@ checks → name → target (may the caller use it?) → limits → the target's 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid5
@@ -18,7 +17,7 @@ from proxy.catalog import Catalog
 from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
 from proxy.inference.backend import Backend, Report, Run, RunOptions
 from proxy.inference.endpoints import Endpoint, Endpoints
-from proxy.inference.request import Request, Rules, Tool
+from proxy.inference.request import Request, Rules
 from proxy.inference.result import Ended, Event, Result
 
 _DOWN = frozenset({"narrative_unavailable", "anthropic_unavailable"})
@@ -67,41 +66,55 @@ class Router:
     _releasing: set[asyncio.Task[Any]] = field(default_factory=set, init=False, repr=False, compare=False)
 
     async def start(self, request: Request, caller: Caller, options: RunOptions) -> Run:
+        """See `Backend`.
+
+        Raises:
+            ModelNotFound, PermissionDenied, RateLimited: no backend was asked.
+            UpstreamError: `endpoint_unauthorized`, an endpoint's own credential is not accepted: not the client's fault.
+        """
         check(request, self.rules)
         target = await self._target(request.model, request, caller)
-        rule = Rule(f"caller:{caller.id or 'anyone'}", _first_of(caller.quota, self.usual))
-        async with AsyncExitStack() as held:
-            lease = await self._enter([rule, target.rule], target, held)
-            leases, tried = [lease], {target.name}
+        rules = [caller.rule(self.usual), target.rule]
+        leases: list[Lease] = []
+        tried = {target.name}
+        try:
             while True:
+                await self._enter(rules, target, leases)
                 try:
                     run = await _start(target, options)
                     break
                 except ProxyError as error:
-                    error.headers = {**lease.headers, **error.headers}
+                    if leases:
+                        error.headers = {**leases[0].headers, **error.headers}
                     other = await self._fallback(target, error, tried, request, caller)
                     if other is None:
                         raise
                 log.warning("fallback", down=target.name, to=other.name)
-                target = other
+                target, rules = other, [other.rule]
                 tried.add(target.name)
                 options = _for_fallback(options, target)
-                leases.append(await self._enter([target.rule], target, held))
-            held.pop_all()
+        except BaseException:
+            for lease in leases:
+                await lease.release()
+            raise
         served_by = "" if target.name == request.model else target.name
-        return RoutedRun(run, leases, served_by, self._releasing)
+        return RoutedRun(run, leases, served_by, self._releasing) if leases or served_by else run
 
     async def aclose(self) -> None:
         """Wait until the leases of closed runs are released."""
         if self._releasing:
             await asyncio.wait(self._releasing)
 
-    async def _enter(self, rules: list[Rule], target: Target, held: AsyncExitStack) -> Lease:
-        counted = any(rule.quota.tokens for rule in rules)
-        tokens = _estimate(target.request) if counted else 0
-        lease = await self.limits.enter(rules, tokens=tokens, jobs=target.request.choices)
-        held.push_async_callback(lease.release)
-        return lease
+    async def _enter(self, rules: Iterable[Rule], target: Target, leases: list[Lease]) -> None:
+        """Count a request against those rules that limit something. Raises RateLimited."""
+        limited = []
+        for rule in rules:
+            if rule.quota.requests or rule.quota.tokens or rule.quota.jobs:
+                limited.append(rule)
+        if limited:
+            asked = target.request
+            tokens = asked.body_bytes // _BYTES_PER_TOKEN + asked.choices * (asked.max_tokens or _USUAL_REPLY_TOKENS)
+            leases.append(await self.limits.enter(limited, tokens=tokens, jobs=asked.choices))
 
     async def _fallback(
         self, target: Target, error: ProxyError, tried: set[str], request: Request, caller: Caller
@@ -163,51 +176,55 @@ class Router:
         )
 
 
+@dataclass(slots=True)
 class RoutedRun:
     """A run whose tokens are counted and whose leases are released at its end; see `proxy.inference.backend.Run`.
 
-    Args:
+    Attributes:
         served_by: the name of what serves the request where it is not the one asked for, else empty.
         releasing: holds the tasks that release leases of runs that were closed before their end.
     """
 
-    def __init__(self, run: Run, leases: Sequence[Lease], served_by: str, releasing: set[asyncio.Task[Any]]) -> None:
-        self._run = run
-        self._leases = leases
-        self._served_by = served_by
-        self._releasing = releasing
-        self._tokens = 0
-        self._released = False
+    run: Run
+    leases: list[Lease]
+    served_by: str
+    releasing: set[asyncio.Task[Any]]
+    _tokens: int = 0
+    _released: bool = False
 
     @property
     def report(self) -> Report:
+        """See `Run`; with the headers of the limits, those of the target asked for first."""
         limits: dict[str, str] = {}
-        for lease in reversed(self._leases):
+        for lease in reversed(self.leases):
             limits |= lease.headers
-        return replace(self._run.report, served_by=self._served_by, rate_limits=limits)
+        return replace(self.run.report, served_by=self.served_by, rate_limits=limits)
 
     async def result(self) -> Result:
+        """See `Run`."""
         try:
-            result = await self._run.result()
+            result = await self.run.result()
             self._tokens = result.usage.total_tokens
             return result
         finally:
             await self._release()
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
+        """See `Run`."""
         try:
-            async for batch in self._run.events():
+            async for batch in self.run.events():
                 yield self._counted(batch)
         finally:
             await self._release()
 
     def close(self, *, delivered: bool) -> None:
-        self._run.close(delivered=delivered)
+        """See `Run`; leases that are still held are released."""
+        self.run.close(delivered=delivered)
         if self._released:
             return
         task = asyncio.get_running_loop().create_task(self._release())
-        self._releasing.add(task)
-        task.add_done_callback(self._releasing.discard)
+        self.releasing.add(task)
+        task.add_done_callback(self.releasing.discard)
 
     def _counted(self, batch: Iterable[Event]) -> Iterator[Event]:
         for event in batch:
@@ -221,7 +238,7 @@ class RoutedRun:
         A run may be closed when its answer was delivered, before its usage is known: leases make sure that each counts once.
         """
         self._released = True
-        for lease in self._leases:
+        for lease in self.leases:
             if self._tokens:
                 await lease.settle(self._tokens)
             await lease.release()
@@ -239,12 +256,8 @@ def check(request: Request, rules: Rules) -> None:
         param = request.tools[0].path.partition("[")[0] or "tools"
         message = f"`{param}` holds {len(request.tools)} tools; expected {rules.max_tools} at most."
         raise InvalidRequest(message, param=param)
-    _check_names(request.tools)
-
-
-def _check_names(tools: Iterable[Tool]) -> None:
     seen: set[str] = set()
-    for tool in tools:
+    for tool in request.tools:
         path = f"{tool.path}.name"
         if not tool.name.strip():
             raise InvalidRequest(f"`{path}` is blank; expected a name.", param=path)
@@ -256,11 +269,6 @@ def _check_names(tools: Iterable[Tool]) -> None:
 
 
 async def _start(target: Target, options: RunOptions) -> Run:
-    """Start a target's run.
-
-    Raises:
-        UpstreamError: `endpoint_unauthorized`, the endpoint's own credential is not accepted: not the client's fault.
-    """
     try:
         return await target.backend.start(target.request, target.caller, options)
     except InvalidApiKey as error:
@@ -280,16 +288,3 @@ def _for_fallback(options: RunOptions, target: Target) -> RunOptions:
 
 def _no_access(name: str) -> PermissionDenied:
     return PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")
-
-
-def _first_of(own: Quota, usual: Quota) -> Quota:
-    """A key's own limits, and the usual ones where it has none."""
-    return Quota(
-        requests=own.requests or usual.requests, tokens=own.tokens or usual.tokens, jobs=own.jobs or usual.jobs
-    )
-
-
-def _estimate(request: Request) -> int:
-    """Tokens that a request will use, before they are known: those of its body, and whole replies."""
-    reply = request.max_tokens or _USUAL_REPLY_TOKENS
-    return request.body_bytes // _BYTES_PER_TOKEN + request.choices * reply

@@ -47,7 +47,6 @@ def terms_of(headers: Mapping[str, str], *, heartbeat_s: float) -> Terms:
         silence = math.inf
     retries = headers.get("x-stainless-retry-count", "")
     return Terms(
-        client=credentials_digest(headers),
         key=key,
         is_retry=retries.isdecimal() and int(retries[:9]) >= 1,
         timeout_s=min(silence, _shortest(headers, _OVERALL)),

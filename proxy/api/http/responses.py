@@ -25,7 +25,7 @@ T = TypeVar("T")
 COMMENT: Final = b": waiting\n"
 """A heartbeat that every reader of server-sent events skips."""
 _MOST_PIECES: Final = 300
-"""Events that an answer is cut into, about; see `proxy/inference/pieces.py`."""
+"""Events that an answer is cut into, about; see `proxy/inference/result.py`."""
 
 log = structlog.get_logger(__name__)
 

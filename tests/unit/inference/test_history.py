@@ -396,6 +396,17 @@ def test_any_history_becomes_turns_that_strict_models_take(messages: list[Messag
     assert_turns_are_strict(turns(converse(*messages)))
 
 
+@given(st.one_of(st.lists(TEXTS, max_size=3).map(lambda texts: Message("user", tuple(map(Text, texts)))), MESSAGES))
+def test_one_message_alone_is_treated_like_any_other(message: Message) -> None:
+    """Most requests hold one message, for which there is a short way."""
+    alone = (_placed(message, "messages[0]"),)
+    full = history._History(upstream_names(called_names(alone)), RULES, alone)
+    full.add(alone[0])
+    if message.role != "system":
+        assert repair(alone, upstream_names(called_names(alone)), RULES).turns == tuple(full.finish())
+        assert repair(alone, upstream_names(called_names(alone)), RULES).repairs == tuple(full.repairs)
+
+
 @given(st.lists(MESSAGES, min_size=1, max_size=8))
 def test_every_result_survives_exactly_once(messages: list[Message]) -> None:
     numbered: list[Message] = []

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -27,9 +28,9 @@ from proxy.storage import MemoryStore
 from tests.unit.inference.fakes import ME, FakeBackend, FakeRun, asking
 
 FAILED = PaidFailure("Job 7 failed: broken", code="narrative_job_failed", job_id="7")
-KEYED = Terms("client", key="order-1")
-PLAIN = Terms("client")
-RETRY = Terms("client", is_retry=True)
+KEYED = Terms(key="order-1")
+PLAIN = Terms()
+RETRY = Terms(is_retry=True)
 
 
 class Submitting(FakeBackend):
@@ -67,11 +68,13 @@ class Submitting(FakeBackend):
 class Server:
     """A replica: the layer, its store and its backend."""
 
-    def __init__(self, store: MemoryStore | None = None, **options: Any) -> None:
+    def __init__(
+        self, store: MemoryStore | None = None, *, clock: Callable[[], float] = time.time, **options: Any
+    ) -> None:
         self.store = MemoryStore() if store is None else store
         self.backend = Submitting(self.store)
         self.repeats: list[Repeat] = []
-        self.layer = Idempotency(self.backend, self.store, IdempotencyOptions(**options), self.repeats.append)
+        self.layer = Idempotency(self.backend, self.store, IdempotencyOptions(**options), self.repeats.append, clock)
 
     @property
     def jobs(self) -> int:
@@ -153,7 +156,6 @@ async def test_equal_requests_at_the_same_time_have_a_job_each(server: Server) -
         {"api": "elastic"},
         {"caller": replace(ME, id="other")},
         {"caller": replace(ME, data_plane_id="other")},
-        {"terms": Terms("other client")},
     ],
 )
 async def test_another_request_takes_up_nothing(server: Server, which: dict[str, Any]) -> None:
@@ -244,6 +246,21 @@ async def test_nothing_is_kept_of_requests_that_were_answered_or_refused(server:
     assert len(server.store) == 0
 
 
+async def test_where_nothing_can_be_taken_up_nothing_is_kept_of_a_running_request() -> None:
+    server = Server(adopt="off")
+    run = await server.start()
+    record = server.backend.started[0][2].record
+    assert record is not None
+    await server.store.remove(record.name)
+    assert len(server.store) == 0
+    run.close(delivered=True)
+    await server.layer.__aexit__(None, None, None)
+    await server.fail(FAILED)
+    with pytest.raises(PaidFailure):
+        await server.start()
+    assert server.jobs == 2
+
+
 async def test_of_very_many_equal_requests_only_so_many_are_kept(server: Server) -> None:
     runs = [await server.start() for _ in range(110)]
     for run in runs:
@@ -318,7 +335,7 @@ async def test_a_paid_failure_is_given_to_nobody_else(server: Server) -> None:
 @pytest.mark.parametrize("seconds", [0.0, 0.01])
 async def test_a_paid_failure_is_given_again_for_a_limited_time(seconds: float) -> None:
     now = 0.0
-    server = Server(MemoryStore(clock=lambda: now), replay_failures_s=seconds)
+    server = Server(clock=lambda: now, replay_failures_s=seconds)
     async with server.layer:
         await server.fail(FAILED)
         now = 0.02
@@ -395,7 +412,7 @@ async def test_every_part_of_a_result_is_given_again(server: Server) -> None:
     report = Report("m", ("j1", "j2"), ("seed",), ("top_p: left out",), "no match", "second", {"x-ratelimit": "1"})
     await server.deliver(KEYED)
     name = str(server.backend.started[0][2].record.name)  # type: ignore[union-attr]
-    place = type("P", (), {"keyed": True, "record": name})
+    place = type("P", (), {"record": name})
     await server.layer.store_result(place, result, report)  # type: ignore[arg-type]
     again = await server.start(KEYED)
     assert await again.result() == result

@@ -7,7 +7,7 @@ import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.inference.pieces import MOST_PIECES, pieces
+from proxy.inference.result import MOST_PIECES, pieces
 
 LONG = [
     "word " * 20_000,

@@ -47,7 +47,7 @@ def test_a_retry_says_so(count: str, retry: bool) -> None:
 
 def test_clients_are_told_apart_by_their_credentials_which_cannot_be_read_from_it() -> None:
     names = {
-        terms_of(headers, heartbeat_s=0).client
+        credentials_digest(headers)
         for headers in ({}, {"authorization": "Bearer a"}, {"authorization": "Bearer b"}, {"x-api-key": "a"})
     }
     assert len(names) == 3, "a key is the same client in whatever header"
