@@ -13,16 +13,15 @@ import asyncio
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final, TypeVar
+from typing import Final
 
 import structlog
 
 from proxy.errors import Overloaded
 
-T = TypeVar("T")
 _LAST_ERRORS_S: Final = 2.0
 """Seconds that the last errors may take to be written."""
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -48,6 +47,7 @@ class Lifecycle:
         self._idle.set()
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._cancel_when_over: set[asyncio.Task[object]] = set()
         self._on_drain: list[Callable[[], None]] = []
         self._last_arrival = 0.0
 
@@ -89,34 +89,43 @@ class Lifecycle:
         for callback in self._on_drain:
             callback()
 
-    async def unless_over(self, work: Awaitable[T]) -> T:
-        """The result of some work, which is cancelled when the grace period is over.
+    @contextmanager
+    def unless_over(self) -> Iterator[None]:
+        """Around work of the current task that is cancelled when the grace period is over.
 
         Raises:
             Overloaded: it is.
         """
-        task = asyncio.ensure_future(work)
-        over = asyncio.create_task(self._over.wait())
-        try:
-            await asyncio.wait({task, over}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-        finally:
-            over.cancel()
-            task.cancel()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("only a task can be cancelled")
+        cancelled_before = task.cancelling()
+        if not self._over.is_set():
+            self._cancel_when_over.add(task)
+            try:
+                yield
+                return
+            except asyncio.CancelledError:
+                # A client that left at the same time cancels the task as well: then it stays cancelled.
+                if not self._over.is_set() or task in self._cancel_when_over or task.uncancel() > cancelled_before:
+                    raise
+            finally:
+                self._cancel_when_over.discard(task)
         retry_after = _RETRY_AFTER_S if self._resumable else None
         raise Overloaded("The server is shutting down.", retry_after=retry_after)
 
     def end_grace(self) -> None:
         """End the grace period now."""
         self._over.set()
+        while self._cancel_when_over:
+            self._cancel_when_over.pop().cancel()
 
     async def _drain(self, then: Callable[[], None]) -> None:
         idle, over = (asyncio.create_task(event.wait()) for event in (self._idle, self._over))
         await asyncio.wait({idle, over}, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED)
         if not idle.done():
             log.warning("the grace period is over", in_flight=self._in_flight)
-            self._over.set()
+            self.end_grace()
             await asyncio.wait({idle}, timeout=_LAST_ERRORS_S)
         idle.cancel()
         over.cancel()

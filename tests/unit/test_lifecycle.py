@@ -26,8 +26,13 @@ async def test_work_that_outlasts_the_grace_period_is_cancelled_and_a_retry_invi
     resumable: bool,
 ) -> None:
     lifecycle, stopped = Lifecycle(grace_s=60.0, resumable=resumable), asyncio.Event()
+
+    async def wait() -> None:
+        with lifecycle.unless_over():
+            await asyncio.Event().wait()
+
     with lifecycle.request():
-        work = asyncio.create_task(lifecycle.unless_over(asyncio.Event().wait()))
+        work = asyncio.create_task(wait())
         lifecycle.drain(stopped.set)
         await asyncio.sleep(0)
         lifecycle.end_grace()

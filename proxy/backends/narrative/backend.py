@@ -1,37 +1,54 @@
-"""Answers requests by Narrative jobs: submit, wait, read, and where the output does not match, ask again.
+"""Answers requests by Narrative jobs: prepare, submit, wait, read, and where the output does not match, ask again.
 
 Until `start` has returned, a request can be refused with a status of its own. After that jobs are paid for: when a choice has failed for
-good its submissions are removed from the request's record, so that a repeat pays for that choice, and for no other.
+good its submissions are removed from the request's record, so that a repeat pays for that choice, and for no other. Each submission has a
+slot in that record, from which an equal request takes the job up:
+
+    0.first              the first job of choice 0
+    0.first.simpler1     the same in a simpler form, after the upstream refused the output schema or the history
+    0.first.repair1      the same conversation with what was wrong with the output
+    0.retry              a second try of a choice that failed, with `.simpler1` and `.repair1` as above
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeVar
 
+import orjson
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.backends.narrative.attempts import LOST, Attempt, Attempts
+from proxy.backends.narrative.answers import refusal_of
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.fallbacks import Fallbacks
+from proxy.backends.narrative.failures import cause_of
+from proxy.backends.narrative.fallbacks import Fallbacks, simpler
 from proxy.backends.narrative.jobs import Jobs
-from proxy.backends.narrative.output import choice_of, invalid_output
+from proxy.backends.narrative.output import Outcome, choice_of, invalid_output, read_job, usage_of
+from proxy.backends.narrative.prompt import PLAIN, Form, Prepared, prepare
+from proxy.backends.narrative.reservations import SubmissionRecord
+from proxy.backends.narrative.types import TAG_PREFIX, Job, JobState, RunRequest
 from proxy.catalog import Catalog
-from proxy.errors import Overloaded, PaidFailure, ProxyError
+from proxy.errors import InvalidApiKey, Overloaded, PaidFailure, ProxyError
 from proxy.inference.backend import Report, RunOptions
 from proxy.inference.request import Request, Rules
-from proxy.inference.result import Choice, Ended, Event, Result, Started, choice_events
+from proxy.inference.result import Choice, Ended, Event, Result, Started, Usage, choice_events
 from proxy.lifecycle import Lifecycle
+from proxy.schemas import Budget, is_heavy
 from proxy.storage import Store
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+_LOST: Final = "narrative_job_lost"
+_HEAVY_BODY: Final = 65_536
+"""Bytes of a request body from which preparing takes long even without schemas."""
+_MAX_SIMPLER: Final = 2
 _MAX_SHOWN: Final = 500
+_NO_JOB: Final = Job(id="none")
 
 
 class BackendMetrics(Protocol):
@@ -70,51 +87,154 @@ class NarrativeBackend:
     async def start(self, request: Request, caller: Caller, options: RunOptions) -> "NarrativeRun":
         """Prepare a request and submit a job for each choice; see `proxy.inference.backend.Backend`."""
         run = NarrativeRun(self, request, caller, options)
-        await self.lifecycle.unless_over(run.submit())
+        with self.lifecycle.unless_over():
+            await run.submit()
         return run
+
+
+class _Forms:
+    """Prepares one request in one form after another, and reads the jobs, within one budget of work.
+
+    Heavy work is done in a worker thread, and abandoned with the request.
+
+    Attributes:
+        latest: the latest form of the request; None until the first one is prepared.
+        seconds: spent on preparing and reading.
+    """
+
+    def __init__(self, backend: NarrativeBackend, request: Request) -> None:
+        self.card = backend.catalog.find(request.model)
+        self.latest: Prepared | None = None
+        self.seconds = 0.0
+        self._budget = Budget()
+        self._backend = backend
+        self._request = request
+
+    async def prepare(self, form: Form) -> Prepared:
+        """The request in a form. Raises ProxyError: it cannot be expressed."""
+        request, rules = self._request, self._backend.rules
+        has_schemas = bool(request.tools) or request.output is not None
+        heavy = request.body_bytes >= _HEAVY_BODY or (has_schemas and is_heavy(request.body_bytes))
+        self.latest = await self._compute(heavy, prepare, request, self.card, rules, form, self._budget)
+        return self.latest
+
+    async def simpler(self, prepared: Prepared, refusal: str) -> Prepared | None:
+        """The request in a simpler form after a refusal, None when there is none that differs."""
+        form = simpler(prepared.form, prepared.parts, cause_of(refusal), refusal)
+        other = await self.prepare(form) if form else prepared
+        if (other.messages, other.config) == (prepared.messages, prepared.config):
+            self.latest = prepared
+            return None
+        self._backend.metrics.further_job("simpler_form")
+        return other
+
+    def learn(self, prepared: Prepared, instead_of: Form) -> None:
+        """Remember a form that worked, if it did in place of another one that was refused."""
+        if prepared.form != instead_of:
+            self._backend.fallbacks.learn(self.card, prepared.form, prepared.parts)
+
+    async def read(self, prepared: Prepared, job: Job, failures: str) -> Outcome:
+        """What came of an ended job; see `read_job`. Raises ProxyError."""
+        output = job.result.structured_output if job.result else None
+        only_text = prepared.expected.is_text and isinstance(output, dict) and {*map(type, output.values())} == {str}
+        heavy = not only_text and _is_heavy_value(output)
+        return await self._compute(heavy, read_job, prepared.expected, job, failures, self._budget)
+
+    async def _compute(self, heavy: bool, work: Callable[..., T], *arguments: object) -> T:
+        started = time.perf_counter()
+        try:
+            return await asyncio.to_thread(work, *arguments) if heavy else work(*arguments)
+        except asyncio.CancelledError:
+            self._budget.abandon()
+            raise
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+@dataclass(slots=True)
+class _Try:
+    """A try at one choice.
+
+    Attributes:
+        slot: of its first job.
+        prepared: how the output of its job is read.
+        slots: of all jobs of the choice so far, those of an earlier try too.
+        job: the latest; none while it is being submitted.
+        new: the latest was submitted for this request, and not taken up.
+        repaired: a wrong output has been repaired, or that was tried.
+    """
+
+    slot: str
+    prepared: Prepared
+    slots: list[str] = field(default_factory=list)
+    job: Job = _NO_JOB
+    new: bool = True
+    repaired: bool = False
 
 
 class NarrativeRun:
     """One request on its way; see `proxy.inference.backend.Run`."""
 
     def __init__(self, backend: NarrativeBackend, request: Request, caller: Caller, options: RunOptions) -> None:
+        own, key = backend.client, caller.upstream_key
+        self._client = own if key is None else own.with_api_key(key)
         self._backend = backend
         self._request = request
-        self._attempts = Attempts(backend, request, caller, options)
+        self._caller = caller
+        self._forms = _Forms(backend, request)
+        self._deadline = asyncio.get_running_loop().time() + min(backend.deadline_s, options.timeout_s)
+        self._prefix, self._record = "", SubmissionRecord()
+        if record := options.record:
+            self._prefix = record.prefix
+            self._record = SubmissionRecord(backend.store, record.name, str(record.seed), ttl_s=record.ttl_s)
         self._created = int(time.time())
-        self._first: list[Attempt] = []
+        self._tries: list[_Try] = []
+        self._job_ids: list[str] = []  # in the order of their submission
+        self._usage = Usage()  # of all jobs that have ended
         self._unmatched: list[str] = []
 
     @property
     def report(self) -> Report:
-        prepared = self._attempts.preparation.latest
+        """See `proxy.inference.backend.Run`. The jobs are named in the order of their submission."""
+        prepared = self._forms.latest
         return Report(
-            model=self._attempts.preparation.card.id,
-            job_ids=tuple(self._attempts.job_ids),
+            model=self._forms.card.id,
+            job_ids=tuple(self._job_ids),
             ignored=prepared.ignored if prepared else (),
             adjusted=prepared.adjusted if prepared else (),
             unmatched="; ".join(dict.fromkeys(self._unmatched))[:_MAX_SHOWN],
         )
 
     async def submit(self) -> None:
-        """Prepare the request and submit the first job of each choice.
+        """Prepare the request, in the plainest form of which nothing is known to be refused, and submit the first job of each choice.
 
         Raises:
             ProxyError: the request is refused, by the proxy or by Narrative.
         """
-        prepared = await self._attempts.preparation.known_form()
-        # The first one settles the form for all.
-        first = await self._attempts.begin("0.first", prepared)
-        others = (self._attempts.begin(f"{number}.first", first.prepared) for number in range(1, self._request.choices))
-        self._first = [first, *await _all(others)]
+        fallbacks = self._backend.fallbacks
+        form = fallbacks.form(self._forms.card, self._request) if fallbacks.refused else PLAIN
+        first = await self._begin("0.first", await self._forms.prepare(form))
+        self._tries = [first]
+        if self._request.choices == 1:
+            return
+        try:
+            async with asyncio.TaskGroup() as group:  # the first one settled the form for all
+                others = [
+                    group.create_task(self._begin(f"{number}.first", first.prepared))
+                    for number in range(1, self._request.choices)
+                ]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        self._tries += [task.result() for task in others]
 
     async def result(self) -> Result:
         """The whole answer. Raises ProxyError."""
-        async with aclosing(self._choices()) as ended:
-            choices = {number: choice async for number, choice in ended}
+        choices: dict[int, Choice] = {}
+        async for number, choice in self._choices():
+            choices[number] = choice
         started = self._started()
-        ordered = tuple(choices[number] for number in sorted(choices))
-        return Result(started.id, started.created, started.fingerprint, ordered, self._attempts.usage)
+        ordered = tuple([choices[number] for number in sorted(choices)])
+        return Result(started.id, started.created, started.fingerprint, ordered, self._usage)
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
         """The events: those of each choice when its own job has ended. Raises ProxyError, after the choices that succeeded."""
@@ -122,100 +242,192 @@ class NarrativeRun:
         async with aclosing(self._choices()) as ended:
             async for number, choice in ended:
                 yield choice_events(number, choice)
-        yield (Ended(self._attempts.usage),)
+        yield (Ended(self._usage),)
 
     def close(self, *, delivered: bool) -> None:
         """Nothing is held between calls: the record of the submissions belongs to who made it."""
 
     def _started(self) -> Started:
-        fingerprint = hashlib.sha256(self._attempts.client.base_url.encode()).hexdigest()[:10]
-        return Started(self._attempts.job_ids[0].replace("-", ""), self._created, fingerprint, self._request.choices)
+        fingerprint = hashlib.sha256(self._client.base_url.encode()).hexdigest()[:10]
+        return Started(self._job_ids[0].replace("-", ""), self._created, fingerprint, self._request.choices)
 
     # ------------------------------------------------------------ choices
 
     async def _choices(self) -> AsyncGenerator[tuple[int, Choice], None]:
         """Each choice with its number when its jobs have ended; at the end the error of the first choice that failed, if one did."""
+        lifecycle, metrics = self._backend.lifecycle, self._backend.metrics
         started = time.perf_counter()
-        tasks = {asyncio.create_task(self._choice(number)): number for number in range(self._request.choices)}
-        pending = set(tasks)
-        failed: dict[int, ProxyError] = {}
+        tasks: dict[asyncio.Task[Choice], int] = {}
         try:
-            while pending:
-                waiting = asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                done, pending = await self._backend.lifecycle.unless_over(waiting)
-                for task in sorted(done, key=tasks.__getitem__):
-                    error = task.exception()
-                    if isinstance(error, ProxyError):
-                        failed[tasks[task]] = error
-                        continue
-                    yield tasks[task], task.result()
-            if failed:
-                raise self._failure([failed[number] for number in sorted(failed)])
-            self._backend.metrics.spent("proxy", self._attempts.preparation.seconds)
+            if self._request.choices == 1:
+                with lifecycle.unless_over():
+                    only = await self._choice(0)
+                yield 0, only
+            else:
+                tasks = {asyncio.create_task(self._choice(number)): number for number in range(self._request.choices)}
+                pending = set(tasks)
+                failed: dict[int, ProxyError] = {}
+                while pending:
+                    with lifecycle.unless_over():
+                        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                    for task in sorted(done, key=tasks.__getitem__):
+                        if isinstance(error := task.exception(), ProxyError):
+                            failed[tasks[task]] = error
+                        else:
+                            yield tasks[task], task.result()
+                if failed:
+                    raise self._failure(failed)
+            metrics.spent("proxy", self._forms.seconds)
         except Overloaded as error:
-            error.job_id = error.job_id or next(iter(self._attempts.job_ids), None)
+            error.job_id = error.job_id or next(iter(self._job_ids), None)
             raise
         except asyncio.CancelledError:
-            log.info("the client left before the answer", jobs=self._attempts.job_ids)
+            log.info("the client left before the answer", jobs=self._job_ids)
             raise
         finally:
-            for task in pending:
+            for task in tasks:
                 task.cancel()
-            self._backend.metrics.spent("narrative", time.perf_counter() - started)
+            metrics.spent("narrative", time.perf_counter() - started)
 
-    def _failure(self, errors: list[ProxyError]) -> ProxyError:
-        """The error of a request some of whose choices failed: the first one's; with several choices it names every job."""
-        error = errors[0]
-        if self._request.choices > 1:
-            error.message += (
-                f" {len(errors)} of {self._request.choices} choices failed; jobs: {', '.join(self._attempts.job_ids)}."
-            )
-            error.job_id = ", ".join(self._attempts.job_ids)
+    def _failure(self, failed: dict[int, ProxyError]) -> ProxyError:
+        """The error of a request for several choices: the first one's, naming every job."""
+        error, jobs = failed[min(failed)], ", ".join(self._job_ids)
+        error.message += f" {len(failed)} of {self._request.choices} choices failed; jobs: {jobs}."
+        error.job_id = jobs
         return error
 
     async def _choice(self, number: int) -> Choice:
         """One choice. It is tried once more when Narrative forgot the job that was taken up, or when it fails beside others."""
-        attempt = self._first[number]
+        attempt = self._tries[number]
         try:
             try:
-                return await self._answered(attempt)
+                outcome = await self._matching(attempt)
             except PaidFailure as error:
-                forgotten = error.code == LOST and not attempt.new
+                forgotten = error.code == _LOST and not attempt.new
                 if not forgotten and (self._request.choices == 1 or attempt.repaired):
                     raise
-            if forgotten:
-                self._attempts.job_ids.remove(attempt.job.id)  # another job answers, and gives the answer another id
-            self._backend.metrics.further_job("retry")
-            attempt = await self._attempts.begin(f"{number}.retry", attempt.prepared, attempt.slots)
-            return await self._answered(attempt)
+                if forgotten:
+                    self._job_ids.remove(attempt.job.id)  # another job answers, and gives the answer another id
+                self._backend.metrics.further_job("retry")
+                attempt = await self._begin(f"{number}.retry", attempt.prepared, attempt.slots)
+                outcome = await self._matching(attempt)
         except ProxyError as error:
-            if attempt.job.ended or error.code == LOST:
-                await self._attempts.release(attempt)
+            if attempt.job.ended or error.code == _LOST:
+                for slot in attempt.slots:
+                    await self._record.release(slot)
             raise
+        self._unmatched += (*outcome.parsed.errors, *outcome.parsed.notes)
+        return choice_of(attempt.prepared.expected, outcome)
 
-    async def _answered(self, attempt: Attempt) -> Choice:
+    async def _matching(self, attempt: _Try) -> Outcome:
         """The first output that matches, or the last one that may be delivered."""
-        outcome = await self._attempts.read(attempt)
+        outcome = await self._first_outcome(attempt)
         for number in range(1, self._backend.repair_tries + 1):
             if outcome.finish_reason != "stop" or not outcome.parsed.errors:
                 break
             try:
-                outcome = await self._attempts.repair(attempt, number, outcome)
+                self._backend.metrics.further_job("repair")
+                attempt.repaired = True
+                await self._submit(attempt, f"{attempt.slot}.repair{number}", attempt.prepared, wrong=outcome)
+                failures = await self._wait(attempt)
+                outcome = await self._forms.read(attempt.prepared, attempt.job, failures)
             except ProxyError:
                 if outcome.parsed.undeliverable:
                     raise
                 break
         if outcome.parsed.undeliverable:
             raise invalid_output(outcome)
-        self._unmatched += (*outcome.parsed.errors, *outcome.parsed.notes)
-        return choice_of(attempt.prepared.expected, outcome)
+        return outcome
+
+    async def _first_outcome(self, attempt: _Try) -> Outcome:
+        """The outcome of a try's job; where its schema or history was refused, of a job in a simpler form."""
+        form = attempt.prepared.form
+        failures = await self._wait(attempt)
+        for number in range(1, _MAX_SIMPLER + 1):
+            if attempt.job.state != JobState.FAILED:
+                break
+            other = await self._forms.simpler(attempt.prepared, failures)
+            if other is None:
+                break
+            await self._submit(attempt, f"{attempt.slot}.simpler{number}", other)
+            failures = await self._wait(attempt)
+        outcome = await self._forms.read(attempt.prepared, attempt.job, failures)
+        self._forms.learn(attempt.prepared, form)
+        return outcome
+
+    # ------------------------------------------------------------ jobs
+
+    async def _begin(self, slot: str, prepared: Prepared, slots: Iterable[str] = ()) -> _Try:
+        """Submit the first job of a try. A refused form is replaced by simpler ones: nothing was enqueued, so that this costs nothing."""
+        attempt = _Try(f"{self._prefix}{slot}", prepared, [*slots])
+        while True:
+            try:
+                await self._submit(attempt, attempt.slot, attempt.prepared)
+            except ProxyError as error:
+                refusal = refusal_of(error)
+                other = await self._forms.simpler(attempt.prepared, refusal.words) if refusal else None
+                if other is None:
+                    raise
+                attempt.prepared = other
+                continue
+            if attempt.new:
+                self._forms.learn(attempt.prepared, prepared.form)
+            return attempt
+
+    async def _submit(self, attempt: _Try, slot: str, prepared: Prepared, wrong: Outcome | None = None) -> None:
+        """Submit a job, or take up the one that the slot holds in whichever form it was submitted, and make it the try's.
+
+        Args:
+            wrong: the outcome that is shown to the model for a repair.
+        """
+        by_form = {str(prepared.form): prepared}
+
+        async def body(form: str) -> RunRequest:
+            if form not in by_form:
+                by_form[form] = await self._forms.prepare(Form.parse(form))
+            made = by_form[form]
+            if wrong is not None:
+                output = wrong.job.result.structured_output if wrong.job.result else None
+                made = made.repair(output, wrong.parsed.errors)
+            return made.body(self._caller.plane(), f"{TAG_PREFIX}{self._record.tag(slot)}")
+
+        attempt.job = _NO_JOB
+        try:
+            submission = await self._backend.jobs.submit_once(
+                body,
+                str(prepared.form),
+                self._client,
+                record=self._record,
+                slot=slot,
+                deadline=self._deadline,
+                caller=self._caller.id,
+            )
+        except ProxyError as error:
+            if error.code == "narrative_unauthorized" and self._caller.upstream_key is not None:
+                raise InvalidApiKey("Narrative does not accept the API key provided.") from error
+            raise
+        if submission.form not in by_form:
+            by_form[submission.form] = await self._forms.prepare(Form.parse(submission.form))
+        attempt.prepared, attempt.job, attempt.new = by_form[submission.form], submission.job, submission.new
+        attempt.slots.append(slot)
+        self._job_ids.append(submission.job.id)
+
+    async def _wait(self, attempt: _Try) -> str:
+        """Wait until the try's job has ended, whatever its end. Returns the causes of its failure as one text, free of secrets."""
+        try:
+            job = await self._backend.jobs.wait(attempt.job, self._client, deadline=self._deadline)
+        except ProxyError as error:
+            if error.code == _LOST:
+                raise PaidFailure(error.message, code=_LOST, job_id=attempt.job.id) from error
+            raise
+        attempt.job = job
+        if job.result is not None:
+            self._usage += usage_of(job.result.usage)
+        return self._client.redact("; ".join(job.failures)) if job.failures else ""
 
 
-async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """All results, in order. On the first error the rest is cancelled, and that error raised as it is."""
+def _is_heavy_value(value: object) -> bool:
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
+        return is_heavy(len(orjson.dumps(value)))
+    except TypeError:  # integers beyond 64 bits, lone surrogates
+        return True

@@ -8,7 +8,7 @@ cost other clients the structure of theirs. Only a refusal of tool blocks in the
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Final
@@ -16,55 +16,13 @@ from typing import Any, Final
 import orjson
 
 from proxy.backends.narrative.failures import Cause
+from proxy.backends.narrative.prompt import ANSWER, Form, Part, tool_names
 from proxy.catalog import ModelCard
 from proxy.inference.request import Request
 
-ANSWER: Final = "answer"
-"""The name of the structured output among the parts of an output schema; tools have their upstream names."""
-TOOLS_SIMPLE: Final = "written in the simple form, with arguments as JSON text"
 _MAX_REMEMBERED: Final = 4_096
 _IN_EVERY_PATH: Final = frozenset({"description", "items", "properties", "required", "schema", "type"})
 """Keywords in the path of every error in an output schema, which tell nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a request is written for a model, beside what the model's card says. Its text is kept with each submission.
-
-    Attributes:
-        simple: names of the parts whose schema is replaced by JSON text.
-        text_history: past tool calls and results are written as text.
-    """
-
-    simple: frozenset[str] = frozenset()
-    text_history: bool = False
-
-    def __str__(self) -> str:
-        return f"{'text' if self.text_history else 'blocks'}:{','.join(sorted(self.simple))}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Form":
-        """The form of that text; the plain form for a text that is none."""
-        history, _, simple = text.partition(":")
-        return cls(frozenset(filter(None, simple.split(","))), history == "text")
-
-
-PLAIN: Final = Form()
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A client's schema within an output schema.
-
-    Attributes:
-        name: upstream name of the tool, or `ANSWER`.
-        source: the schema as the client wrote it.
-        schema: as it was sent.
-    """
-
-    name: str
-    source: Any
-    schema: Any
 
 
 def simpler(form: Form, parts: Sequence[Part], cause: Cause, text: str) -> Form | None:
@@ -117,29 +75,20 @@ class Fallbacks:
 
     Attributes:
         ttl_s: seconds after which the plain form is tried again.
+        refused: (model, digest of a schema or of several together) → until when it counts as refused, by the clock.
     """
 
     ttl_s: float = 3600.0
     clock: Callable[[], float] = time.monotonic
-    _until: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
+    refused: OrderedDict[tuple[str, str], float] = field(default_factory=OrderedDict)
 
-    def __len__(self) -> int:
-        """How much is remembered."""
-        return len(self._until)
-
-    def form(self, card: ModelCard, request: Request, names: Callable[[Request], Mapping[str, str]]) -> Form:
-        """The form in which to write a request.
-
-        Args:
-            names: gives each tool name of a request its upstream name.
-        """
+    def form(self, card: ModelCard, request: Request) -> Form:
+        """The form in which to write a request; the plain one as long as nothing was refused."""
         text_history = self._knows(card.id, _HISTORY)
-        if not self._until:
-            return Form(text_history=text_history)
-        upstream = names(request)
-        digests = {upstream[tool.name]: schema_digest(tool.parameters) for tool in request.tools}
+        upstream = tool_names(request)
+        digests = {upstream[tool.name]: _digest(tool.parameters) for tool in request.tools}
         if request.output is not None:
-            digests[ANSWER] = schema_digest(request.output.schema)
+            digests[ANSWER] = _digest(request.output.schema)
         if self._knows(card.id, _together(digests.values())):
             return Form(frozenset(digests), text_history)
         return Form(frozenset(name for name, digest in digests.items() if self._knows(card.id, digest)), text_history)
@@ -151,7 +100,7 @@ class Fallbacks:
         """
         if form.text_history and card.tool_history != "text":
             self._remember(card.id, _HISTORY)
-        digests = {part.name: schema_digest(part.source) for part in parts}
+        digests = {part.name: _digest(part.source) for part in parts}
         if len(parts) > 1 and form.simple >= digests.keys():
             self._remember(card.id, _together(digests.values()))
             return
@@ -159,23 +108,23 @@ class Fallbacks:
             self._remember(card.id, digests[name])
 
     def _knows(self, model: str, what: str) -> bool:
-        until = self._until.get((model, what))
+        until = self.refused.get((model, what))
         if until is not None and self.clock() >= until:
-            del self._until[model, what]
+            del self.refused[model, what]
             return False
         return until is not None
 
     def _remember(self, model: str, what: str) -> None:
-        self._until[model, what] = self.clock() + self.ttl_s
-        self._until.move_to_end((model, what))
-        while len(self._until) > _MAX_REMEMBERED:
-            self._until.popitem(last=False)
+        self.refused[model, what] = self.clock() + self.ttl_s
+        self.refused.move_to_end((model, what))
+        while len(self.refused) > _MAX_REMEMBERED:
+            self.refused.popitem(last=False)
 
 
 _HISTORY: Final = "tool blocks in the history"
 
 
-def schema_digest(schema: Any) -> str:
+def _digest(schema: Any) -> str:
     """A digest by which equal schemas are recognized."""
     try:
         data = orjson.dumps(schema)
@@ -185,23 +134,4 @@ def schema_digest(schema: Any) -> str:
 
 
 def _together(digests: Iterable[str]) -> str:
-    return "all of " + schema_digest(sorted(digests))
-
-
-def describe(form: Form, card: ModelCard, parts: Sequence[Part]) -> tuple[str, ...]:
-    """What a form changes, as sentences for the client."""
-    tools = [part.name for part in parts if part.name != ANSWER]
-    simple = [name for name in tools if name in form.simple]
-    sentences = []
-    if simple and card.tool_encoding != "text":
-        which = "" if len(simple) == len(tools) else f"{_listed(simple)} "
-        sentences.append(f"tools: {which}{TOOLS_SIMPLE}")
-    if ANSWER in form.simple and card.tool_encoding != "text":
-        sentences.append("structured output: written in the simple form, as JSON text")
-    if form.text_history and card.tool_history != "text":
-        sentences.append("history: past tool calls and results written as text")
-    return tuple(sentences)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return "all of " + _digest(sorted(digests))

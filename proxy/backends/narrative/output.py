@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
 from proxy.backends.narrative.tools import ParsedCalls, Toolset
@@ -31,7 +31,7 @@ from proxy.inference.request import ToolCall
 from proxy.inference.result import Choice, FinishReason, Usage
 from proxy.schemas import Budget, CompiledSchema, Validation, coerce, validate
 
-_MAX_ERRORS = 5
+MAX_ERRORS: Final = 5
 """Validation errors of one output that a model, a client or a log is shown."""
 _MISSING = object()
 
@@ -172,9 +172,9 @@ class OutputFormat:
             text=text,
             calls=calls.calls,
             reasoning=reasoning,
-            errors=(*calls.errors, *answer.errors)[:_MAX_ERRORS],
+            errors=(*calls.errors, *answer.errors)[:MAX_ERRORS],
             undeliverable=calls.undeliverable or answer.undeliverable or empty,
-            notes=(*calls.notes, *answer.notes)[:_MAX_ERRORS],
+            notes=(*calls.notes, *answer.notes)[:MAX_ERRORS],
         )
 
     def _answer(self, fields: Mapping[str, Any], budget: Budget | None, *, called: bool) -> ParsedOutput:

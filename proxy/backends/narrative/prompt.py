@@ -3,26 +3,70 @@
 Source: contracts `narrative.md` (the body) and `heroku-chat.md`, section Request (the meaning of fields).
 """
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from proxy.backends.narrative import types as wire
-from proxy.backends.narrative.fallbacks import ANSWER, PLAIN, Form, Part, describe
-from proxy.backends.narrative.output import OutputFormat, StructuredOutput
-from proxy.backends.narrative.tools import OfferedTool, Toolset
+from proxy.backends.narrative.output import MAX_ERRORS, OutputFormat, StructuredOutput
+from proxy.backends.narrative.tools import OfferedTool, Toolset, sent_names, where
 from proxy.catalog import ModelCard
 from proxy.inference.history import Turn, called_names, repair, upstream_names
 from proxy.inference.jsontext import dump_json
-from proxy.inference.request import JsonOutput, Request, Rules, Sampling, Text, Tool, ToolCall, ToolResult
-from proxy.schemas import Budget, CompiledSchema, SchemaLimits, compile_parameters, compile_schema, without_bounds
+from proxy.inference.request import Request, Rules, Sampling, Text, ToolCall, ToolResult
+from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema, without_bounds
 
-_MAX_ECHO = 20_000
+ANSWER: Final = "answer"
+"""The name of the structured output among the parts of an output schema; tools have their upstream names."""
+_ANY_OBJECT: Final = {"type": "object", "description": "The answer: a JSON object."}
+_MAX_ECHO: Final = 20_000
 """Characters of a wrong output that are repeated to the model."""
-_MAX_ERRORS = 5
-_MIN_THINKING = 1_024
-_MAX_DEPTH = 200
+_MIN_THINKING: Final = 1_024
+_MAX_DEPTH: Final = 200
+_MAX_QUOTED: Final = 80
+"""Characters of a name as JSON that a validation error shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a request is written for a model, beside what the model's card says. Its text is kept with each submission.
+
+    Attributes:
+        simple: names of the parts whose schema is replaced by JSON text.
+        text_history: past tool calls and results are written as text.
+    """
+
+    simple: frozenset[str] = frozenset()
+    text_history: bool = False
+
+    def __str__(self) -> str:
+        return f"{'text' if self.text_history else 'blocks'}:{','.join(sorted(self.simple))}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Form":
+        """The form of that text; the plain form for a text that is none."""
+        history, _, simple = text.partition(":")
+        return cls(frozenset(filter(None, simple.split(","))), history == "text")
+
+
+PLAIN: Final = Form()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A client's schema within an output schema.
+
+    Attributes:
+        name: upstream name of the tool, or `ANSWER`.
+        source: the schema as the client wrote it.
+        schema: as it was sent.
+    """
+
+    name: str
+    source: Any
+    schema: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +107,13 @@ class Prepared:
         )
 
     def repair(self, output: object, errors: Sequence[str]) -> "Prepared":
-        """The same conversation plus the model's output and what is wrong with it, for one more try."""
-        wrong = "\n".join(f"- {error}" for error in errors[:_MAX_ERRORS])
+        """The same conversation plus the model's output and what is wrong with it, for one more try.
+
+        Args:
+            output: the `structured_output` as the model wrote it.
+            errors: as of `ParsedOutput`, at most five are shown; the client's property names in them become those that were sent.
+        """
+        wrong = "\n".join(f"- {_as_sent(error, self.expected)}" for error in errors[:MAX_ERRORS])
         complaint = f"That output cannot be used:\n{wrong}\nGive the whole output again, corrected. Do not mention this correction."
         turns = (
             wire.Message(role="assistant", content=(wire.TextBlock(text=dump_json(output)[:_MAX_ECHO]),)),
@@ -73,9 +122,23 @@ class Prepared:
         return replace(self, messages=(*self.messages, *turns))
 
 
+def _as_sent(error: str, expected: OutputFormat) -> str:
+    """A validation error with the property names that the model was sent, where those are aliases of the client's."""
+    tools = expected.tools.tools if expected.tools else ()
+    compiled = next((tool.parameters for tool in tools if error.startswith(where(tool))), None)
+    compiled = compiled or (expected.answer.compiled if expected.answer else None)
+    for name, alias in sent_names(compiled).items() if compiled else ():
+        written = dump_json(name)
+        cut = written[: _MAX_QUOTED - 1].rstrip() + "…" if len(written) > _MAX_QUOTED else written
+        error = error.replace(written, dump_json(alias)).replace(cut, dump_json(alias))
+        error = re.sub(rf"(?<=\.){re.escape(name)}(?![\w$-])", alias, error)
+    return error
+
+
 def tool_names(request: Request) -> Mapping[str, str]:
     """Each tool name of a request, past calls included → its safe and unique name upstream."""
-    return upstream_names([*(tool.name for tool in request.tools), *called_names(request.messages)])
+    names = [*called_names(request.messages)]
+    return upstream_names([*(tool.name for tool in request.tools), *names]) if names or request.tools else {}
 
 
 def prepare(
@@ -91,36 +154,37 @@ def prepare(
         InvalidRequest: something in the request cannot be expressed; `param` is its path.
     """
     budget = budget or Budget()
-    prepared = _prepare(request, card, rules, form, budget)
-    names = frozenset(part.name for part in prepared.parts)
-    if form.simple >= names or len(dump_json(prepared.config.output_format_schema)) <= card.max_schema_bytes:
-        return prepared
-    return _prepare(request, card, rules, replace(form, simple=names), budget)
-
-
-def _prepare(request: Request, card: ModelCard, rules: Rules, form: Form, budget: Budget) -> Prepared:
     names = tool_names(request)
-    compiler = _Compiler(card, form, rules.schema_limits, budget)
-    tools = compiler.toolset(request, names)
-    answer = compiler.structured_output(request.output) if request.output else None
+    schemas = _compile(request, names, card, rules, form, budget) if request.tools or request.output else _NO_SCHEMAS
     text_history = form.text_history or card.tool_history == "text"
     conversation = repair(request.messages, names, rules, tool_blocks=not text_history)
     limits = _token_limits(request, card, rules)
     sampling, left_out = _sampling(request.sampling, card)
     expected = OutputFormat(
-        answer=answer,
-        tools=tools,
+        answer=schemas.answer,
+        tools=schemas.tools,
         reasoning_budget=limits.thinking,
         reasoning_shown=request.reasoning is not None and request.reasoning.shown,
         stop=sampling.stop,
-        max_words=limits.reply if answer is None and tools is None else None,
+        max_words=None if schemas.parts else limits.reply,
     )
-    parts = tuple(compiler.parts)
+    output_schema = expected.schema()
+    simple = frozenset([part.name for part in schemas.parts])
+    if not form.simple >= simple and len(dump_json(output_schema)) > card.max_schema_bytes:
+        return prepare(request, card, rules, replace(form, simple=simple), budget)
+    messages = []
+    system = [conversation.system, expected.instructions() if schemas.parts else ""]
+    if blocks := tuple([wire.TextBlock(text=text) for text in system if text]):
+        messages.append(wire.Message(role="system", content=blocks))
+    for turn in conversation.turns:
+        budget.spend(0)  # raises when the request was abandoned
+        messages.append(_message(turn, schemas.aliases))
+    adjusted = (*request.adjusted, *left_out, *limits.lowered, *conversation.repairs)
     return Prepared(
         model=card.id,
-        messages=(*_system(conversation.system, expected.instructions()), *map(compiler.message, conversation.turns)),
+        messages=tuple(messages),
         config=wire.InferenceConfig(
-            output_format_schema=expected.schema(),
+            output_format_schema=output_schema,
             max_tokens=limits.total,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -128,100 +192,97 @@ def _prepare(request: Request, card: ModelCard, rules: Rules, form: Form, budget
         ),
         expected=expected,
         form=form,
-        parts=parts,
+        parts=schemas.parts,
         tags=request.tags,
-        ignored=(*request.ignored, *(("top_k",) if sampling.top_k is not None else ())),
-        adjusted=(*request.adjusted, *left_out, *limits.lowered, *conversation.repairs, *describe(form, card, parts)),
+        ignored=request.ignored if sampling.top_k is None else (*request.ignored, "top_k"),
+        adjusted=adjusted if form == PLAIN else (*adjusted, *_simplified(form, card, schemas.parts)),
     )
 
 
-def _system(*texts: str) -> tuple[wire.Message, ...]:
-    blocks = tuple(wire.TextBlock(text=text) for text in texts if text)
-    return (wire.Message(role="system", content=blocks),) if blocks else ()
+def _simplified(form: Form, card: ModelCard, parts: Sequence[Part]) -> list[str]:
+    """What a form changes, as sentences for the client."""
+    tools = [part.name for part in parts if part.name != ANSWER]
+    simple = [name for name in tools if name in form.simple]
+    sentences = []
+    if simple and card.tool_encoding != "text":
+        more = f" and {len(simple) - 5} more" if len(simple) > 5 else ""
+        which = "" if len(simple) == len(tools) else f"{', '.join(simple[:5])}{more} "
+        sentences.append(f"tools: {which}written in the simple form, with arguments as JSON text")
+    if ANSWER in form.simple and card.tool_encoding != "text":
+        sentences.append("structured output: written in the simple form, as JSON text")
+    if form.text_history and card.tool_history != "text":
+        sentences.append("history: past tool calls and results written as text")
+    return sentences
 
 
 # ---------------------------------------------------------------- schemas and turns
 
 
-class _Compiler:
-    """Compiles the schemas of one request as its model accepts them, and writes turns with them."""
+@dataclass(frozen=True, slots=True)
+class _Schemas:
+    """The compiled schemas of a request. `aliases`: of the tools' property names, by upstream name: the client's → the one sent."""
 
-    def __init__(self, card: ModelCard, form: Form, limits: SchemaLimits, budget: Budget) -> None:
-        self.parts: list[Part] = []
-        self._card = card
-        self._form = form
-        self._limits = limits
-        self._budget = budget
-        self._aliases: dict[str, Mapping[str, str]] = {}
+    tools: Toolset | None = None
+    answer: StructuredOutput | None = None
+    parts: tuple[Part, ...] = ()
+    aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
-    def toolset(self, request: Request, names: Mapping[str, str]) -> Toolset | None:
-        """The tools that may be called, None when there are none."""
-        choice = request.tool_choice
-        tools = [
-            self._offered(tool, names[tool.name])
-            for tool in request.tools
-            if choice.names is None or tool.name in choice.names
-        ]
-        if not tools:
-            return None
-        card = self._card
-        return Toolset(tuple(tools), choice.required, choice.single, card.tool_encoding, counted=card.schema_bounds)
 
-    def structured_output(self, wanted: JsonOutput) -> StructuredOutput:
-        """The structured output asked for."""
-        simple = self._is_simple(ANSWER)
-        if wanted.schema is None:
-            anything = {"type": "object", "description": "The answer: a JSON object."}
-            compiled = self._compile(anything, wanted.path)
-        else:
-            compiled = self._compile(wanted.schema, wanted.path)
-        self.parts.append(Part(ANSWER, wanted.schema, compiled.schema))
-        return StructuredOutput(compiled, strict=wanted.strict or wanted.schema is None, simple=simple)
+_NO_SCHEMAS: Final = _Schemas()
 
-    def message(self, turn: Turn) -> wire.Message:
-        """A turn in Narrative's blocks. The schemas must have been compiled."""
-        return wire.Message(role=turn.role, content=tuple(map(self._block, turn.content)))
 
-    def _block(self, block: Text | ToolCall | ToolResult) -> wire.Block:
+def _compile(  # noqa: PLR0913, PLR0917
+    request: Request, names: Mapping[str, str], card: ModelCard, rules: Rules, form: Form, budget: Budget
+) -> _Schemas:
+    """Compile the schemas as the model accepts them, of the tools that may be called and of the structured output."""
+    options: dict[str, Any] = {"dialect": card.schema_keywords, "limits": rules.schema_limits, "budget": budget}
+    choice, all_simple = request.tool_choice, card.tool_encoding == "text"
+    parts: list[Part] = []
+    tools: list[OfferedTool] = []
+    answer = None
+    for tool in request.tools:
+        if choice.names is None or tool.name in choice.names:
+            name = names[tool.name]
+            compiled = _bounded(compile_parameters(tool.parameters, param=tool.schema_path, **options), card)
+            parts.append(Part(name, tool.parameters, compiled.schema))
+            simple = all_simple or name in form.simple
+            tools.append(OfferedTool(tool.name, name, tool.description.strip(), compiled, tool.strict, simple))
+    if wanted := request.output:
+        source = _ANY_OBJECT if wanted.schema is None else wanted.schema
+        compiled = _bounded(compile_schema(source, param=wanted.path, **options), card)
+        parts.append(Part(ANSWER, wanted.schema, compiled.schema))
+        strict = wanted.strict or wanted.schema is None
+        answer = StructuredOutput(compiled, strict, simple=all_simple or ANSWER in form.simple)
+    toolset = Toolset(tuple(tools), choice.required, choice.single, card.tool_encoding, counted=card.schema_bounds)
+    aliases = {tool.upstream_name: sent_names(tool.parameters) for tool in tools if tool.parameters.aliases}
+    return _Schemas(toolset if tools else None, answer, tuple(parts), aliases)
+
+
+def _bounded(compiled: CompiledSchema, card: ModelCard) -> CompiledSchema:
+    return compiled if card.schema_bounds else without_bounds(compiled)
+
+
+def _message(turn: Turn, aliases: Mapping[str, Mapping[str, str]]) -> wire.Message:
+    """A turn in Narrative's blocks.
+
+    Args:
+        aliases: as of `_Schemas`.
+    """
+    blocks: list[wire.Block] = []
+    for block in turn.content:
         match block:
             case ToolCall():
-                aliases = self._aliases.get(block.name)
-                past = _renamed(block.arguments, aliases) if aliases else block.arguments
-                return wire.ToolUseBlock(tool_use_id=block.id, name=block.name, input=past)
+                past = block.arguments
+                if names := aliases.get(block.name):
+                    past = _renamed(past, names)
+                blocks.append(wire.ToolUseBlock(tool_use_id=block.id, name=block.name, input=past))
             case ToolResult():
-                texts = tuple(wire.TextBlock(text=text.text) for text in block.content if isinstance(text, Text))
+                texts = tuple([wire.TextBlock(text=text.text) for text in block.content if isinstance(text, Text)])
                 is_error = block.is_error or None
-                return wire.ToolResultBlock(tool_use_id=block.call_id or "", content=texts, is_error=is_error)
-            case _:
-                return wire.TextBlock(text=block.text)
-
-    def _offered(self, tool: Tool, upstream_name: str) -> OfferedTool:
-        compiled = compile_parameters(
-            tool.parameters,
-            param=tool.schema_path,
-            dialect=self._card.schema_keywords,
-            limits=self._limits,
-            budget=self._budget,
-        )
-        compiled = self._in_bounds(compiled)
-        if compiled.aliases:
-            self._aliases[upstream_name] = {name: alias for alias, name in compiled.aliases.items()}
-        self.parts.append(Part(upstream_name, tool.parameters, compiled.schema))
-        return OfferedTool(
-            tool.name, upstream_name, tool.description.strip(), compiled, tool.strict, self._is_simple(upstream_name)
-        )
-
-    def _compile(self, schema: Any, path: str) -> CompiledSchema:
-        compiled = compile_schema(
-            schema, param=path, dialect=self._card.schema_keywords, limits=self._limits, budget=self._budget
-        )
-        return self._in_bounds(compiled)
-
-    def _in_bounds(self, compiled: CompiledSchema) -> CompiledSchema:
-        return compiled if self._card.schema_bounds else without_bounds(compiled)
-
-    def _is_simple(self, part: str) -> bool:
-        return self._card.tool_encoding == "text" or part in self._form.simple
+                blocks.append(wire.ToolResultBlock(tool_use_id=block.call_id or "", content=texts, is_error=is_error))
+            case Text():
+                blocks.append(wire.TextBlock(text=block.text))
+    return wire.Message(role=turn.role, content=tuple(blocks))
 
 
 def _renamed(value: Any, aliases: Mapping[str, str], depth: int = 0) -> Any:

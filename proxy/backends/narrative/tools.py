@@ -215,6 +215,16 @@ def arguments_schema(parameters: CompiledSchema) -> JsonObject:
     }
 
 
+def sent_names(parameters: CompiledSchema) -> Mapping[str, str]:
+    """The client's property names that upstreams refuse → the aliases that stand for them in the schema that is sent."""
+    return {name: alias for alias, name in parameters.aliases.items()}
+
+
+def where(tool: OfferedTool) -> str:
+    """How errors in the arguments of a tool's calls begin."""
+    return f"arguments of {tool.upstream_name}: "
+
+
 def _property(tool: OfferedTool) -> JsonObject:
     """The schema of a tool's property, with the tool's description before the schema's own."""
     schema = _ARGUMENTS_TEXT if tool.simple else arguments_schema(tool.parameters)
@@ -261,6 +271,5 @@ def _arguments(tool: OfferedTool, written: Any, budget: Budget | None) -> tuple[
         value = value["value"]
     value = coerce(tool.parameters, value, budget)
     found = validate(tool.parameters, value, budget)
-    where = f"arguments of {tool.upstream_name}"
-    errors = [f"{where}: {error.path}: {error.message}" for error in found.errors]
-    return value, errors, [f"{where}: {note}" for note in found.notes]
+    errors = [f"{where(tool)}{error.path}: {error.message}" for error in found.errors]
+    return value, errors, [f"{where(tool)}{note}" for note in found.notes]

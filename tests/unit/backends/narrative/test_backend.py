@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 import pytest
 
 from proxy.access.authentication import Caller
-from proxy.backends.narrative import attempts as attempts_module
 from proxy.backends.narrative import backend as backend_module
 from proxy.backends.narrative.answers import Refusal
 from proxy.backends.narrative.backend import NarrativeBackend, NarrativeRun
@@ -578,7 +577,7 @@ async def test_a_job_that_was_submitted_in_another_form_is_read_in_that_form(set
     ("request_", "elsewhere"),
     [
         (HI, False),
-        (replace(HI, body_bytes=262_144), True),
+        (replace(HI, body_bytes=65_536), True),
         (replace(TOOLS, body_bytes=1_000), False),
         (replace(TOOLS, body_bytes=100_000), True),
         (replace(STRICT, body_bytes=100_000), True),
@@ -588,13 +587,13 @@ async def test_heavy_requests_are_prepared_in_another_thread(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, request_: Request, elsewhere: bool
 ) -> None:
     threads = []
-    prepare = attempts_module.prepare
+    prepare = backend_module.prepare
 
     def observed(*arguments: Any) -> Any:
         threads.append(threading.get_ident())
         return prepare(*arguments)
 
-    monkeypatch.setattr(attempts_module, "prepare", observed)
+    monkeypatch.setattr(backend_module, "prepare", observed)
     await setting.start(request_)
     assert [ident != threading.get_ident() for ident in threads] == [elsewhere]
 
@@ -604,13 +603,13 @@ async def test_heavy_outputs_are_read_in_another_thread(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, size: int, elsewhere: bool
 ) -> None:
     threads = []
-    read_job = attempts_module.read_job
+    read_job = backend_module.read_job
 
     def observed(*arguments: Any) -> Any:
         threads.append(threading.get_ident())
         return read_job(*arguments)
 
-    monkeypatch.setattr(attempts_module, "read_job", observed)
+    monkeypatch.setattr(backend_module, "read_job", observed)
     setting.jobs.ends["0.first"] = [done({"text": "x" * size})]
     await setting.result(replace(HI, output=JsonOutput({"type": "object"})))
     assert [ident != threading.get_ident() for ident in threads] == [elsewhere]
@@ -627,7 +626,7 @@ async def test_the_work_on_an_abandoned_request_is_abandoned(setting: Setting, m
         finally:
             spent.set()
 
-    monkeypatch.setattr(attempts_module, "prepare", endless)
+    monkeypatch.setattr(backend_module, "prepare", endless)
     starting = asyncio.create_task(setting.start(replace(HI, body_bytes=1_000_000)))
     await asyncio.to_thread(begun.wait, 10)
     starting.cancel()

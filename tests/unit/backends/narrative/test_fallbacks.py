@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.backends.narrative.failures import Cause
-from proxy.backends.narrative.fallbacks import ANSWER, PLAIN, Fallbacks, Form, Part, simpler
-from proxy.backends.narrative.prompt import tool_names
+from proxy.backends.narrative.fallbacks import Fallbacks, simpler
+from proxy.backends.narrative.prompt import ANSWER, PLAIN, Form, Part
 from proxy.catalog import ModelCard
 from proxy.inference.request import JsonOutput, Message, Request, Text, Tool
 
@@ -70,31 +70,31 @@ def test_what_is_remembered_is_the_refused_schema_and_not_the_model() -> None:
     fallbacks = Fallbacks()
     fallbacks.learn(CARD, form("mail"), PARTS)
     both = request(("weather", CITY), ("mail", EMAIL))
-    assert fallbacks.form(CARD, both, tool_names) == form("mail")
-    assert fallbacks.form(CARD, request(("send", EMAIL)), tool_names) == form("send")
-    assert fallbacks.form(CARD, request(("mail", CITY), output=JsonOutput(CITY)), tool_names) == PLAIN
-    assert fallbacks.form(OTHER, both, tool_names) == PLAIN
+    assert fallbacks.form(CARD, both) == form("mail")
+    assert fallbacks.form(CARD, request(("send", EMAIL))) == form("send")
+    assert fallbacks.form(CARD, request(("mail", CITY), output=JsonOutput(CITY))) == PLAIN
+    assert fallbacks.form(OTHER, both) == PLAIN
 
 
 def test_a_refused_structured_output_leaves_the_tools_alone() -> None:
     fallbacks = Fallbacks()
     fallbacks.learn(CARD, form(ANSWER), (Part("weather", CITY, CITY), Part(ANSWER, EMAIL, EMAIL)))
-    assert fallbacks.form(CARD, request(("weather", CITY), output=JsonOutput(EMAIL)), tool_names) == form(ANSWER)
+    assert fallbacks.form(CARD, request(("weather", CITY), output=JsonOutput(EMAIL))) == form(ANSWER)
 
 
 def test_when_any_of_several_may_be_to_blame_only_their_combination_is_remembered() -> None:
     fallbacks = Fallbacks()
     fallbacks.learn(CARD, form("mail", "weather"), PARTS[:2])
-    assert fallbacks.form(CARD, request(("mail", EMAIL), ("weather", CITY)), tool_names) == form("mail", "weather")
-    assert fallbacks.form(CARD, request(("weather", CITY)), tool_names) == PLAIN
-    assert fallbacks.form(CARD, request(("mail", EMAIL)), tool_names) == PLAIN
+    assert fallbacks.form(CARD, request(("mail", EMAIL), ("weather", CITY))) == form("mail", "weather")
+    assert fallbacks.form(CARD, request(("weather", CITY))) == PLAIN
+    assert fallbacks.form(CARD, request(("mail", EMAIL))) == PLAIN
 
 
 def test_refused_tool_blocks_are_remembered_for_the_model() -> None:
     fallbacks = Fallbacks()
     fallbacks.learn(CARD, form(text_history=True), ())
-    assert fallbacks.form(CARD, request(), tool_names) == form(text_history=True)
-    assert fallbacks.form(OTHER, request(), tool_names) == PLAIN
+    assert fallbacks.form(CARD, request()) == form(text_history=True)
+    assert fallbacks.form(OTHER, request()) == PLAIN
 
 
 def test_what_was_learned_is_forgotten_after_a_while() -> None:
@@ -102,15 +102,15 @@ def test_what_was_learned_is_forgotten_after_a_while() -> None:
     fallbacks = Fallbacks(ttl_s=10.0, clock=lambda: now[0])
     fallbacks.learn(CARD, form("mail"), PARTS)
     now[0] = 9.9
-    assert fallbacks.form(CARD, request(("mail", EMAIL)), tool_names) == form("mail")
+    assert fallbacks.form(CARD, request(("mail", EMAIL))) == form("mail")
     now[0] = 10.0
-    assert fallbacks.form(CARD, request(("mail", EMAIL)), tool_names) == PLAIN
+    assert fallbacks.form(CARD, request(("mail", EMAIL))) == PLAIN
 
 
 def test_the_memory_is_bounded() -> None:
     fallbacks = Fallbacks()
     for index in range(5_000):
         fallbacks.learn(CARD, form("t"), (Part("t", {"maximum": index}, {}), *PARTS))
-    assert len(fallbacks) == 4_096
-    assert fallbacks.form(CARD, request(("t", {"maximum": 0})), tool_names) == PLAIN
-    assert fallbacks.form(CARD, request(("t", {"maximum": 4_999})), tool_names) == form("t")
+    assert len(fallbacks.refused) == 4_096
+    assert fallbacks.form(CARD, request(("t", {"maximum": 0}))) == PLAIN
+    assert fallbacks.form(CARD, request(("t", {"maximum": 4_999}))) == form("t")

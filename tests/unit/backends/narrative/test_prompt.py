@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.narrative.fallbacks import ANSWER, PLAIN, Form
-from proxy.backends.narrative.prompt import Prepared, prepare
+from proxy.backends.narrative.prompt import ANSWER, PLAIN, Form, Prepared, prepare
 from proxy.catalog import ModelCard, load_catalog
 from proxy.errors import InvalidRequest
 from proxy.inference.request import (
@@ -362,3 +361,27 @@ def test_a_repair_names_five_errors_at_most_and_echoes_a_bounded_output() -> Non
     complaint = again.messages[2].content[0].text  # type: ignore[union-attr]
     assert "error 4" in complaint
     assert "error 5" not in complaint
+
+
+def test_a_repair_names_properties_as_the_model_was_sent_them() -> None:
+    long = "x" * 100
+    schema = {
+        "type": "object",
+        "properties": {
+            name: {"type": "integer"} for name in ("filter[name]", "$top", "größe", "plain", long, "ä" * 90)
+        },
+        "required": ["filter[name]", long],
+    }
+    tools = (Tool("plain tool", parameters={**schema, "required": ["größe"]}, strict=True), CLOCK)
+    made = prepared(tools=tools, output=JsonOutput(schema, strict=True))
+    assert made.expected.answer
+    aliases = {name: alias for alias, name in made.expected.answer.compiled.aliases.items()}
+    assert aliases.keys() == {"filter[name]", "$top", "größe", long, "ä" * 90}
+    wrong = {aliases["$top"]: "a", aliases["größe"]: "b", aliases["ä" * 90]: "c", "plain": "d"}
+    for output in ({"answer": wrong, "tool_calls": []}, {"tool_calls": [{"plain_tool": {"plain": "x"}}]}):
+        parsed = made.expected.parse(output)
+        assert parsed.errors
+        complaint = made.repair(output, parsed.errors).messages[-1].content[0].text  # type: ignore[union-attr]
+        assert complaint.isascii()
+        assert not any(name[:60] in complaint for name in aliases)
+        assert any(alias in complaint for alias in aliases.values())
