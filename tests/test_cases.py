@@ -9,12 +9,12 @@ import pytest
 from proxy.api.openai.decode import ChatReply, decode
 from proxy.api.openai.encode import ChunkStream, completion
 from proxy.api.openai.types import ChatRequest
-from proxy.backends.narrative.output import choice_of, read_job
+from proxy.backends.narrative.output import choice_of, read_job, usage_of
 from proxy.backends.narrative.prompt import Prepared, prepare
 from proxy.backends.narrative.types import Job
 from proxy.catalog import load_catalog
 from proxy.inference.request import Rules
-from proxy.inference.result import Result, result_events
+from proxy.inference.result import Result, Usage, result_events
 from proxy.settings import config_folder
 from tests.contract import assert_submission_keeps_the_contract
 from tests.folding import assert_completion_is_openais, fold
@@ -63,7 +63,8 @@ def test_the_job_becomes_the_completion_and_its_chunks_fold_back_to_it(
     job = Job.model_validate({"id": JOB_ID, **case["job"]})
     failures = "; ".join(job.failures)
     outcome = read_job(made.expected, job, failures)
-    result = Result(JOB_ID.replace("-", ""), 1_700_000_000, "abc", (choice_of(made.expected, outcome),), outcome.usage)
+    usage = usage_of(job.result.usage) if job.result else Usage()
+    result = Result(JOB_ID.replace("-", ""), 1_700_000_000, "abc", (choice_of(made.expected, outcome),), usage)
     whole: Any = completion(result, reply)
     assert_completion_is_openais(whole)
     message = dict(whole["choices"][0]["message"])

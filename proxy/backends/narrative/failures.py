@@ -57,33 +57,31 @@ WORDINGS: Final = (
     Wording(Cause.INVALID_SCHEMA, r"\A\W*invalid schema\b", "Invalid schema", _CONTRACT),
     Wording(Cause.THROTTLED, r"throttl|too many (requests|tokens), please wait|too many requests",
             "ThrottlingException: Too many tokens, please wait before trying again.",
-            "github.com/anthropics/claude-code/issues/236, github.com/anomalyco/opencode/pull/39621"),
+            "github.com/anthropics/claude-code/issues/236, github.com/strands-agents/agent-builder/issues/31"),
     Wording(Cause.THROTTLED, r"rate[ _-]?limit|rate exceeded|(requests|tokens) per (min|day)|quota[ _](was |is )?exceeded|"
             r"exceeded your (current )?quota",
             "Rate limit reached for gpt-4.1 on tokens per min (TPM): Limit 30000, Used 29000, Requested 4000. Please try again in 6s.",
-            "platform.openai.com/docs/guides/error-codes; metricsign.com/errors/snowflake-cortex-quota-exceeded"),
+            "help.openai.com/en/articles/5955604-how-can-i-so; metricsign.com/errors/snowflake-cortex-quota-exceeded"),
     Wording(Cause.OVERLOADED, r"too many connections|overloaded|service[ _]?unavailable|temporarily unavailable|"
             r"(in)?sufficient capacity|unable to process your request|model[ _]?(is )?not[ _]?ready|(http|status)( code)?:? ?(503|529)\b",
             "overloaded_error: Overloaded",
-            "platform.claude.com/docs/en/api/errors; github.com/anthropics/claude-code/issues/562; "
+            "github.com/anthropics/claude-code/issues/39745; "
             "docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html"),
     Wording(Cause.CONTEXT_LENGTH, r"context[ _-]?(length|window|limit)",
             "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length and try again",
             "github.com/docker/docker-agent/issues/569, github.com/continuedev/continue/issues/6080"),
     Wording(Cause.CONTEXT_LENGTH, r"(prompt|input|request|messages?) (is |was |are )?too (long|large)|too many (input|prompt) tokens|"
             r"(input|prompt) tokens? ?(count|limit)?.{0,40}exceed|maximum (context|prompt|input)|max input (length|tokens)",
-            "prompt is too long: 209353 tokens > 199999 maximum",
-            "github.com/entropy-research/Devon/issues/88; github.com/aws-samples/bedrock-chat/issues/95"),
+            "prompt is too long: 1000032 tokens > 1000000 maximum", "github.com/anomalyco/models.dev/pull/1221"),
     Wording(Cause.MAX_TOKENS, r"maximum allowed number of output tokens|max_(completion_|output_)?tokens\W.{0,20}too large|"
             r"supports at most \d+ (completion|output) tokens|maximum tokens you requested exceeds",
             "max_tokens: 128001 > 64000, which is the maximum allowed number of output tokens for claude-opus-4-5-20251101",
-            "github.com/anthropics/claude-code/issues/24451; github.com/tailcallhq/forgecode/issues/1185; "
-            "github.com/aws-samples/bedrock-access-gateway/issues/41"),
+            "github.com/anthropics/claude-code/issues/24451; github.com/aws-samples/bedrock-access-gateway/issues/41"),
     Wording(Cause.TOKEN_LIMIT, r"token limit exceeded|exceed\w* (the )?`?max[ _]tokens|max[ _]tokens.{0,40}(exceeded|reached)",
             "Token limit exceeded", _CONTRACT),
     Wording(Cause.CONTENT_FILTER, r"content[ _-]?(filter|policy|management)|guardrail|safety (system|policy|filter)|"
             r"blocked by (the )?(safety|moderation)|moderation",
-            "Blocked by guardrail", "docs.aws.amazon.com/bedrock/latest/userguide/guardrails.html"),
+            "Blocked by guardrail", "docs.aws.amazon.com/bedrock/latest/userguide/guardrails-how.html"),
     Wording(Cause.SAMPLING, r"\b(temperature|top_p|top_k)\b.{0,80}(cannot both|not support|only the default|deprecated)|"
             r"(unsupported|unknown) (parameter|value)\W{0,4}(temperature|top_p|top_k)\b",
             "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
@@ -91,9 +89,10 @@ WORDINGS: Final = (
             "github.com/lobehub/lobehub/pull/7747"),
     Wording(Cause.TOOL_BLOCKS, r"\btool_?(use|result|config)s?\b",
             "The toolConfig field must be defined when using toolUse and toolResult content blocks.",
-            "github.com/agentgateway/agentgateway/issues/2192"),
+            "github.com/langgenius/dify/issues/16421"),
     Wording(Cause.INVALID_SCHEMA, r"\bschema\b|output_format|\bgrammar\b",
-            "The compiled grammar is too large, which would cause performance issues.", "github.com/TanStack/ai/issues/682"),
+            "The compiled grammar is too large, which would cause performance issues.",
+            "github.com/anthropics/anthropic-sdk-python/issues/1185"),
     Wording(Cause.MODEL_UNAVAILABLE, r"model\b.{0,80}(unavailable|not available|not found|not supported|does not exist|unknown)|"
             r"(unknown|unsupported|invalid) model", "Model unavailable", _CONTRACT),
     Wording(Cause.INVALID_DATA_PLANE, r"data[ _-]?plane", "Invalid data plane", _CONTRACT),

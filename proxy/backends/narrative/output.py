@@ -22,12 +22,11 @@ from itertools import islice
 from typing import Any, Final
 
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
-from proxy.backends.narrative.tools import ParsedCalls, Toolset
+from proxy.backends.narrative.tools import ParsedOutput, Toolset
 from proxy.backends.narrative.types import Job, JobState, JsonObject
 from proxy.backends.narrative.types import Usage as JobUsage
 from proxy.errors import PaidFailure
 from proxy.inference.jsontext import NotJson, dump_json, parse_loose_json
-from proxy.inference.request import ToolCall
 from proxy.inference.result import Choice, FinishReason, Usage
 from proxy.schemas import Budget, CompiledSchema, Validation, coerce, validate
 
@@ -58,27 +57,6 @@ class StructuredOutput:
 
 
 @dataclass(frozen=True, slots=True)
-class ParsedOutput:
-    """What an output says.
-
-    Attributes:
-        text: what the model says to the user (for structured output its JSON text); None when it says nothing.
-        calls: the tool calls, in order, without ids.
-        reasoning: the thinking trace, None when there is none.
-        errors: how the output fails to match the request, as at most five sentences that the model can act on; empty when all is well.
-        undeliverable: an error forbids delivering it: it makes no sense, or breaks a promise (`strict`, a required call).
-        notes: what the client should know although the output is accepted.
-    """
-
-    text: str | None = None
-    calls: tuple[ToolCall, ...] = ()
-    reasoning: str | None = None
-    errors: tuple[str, ...] = ()
-    undeliverable: bool = False
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class OutputFormat:
     """What an answer may consist of, and how it is delivered.
 
@@ -101,9 +79,9 @@ class OutputFormat:
     @property
     def is_bare(self) -> bool:
         """The client's schema is the root: nothing else is asked for, and it accepts objects only."""
-        answer = self.answer
-        alone = self.tools is None and self.reasoning_budget is None
-        return answer is not None and alone and answer.compiled.is_object and not answer.simple
+        if self.answer is None or self.tools is not None or self.reasoning_budget is not None:
+            return False
+        return self.answer.compiled.is_object and not self.answer.simple
 
     @property
     def is_text(self) -> bool:
@@ -114,12 +92,12 @@ class OutputFormat:
 
     def schema(self) -> JsonObject:
         """The `output_format_schema`; documented keywords only, unless the model's card allows more."""
-        if self.is_bare and self.answer is not None:
+        if self.answer is not None and self.is_bare:
             return self.answer.schema()
         properties: dict[str, JsonObject] = {}
-        optional: set[str] = set()
+        optional = None
         if self.reasoning_budget is not None:
-            properties["reasoning"] = {"type": "string", "description": _thinking(self.reasoning_budget)}
+            properties["reasoning"] = {"type": "string", "description": _THINKING.format(self.reasoning_budget)}
         if self.answer is not None:
             properties["answer"] = self.answer.schema()
         else:
@@ -127,15 +105,13 @@ class OutputFormat:
         if self.tools is not None:
             properties["tool_calls"] = self.tools.schema()
             if self.answer is not None:
-                optional = {"answer"}
+                optional = "answer"
             elif self.tools.required:
-                optional = {"content"}
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": [name for name in properties if name not in optional],
-            "additionalProperties": False,
-        }
+                optional = "content"
+        required = [*properties]
+        if optional:
+            required.remove(optional)
+        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
     def instructions(self) -> str:
         """What the system text must add so that the schema is filled as meant; empty for plain text."""
@@ -155,12 +131,12 @@ class OutputFormat:
         Tolerates what models do to an object they must fill: a bare string, JSON text, a code fence, missing fields, one level of
         wrapping too many.
         """
-        fields = self._fields(output)
+        fields = self._fields(output, budget)
         if fields is None:
             return ParsedOutput(
                 errors=("the output does not have the form that the schema asks for",), undeliverable=True
             )
-        calls = self.tools.read(fields.get("tool_calls") or [], budget) if self.tools else ParsedCalls()
+        calls = self.tools.read(fields.get("tool_calls") or [], budget) if self.tools else ParsedOutput()
         answer = self._answer(fields, budget, called=bool(calls.calls))
         text = answer.text
         reasoning = _text(fields.get("reasoning")) if self.reasoning_budget is not None else None
@@ -197,11 +173,15 @@ class OutputFormat:
             notes=found.notes,
         )
 
-    def _fields(self, output: Any) -> Mapping[str, Any] | None:
+    def _fields(self, output: Any, budget: Budget | None) -> Mapping[str, Any] | None:
         """The schema's properties, wherever the model put them; None when no sense can be made of the output."""
-        if self.is_bare:
+        if self.answer is not None and self.is_bare:
             return {"answer": output}
-        own = self._own_fields()
+        own = {"content" if self.answer is None else "answer"}
+        if self.reasoning_budget is not None:
+            own.add("reasoning")
+        if self.tools is not None:
+            own.add("tool_calls")
         if isinstance(output, dict) and not own.isdisjoint(output):
             return output
         if isinstance(output, str):
@@ -212,7 +192,7 @@ class OutputFormat:
             return {"content": ""}
         only = next(iter(output.values())) if isinstance(output, dict) and len(output) == 1 else None
         wrapped = isinstance(only, dict) and not own.isdisjoint(only)
-        if self.answer is not None and not (wrapped and validate(self.answer.compiled, output).errors):
+        if self.answer is not None and not (wrapped and validate(self.answer.compiled, output, budget).errors):
             return {"answer": output}
         if isinstance(only, dict) and wrapped:
             return only  # one level of wrapping too many
@@ -220,7 +200,7 @@ class OutputFormat:
             return {"content": only}
         return {"content": dump_json(output)} if isinstance(output, int | float) else None
 
-    def _fields_of_text(self, output: str, own: frozenset[str]) -> Mapping[str, Any]:
+    def _fields_of_text(self, output: str, own: set[str]) -> Mapping[str, Any]:
         """A bare string: the expected object as JSON text, or the reply without its object."""
         try:
             value = parse_loose_json(output)
@@ -234,19 +214,12 @@ class OutputFormat:
             return {"tool_calls": value}
         return {"content": output} if self.answer is None else {"answer": output}
 
-    def _own_fields(self) -> frozenset[str]:
-        optional = {"reasoning": self.reasoning_budget is not None, "tool_calls": self.tools is not None}
-        return frozenset(
-            {"content" if self.answer is None else "answer", *(name for name, there in optional.items() if there)}
-        )
-
 
 _WHOLE_REPLY = "Your whole reply to the user."
 _BESIDE_CALLS = "What you say to the user; an empty string when you only call tools."
 
 
-def _thinking(budget: int) -> str:
-    return f"Think here, step by step, before you answer: at most about {budget} tokens. The user's answer does not go here."
+_THINKING = "Think here, step by step, before you answer: at most about {} tokens. The user's answer does not go here."
 
 
 def _text(value: Any) -> str | None:
@@ -285,13 +258,11 @@ class Outcome:
         job: the last of them.
         parsed: what it says.
         finish_reason: as far as the job tells.
-        usage: tokens of all of them.
     """
 
     job: Job
     parsed: ParsedOutput
     finish_reason: FinishReason
-    usage: Usage
 
 
 def read_job(expected: OutputFormat, job: Job, failures: str, budget: Budget | None = None) -> Outcome:
@@ -306,7 +277,6 @@ def read_job(expected: OutputFormat, job: Job, failures: str, budget: Budget | N
     Raises:
         ProxyError: the job failed or was cancelled, in a way that is not an answer, or it has no result.
     """
-    usage = usage_of(job.result.usage) if job.result else Usage()
     if job.state == JobState.CANCELLED:
         raise PaidFailure(f"Narrative job {job.id} was cancelled.", code="narrative_job_cancelled", job_id=job.id)
     if job.state == JobState.FAILED:
@@ -314,14 +284,14 @@ def read_job(expected: OutputFormat, job: Job, failures: str, budget: Budget | N
             case Cause.TOKEN_LIMIT:
                 # Unfinished calls are dropped: their arguments may be cut.
                 cut = expected.parse(job.result.structured_output, budget) if job.result else ParsedOutput()
-                return Outcome(job, ParsedOutput(text=cut.text or "", reasoning=cut.reasoning), "length", usage)
+                return Outcome(job, ParsedOutput(text=cut.text or "", reasoning=cut.reasoning), "length")
             case Cause.CONTENT_FILTER:
-                return Outcome(job, ParsedOutput(text=""), "content_filter", usage)
+                return Outcome(job, ParsedOutput(text=""), "content_filter")
         raise error_for(failures, code="narrative_job_failed", job_id=job.id)
     if job.result is None:
         message = f"Narrative job {job.id} is completed, but its record holds no result."
         raise PaidFailure(message, code="narrative_invalid_output", job_id=job.id)
-    return Outcome(job, expected.parse(job.result.structured_output, budget), "stop", usage)
+    return Outcome(job, expected.parse(job.result.structured_output, budget), "stop")
 
 
 def usage_of(reported: JobUsage) -> Usage:
@@ -345,25 +315,25 @@ def choice_of(expected: OutputFormat, outcome: Outcome) -> Choice:
     parsed = outcome.parsed
     text, finish, matched = parsed.text, outcome.finish_reason, None
     if text is not None and expected.answer is None:
-        text, matched = _until_stop(text, expected.stop)
-        text, cut = _at_most_words(text, expected.max_words)
-        finish, matched = ("length", None) if cut else (finish, matched)
-    if parsed.calls:
+        if expected.stop:
+            text, matched = _until_stop(text, expected.stop)
+        if expected.max_words is not None and len(text) >= 2 * expected.max_words:
+            text, cut = _at_most_words(text, expected.max_words)
+            finish, matched = ("length", None) if cut else (finish, matched)
+    calls = []
+    for index, call in enumerate(parsed.calls):
+        # 24 characters: some clients allow ids of 40 at most, and APIs add a prefix. Unique for good, since job ids are.
+        digest = hashlib.sha256(f"{outcome.job.id}/{index}".encode()).hexdigest()[:24]
+        calls.append(replace(call, id=digest))
+    if calls:
         text, finish = (text if text and text.strip() else None), "tool_calls"
     return Choice(
-        text=text if parsed.calls else text or "",
-        tool_calls=tuple(
-            replace(call, id=_digest(f"{outcome.job.id}/{index}")) for index, call in enumerate(parsed.calls)
-        ),
+        text=text if calls else text or "",
+        tool_calls=tuple(calls),
         reasoning=parsed.reasoning if expected.reasoning_shown and parsed.reasoning else None,
         finish_reason=finish,
         stop_sequence=matched,
     )
-
-
-def _digest(text: str) -> str:
-    """24 hexadecimal characters; some clients allow ids of 40 at most, and APIs add a prefix. Unique for good, since job ids are."""
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _until_stop(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
@@ -375,9 +345,7 @@ def _until_stop(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
     return text[:position], string
 
 
-def _at_most_words(text: str, most: int | None) -> tuple[str, bool]:
+def _at_most_words(text: str, most: int) -> tuple[str, bool]:
     """The text, cut after so many words; and whether anything was cut."""
-    if most is None or len(text) < 2 * most:
-        return text, False
     ends = [word.end() for word in islice(re.finditer(r"\S+", text), most + 1)]
     return (text[: ends[most - 1]], True) if len(ends) > most else (text, False)

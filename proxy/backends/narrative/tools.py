@@ -43,17 +43,21 @@ class OfferedTool:
 
 
 @dataclass(frozen=True, slots=True)
-class ParsedCalls:
-    """Calls read from an output.
+class ParsedOutput:
+    """What an output says.
 
     Attributes:
-        calls: in order, with the client's names and without ids.
-        errors: what is wrong with them, as sentences that the model can act on.
-        undeliverable: an error forbids delivering them.
-        notes: what the client should know although the calls are fine.
+        text: what the model says to the user (for structured output its JSON text); None when it says nothing.
+        calls: the tool calls, in order, without ids.
+        reasoning: the thinking trace, None when there is none.
+        errors: how the output fails to match the request, as at most five sentences that the model can act on; empty when all is well.
+        undeliverable: an error forbids delivering it: it makes no sense, or breaks a promise (`strict`, a required call).
+        notes: what the client should know although the output is accepted.
     """
 
+    text: str | None = None
     calls: tuple[ToolCall, ...] = ()
+    reasoning: str | None = None
     errors: tuple[str, ...] = ()
     undeliverable: bool = False
     notes: tuple[str, ...] = ()
@@ -116,7 +120,7 @@ class Toolset:
         lines += [f"- {tool.upstream_name}: {_documentation(tool)}" for tool in simple]
         return "\n".join(lines)
 
-    def read(self, value: Any, budget: Budget | None = None) -> ParsedCalls:
+    def read(self, value: Any, budget: Budget | None = None) -> ParsedOutput:
         """Read the value of `tool_calls`, validating the arguments of each call against its tool's own `parameters`.
 
         Arguments that are wrong only in spelling are corrected. A call of a tool that was not offered is dropped.
@@ -142,7 +146,7 @@ class Toolset:
         if self.required and not calls:
             errors.append("at least one tool must be called")
             undeliverable = True
-        return ParsedCalls(tuple(calls), tuple(errors), undeliverable, tuple(notes))
+        return ParsedOutput(calls=tuple(calls), errors=tuple(errors), undeliverable=undeliverable, notes=tuple(notes))
 
     def recognizes(self, output: Any) -> bool:
         """Whether an output looks like a call, or a list of calls, outside the field it belongs in."""

@@ -171,8 +171,9 @@ def test_reasoning_is_delivered_where_it_is_wanted_and_never_empty() -> None:
 
 def test_a_missing_total_is_the_sum() -> None:
     assert usage_of(JobUsage(prompt_tokens=3, completion_tokens=1, total_tokens=9)) == Usage(3, 1, 9)
-    outcome = read_job(TEXT, done({"content": "x"}, prompt_tokens=3, completion_tokens=1), "")
-    assert outcome.usage == Usage(3, 1, 4)
+    job = done({"content": "x"}, prompt_tokens=3, completion_tokens=1)
+    assert job.result
+    assert usage_of(job.result.usage) == Usage(3, 1, 4)
 
 
 def test_output_that_must_not_be_delivered_is_a_paid_failure_with_its_first_errors() -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.output import OutputFormat, ParsedOutput, StructuredOutput
-from proxy.backends.narrative.tools import OfferedTool, Toolset
+from proxy.backends.narrative.output import OutputFormat, StructuredOutput
+from proxy.backends.narrative.tools import OfferedTool, ParsedOutput, Toolset
 from proxy.inference.request import ToolCall
 from proxy.schemas import compile_parameters, compile_schema
 from tests.contract import assert_schema_is_documented
