@@ -29,7 +29,15 @@ from uuid import UUID, uuid4
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.errors import IdempotencyMismatch, PaidFailure, ProxyError
+from proxy.errors import (
+    ContextLengthExceeded,
+    IdempotencyMismatch,
+    InvalidRequest,
+    ModelNotFound,
+    PaidFailure,
+    PermissionDenied,
+    ProxyError,
+)
 from proxy.inference.backend import Backend, Record, Report, Run, RunOptions
 from proxy.inference.request import Request, ToolCall
 from proxy.inference.result import Choice, Event, Result, Usage, fold, result_events
@@ -37,6 +45,8 @@ from proxy.storage import Store
 
 log = structlog.get_logger(__name__)
 
+_PAID_FAILURES: Final = (PaidFailure, ContextLengthExceeded, InvalidRequest, ModelNotFound, PermissionDenied)
+"""Errors that a failed job leads to, and that the same request would lead to again."""
 Repeat = Literal["joined", "replayed", "adopted", "mismatch", "failed_again"]
 _BODY: Final = "body"
 _RESULT: Final = "@result"
@@ -150,7 +160,7 @@ class Idempotency:
         Raises:
             IdempotencyMismatch: the key was used with another body.
             IdempotencyConflict: the same request is being submitted on another replica, and takes too long.
-            PaidFailure: an equal request failed a moment ago.
+            ProxyError: that of an equal request whose job failed a moment ago.
         """
         options = self._options
         identity = (caller.id, caller.data_plane_id or "", api)
@@ -192,12 +202,12 @@ class Idempotency:
         return place
 
     async def _replay(self, place: _Place) -> "ReplayedRun | None":
-        """The stored result of a keyed request. Raises PaidFailure: it failed."""
+        """The stored result of a keyed request. Raises its error: it failed."""
         stored = await self._store.read(place.record)
         replayed = _replayed(stored.get(_RESULT))
         self._observe("replayed" if replayed or _FAILURE in stored else "joined")
         if _FAILURE in stored:
-            raise PaidFailure(**json.loads(stored[_FAILURE]))
+            raise _failure(json.loads(stored[_FAILURE]))
         return replayed
 
     async def _place(self, index: str, choices: int, *, is_retry: bool) -> _Place:
@@ -244,13 +254,13 @@ class Idempotency:
             await asyncio.sleep(_RECHECK_S)
             known = await self._store.read(index)
 
-    def _failure(self, known: Mapping[str, str]) -> PaidFailure | None:
+    def _failure(self, known: Mapping[str, str]) -> ProxyError | None:
         """How an equal request failed within `replay_failures_s`."""
         stored = json.loads(known.get(_FAILURE, "{}"))
         if not stored or stored["until"] <= self._clock():
             return None
         self._observe("failed_again")
-        return PaidFailure(**stored["error"])
+        return _failure(stored["error"])
 
     # ------------------------------------------------------------ what becomes of this one
 
@@ -262,7 +272,8 @@ class Idempotency:
     async def failed(self, place: _Place, error: ProxyError) -> None:
         """Record how a request failed, and set the error's retry advice: whether jobs are left that a repeat takes up."""
         left = await self._submissions(place.record)
-        if isinstance(error, PaidFailure) and not (left and place.choices > 1):
+        lasting = isinstance(error, PaidFailure) or (error.job_may_exist and type(error) in _PAID_FAILURES)
+        if lasting and not (left and place.choices > 1):
             await self._store_failure(place, error)
         elif left:
             error.advise_with_jobs(resumable=place.key is not None or self._options.adopt == "equal")
@@ -270,10 +281,10 @@ class Idempotency:
         elif place.key is None or not place.resumed:
             await self._forget(place)
 
-    async def _store_failure(self, place: _Place, error: PaidFailure) -> None:
+    async def _store_failure(self, place: _Place, error: ProxyError) -> None:
         options, replay_s = self._options, self._options.replay_failures_s
-        message = error.message[:_MAX_MESSAGE]
-        again = {"message": message, "code": error.code, "param": error.param, "job_id": error.job_id}
+        again = {"type": type(error).__name__, "message": error.message[:_MAX_MESSAGE]}
+        again |= {"code": error.code, "param": error.param, "job_id": error.job_id}
         if replay_s > 0:
             text = json.dumps({"error": again, "until": self._clock() + replay_s})
             # Other requests that the index lists must not be forgotten sooner.
@@ -396,6 +407,12 @@ def _noted(batch: Iterable[Event], seen: list[Event]) -> Iterator[Event]:
     for event in batch:
         seen.append(event)
         yield event
+
+
+def _failure(stored: dict[str, Any]) -> ProxyError:
+    """The error that was stored."""
+    kind = next(kind for kind in _PAID_FAILURES if kind.__name__ == stored["type"])
+    return kind(**{name: value for name, value in stored.items() if name != "type"})
 
 
 def _replayed(text: str | None) -> ReplayedRun | None:

@@ -412,6 +412,36 @@ async def test_a_paid_failure_is_given_again_without_a_job(make_house: Any, stre
     assert house.jobs_submitted() == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("cause", "status", "code"),
+    [
+        ("prompt is too long: 209353 tokens > 199999 maximum", 400, "context_length_exceeded"),
+        ("`temperature` and `top_p` cannot both be specified for this model.", 400, "unsupported_parameter"),
+        ("Model unavailable", 404, "model_not_found"),
+    ],
+)
+async def test_a_job_that_failed_for_the_requests_own_fault_is_not_paid_again(
+    make_house: Any, cause: str, status: int, code: str, stream: bool
+) -> None:
+    house: House = make_house()
+    ask = body(script(fail=cause))
+    first = house.chat(ask)
+    assert (first.status_code, first.json()["error"]["code"]) == (status, code)
+    again = house.chat({**ask, "stream": stream})
+    assert (again.status_code, again.json()) == (status, first.json())
+    assert again.headers["x-should-retry"] == "false"
+    assert house.jobs_submitted() == 1
+
+
+async def test_a_job_that_failed_under_load_may_be_tried_again(make_house: Any) -> None:
+    house: House = make_house()
+    ask = body(script(key="load", attempts=[{"fail": "ThrottlingException"}, {"text": "Done."}]))
+    first = house.chat(ask)
+    assert (first.status_code, first.headers["x-should-retry"]) == (429, "true")
+    assert house.chat(ask).status_code == 200
+
+
 async def test_a_failure_inside_a_stream_is_given_again_before_one(make_house: Any) -> None:
     house: House = make_house()
     streamed = house.chat(failing(stream=True))

@@ -292,7 +292,9 @@ class NarrativeRun:
     def _failure(self, failed: dict[int, ProxyError]) -> ProxyError:
         """The error of a request for several choices: the first one's, naming every job."""
         error, jobs = failed[min(failed)], ", ".join(self._job_ids)
-        error.message += f" {len(failed)} of {self._request.choices} choices failed; jobs: {jobs}."
+        error.message = (
+            f"{error.message.removesuffix('.')}. {len(failed)} of {self._request.choices} choices failed; jobs: {jobs}."
+        )
         error.job_id = jobs
         return error
 
