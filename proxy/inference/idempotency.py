@@ -283,7 +283,7 @@ class Idempotency:
 
     async def _store_failure(self, place: _Place, error: ProxyError) -> None:
         options, replay_s = self._options, self._options.replay_failures_s
-        again = {"type": type(error).__name__, "message": error.message[:_MAX_MESSAGE]}
+        again: dict[str, str | None] = {"type": type(error).__name__, "message": error.message[:_MAX_MESSAGE]}
         again |= {"code": error.code, "param": error.param, "job_id": error.job_id}
         if replay_s > 0:
             text = json.dumps({"error": again, "until": self._clock() + replay_s})
