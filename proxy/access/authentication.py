@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -64,7 +65,7 @@ class Caller:
         return self.models is None or not self.models.isdisjoint(names)
 
     def may_use_endpoint(self, name: str) -> bool:
-        """Whether its key allows a named endpoint."""
+        """Whether it may use named endpoints at all, and its key allows this one."""
         return self.endpoints and self.may_use({name})
 
     def plane(self) -> str:
@@ -82,12 +83,15 @@ class Caller:
         return self.data_plane_id
 
     def rule(self, usual: Quota) -> Rule:
-        """Its own limits, and the usual ones where its key has none."""
+        """The limits that hold for it: those of its key, and the usual ones where its key has none."""
         own = self.quota
-        quota = Quota(
-            requests=own.requests or usual.requests, tokens=own.tokens or usual.tokens, jobs=own.jobs or usual.jobs
-        )
-        return Rule(f"caller:{self.id}", quota)
+        if own is not NO_QUOTA:
+            usual = Quota(
+                requests=own.requests or usual.requests,
+                tokens=own.tokens or usual.tokens,
+                jobs=own.jobs or usual.jobs,
+            )
+        return Rule(f"caller:{self.id}", usual)
 
     def check_plane(self, data_plane_id: str) -> None:
         """Raises PermissionDenied: its key is bound to another data plane."""
@@ -127,29 +131,27 @@ class SharedTokenAuthenticator:
     origins: "AllowedOrigins | None" = None
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
+        """See `Authenticator`."""
         presented = presented_keys(headers)
+        made_here = False
         for key in presented:
-            if caller := await self._holder(key):
-                return caller
-        made_here = any(key.startswith(KEY_PREFIX) for key in presented)
-        if made_here or not await self._serves_anyone():
-            raise _refusal(presented)
-        if self.origins is not None:
-            self.origins.check(headers)
-        return Caller(None, self.data_plane_id)
-
-    async def _holder(self, key: str) -> Caller | None:
-        # Every key is compared, each in constant time: how long it takes reveals nothing about them.
-        matches = [hmac.compare_digest(key.encode(), known.encode()) for known in self.keys]
-        if any(matches):
-            return Caller(None, self.data_plane_id, id=caller_id(key))
-        stored = await self.stored.find(key)
-        return None if stored is None else holder(stored, self.data_plane_id)
-
-    async def _serves_anyone(self) -> bool:
+            known = False
+            for own in self.keys:  # all of them, each in constant time: how long it takes reveals nothing about them
+                known |= hmac.compare_digest(key.encode(), own.encode())
+            if known:
+                return Caller(None, self.data_plane_id, id=caller_id(key))
+            if key.startswith(KEY_PREFIX):
+                made_here = True
+                if stored := await self.stored.find(key):
+                    return _holder(stored, self.data_plane_id)
+        anyone = self.unauthenticated == "always"
         if self.unauthenticated == "until_first_key":
-            return not self.keys and not await self.stored.exist()
-        return self.unauthenticated == "always"
+            anyone = not self.keys and not await self.stored.exist()
+        if made_here or not anyone:
+            raise _refusal(presented)
+        if self.origins is not None and (refusal := self.origins.refusal(headers)):
+            raise PermissionDenied(refusal)
+        return Caller(None, self.data_plane_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,17 +173,17 @@ class PassThroughAuthenticator:
     origins: "AllowedOrigins | None" = None
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
+        """See `Authenticator`."""
         presented = presented_keys(headers)
         for key in presented:
             if key.startswith(KEY_PREFIX):
-                stored = await self.stored.find(key)
-                if stored is not None:
-                    return holder(stored, self.data_plane_id)
+                if stored := await self.stored.find(key):
+                    return _holder(stored, self.data_plane_id)
             elif await self.tokens.accepts(key):
                 wanted = headers.get("openai-project", "").strip()
                 # Clients of OpenAI send the project of their environment, `proj_…`: that is no data plane.
                 data_plane = wanted if is_uuid(wanted) else self.data_plane_id
-                trusted = self.endpoints and (self.origins is None or self.origins.include(headers))
+                trusted = self.endpoints and not (self.origins and self.origins.refusal(headers))
                 return Caller(key, data_plane, id=caller_id(key), endpoints=trusted)
         raise _refusal(presented)
 
@@ -285,31 +287,25 @@ class AllowedOrigins:
     origins: frozenset[str]
     hosts: frozenset[str] = frozenset()
 
-    def include(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request comes from no web page, or from one that may call."""
+    def refusal(self, headers: Mapping[str, str]) -> str:
+        """Why a request is not served: it comes from a web page of another origin, or is for another host. Empty when it is served."""
+        if "host" in headers:
+            host = _HOST.match(headers["host"].lower())
+            if host is None or not (host[1] in self.hosts or _is_local(f"//{host[1]}")):
+                return (
+                    f"Requests for the host {headers['host'][:100]!r} are rejected while this server asks for no key: "
+                    "set PROXY_API_KEYS, or name the host in `server.allowed_hosts`."
+                )
         origin = headers.get("origin")
-        return self._knows_host(headers) and (origin is None or origin in self.origins or _is_local(origin))
-
-    def _knows_host(self, headers: Mapping[str, str]) -> bool:
-        if "host" not in headers:
-            return True
-        host = _HOST.match(headers["host"].lower())
-        return host is not None and (host[1] in self.hosts or _is_local(f"//{host[1]}"))
-
-    def check(self, headers: Mapping[str, str]) -> None:
-        """Raises PermissionDenied: the request comes from a web page of another origin, or is for another host."""
-        if not self._knows_host(headers):
-            raise PermissionDenied(
-                f"Requests for the host {headers['host'][:100]!r} are rejected while this server asks for no key: "
-                "set PROXY_API_KEYS, or name the host in `server.allowed_hosts`."
-            )
-        if not self.include(headers):
-            raise PermissionDenied(
-                f"Cross-origin requests from {headers['origin'][:100]!r} are rejected while this server asks for no key: "
-                "set PROXY_API_KEYS, or name the origin in `server.cors_origins`."
-            )
+        if origin is None or origin in self.origins or _is_local(origin):
+            return ""
+        return (
+            f"Cross-origin requests from {origin[:100]!r} are rejected while this server asks for no key: "
+            "set PROXY_API_KEYS, or name the origin in `server.cors_origins`."
+        )
 
 
+@lru_cache(maxsize=64)
 def _is_local(origin: str) -> bool:
     try:
         host = urlsplit(origin).hostname or ""
@@ -318,12 +314,8 @@ def _is_local(origin: str) -> bool:
     return host.endswith(".localhost") or is_loopback(host)
 
 
-def holder(key: Key, data_plane_id: str | None) -> Caller:
-    """The caller who presented a stored key.
-
-    Args:
-        data_plane_id: the proxy's own, for keys that name none.
-    """
+def _holder(key: Key, data_plane_id: str | None) -> Caller:
+    """The caller who presented a stored key; with the proxy's own data plane if the key names none."""
     return Caller(
         None,
         key.data_plane_id or data_plane_id,
@@ -347,6 +339,7 @@ def presented_keys(headers: Mapping[str, str]) -> list[str]:
     """
     scheme, _, value = headers.get("authorization", "").partition(" ")
     value = value.strip()
+    found: list[str] = []
     match scheme.lower():
         case "bearer":
             found = [value]
@@ -354,11 +347,11 @@ def presented_keys(headers: Mapping[str, str]) -> list[str]:
             found = [*_second_part(value), value]
         case "basic":
             found = _second_part(value)
-        case _:
-            found = []
-    found = [key for key in found if _can_be_key(key)]
-    others = [headers.get(name, "").strip() for name in ("x-api-key", "api-key")]
-    return found or [key for key in others if _can_be_key(key)][:1]
+    keys = list(filter(_can_be_key, found))
+    for name in ("x-api-key", "api-key"):
+        if not keys and _can_be_key(other := headers.get(name, "").strip()):
+            keys = [other]
+    return keys
 
 
 def _can_be_key(text: str) -> bool:

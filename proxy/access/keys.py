@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +22,7 @@ KEY_PREFIX = "np-"
 
 MARKER = "keys-exist"
 _RECORD = "keys"
+_ASK_AGAIN_S = 1.0
 
 
 class Key(BaseModel):
@@ -28,7 +30,7 @@ class Key(BaseModel):
 
     Attributes:
         id: names the key to operators; tells nothing of the key itself.
-        name: the operator's own words for it.
+        name: chosen by the operator; not unique.
         models: names of models and endpoints it may use; None is all of them.
         data_plane_id: where its jobs run, in place of the proxy's own data plane.
         quota: its limits; fields that are None are not limited by the key.
@@ -62,6 +64,7 @@ class Keys:
         self._records = records
         self._marker = None if folder is None else folder / MARKER
         self._existed = False
+        self._asked_at = -inf
         self._clock = clock
 
     async def create(
@@ -106,11 +109,14 @@ class Keys:
         return sorted(keys, key=lambda key: (key.created_at, key.id))
 
     async def exist(self) -> bool:
-        """Whether a key was ever made, as far as this machine knows."""
-        if not self._existed:
-            self._existed = self._marker is not None and self._marker.exists()
-        if not self._existed and await self._records.read(_RECORD):
-            self._mark()
+        """Whether a key was ever made, as far as this machine knows. One that another process makes is noticed within a second."""
+        now = self._clock()
+        if not self._existed and abs(now - self._asked_at) >= _ASK_AGAIN_S:
+            if self._marker is not None and self._marker.exists():
+                self._existed = True
+            elif await self._records.read(_RECORD):
+                self._mark()
+            self._asked_at = now
         return self._existed
 
     def _mark(self) -> None:

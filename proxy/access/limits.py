@@ -8,7 +8,7 @@ with the request.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,18 +51,6 @@ class Rule:
     quota: Quota
 
 
-@dataclass(frozen=True, slots=True)
-class _Taken:
-    """A limit of one rule, and its kind: requests, tokens or jobs."""
-
-    kind: str
-    limit: Limit
-
-    @property
-    def name(self) -> str:
-        return f"{self.limit.most} jobs in flight" if self.kind == "jobs" else f"{self.limit.most} {self.kind} a minute"
-
-
 @dataclass(slots=True)
 class Lease:
     """What a request takes of its limits. Must be released once; may be settled before.
@@ -71,42 +59,35 @@ class Lease:
         headers: OpenAI's `x-ratelimit-*`, of the tightest rule; empty where nothing is limited.
     """
 
-    headers: Mapping[str, str] = field(default_factory=dict)
-    _store: Store | None = None
+    headers: Mapping[str, str]
+    _store: Store
     _id: str = ""
-    _taken: Sequence[_Taken] = ()
+    _taken: Sequence[Limit] = ()
     _settled: bool = False
     _released: bool = False
 
-    @property
-    def counts_tokens(self) -> bool:
-        """Whether settling makes a difference."""
-        return any(taken.kind == "tokens" for taken in self._taken)
-
     async def settle(self, tokens: int) -> None:
         """Count the tokens that were used in place of the estimate. Further calls do nothing."""
-        if self._settled or self._store is None:
+        if self._settled:
             return
         self._settled = True
-        for taken in self._taken:
-            estimate = taken.limit.amount
-            if taken.kind != "tokens" or tokens == estimate:
+        for limit in self._taken:
+            if _kind(limit) != "tokens" or tokens == limit.amount:
                 continue
-            if tokens < estimate:
-                await self._store.resize(taken.limit.counter, self._id, tokens)
+            if tokens < limit.amount:
+                await self._store.resize(limit.counter, self._id, tokens)
             else:  # the excess counts from now on: the estimate's minute may have passed
-                await self._store.resize(
-                    taken.limit.counter, f"{self._id}:excess", tokens - estimate, ttl_s=taken.limit.ttl_s
-                )
+                excess = tokens - limit.amount
+                await self._store.resize(limit.counter, f"{self._id}:excess", excess, ttl_s=limit.ttl_s)
 
     async def release(self) -> None:
         """End the lease of its jobs. Further calls do nothing."""
-        if self._released or self._store is None:
+        if self._released:
             return
         self._released = True
-        for taken in self._taken:
-            if taken.kind == "jobs":
-                await self._store.resize(taken.limit.counter, self._id, 0)
+        for limit in self._taken:
+            if _kind(limit) == "jobs":
+                await self._store.resize(limit.counter, self._id, 0)
 
 
 class RateLimits:
@@ -132,54 +113,55 @@ class RateLimits:
         Raises:
             RateLimited: some limit has no room for it; `retry_after` says when it might, its headers what is left.
         """
-        taken = [each for rule in rules for each in self._limits(rule, tokens, jobs)]
+        taken = []
+        for rule in rules:
+            for kind, most, amount, ttl_s in (
+                ("requests", rule.quota.requests, 1, MINUTE_S),
+                ("tokens", rule.quota.tokens, tokens, MINUTE_S),
+                ("jobs", rule.quota.jobs, jobs, self._lease_s),
+            ):
+                if most is not None:
+                    taken.append(Limit(f"{kind}:{rule.scope}", most, min(amount, most), ttl_s))
         if not taken:
-            return Lease()
+            return Lease({}, self._store)
         lease = uuid4().hex
         give_up = time.monotonic() + self._wait_s
         while True:
-            acquired, levels = await self._store.acquire(lease, [each.limit for each in taken])
+            acquired, levels = await self._store.acquire(lease, taken)
             headers = _headers(taken, levels)
             if acquired:
                 return Lease(headers, self._store, lease, taken)
             wait_s, short = max(
-                ((_wait(each, level), each) for each, level in zip(taken, levels, strict=True)),
+                ((_wait(limit, level), limit) for limit, level in zip(taken, levels, strict=True)),
                 key=lambda found: found[0],
             )
             pause = min(max(wait_s, _RECHECK_S), MINUTE_S)
             if time.monotonic() + pause > give_up:
-                error = RateLimited(f"Rate limit reached: {short.name}.", retry_after=max(wait_s, 1.0))
+                unit = "jobs in flight" if _kind(short) == "jobs" else f"{_kind(short)} a minute"
+                error = RateLimited(f"Rate limit reached: {short.most} {unit}.", retry_after=max(wait_s, 1.0))
                 error.headers.update(headers)
                 raise error
             await asyncio.sleep(pause)
 
-    def _limits(self, rule: Rule, tokens: int, jobs: int) -> list[_Taken]:
-        quota = rule.quota
-        wanted = (
-            ("requests", quota.requests, 1, MINUTE_S),
-            ("tokens", quota.tokens, tokens, MINUTE_S),
-            ("jobs", quota.jobs, jobs, self._lease_s),
-        )
-        return [
-            _Taken(kind, Limit(f"{kind}:{rule.scope}", most, min(amount, most), ttl_s))
-            for kind, most, amount, ttl_s in wanted
-            if most is not None
-        ]
+
+def _kind(limit: Limit) -> str:
+    """Requests, tokens or jobs."""
+    return limit.counter.partition(":")[0]
 
 
-def _wait(taken: _Taken, level: Level) -> float:
+def _wait(limit: Limit, level: Level) -> float:
     """Seconds until another try is worth it: a job may end at any time."""
-    return min(level.wait_s, _RECHECK_S) if taken.kind == "jobs" else level.wait_s
+    return min(level.wait_s, _RECHECK_S) if _kind(limit) == "jobs" else level.wait_s
 
 
-def _headers(taken: Sequence[_Taken], levels: Sequence[Level]) -> dict[str, str]:
+def _headers(taken: Sequence[Limit], levels: Sequence[Level]) -> dict[str, str]:
     """OpenAI's headers for the tightest limit of requests, and the tightest of tokens."""
     headers = {}
     for kind in ("requests", "tokens"):
         found = [
-            (max(each.limit.most - level.used, 0), each.limit.most, level.reset_s)
-            for each, level in zip(taken, levels, strict=True)
-            if each.kind == kind
+            (max(limit.most - level.used, 0), limit.most, level.reset_s)
+            for limit, level in zip(taken, levels, strict=True)
+            if _kind(limit) == kind
         ]
         if found:
             remaining, most, reset_s = min(found)

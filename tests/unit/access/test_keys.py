@@ -1,11 +1,12 @@
 """Keys: shown once, kept as hashes, refused once revoked or expired."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from proxy.access.keys import KEY_PREFIX, Keys
-from proxy.storage import SqliteStore
+from proxy.storage import MemoryStore, SqliteStore
 
 
 class Clock:
@@ -63,3 +64,24 @@ async def test_all_keys_of_a_name_are_revoked_together(keys: Keys) -> None:
     await keys.create("app")
     await keys.create("app")
     assert len(await keys.revoke("app")) == 2
+
+
+async def test_whether_keys_exist_is_read_once_a_second_and_a_key_of_another_process_is_noticed(clock: Clock) -> None:
+    reads = 0
+
+    class Counting(MemoryStore):
+        async def read(self, name: str) -> Mapping[str, str]:
+            nonlocal reads
+            reads += 1
+            return await super().read(name)
+
+    records = Counting()
+    keys, another_process = Keys(records, clock=clock), Keys(records, clock=clock)
+    assert [await keys.exist() for _ in range(5)] == [False] * 5
+    assert reads == 1
+    await another_process.create("app")
+    clock.now += 1.0
+    assert await keys.exist()
+    await records.remove("keys")
+    clock.now += 1.0
+    assert await keys.exist()
