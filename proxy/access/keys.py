@@ -109,14 +109,16 @@ class Keys:
         return sorted(keys, key=lambda key: (key.created_at, key.id))
 
     async def exist(self) -> bool:
-        """Whether a key was ever made, as far as this machine knows. One that another process makes is noticed within a second."""
-        now = self._clock()
-        if not self._existed and abs(now - self._asked_at) >= _ASK_AGAIN_S:
-            if self._marker is not None and self._marker.exists():
-                self._existed = True
-            elif await self._records.read(_RECORD):
+        """Whether a key was ever made, as far as this machine knows.
+
+        One that another process makes is noticed at once by the file, or within a second by the store.
+        """
+        if not self._existed:
+            self._existed = self._marker is not None and self._marker.exists()
+        if not self._existed and abs(self._clock() - self._asked_at) >= _ASK_AGAIN_S:
+            if await self._records.read(_RECORD):
                 self._mark()
-            self._asked_at = now
+            self._asked_at = self._clock()
         return self._existed
 
     def _mark(self) -> None:

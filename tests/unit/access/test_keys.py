@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.access.keys import KEY_PREFIX, Keys
+from proxy.errors import StoreUnavailable
 from proxy.storage import MemoryStore, SqliteStore
 
 
@@ -64,6 +65,17 @@ async def test_all_keys_of_a_name_are_revoked_together(keys: Keys) -> None:
     await keys.create("app")
     await keys.create("app")
     assert len(await keys.revoke("app")) == 2
+
+
+async def test_while_the_store_is_away_nobody_is_told_that_there_are_no_keys(clock: Clock) -> None:
+    class Away(MemoryStore):
+        async def read(self, name: str) -> Mapping[str, str]:
+            raise StoreUnavailable("away")
+
+    keys = Keys(Away(), clock=clock)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await keys.exist()
 
 
 async def test_whether_keys_exist_is_read_once_a_second_and_a_key_of_another_process_is_noticed(clock: Clock) -> None:
