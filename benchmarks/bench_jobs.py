@@ -32,11 +32,10 @@ import uvicorn
 import uvloop
 from starlette.types import Receive, Scope, Send
 
-from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.events import Ended, Event, UpstreamCalled
 from proxy.backends.narrative.jobs import Jobs, JobsOptions
-from proxy.backends.narrative.queue import QueueOptions
-from proxy.backends.narrative.transport import ClientOptions
+from proxy.backends.narrative.submit import QueueOptions
 from proxy.backends.narrative.types import InferenceConfig, Job, Message, RunRequest, TextBlock
 from proxy.backends.narrative.webhooks import WebhookOptions, Webhooks
 from proxy.errors import ProxyError
@@ -148,7 +147,7 @@ async def engine(
     url: str, measured: Measured, key: str | None = None, store: Store | None = None
 ) -> AsyncIterator[tuple[Jobs, NarrativeClient]]:
     key = key or f"key-{uuid.uuid4()}"
-    options = JobsOptions(queue=QueueOptions(most=20_000), submission_patience=DEADLINE)
+    options = JobsOptions(queue=QueueOptions(most=20_000))
     async with (
         NarrativeClient(key, environment=url, observe=measured.observe) as client,
         Jobs(options, observe=measured.observe, store=store) as jobs,

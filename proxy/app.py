@@ -33,12 +33,10 @@ from proxy.api.openai.errors import error_response, exception_handlers
 from proxy.api.openai.routes import OpenAIServices, openai_routes, stream_decoder
 from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.narrative.backend import NarrativeBackend
-from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.fallbacks import Fallbacks
 from proxy.backends.narrative.jobs import Jobs, JobsOptions
-from proxy.backends.narrative.queue import QueueOptions
-from proxy.backends.narrative.submit import SubmitOptions
-from proxy.backends.narrative.transport import ClientOptions
+from proxy.backends.narrative.submit import QueueOptions, SubmitOptions
 from proxy.backends.narrative.watcher import WatchOptions
 from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
 from proxy.backends.narrative.webhooks import Webhooks, take_delivery, webhook_options

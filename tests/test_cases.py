@@ -11,13 +11,13 @@ from proxy.api.openai.encode import ChunkStream, completion
 from proxy.api.openai.types import ChatRequest
 from proxy.backends.narrative.output import choice_of, read_job, usage_of
 from proxy.backends.narrative.prompt import Prepared, prepare
-from proxy.backends.narrative.types import Job
 from proxy.catalog import load_catalog
 from proxy.inference.request import Rules
 from proxy.inference.result import Result, Usage, result_events
 from proxy.settings import config_folder
 from tests.contract import assert_submission_keeps_the_contract
 from tests.folding import assert_completion_is_openais, fold
+from tests.records import job_of
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.json"))
 CATALOG = load_catalog(config_folder() / "models.toml")
@@ -60,7 +60,7 @@ def test_the_job_becomes_the_completion_and_its_chunks_fold_back_to_it(
     case: dict[str, Any], include_usage: bool
 ) -> None:
     made, reply = prepared(case, stream=True, stream_options={"include_usage": include_usage})
-    job = Job.model_validate({"id": JOB_ID, **case["job"]})
+    job = job_of({"id": JOB_ID, **case["job"]})
     failures = "; ".join(job.failures)
     outcome = read_job(made.expected, job, failures)
     usage = usage_of(job.result.usage) if job.result else Usage()

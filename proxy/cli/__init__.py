@@ -12,8 +12,7 @@ from starlette.applications import Starlette
 from proxy import __version__
 from proxy.access.authentication import unauthenticated
 from proxy.app import create_app
-from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.transport import ClientOptions
+from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.catalog import CatalogError, load_catalog
 from proxy.cli.common import config_option, fail, read_settings
 from proxy.cli.keys import keys_exist, keys_group

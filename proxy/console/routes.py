@@ -100,7 +100,8 @@ async def job(request: Request) -> Response:
         raise InvalidRequest("No recent request of yours had that job submitted.", param="id")
     own, key = services.client, caller.upstream_key
     found = await (own if key is None else own.with_api_key(key)).get_job(job_id)
-    return _json(found.model_dump(mode="json", include={"id", "state", "created_at", "ended_at"}))
+    names = ("id", "state", "created_at", "ended_at")
+    return _json({name: getattr(found, name) for name in names})
 
 
 def _owner(services: ConsoleServices, caller: Caller, request: Request) -> str | None:

@@ -5,11 +5,10 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.events import Event
 from proxy.backends.narrative.jobs import Jobs, JobsOptions
 from proxy.backends.narrative.submit import SubmitOptions
-from proxy.backends.narrative.transport import ClientOptions, Transport
 from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock
 from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SANDBOX_DATA_PLANE
@@ -69,11 +68,11 @@ async def engine(
     client_options: ClientOptions = CLIENT,
     *,
     store: Store | None = None,
-    transport: type[Transport] = Transport,
+    kind: type[NarrativeClient] = NarrativeClient,
 ) -> AsyncIterator[Engine]:
     events: list[Event] = []
     async with (
-        NarrativeClient("key", transport=transport(url, client_options, events.append)) as client,
+        kind("key", environment=url, options=client_options, observe=events.append) as client,
         Jobs(options, observe=events.append, store=store) as jobs,
     ):
         yield Engine(client, jobs, events)

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 from uuid import uuid4
 
+from proxy.backends.narrative.client import Call, NarrativeClient, no_answer
 from proxy.backends.narrative.events import Ended, UpstreamCalled
-from proxy.backends.narrative.transport import Call, NoAnswer, Outcome, Transport
 from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SandboxOptions
 from proxy.storage.outages import FailOpen
@@ -25,15 +26,17 @@ SLOW = SandboxOptions(pending_s=0.01, running_s=0.1)
 ONE_BUDGET = replace(OPTIONS, watch=WatchOptions(reads_per_second=RATE))
 
 
-class Closable(Transport):
+class Closable(NarrativeClient):
     """A replica's connections to Narrative. Requests to `closed` paths do not get through."""
 
-    closed = ""
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.closed: set[str] = set()
 
-    async def send(self, call: Call, token: str, deadline: float | None = None) -> Outcome:
-        if call.path == self.closed:
-            return NoAnswer("no connection", sent=False)
-        return await super().send(call, token, deadline)
+    async def _send(self, call: Call[Any], end: float) -> Any:
+        if call.path.partition("?")[0] in self.closed:
+            raise no_answer(call, "no connection", sent=False)
+        return await super()._send(call, end)
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Replica:
     engine: Engine
     store: FailOpen
     relay: Relay
-    transport: Closable
+    client: Closable
     close: Callable[[], Awaitable[None]]
     endless: asyncio.Task[str]
     """A job in flight that runs on."""
@@ -110,11 +113,11 @@ async def site(count: int) -> AsyncIterator[Site]:
             relay = await own.enter_async_context(relay_to(port))
             redis = await own.enter_async_context(RedisStore(f"redis://127.0.0.1:{relay.port}/0", prefix))
             store = FailOpen(redis)
-            running = await own.enter_async_context(engine(narrative.url, ONE_BUDGET, store=store, transport=Closable))
-            transport = running.client._transport
-            assert isinstance(transport, Closable)
+            running = await own.enter_async_context(engine(narrative.url, ONE_BUDGET, store=store, kind=Closable))
+            client = running.client
+            assert isinstance(client, Closable)
             endless = asyncio.create_task(running.run(3600.0))
-            replicas.append(Replica(running, store, relay, transport, own.aclose, endless))
+            replicas.append(Replica(running, store, relay, client, own.aclose, endless))
 
         async def all_are_told() -> bool:
             await asyncio.gather(*(replica.run(3, 0.1) for replica in replicas))
@@ -173,7 +176,7 @@ async def test_when_the_reader_stops_another_one_reads() -> None:
 async def test_when_the_reader_cannot_read_another_one_reads() -> None:
     async with site(2) as here:
         leader, [other] = here.leader, here.others
-        leader.transport.closed = "/jobs"
+        leader.client.closed.add("/jobs")
         await until(lambda: other.leads)
         await asyncio.gather(*(replica.run(20, 1.0) for replica in here.replicas))
 

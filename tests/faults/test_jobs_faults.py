@@ -4,10 +4,9 @@ import asyncio
 
 import pytest
 
-from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.events import Unreadable
 from proxy.backends.narrative.jobs import Jobs, JobsOptions
-from proxy.backends.narrative.transport import ClientOptions
 from proxy.backends.narrative.watcher import WatchOptions
 from proxy.errors import JobTimeout, Overloaded, UpstreamError
 from tests.faults.raw_upstream import Reply, Seen, answer, raw_upstream, silence

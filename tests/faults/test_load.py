@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.backends.narrative.events import Refused
-from proxy.backends.narrative.queue import QueueOptions
+from proxy.backends.narrative.submit import QueueOptions
 from proxy.errors import Overloaded
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, always, fickle_narrative, first
@@ -97,12 +97,12 @@ async def test_submissions_on_their_way_are_bounded() -> None:
 async def test_a_submission_whose_turn_does_not_come_in_time_is_turned_away() -> None:
     with fickle_narrative(INSTANT) as narrative:
         narrative.meddler.before["run"] = first(1, Answer(never=True))
-        options = replace(OPTIONS, max_submissions=1, submission_patience=0.01)
+        options = replace(OPTIONS, max_submissions=1)
         async with engine(narrative.url, options) as running:
             stuck = asyncio.create_task(submit(running))
             await until(lambda: running.jobs.submitting)
             with pytest.raises(Overloaded) as caught:
-                await submit(running)
+                await running.jobs.submit(request(), running.client, deadline=in_time(0.01))
             assert caught.value.retry_after is not None
             assert running.count(Refused) == 1
             stuck.cancel()

@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.events import Retried
-from proxy.backends.narrative.transport import ClientOptions
 from proxy.backends.narrative.types import WebhookRequest
 from proxy.errors import RateLimited, UpstreamError
 from tests.faults.raw_upstream import answer, hang_up, raw_upstream

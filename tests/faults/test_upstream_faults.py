@@ -5,9 +5,7 @@ import socket
 
 import pytest
 
-from proxy.backends.narrative.answers import MAX_WORDS, refusal_of
-from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.transport import ClientOptions
+from proxy.backends.narrative.client import MAX_WORDS, ClientOptions, NarrativeClient, refusal_of
 from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock
 from proxy.errors import InvalidRequest, ModelNotFound, PermissionDenied, RateLimited, UpstreamError
 from tests.faults.raw_upstream import RawUpstream, Reply, answer, garbage, hang_up, raw_upstream, reset, silence

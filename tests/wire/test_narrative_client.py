@@ -6,11 +6,15 @@ from dataclasses import replace
 import pytest
 from pydantic import BaseModel
 
-from proxy.backends.narrative.answers import refusal_of
-from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.records import read_records, record_of
-from proxy.backends.narrative.transport import ClientOptions
-from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock, WebhookRequest
+from proxy.backends.narrative.client import ClientOptions, NarrativeClient, refusal_of
+from proxy.backends.narrative.types import (
+    InferenceConfig,
+    Message,
+    RunRequest,
+    TextBlock,
+    WebhookRequest,
+    record_of,
+)
 from proxy.errors import JobTimeout, PermissionDenied, UpstreamError
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from tests.scripts import script
@@ -75,9 +79,9 @@ async def test_jobs_are_listed_and_read_as_far_as_they_can_be_read() -> None:
             order_by="created_at_desc",
         )
         assert page.total_records == 5
-        assert [job.id for job in read_records(page)] == [job.id for job in sent[-2::-1]][:3]
+        assert [job.id for job in page.jobs()] == [job.id for job in sent[-2::-1]][:3]
         odd = replace(page, records=(record_of({"state": 7}), *page.records))
-        assert len(read_records(odd)) == 3
+        assert len(odd.jobs()) == 3
 
 
 async def test_both_spellings_of_an_id_are_read() -> None:

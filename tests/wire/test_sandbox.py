@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.backends.narrative.records import parse_page, read_records
-from proxy.backends.narrative.types import Job, RunAccepted
+from proxy.backends.narrative.types import parse_page, parse_record
 from proxy.sandbox import RunningSandbox, SandboxOptions, serve_sandbox
+from tests.records import job_of
 from tests.serving import serve
 from tests.unit.sandbox.building import body, says
 
@@ -38,13 +38,13 @@ async def client(sandbox: RunningSandbox) -> AsyncIterator[httpx.AsyncClient]:
 async def run(client: httpx.AsyncClient, *messages: dict[str, Any], **more: Any) -> str:
     answer = await client.post("/model-inference/run", json=body(*messages, **more))
     assert answer.status_code == 200, answer.text
-    return RunAccepted.model_validate(answer.json()).job_id
+    return str(parse_record(answer.content).name)
 
 
 async def test_a_job_is_submitted_and_read(client: httpx.AsyncClient, sandbox: RunningSandbox) -> None:
     job_id = await run(client, says("user", "Hi"), tags=["rid:1"])
     answer = await client.get(f"/jobs/{job_id}")
-    job = Job.model_validate(answer.json())
+    job = job_of(answer.json())
     assert (job.state, job.tags) == ("completed", ("rid:1",))
     assert job.result is not None
     assert job.result.structured_output["content"].startswith("Hello!")
@@ -58,7 +58,7 @@ async def test_the_feed_of_ended_jobs_carries_results(client: httpx.AsyncClient)
         "/jobs", params={"type": "model_inference", "state": "completed", "order_by": "updated_at_desc", "per_page": 2}
     )
     page = parse_page(answer.content)
-    records = read_records(page)
+    records = page.jobs()
     assert [record.id for record in records] == [made[2], made[1]]
     assert [record.result.structured_output for record in records if record.result] == [
         {"content": "You said: number 2"},
@@ -305,7 +305,7 @@ async def test_an_end_is_delivered_with_the_secret_and_the_result(client: httpx.
     assert headers["x-narrative-webhook-secret"] == subscription["secret"]
     assert headers["idempotency-key"]
     assert event["type"] == "job.completed"
-    assert Job.model_validate(event["data"]).id == job_id
+    assert job_of(event["data"]).id == job_id
     assert event["data"]["result"]["structured_output"]["content"]
 
 

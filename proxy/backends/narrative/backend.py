@@ -22,14 +22,13 @@ import orjson
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.backends.narrative.answers import refusal_of
-from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.client import NarrativeClient, refusal_of
 from proxy.backends.narrative.failures import cause_of
 from proxy.backends.narrative.fallbacks import Fallbacks, simpler
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.output import Outcome, choice_of, invalid_output, read_job, usage_of
 from proxy.backends.narrative.prompt import PLAIN, Form, Prepared, prepare
-from proxy.backends.narrative.reservations import SubmissionRecord
+from proxy.backends.narrative.submit import SubmissionRecord
 from proxy.backends.narrative.types import TAG_PREFIX, Job, JobState, RunRequest
 from proxy.catalog import Catalog
 from proxy.errors import InvalidApiKey, Overloaded, PaidFailure, ProxyError

@@ -4,33 +4,131 @@
         job = await narrative.run_model_inference(request)
         job = await narrative.get_job(job.id)
 
-Source: shared contract `narrative.md`.
+It uses aiohttp directly: a GET costs a twentieth of httpx's CPU time. Source: shared contract `narrative.md`.
 """
 
 import asyncio
+import copy
 import hashlib
+import logging
+import math
 import random
-from collections.abc import Callable
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
-from urllib.parse import quote
+from typing import Any, Final, Generic, Self, TypeVar
+from urllib.parse import quote, urlencode
 
-from pydantic import ValidationError
+import aiohttp
+import certifi
+from yarl import URL
 
-from proxy.backends.narrative import answers, failures
-from proxy.backends.narrative.answers import UnreadableRecord
-from proxy.backends.narrative.events import Observer, Retried, ignore
-from proxy.backends.narrative.records import JobPage, parse_json, parse_model, parse_page, parse_record
-from proxy.backends.narrative.transport import Call, ClientOptions, Operation, Transport
-from proxy.backends.narrative.types import BASE_URLS, Job, RunAccepted, RunRequest, Webhook, WebhookRequest
-from proxy.errors import JobTimeout, ProxyError, RateLimited, UpstreamError
+from proxy.backends.narrative import failures
+from proxy.backends.narrative.events import Observer, Retried, UpstreamCalled, ignore
+from proxy.backends.narrative.types import (
+    BASE_URLS,
+    Job,
+    JobPage,
+    RunRequest,
+    Webhook,
+    WebhookRequest,
+    parse_json,
+    parse_page,
+    parse_record,
+    parse_webhooks,
+)
+from proxy.errors import JobTimeout, PermissionDenied, ProxyError, RateLimited, UpstreamError
 
-MAX_PER_PAGE: Final = 500
-_FIRST_PAUSE: Final = 0.1
-_LONGEST_PAUSE: Final = 2.0
-"""Between two reads of a job by `wait_for`, in seconds; in between, half the job's age."""
+log = logging.getLogger(__name__)
+
+_MOST_PER_PAGE: Final = 500
+MAX_WORDS: Final = 500
+"""Most characters of Narrative's words that an error repeats."""
+MAX_RETRY_AFTER: Final = 60.0
+DEFAULT_RETRY_AFTER: Final = 1.0
+UNREADABLE: Final = "narrative_record_unreadable"
+UNKNOWN_OUTCOME: Final = "narrative_submit_unknown"
+_SUBMIT_PATIENCE: Final = 45.0
+"""Seconds for which a submission is retried at most, even when the deadline is later: somebody waits for its first byte."""
+_MOST_RATE_LIMITED: Final = 5
+"""Attempts at a submission that are answered 429 without `Retry-After`."""
+_KEEPALIVE: Final = 15.0
+"""Seconds that an idle connection is kept. Few: a POST on one that the other side just closed has an unknown outcome."""
+# With these errors nothing can have reached Narrative.
+_NEVER_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientOptions:
+    """How the client connects, how long it waits and how it retries. Seconds.
+
+    Args:
+        read_timeout: longest silence while an answer is awaited or read.
+        pool_timeout: longest wait for a free connection and for connecting.
+        total_timeout: longest time one request may take from start to last byte.
+        max_answer_bytes: a longer answer is not read to its end and counts as unreadable.
+        patience: how long a call is retried when the caller names no deadline.
+        first_backoff: longest first pause between attempts; it doubles each time. The pause is a random part of it.
+        closing_grace: how long `aclose` waits for requests in flight before it closes their connections.
+    """
+
+    connect_timeout: float = 5.0
+    read_timeout: float = 30.0
+    pool_timeout: float = 10.0
+    total_timeout: float = 60.0
+    max_connections: int = 100
+    max_answer_bytes: int = 64 * 1024 * 1024
+    patience: float = 30.0
+    first_backoff: float = 0.25
+    max_backoff: float = 8.0
+    closing_grace: float = 5.0
+
+
+class Operation(StrEnum):
+    """What is asked; it decides what a missing answer means."""
+
+    SUBMIT = "submit"
+    READ_JOB = "read_job"
+    LIST_JOBS = "list_jobs"
+    WEBHOOKS = "webhooks"
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request and how to read its answer.
+
+    Args:
+        path: relative to the base URL, with the query.
+        parse: reads the body of a 2xx answer; None for JSON that is something else, ValueError for no JSON.
+        content: JSON.
+        job_id: the job that is asked for.
+    """
+
+    operation: Operation
+    method: str
+    path: str
+    parse: Callable[[bytes], T | None]
+    content: bytes | None = field(default=None, repr=False)
+    job_id: str | None = None
+
+
+@dataclass(eq=False, slots=True)
+class _Connections:
+    """What a client shares with its light copies: one bounded pool, without cookies, so that callers share no session."""
+
+    session: aiohttp.ClientSession | None = None
+    in_flight: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: bool = False
+    date: tuple[str, float] | None = None
+    """The latest `Date` header and when it came, in seconds since 1970."""
 
 
 class NarrativeClient:
@@ -40,13 +138,12 @@ class NarrativeClient:
         api_key: the bearer token.
         environment: `prod`, `dev` or a base URL.
         options: timeouts, pool and retries.
-        transport: sends the requests, in place of one made from the arguments before; it is closed with the client.
         observe: called with an event for every request and retry, for metrics; it must be quick and must not raise.
 
     Every call raises `ProxyError`s only: `UpstreamError` by code (`narrative_unauthorized`, `narrative_unavailable`,
     `narrative_rejected`, `narrative_job_lost`, `narrative_record_unreadable`, `narrative_submit_unknown`),
     `PermissionDenied`, `RateLimited`, and for refused submissions what `failures.error_for` names.
-    `answers.refusal_of(error)` gives Narrative's own words where it gave some.
+    `refusal_of(error)` gives Narrative's own words where it gave some.
     """
 
     def __init__(
@@ -55,45 +152,37 @@ class NarrativeClient:
         *,
         environment: str = "prod",
         options: ClientOptions | None = None,
-        transport: Transport | None = None,
         observe: Observer = ignore,
     ) -> None:
-        transport = transport or Transport(BASE_URLS.get(environment, environment), options, observe)
-        self._set_up(api_key, transport, owner=True, retries=True)
+        self.base_url = BASE_URLS.get(environment, environment).rstrip("/")
+        self._options = options or ClientOptions()
+        self._observe = observe
+        self._connections = _Connections()
+        self._submissions: set[asyncio.Task[Job]] = set()
+        self._owner = self._retries = True
+        self._use(api_key)
 
-    def _set_up(self, api_key: str, transport: Transport, *, owner: bool, retries: bool) -> None:
+    def _use(self, api_key: str) -> None:
         if not api_key.isascii() or not api_key.isprintable():
             raise UpstreamError(
                 "the Narrative API key holds characters that no header can carry", code="narrative_unauthorized"
             )
         self._api_key = api_key
-        self._account = hashlib.sha256(f"{transport.base_url}\0{api_key}".encode()).hexdigest()[:32]
-        self._transport = transport
-        self._owner = owner
-        self._retries = retries
-        self._submissions: set[asyncio.Task[Job]] = set()
-
-    def _copy(self, api_key: str, *, retries: bool) -> Self:
-        copy = type(self).__new__(type(self))
-        copy._set_up(api_key, self._transport, owner=False, retries=retries)
-        return copy
+        self.account = hashlib.sha256(f"{self.base_url}\0{api_key}".encode()).hexdigest()[:32]
+        """A digest of base URL and API key: calls with the same account share Narrative's limits."""
 
     def with_api_key(self, api_key: str) -> Self:
         """The same client for another caller's token: a light copy that shares the connections and closes nothing."""
-        return self._copy(api_key, retries=self._retries)
+        light = copy.copy(self)
+        light._owner = False
+        light._use(api_key)
+        return light
 
     def without_retries(self) -> Self:
         """A light copy that tries each call once, for callers that have a schedule of their own."""
-        return self._copy(self._api_key, retries=False)
-
-    @property
-    def account(self) -> str:
-        """A digest of base URL and API key: calls with the same account share Narrative's limits."""
-        return self._account
-
-    @property
-    def base_url(self) -> str:
-        return self._transport.base_url
+        light = copy.copy(self)
+        light._owner = light._retries = False
+        return light
 
     def redact(self, text: str) -> str:
         """A text of Narrative's as one short line without the API key."""
@@ -102,10 +191,14 @@ class NarrativeClient:
     @property
     def clock_ahead(self) -> float | None:
         """Seconds by which Narrative's clock is ahead of ours, to about a second; None before it showed its time."""
-        return self._transport.clock_ahead
-
-    def __repr__(self) -> str:
-        return f"NarrativeClient({self.base_url!r})"
+        if self._connections.date is None:
+            return None
+        date, at = self._connections.date
+        try:
+            shown = parsedate_to_datetime(date)
+        except ValueError:
+            return None
+        return None if shown.tzinfo is None else shown.timestamp() - at
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,20 +209,29 @@ class NarrativeClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Finish or cancel requests on their way and close the connections. A light copy closes nothing."""
-        if self._owner:
-            await self._transport.aclose()
+        """Wait a little for requests in flight, then close all connections, which ends the rest. A light copy closes nothing."""
+        if not self._owner:
+            return
+        shared = self._connections
+        shared.closed = True
+        try:
+            async with asyncio.timeout(self._options.closing_grace if shared.in_flight else None):
+                while shared.in_flight:
+                    shared.idle.clear()
+                    await shared.idle.wait()
+        except TimeoutError:
+            log.warning("closed the Narrative client with %d requests unanswered", shared.in_flight)
+        if shared.session is not None:
+            await shared.session.close()
 
     # ------------------------------------------------------------ calls
 
     async def run_model_inference(self, request: RunRequest, *, deadline: float | None = None) -> Job:
         """Enqueue one inference. It is retried only where nothing can have been enqueued.
 
-        A caller that is cancelled leaves the submission to finish by itself: cancelled in the middle, it would have an unknown
-        outcome.
+        A caller that is cancelled leaves the submission to finish by itself: cancelled in the middle, it would have an unknown outcome.
 
         Args:
-            request: the body of `POST /model-inference/run`.
             deadline: loop time after which nothing is tried any more; None means `options.patience` from now.
 
         Returns:
@@ -145,35 +247,33 @@ class NarrativeClient:
         return await asyncio.shield(task)
 
     async def enqueue(
-        self, request: RunRequest, *, deadline: float | None = None, abandoned: Callable[[], bool] = lambda: False
+        self, request: RunRequest, *, deadline: float | None = None, abandoned: Callable[[], bool] | None = None
     ) -> Job:
         """`run_model_inference` for a caller that is never cancelled. Nothing is sent again once `abandoned()` is true."""
         content = request.model_dump_json(exclude_none=True).encode()
-        call = Call(Operation.SUBMIT, "POST", "/model-inference/run", content=content)
-        accepted = await self._call(call, partial(parse_model, RunAccepted), deadline, abandoned=abandoned)
-        return Job(id=accepted.job_id, type="model_inference", data_plane_id=request.data_plane_id)
+        call = Call(Operation.SUBMIT, "POST", "/model-inference/run", _parse_accepted, content)
+        job_id = await self._call(call, deadline, abandoned)
+        return Job(job_id, data_plane_id=request.data_plane_id)
 
     async def get_job(self, job_id: str, *, deadline: float | None = None) -> Job:
         """`GET /jobs/{job_id}`. Raises UpstreamError `narrative_job_lost` when Narrative does not know it."""
-        call = Call(Operation.READ_JOB, "GET", f"/jobs/{quote(job_id, safe='')}")
-        return await self._call(call, partial(_parse_job, job_id), deadline, job_id)
+        path = f"/jobs/{quote(job_id, safe='')}"
+        return await self._call(
+            Call(Operation.READ_JOB, "GET", path, partial(_parse_job, job_id), job_id=job_id), deadline
+        )
 
     async def wait_for(self, job: Job, *, timeout: float = 60.0) -> Job:  # noqa: ASYNC109  the deadline of many reads
         """The job once it has ended, whatever its end; it is read again and again. To run many jobs, use `Jobs`.
 
-        Args:
-            job: a job of `run_model_inference`, or one read earlier.
-            timeout: seconds to wait at most.
-
         Raises:
-            JobTimeout: it did not end in time; it goes on at Narrative and can be waited for again.
+            JobTimeout: it did not end within `timeout` seconds; it goes on at Narrative and can be waited for again.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
         while not job.ended:
-            now = loop.time()
-            pause = min(max(_FIRST_PAUSE, 0.5 * (now - started)), _LONGEST_PAUSE)
-            if now + pause >= started + timeout:
+            age = loop.time() - started
+            pause = min(max(0.1, 0.5 * age), 2.0)
+            if age + pause >= timeout:
                 raise JobTimeout(f"Job {job.id} did not end in time", job_id=job.id)
             await asyncio.sleep(pause)
             job = await self.get_job(job.id, deadline=started + timeout)
@@ -190,114 +290,270 @@ class NarrativeClient:
         order_by: str | None = None,
         deadline: float | None = None,
     ) -> JobPage:
-        """`GET /jobs`: one page of the company's jobs, newest created first by default.
+        """`GET /jobs`: one page of the company's jobs, newest created first by default; its records are hardly read.
 
         Args:
             per_page: at most 500.
             offset: records to skip.
             order_by: `created_at_asc`, `created_at_desc`, `updated_at_asc` or `updated_at_desc`.
-
-        Returns:
-            The page with its records undecoded; `read_records` turns them into jobs.
         """
-        query = {
-            "type": type,
-            "state": state,
-            "data_plane_id": data_plane_id,
-            "per_page": None if per_page is None else min(per_page, MAX_PER_PAGE),
-            "offset": offset,
-            "order_by": order_by,
-        }
-        params: dict[str, str | int] = {name: value for name, value in query.items() if value is not None}
-        return await self._call(Call(Operation.LIST_JOBS, "GET", "/jobs", params), parse_page, deadline)
+        names = ("type", "state", "data_plane_id", "per_page", "offset", "order_by")
+        size = None if per_page is None else min(per_page, _MOST_PER_PAGE)
+        values = zip(names, (type, state, data_plane_id, size, offset, order_by), strict=True)
+        query = urlencode([(name, value) for name, value in values if value is not None])
+        path = f"/jobs?{query}" if query else "/jobs"
+        return await self._call(Call(Operation.LIST_JOBS, "GET", path, parse_page), deadline)
 
     async def create_webhook(self, request: WebhookRequest) -> Webhook:
         """`POST /webhooks`: subscribe. A repeat after a lost answer can leave a second subscription behind."""
         content = request.model_dump_json(exclude_none=True).encode()
-        call = Call(Operation.WEBHOOKS, "POST", "/webhooks", content=content)
-        return await self._call(call, partial(parse_model, Webhook), None)
+        return await self._call(Call(Operation.WEBHOOKS, "POST", "/webhooks", _parse_webhook, content))
 
     async def get_webhook(self, webhook_id: str) -> Webhook:
         """`GET /webhooks/{id}`. Raises UpstreamError `narrative_webhook_lost` when there is none."""
-        call = Call(Operation.WEBHOOKS, "GET", f"/webhooks/{quote(webhook_id, safe='')}")
-        return await self._call(call, partial(parse_model, Webhook), None)
+        path = f"/webhooks/{quote(webhook_id, safe='')}"
+        return await self._call(Call(Operation.WEBHOOKS, "GET", path, _parse_webhook))
 
     async def list_webhooks(self) -> list[Webhook]:
         """`GET /webhooks`: the subscriptions that can be read."""
-        return await self._call(Call(Operation.WEBHOOKS, "GET", "/webhooks"), _parse_webhooks, None)
+        return await self._call(Call(Operation.WEBHOOKS, "GET", "/webhooks", parse_webhooks))
 
     async def archive_webhook(self, webhook_id: str) -> None:
         """`DELETE /webhooks/{id}`. Raises UpstreamError `narrative_webhook_lost` when there is none."""
-        call = Call(Operation.WEBHOOKS, "DELETE", f"/webhooks/{quote(webhook_id, safe='')}")
-        await self._call(call, _ignore_body, None)
+        path = f"/webhooks/{quote(webhook_id, safe='')}"
+        await self._call(Call(Operation.WEBHOOKS, "DELETE", path, bytes))
 
-    # ------------------------------------------------------------ retries
+    # ------------------------------------------------------------ one request, and its retries
 
     async def _call(
-        self,
-        call: Call,
-        parse: Callable[[bytes], T],
-        deadline: float | None,
-        job_id: str | None = None,
-        abandoned: Callable[[], bool] = lambda: False,
+        self, call: Call[T], deadline: float | None = None, abandoned: Callable[[], bool] | None = None
     ) -> T:
-        options = self._transport.options
-        loop = asyncio.get_running_loop()
+        options, loop = self._options, asyncio.get_running_loop()
         started = loop.time()
         end = started + options.patience if deadline is None else deadline
         if end <= started:
-            raise JobTimeout("the deadline passed before Narrative was asked", job_id=job_id)
-        retry_until = end
-        if call.operation is Operation.SUBMIT:
-            retry_until = min(end, started + options.submit_patience)
+            raise JobTimeout("the deadline passed before Narrative was asked", job_id=call.job_id)
+        submits = call.operation is Operation.SUBMIT
+        retry_until = min(end, started + _SUBMIT_PATIENCE) if submits else end
         attempt = rate_limited = 0
         while True:
-            outcome = await self._transport.send(call, self._api_key, end)
             try:
-                return answers.read(outcome, parse, call.operation, self._api_key, job_id)
+                return read_answer(call, *await self._send(call, end), self._api_key)
             except ProxyError as error:
-                refusal = answers.refusal_of(error)
+                refusal = refusal_of(error)
                 asked = refusal.retry_after if refusal else None
                 rate_limited += isinstance(error, RateLimited) and asked is None
-                pause = max(_backoff(attempt, options), asked or 0.0)
+                backoff = min(options.first_backoff * 2.0**attempt, options.max_backoff)
+                pause = max(random.uniform(0.0, backoff), asked or 0.0)  # noqa: S311  jitter
                 attempt += 1
-                exhausted = call.operation is Operation.SUBMIT and rate_limited >= options.max_rate_limited
+                exhausted = submits and rate_limited >= _MOST_RATE_LIMITED
                 too_late = loop.time() + pause >= retry_until
-                if not self._retries or error.retry_after is None or exhausted or too_late or abandoned():
+                if not self._retries or error.retry_after is None or exhausted or too_late:
                     raise
-            self._transport.observe(Retried(call.operation.name.lower(), pause))
-            await asyncio.sleep(pause)
-            if abandoned() or loop.time() >= retry_until:
-                return answers.read(outcome, parse, call.operation, self._api_key, job_id)  # raises again
+                if abandoned is not None and abandoned():
+                    raise
+                self._observe(Retried(call.operation, pause))
+                await asyncio.sleep(pause)
+                if (abandoned is not None and abandoned()) or loop.time() >= retry_until:
+                    raise
+
+    async def _send(self, call: Call[Any], end: float) -> tuple[int, Mapping[str, str], bytes | None]:
+        """Status, headers and body of one answer; no body when it breaks off or is too long: the status alone may say enough.
+
+        Raises:
+            ProxyError: none came until `end` (loop time) or within `total_timeout`.
+        """
+        shared, options = self._connections, self._options
+        timeout = min(options.total_timeout, end - asyncio.get_running_loop().time())
+        if shared.closed or timeout <= 0:
+            raise no_answer(call, "the client is closed" if shared.closed else "the deadline has passed", sent=False)
+        headers = {"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"}
+        if call.content is not None:
+            headers["Content-Type"] = "application/json"
+        status, started = None, time.monotonic()
+        shared.in_flight += 1
+        try:
+            async with (shared.session or self._open_session()).request(
+                call.method,
+                URL(f"{self.base_url}{call.path}", encoded=True),
+                data=call.content,
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    total=timeout,
+                    connect=options.pool_timeout,
+                    sock_connect=options.connect_timeout,
+                    sock_read=options.read_timeout,
+                ),
+            ) as response:
+                if date := response.headers.get("date"):
+                    shared.date = date, time.time()
+                body = await _read_body(response, options.max_answer_bytes)
+                status = response.status
+                return status, response.headers, body
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # OSError includes every timeout; ValueError an answer that is no HTTP at all.
+            raise no_answer(call, type(error).__name__, sent=not isinstance(error, _NEVER_SENT)) from None
+        finally:
+            shared.in_flight -= 1
+            shared.idle.set()
+            self._observe(UpstreamCalled(call.operation, status, time.monotonic() - started))
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        options, tls = self._options, True if self.base_url.startswith("http:") else ssl.create_default_context()
+        if isinstance(tls, ssl.SSLContext):
+            tls.load_verify_locations(certifi.where())
+        connector = aiohttp.TCPConnector(ssl=tls, limit=options.max_connections, keepalive_timeout=_KEEPALIVE)
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        self._connections.session = session
+        return session
 
 
-def _backoff(attempt: int, options: ClientOptions) -> float:
-    """A random part of an exponentially growing pause, in seconds."""
-    return random.uniform(0.0, min(options.first_backoff * 2.0**attempt, options.max_backoff))  # noqa: S311  jitter
-
-
-def _parse_job(job_id: str, body: bytes) -> Job:
-    job = parse_record(body).job()
-    if job is None or job.id.casefold() != job_id.casefold():
-        raise UnreadableRecord("not the record of that job")
-    return job
-
-
-def _parse_webhooks(body: bytes) -> list[Webhook]:
-    """A list, or (assumed) a page of records like that of the jobs."""
-    found = parse_json(body)
-    records = found.get("records") if isinstance(found, dict) else found
-    if not isinstance(records, list):
-        raise ValueError("not a list of webhooks")
-    return [webhook for record in records if (webhook := _read_webhook(record)) is not None]
-
-
-def _read_webhook(record: Any) -> Webhook | None:
+async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    body = bytearray()
     try:
-        return Webhook.model_validate(record)
-    except ValidationError:
+        async for piece in response.content.iter_any():
+            body += piece
+            if len(body) > limit:
+                response.close()
+                return None
+    except (aiohttp.ClientError, OSError):
         return None
+    return bytes(body)
 
 
-def _ignore_body(_: bytes) -> None:
-    return None
+def _parse_accepted(body: bytes) -> str | None:
+    return parse_record(body).name
+
+
+def _parse_job(job_id: str, body: bytes) -> Job | None:
+    job = parse_record(body).job()
+    return job if job is not None and job.id.casefold() == job_id.casefold() else None
+
+
+def _parse_webhook(body: bytes) -> Webhook:
+    return Webhook.model_validate(parse_json(body))
+
+
+# ---------------------------------------------------------------- what an answer means
+
+
+class Refusal(Exception):
+    """The `__cause__` of an error that Narrative itself stated.
+
+    Args:
+        status: the HTTP status.
+        words: Narrative's own words, at most `MAX_WORDS` characters, "" when it gave none.
+        retry_after: the pause in seconds it asked for, None when it asked for none.
+    """
+
+    def __init__(self, status: int, words: str, retry_after: float | None = None) -> None:
+        super().__init__(f"HTTP {status}: {words}" if words else f"HTTP {status}")
+        self.status = status
+        self.words = words
+        self.retry_after = retry_after
+
+
+def refusal_of(error: BaseException) -> Refusal | None:
+    """The status and words with which Narrative refused, None when the error is not a refusal of Narrative's."""
+    return error.__cause__ if isinstance(error.__cause__, Refusal) else None
+
+
+def read_answer(call: Call[T], status: int, headers: Mapping[str, str], body: bytes | None, secret: str) -> T:
+    """The body of a 2xx answer, parsed.
+
+    Args:
+        body: None when it broke off or was too long.
+        secret: the API key, struck out of any words that are repeated.
+
+    Raises:
+        ProxyError: the fault, named. `retry_after` is set exactly when a repeat of this very call can help and costs
+            nothing.
+    """
+    if not 200 <= status < 300:
+        refusal = Refusal(status, _words(body or b"", secret), retry_after(headers.get("retry-after")))
+        raise _refused(call, refusal) from refusal
+    try:
+        if body is not None:
+            if (parsed := call.parse(body)) is not None:
+                return parsed
+            if call.operation is Operation.READ_JOB:
+                message = f"Narrative's record of job {call.job_id} could not be read"
+                raise UpstreamError(message, code=UNREADABLE, retry_after=DEFAULT_RETRY_AFTER, job_id=call.job_id)
+    except (ValueError, RecursionError):
+        pass
+    if call.operation is Operation.SUBMIT:
+        raise _unknown("Narrative's answer to the submission could not be read")
+    raise _unavailable(call, "Narrative's answer could not be read")
+
+
+def no_answer(call: Call[Any], reason: str, *, sent: bool) -> ProxyError:
+    """The error for silence. `sent` is false only when nothing can have reached Narrative."""
+    if not sent:
+        return _unavailable(call, f"Narrative could not be reached ({reason})")
+    if call.operation is Operation.SUBMIT:
+        return _unknown(f"Narrative did not answer the submission ({reason})")
+    return _unavailable(call, f"Narrative did not answer ({reason})")
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds to wait by a `Retry-After` header, in seconds or as an HTTP date; within 0 and `MAX_RETRY_AFTER`."""
+    if not header:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            when = parsedate_to_datetime(header)
+        except ValueError:
+            return None
+        when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
+        seconds = (when - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if not math.isnan(seconds) else None
+
+
+def _words(body: bytes, secret: str) -> str:
+    """Narrative's error body as one short line; "" for HTML, nothing, or anything else."""
+    try:
+        found = parse_json(body)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(found, dict):
+        return ""
+    parts = [found.get("error"), found.get("error_description") or found.get("message")]
+    words = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
+    return failures.clean(words, secret, MAX_WORDS)
+
+
+def _refused(call: Call[Any], refusal: Refusal) -> ProxyError:
+    status, words, job_id, operation = refusal.status, refusal.words, call.job_id, call.operation
+    pause = DEFAULT_RETRY_AFTER if refusal.retry_after is None else refusal.retry_after
+    said = f": {words}" if words else ""
+    if status == 401:
+        return UpstreamError(
+            f"Narrative did not accept the API key{said}", code="narrative_unauthorized", job_id=job_id
+        )
+    if status == 403:
+        return PermissionDenied(f"Narrative denied access{said}", job_id=job_id)
+    if status == 429:
+        return RateLimited(f"Narrative limits the rate of requests{said}", retry_after=pause, job_id=job_id)
+    if 300 <= status < 400:
+        return UpstreamError("Narrative answered with a redirect; its base URL may be wrong", code="narrative_rejected")
+    transient = status >= 500 or status == 408
+    if status == 503 or (transient and operation is not Operation.SUBMIT):
+        return _unavailable(call, f"Narrative is not available (HTTP {status}){said}", pause)
+    if transient:
+        return _unknown(f"Narrative failed while it took the submission (HTTP {status}){said}")
+    if status == 404 and operation is Operation.READ_JOB:
+        return UpstreamError(f"Narrative does not know job {job_id}{said}", code="narrative_job_lost", job_id=job_id)
+    if status == 404 and operation is Operation.WEBHOOKS:
+        return UpstreamError(f"Narrative does not know the webhook{said}", code="narrative_webhook_lost")
+    return failures.error_for(words, code="narrative_rejected", job_id=job_id)
+
+
+def _unavailable(call: Call[Any], message: str, pause: float = DEFAULT_RETRY_AFTER) -> ProxyError:
+    return UpstreamError(message, code="narrative_unavailable", retry_after=pause, job_id=call.job_id)
+
+
+def _unknown(message: str) -> ProxyError:
+    return UpstreamError(f"{message}; whether a job was started is unknown", code=UNKNOWN_OUTCOME, job_may_exist=True)

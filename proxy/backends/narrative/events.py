@@ -1,11 +1,10 @@
 """What the job engine reports to metrics and logs: plain facts without prompts, answers or keys."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamCalled:
+class UpstreamCalled(NamedTuple):
     """One HTTP request ended. `status` is None when no answer came; `operation` is submit, read_job, list_jobs or webhooks."""
 
     operation: str
@@ -13,23 +12,20 @@ class UpstreamCalled:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Retried:
+class Retried(NamedTuple):
     """A call is about to be retried after `pause` seconds."""
 
     operation: str
     pause: float
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(NamedTuple):
     """A submission is about to be sent, after it waited here for `seconds`."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Submitted:
+class Submitted(NamedTuple):
     """A job is in flight. `adopted`: its submission had an unknown outcome, and it was found by its tag."""
 
     job_id: str
@@ -38,16 +34,14 @@ class Submitted:
     adopted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Resubmitted:
+class Resubmitted(NamedTuple):
     """A submission with an unknown outcome is repeated. `sure`: the job was surely not there."""
 
     model: str
     sure: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """The end of a job was noticed.
 
     Args:
@@ -64,29 +58,25 @@ class Ended:
     delay: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Abandoned:
+class Abandoned(NamedTuple):
     """Nobody waits for the job any more; it is left to end by itself. `job_id` is None when it never became known."""
 
     job_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """A submission was refused because too much is in flight."""
 
     in_flight: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(NamedTuple):
     """The record of a job that is waited for could not be read."""
 
     job_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReliabilityChanged:
+class ReliabilityChanged(NamedTuple):
     """The list or the webhooks began or ceased to show every end that other sources noticed first."""
 
     source: str
@@ -94,17 +84,9 @@ class ReliabilityChanged:
 
 
 Event = (
-    UpstreamCalled
-    | Retried
-    | Queued
-    | Submitted
-    | Resubmitted
-    | Ended
-    | Abandoned
-    | Refused
-    | Unreadable
+    UpstreamCalled | Retried | Queued | Submitted | Resubmitted | Ended | Abandoned | Refused | Unreadable
     | ReliabilityChanged
-)
+)  # fmt: skip
 Observer = Callable[[Event], None]
 
 

@@ -17,14 +17,20 @@ from types import TracebackType
 from typing import Self
 
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import Abandoned, Observer, Queued, Refused, ignore
-from proxy.backends.narrative.queue import FairQueue, QueueOptions
-from proxy.backends.narrative.reservations import SubmissionRecord
-from proxy.backends.narrative.submit import Attempt, Submission, SubmitOptions, Submitter
+from proxy.backends.narrative.events import Abandoned, Observer, ignore
+from proxy.backends.narrative.submit import (
+    FairQueue,
+    PendingSubmission,
+    QueueOptions,
+    Submission,
+    SubmissionRecord,
+    SubmitOptions,
+    Submitter,
+)
 from proxy.backends.narrative.table import JobTable
 from proxy.backends.narrative.types import Job, RunRequest
-from proxy.backends.narrative.watcher import WatchedJob, WatchOptions
-from proxy.errors import JobTimeout, Overloaded
+from proxy.backends.narrative.watcher import WatchOptions
+from proxy.errors import JobTimeout
 from proxy.storage import Membership, MemoryStore, Store
 
 log = logging.getLogger(__name__)
@@ -32,18 +38,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class JobsOptions:
-    """How jobs are run."""
+    """How jobs are run.
+
+    Args:
+        queue: bounds the jobs in flight.
+        max_submissions: being sent at one time.
+        closing_grace: seconds that submissions on their way are given at the end, so that their jobs are recorded.
+    """
 
     queue: QueueOptions = field(default_factory=QueueOptions)
-    """Jobs in flight."""
     submit: SubmitOptions = field(default_factory=SubmitOptions)
     watch: WatchOptions = field(default_factory=WatchOptions)
     max_submissions: int = 32
-    """Submissions being sent at one time."""
-    submission_patience: float = math.inf
-    """Seconds that a submission waits to be sent at most, if its deadline is later."""
     closing_grace: float = 5.0
-    """Seconds that submissions on their way are given at the end, so that their jobs are recorded."""
 
 
 class Jobs:
@@ -64,9 +71,9 @@ class Jobs:
         self.expect_webhooks = self._table.expect_webhooks
         self.deliver = self._table.deliver
         self._places = FairQueue(options.queue, "jobs are in flight")
-        sending = QueueOptions(options.max_submissions, options.queue.most, options.submission_patience, 1.0)
+        sending = QueueOptions(options.max_submissions, options.queue.most, math.inf, 1.0)
         self._sending = FairQueue(sending, "submissions are being sent")
-        self._submitter = Submitter(options.submit, self._table.jobs.keys(), observe)
+        self._submitter = Submitter(options.submit, self._places, self._sending, self._table.jobs.keys(), observe)
 
     async def __aenter__(self) -> Self:
         self._table.start()
@@ -78,11 +85,7 @@ class Jobs:
         """End all waits with `Overloaded`: the jobs may still end, and can be waited for elsewhere."""
         self.stop()
         self._table.fail_all()
-        if self._submitter.tasks:
-            await asyncio.wait(set(self._submitter.tasks), timeout=self._options.closing_grace)
-        for task in list(self._submitter.tasks):
-            task.cancel()
-        await asyncio.gather(*self._submitter.tasks, return_exceptions=True)
+        await self._submitter.aclose(self._options.closing_grace)
         await self._table.aclose()
 
     def __contains__(self, job_id: object) -> bool:
@@ -119,19 +122,12 @@ class Jobs:
         self.drain()
         self._submitter.stopped = True
 
-    # ------------------------------------------------------------ submissions
-
     async def submit(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:
-        """Enqueue a job that nobody else can take up, and start to watch it.
+        """Enqueue a job that nobody else can take up, and start to watch it. Raises what `submit_once` raises.
 
         Args:
             request: its body; its tags hold one that is unique, `rid:<uuid>`, by which it is found if the answer is lost.
-            client: submits it and reads it.
             deadline: loop time until which its end is of interest.
-
-        Raises:
-            Overloaded: too much is in flight; nothing was enqueued.
-            ProxyError: as `NarrativeClient.run_model_inference`.
         """
         record = SubmissionRecord()
 
@@ -160,67 +156,20 @@ class Jobs:
             caller: whose submission it is: the queue is fair between callers.
 
         Raises:
-            Overloaded: too much is in flight, or the server is shutting down; nothing was enqueued.
-            IdempotencyConflict: another replica has been submitting in this slot for too long.
-            ProxyError: as `NarrativeClient.run_model_inference`.
+            Overloaded, IdempotencyConflict, ProxyError: as `Submitter.submit`.
         """
-        while True:
-            if (found := await self._submitter.taken(record, slot)) is not None:
-                return found
-            await self._take_turn(caller or client.account, deadline)
-            attempt = Attempt(make_request, form, client, deadline, record, slot)
-            task = self._submitter.start(attempt)
-            task.add_done_callback(lambda _: self._sending.release())
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError:
-                attempt.client_left = True
-                task.add_done_callback(self._sent_for_nobody)
-                raise
-            if (submission := self._sent(task)) is not None:
-                self._table.open(
-                    submission.job,
-                    client,
-                    deadline=deadline,
-                    model=attempt.model,
-                    sent=attempt.sent,
-                    on_left=self._places.release,
-                )
-                return submission
-
-    async def _take_turn(self, caller: str, deadline: float) -> None:
-        loop = asyncio.get_running_loop()
-        arrived = loop.time()
-        try:
-            await self._places.acquire(caller, deadline)
-            try:
-                await self._sending.acquire(caller, deadline)
-            except BaseException:
-                self._places.release()
-                raise
-        except Overloaded:
-            self._observe(Refused(self.in_flight))
-            raise
-        self._observe(Queued(loop.time() - arrived))
-
-    def _sent(self, task: "asyncio.Task[Submission | None]") -> Submission | None:
-        """What came of a submission; the place of one that brought no job is given back."""
-        submission = None
-        try:
-            if task.cancelled():
-                raise Overloaded("the server is stopping", job_may_exist=True)
-            submission = task.result()
-        finally:
-            if submission is None:
-                self._places.release()
+        pending = PendingSubmission(make_request, form, client, record, slot, deadline, caller)
+        submission = await self._submitter.submit(pending)
+        if submission.new:
+            self._table.open(
+                submission.job,
+                client,
+                deadline=deadline,
+                model=pending.model,
+                sent=pending.sent,
+                on_left=self._places.release,
+            )
         return submission
-
-    def _sent_for_nobody(self, task: "asyncio.Task[Submission | None]") -> None:
-        self._places.release()
-        submission = None if task.cancelled() or task.exception() else task.result()
-        self._abandon(submission.job.id if submission else None)
-
-    # ------------------------------------------------------------ waiting
 
     async def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Job:
         """The ended job, whatever its end: completed, failed or cancelled.
@@ -232,30 +181,21 @@ class Jobs:
             PermissionDenied: the job may no longer be read.
             Overloaded: the engine stops.
         """
-        loop = asyncio.get_running_loop()
         watched = self._table.open(job, client, deadline=deadline)
         watched.waiters += 1
         try:
-            await asyncio.wait({watched.future}, timeout=max(deadline - loop.time(), 0.0))
+            await asyncio.wait({watched.future}, timeout=max(deadline - asyncio.get_running_loop().time(), 0.0))
             if watched.future.done():
                 return watched.future.result()
         finally:
-            self._leave(watched)
+            watched.waiters -= 1
+            if not watched.waiters:
+                if not watched.future.done():
+                    log.info("nobody waits for a job any more", extra={"job_id": job.id})
+                    self._observe(Abandoned(job.id))
+                self._table.close(watched)
         raise JobTimeout(f"Job {job.id} did not end in time", job_id=job.id)
 
     async def run(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:
         """Submit and wait. Raises what `submit` and `wait` raise."""
         return await self.wait(await self.submit(request, client, deadline=deadline), client, deadline=deadline)
-
-    def _leave(self, watched: WatchedJob) -> None:
-        watched.waiters -= 1
-        if watched.waiters:
-            return
-        if not watched.future.done():
-            self._abandon(watched.id)
-        self._table.close(watched)
-
-    def _abandon(self, job_id: str | None) -> None:
-        """The place for a call that cancels the job, once Narrative has one."""
-        log.info("nobody waits for a job any more", extra={"job_id": job_id})
-        self._observe(Abandoned(job_id))

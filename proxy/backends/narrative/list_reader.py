@@ -8,7 +8,7 @@ from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import Observer
 from proxy.backends.narrative.lists import MOST_FAILURES, STATES, ListCursor, Sources
 from proxy.backends.narrative.polling import Budget
-from proxy.backends.narrative.records import Record
+from proxy.backends.narrative.types import Record
 from proxy.errors import ProxyError, RateLimited, UpstreamError
 
 _HOPELESS: Final = 10.0

@@ -23,8 +23,7 @@ from typing import Any, Final
 
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
 from proxy.backends.narrative.tools import ParsedOutput, Toolset
-from proxy.backends.narrative.types import Job, JobState, JsonObject
-from proxy.backends.narrative.types import Usage as JobUsage
+from proxy.backends.narrative.types import Job, JobState, JobUsage, JsonObject
 from proxy.errors import PaidFailure
 from proxy.inference.jsontext import NotJson, dump_json, parse_loose_json
 from proxy.inference.result import Choice, FinishReason, Usage

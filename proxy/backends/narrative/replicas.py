@@ -14,8 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.backends.narrative.records import Record, parse_json, parse_record, record_of
-from proxy.backends.narrative.types import TAG_PREFIX
+from proxy.backends.narrative.types import TAG_PREFIX, Record, parse_json, parse_record, record_of
 from proxy.storage import ALONE, Membership, Store
 
 log = logging.getLogger(__name__)

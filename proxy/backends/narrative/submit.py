@@ -10,41 +10,357 @@ Exactly one task carries a submission from the reservation in the store to the r
 | has an unknown outcome, and its tag is found | that job is adopted |
 | has an unknown outcome, and the job is surely not there | submitted again, unless its client has left |
 | has an unknown outcome, and nothing is sure | `narrative_submit_unknown`, or submitted again if so set |
+
+Source: shared contract `narrative.md`, sections `POST /model-inference/run` and `GET /jobs`.
 """
 
 import asyncio
 import logging
+import math
 import time
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Final, Literal
+from uuid import UUID, uuid4, uuid5
+from weakref import WeakValueDictionary
 
-from proxy.backends.narrative.answers import DEFAULT_RETRY_AFTER, UNKNOWN_OUTCOME
-from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import Observer, Resubmitted, Submitted
-from proxy.backends.narrative.lookup import TagLookup
-from proxy.backends.narrative.reservations import SubmissionRecord
-from proxy.backends.narrative.types import TAG_PREFIX, Job, RunRequest
+import msgspec
+
+from proxy.backends.narrative.client import DEFAULT_RETRY_AFTER, UNKNOWN_OUTCOME, NarrativeClient
+from proxy.backends.narrative.events import Abandoned, Observer, Queued, Refused, Resubmitted, Submitted
+from proxy.backends.narrative.types import TAG_PREFIX, Job, Record, RunRequest, read_time
 from proxy.errors import IdempotencyConflict, Overloaded, ProxyError, UpstreamError
+from proxy.storage import Store
 
 log = logging.getLogger(__name__)
 
-_MOST_LOOKUPS: Final = 256
 _CHECK_AGAIN_S: Final = 0.05
+_LONGEST_RETRY_AFTER: Final = 60.0
+_SMOOTHING: Final = 0.2
+_PER_PAGE: Final = 100
+_MOST_PAGES: Final = 20
+_MOST_OPAQUE: Final = 10
+_SLACK: Final = 5.0
+"""Seconds that Narrative's clock may differ from what its `Date` header showed."""
+_SLACK_WITHOUT_DATE: Final = 120.0
+
+
+# ---------------------------------------------------------------- slots
+
+
+class Slot(msgspec.Struct, frozen=True):
+    """What a slot holds.
+
+    Args:
+        form: how the request was put to the model; the result must be read the same way.
+        job: the id of the job; None while it is only reserved.
+        by: the replica that reserved; "" when even that replica does not know what became of the submission.
+        nonce: tells reservations apart.
+        at: the first reservation, in seconds since 1970: the job cannot be older.
+    """
+
+    form: str
+    job: str | None = None
+    by: str = ""
+    nonce: str = ""
+    at: float = 0.0
+
+
+class SubmissionRecord:
+    """The slots of one request, `<choice>.<number>`, in each of which one submission is reserved and recorded.
+
+    A slot holds nothing (nobody has submitted here, or Narrative refused it), a reservation (a replica is about to submit; if it was
+    killed, the job is looked up by its tag before anything is sent), or a job id, and whoever comes later waits for that job.
+    Preparing and reading are pure, so the ids are all that is needed to resume a request: the prompt comes again with the client's
+    own retry, and neither it nor the result has to be stored.
+
+    Args:
+        store: where the slots are, shared with all who may work on the same request; None when nobody can repeat it.
+        name: of the record in the store.
+        seed: what the tags are made from, the same for everyone who works on the request.
+        ttl_s: how long the record is kept.
+        patience_s: how long another replica's reservation is waited for.
+    """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        name: str = "",
+        seed: str | None = None,
+        *,
+        ttl_s: float = 3600.0,
+        patience_s: float = 10.0,
+    ) -> None:
+        self._store = store
+        self._name = name
+        self._seed = UUID(seed) if seed else uuid4()
+        self._ttl_s = ttl_s
+        self.patience_s = patience_s
+        self._paid: set[str] = set()
+
+    @property
+    def job_may_exist(self) -> bool:
+        """Whether a job of this request exists, or may: then a repeat pays again unless it takes up this record."""
+        return bool(self._paid)
+
+    def tag(self, slot: str) -> str:
+        """The unique part of the tag of a slot's submission: the same in every replica."""
+        return str(uuid5(self._seed, slot))
+
+    async def find(self, slot: str) -> Slot | None:
+        """What the slot holds if it is a job, or reserved by a replica that is alive; None when it can be reserved."""
+        if self._store is None or (text := await self._store.get(self._name, slot)) is None:
+            return None
+        found = msgspec.json.decode(text, type=Slot)
+        if found.job is not None:
+            self._paid.add(slot)
+            return found
+        return found if await self._store.alive(found.by) else None
+
+    async def reserve(self, slot: str, form: str) -> tuple[Slot, float | None] | None:
+        """Reserve the slot. None when it is taken; else the reservation, and since when a job may exist (seconds since 1970)."""
+        mine = Slot(form, by="" if self._store is None else self._store.replica, nonce=uuid4().hex, at=time.time())
+        since = None
+        if self._store is not None:
+            text = await self._store.add(self._name, slot, _text(mine), ttl_s=self._ttl_s)
+            found = msgspec.json.decode(text, type=Slot)
+            if found.nonce != mine.nonce:
+                if found.job is not None or await self._store.alive(found.by):
+                    return None
+                mine, since = msgspec.structs.replace(mine, form=found.form, at=found.at), found.at
+                if not await self._store.compare_and_set(self._name, slot, text, _text(mine)):
+                    return None
+        self._paid.add(slot)
+        return mine, since
+
+    async def settle(self, slot: str, reservation: Slot, job_id: str | None) -> None:
+        """Record the job, or with None that the outcome is unknown."""
+        if self._store is not None:
+            changes = {"job": job_id} if job_id else {"by": "", "nonce": ""}
+            settled = msgspec.structs.replace(reservation, **changes)
+            await self._store.put(self._name, slot, _text(settled), ttl_s=self._ttl_s)
+
+    async def release(self, slot: str) -> None:
+        """Give the slot back: nothing was enqueued."""
+        self._paid.discard(slot)
+        if self._store is not None:
+            await self._store.remove(self._name, slot)
+
+
+def _text(slot: Slot) -> str:
+    return msgspec.json.encode(slot).decode()
+
+
+# ---------------------------------------------------------------- the queue
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """How much may be under way, and how long more is queued. Seconds.
+
+    Args:
+        most: under way.
+        most_waiting: in the queue.
+        patience: longest wait.
+        retry_after: the least that refused callers are asked to wait; more when the queue needs longer.
+    """
+
+    most: int = 10_000
+    most_waiting: int = 1_000
+    patience: float = 5.0
+    retry_after: float = 2.0
+
+
+class FairQueue:
+    """Places that are granted in turn, one caller after the other, and to each caller in the order of arrival.
+
+    Args:
+        what: is under way, for error messages.
+    """
+
+    def __init__(self, options: QueueOptions, what: str) -> None:
+        self._options = options
+        self._what = what
+        self._free = options.most
+        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self.waiting = 0
+        self._draining = False
+        self._granted_at = -math.inf
+        self._interval = 0.0
+
+    async def acquire(self, caller: str, deadline: float) -> None:
+        """Take a place, waiting for one at most until `deadline` (loop time).
+
+        Raises:
+            Overloaded: none became free in time, too many wait already, or the server is shutting down. Nothing was begun.
+        """
+        if self._free:
+            self._free -= 1
+            return
+        if self._draining:
+            raise _shutting_down()
+        if self.waiting >= self._options.most_waiting:
+            raise self._full()
+        loop = asyncio.get_running_loop()
+        granted: asyncio.Future[None] = loop.create_future()
+        self._queues.setdefault(caller, deque()).append(granted)
+        self.waiting += 1
+        try:
+            await asyncio.wait({granted}, timeout=max(min(self._options.patience, deadline - loop.time()), 0.0))
+            if not granted.done():
+                raise self._full()
+        except asyncio.CancelledError:
+            if granted.done() and granted.exception() is None:
+                self.release()
+            raise
+        finally:
+            self.waiting -= 1
+            if not granted.done():
+                queue = self._queues[caller]
+                queue.remove(granted)
+                if not queue:
+                    del self._queues[caller]
+        granted.result()
+
+    def release(self) -> None:
+        """Give a place back, or pass it on."""
+        self._free += 1
+        while self._free and self._queues:
+            caller, queue = self._queues.popitem(last=False)
+            granted = queue.popleft()
+            if queue:
+                self._queues[caller] = queue
+            self._free -= 1
+            granted.set_result(None)
+            now = asyncio.get_running_loop().time()
+            if math.isfinite(self._granted_at):
+                self._interval += _SMOOTHING * (now - self._granted_at - self._interval)
+            self._granted_at = now
+
+    def drain(self) -> None:
+        """Refuse all who wait, and from now on all who would have to."""
+        self._draining = True
+        for queue in self._queues.values():
+            for granted in queue:
+                granted.set_exception(_shutting_down())
+        self._queues.clear()
+
+    def _full(self) -> Overloaded:
+        needed = min(self.waiting * self._interval, _LONGEST_RETRY_AFTER)
+        message = f"too many {self._what}; try again later"
+        return Overloaded(message, retry_after=max(self._options.retry_after, needed))
+
+
+def _shutting_down() -> Overloaded:
+    return Overloaded("The server is shutting down.", retry_after=2.0)
+
+
+# ---------------------------------------------------------------- looking for a job whose submission was not answered
+
+
+@dataclass(slots=True)
+class Scan:
+    """What one reading of the list showed.
+
+    Args:
+        tagged: jobs by their tags; the oldest, should Narrative have taken a submission twice.
+        opaque: ids of jobs of the time in question whose tags the list does not show.
+        covered: whether the list was read back to before the time in question.
+    """
+
+    tagged: dict[str, Record | Job] = field(default_factory=dict)
+    opaque: set[str] = field(default_factory=set)
+    covered: bool = False
+
+
+class TagLookup:
+    """Reads one account's list of jobs in one data plane, once for all who wait for it.
+
+    Args:
+        known: ids of jobs in flight: each is another submission's.
+    """
+
+    def __init__(self, client: NarrativeClient, data_plane_id: str, known: Collection[str]) -> None:
+        self._client = client
+        self._data_plane_id = data_plane_id
+        self._known = known
+        self._since, self._deadline = math.inf, -math.inf
+        self._current: asyncio.Task[Scan] | None = None
+        self._next: asyncio.Task[Scan] | None = None
+
+    async def scan(self, since: float, deadline: float) -> Scan:
+        """A reading that starts after this call and reaches back to `since` (our clock, seconds since 1970).
+
+        Raises:
+            ProxyError: the list could not be read until `deadline` (loop time).
+        """
+        self._since, self._deadline = min(self._since, since), max(self._deadline, deadline)
+        if self._next is None:
+            self._next = asyncio.create_task(self._read_after(self._current))
+        return await asyncio.shield(self._next)
+
+    async def _read_after(self, earlier: "asyncio.Task[Scan] | None") -> Scan:
+        if earlier is not None:
+            await asyncio.wait({earlier})
+        since, deadline = self._since, self._deadline
+        self._current, self._next = self._next, None
+        self._since, self._deadline = math.inf, -math.inf
+        return await self._read(since, deadline)
+
+    async def _read(self, since: float, deadline: float) -> Scan:
+        ahead = self._client.clock_ahead
+        oldest = since - _SLACK_WITHOUT_DATE if ahead is None else since + ahead - _SLACK
+        scan = Scan()
+        for number in range(_MOST_PAGES):
+            page = await self._client.list_jobs(
+                type="model_inference",
+                data_plane_id=self._data_plane_id,
+                per_page=_PER_PAGE,
+                offset=number * _PER_PAGE or None,
+                order_by="created_at_desc",
+                deadline=deadline,
+            )
+            for record in page.records:
+                if record.name is None:
+                    return scan  # a record that cannot be read could be the one
+                if tags := record.tags:
+                    scan.tagged.update(dict.fromkeys(tags, record))
+                elif record.name not in self._known and not _older(record, oldest):
+                    scan.opaque.add(record.name)
+            if len(page.records) < _PER_PAGE or _older(page.records[-1], oldest):
+                scan.covered = True
+                break
+        for job_id in list(scan.opaque)[:_MOST_OPAQUE]:  # lists may leave out what the job itself shows
+            job = await self._client.get_job(job_id, deadline=deadline)
+            if job.tags:
+                scan.opaque.discard(job_id)
+                scan.tagged.update(dict.fromkeys(job.tags, job))
+        return scan
+
+
+def _older(record: Record, than: float) -> bool:
+    created = read_time(record.created_at)
+    return created is not None and created.timestamp() < than
+
+
+# ---------------------------------------------------------------- submissions
 
 
 @dataclass(frozen=True, slots=True)
 class SubmitOptions:
-    """How lost answers are dealt with. Seconds."""
+    """How lost answers are dealt with.
+
+    Args:
+        lookups: seconds before each reading of the list of jobs. Their sum is how far the list may lag, and how late a submission may
+            still take effect, before its job counts as not there.
+        attempts: submissions of one request at most.
+        in_doubt: what to do when nobody can tell whether the job exists: say so, or submit again and perhaps pay twice.
+    """
 
     lookups: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    """Pauses before each reading of the list of jobs. Their sum is how far the list may lag, and how late a submission may still
-    take effect, before its job counts as not there."""
     attempts: int = 3
-    """Submissions of one request at most."""
     in_doubt: Literal["error", "resubmit"] = "error"
-    """What to do when nobody can tell whether the job exists: say so, or submit again and perhaps pay twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,156 +379,215 @@ class Submission:
 
 
 @dataclass(slots=True, eq=False)
-class Attempt:
-    """A submission on its way. `client_left`: nobody waits for it any more, so nothing is sent again."""
+class PendingSubmission:
+    """A submission on its way.
 
-    request: Callable[[str], Awaitable[RunRequest]]
+    Args:
+        make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
+        deadline: loop time.
+        caller: whose it is: the queue is fair between callers.
+        client_left: nobody waits for it any more, so nothing is sent again.
+        sent: loop time of the latest attempt.
+        model: of the body; "" until it is made.
+    """
+
+    make_request: Callable[[str], Awaitable[RunRequest]]
     form: str
     client: NarrativeClient
-    deadline: float
     record: SubmissionRecord
     slot: str
+    deadline: float
+    caller: str = ""
     client_left: bool = False
     sent: float = 0.0
     model: str = ""
 
 
 class Submitter:
-    """Submits jobs, each once.
+    """Submits jobs, each once, no more than `places` at one time.
 
     Args:
-        options: how lost answers are dealt with.
-        known: ids of jobs in flight: each is another submission's.
-        observe: called with submissions.
+        places: bounds the jobs in flight; the caller of `submit` gives the place of a new job back.
+        sending: bounds the submissions on their way.
+        known: ids of jobs in flight.
+        observe: called with events.
     """
 
-    def __init__(self, options: SubmitOptions, known: Collection[str], observe: Observer) -> None:
+    def __init__(
+        self,
+        options: SubmitOptions,
+        places: FairQueue,
+        sending: FairQueue,
+        known: Collection[str],
+        observe: Observer,
+    ) -> None:
         self._options = options
+        self._places = places
+        self._sending = sending
         self._known = known
         self._observe = observe
-        self._lookups: dict[tuple[str, str], TagLookup] = {}
+        self._lookups: WeakValueDictionary[tuple[str, str], TagLookup] = WeakValueDictionary()
         self.tasks: set[asyncio.Task[Submission | None]] = set()
         """Submissions on their way, those of clients that left among them."""
         self.stopped = False
         """Set when nothing may be sent any more."""
 
-    async def taken(self, record: SubmissionRecord, slot: str) -> Submission | None:
-        """The slot's job if there is one; None when the slot is free. Waits for a replica that is submitting there.
+    async def submit(self, pending: PendingSubmission) -> Submission:
+        """The slot's job, submitted if there is none. It waits for a replica that is submitting there, and for its turn.
+
+        A caller that is cancelled leaves the submission to finish by itself.
 
         Raises:
-            IdempotencyConflict: that takes too long.
+            IdempotencyConflict: another replica has been submitting in this slot for too long.
+            Overloaded: too much is in flight, or the server is shutting down; nothing was enqueued.
+            ProxyError: as `NarrativeClient.run_model_inference`.
         """
-        until = asyncio.get_running_loop().time() + record.patience_s
-        while (found := await record.find(slot)) is not None:
-            if found.job is not None:
-                return Submission(Job(id=found.job, type="model_inference"), found.form, new=False)
-            if asyncio.get_running_loop().time() >= until:
-                raise IdempotencyConflict("The same request is being submitted elsewhere.", retry_after=1.0)
-            await asyncio.sleep(_CHECK_AGAIN_S)
-        return None
+        loop, until = asyncio.get_running_loop(), None
+        while True:
+            if (found := await pending.record.find(pending.slot)) is not None:
+                if found.job is not None:
+                    return Submission(Job(found.job), found.form, new=False)
+                until = until or loop.time() + pending.record.patience_s
+                if loop.time() >= until:
+                    raise IdempotencyConflict("The same request is being submitted elsewhere.", retry_after=1.0)
+                await asyncio.sleep(_CHECK_AGAIN_S)
+                continue
+            await self._take_turn(pending.caller or pending.client.account, pending.deadline)
+            task = asyncio.create_task(self._carry(pending))
+            self.tasks.add(task)
+            task.add_done_callback(self._sent)
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError:
+                pending.client_left = True
+                task.add_done_callback(self._sent_for_nobody)
+                raise
+            if task.cancelled() or task.exception() is not None or task.result() is None:
+                self._places.release()
+            if task.cancelled():
+                raise Overloaded("the server is stopping", job_may_exist=True)
+            if (submission := task.result()) is not None:
+                return submission
 
-    def start(self, attempt: Attempt) -> "asyncio.Task[Submission | None]":
-        """The task that carries a submission to its end. Its result is None when another replica took the slot meanwhile. It is not
-        to be cancelled with its client: set `attempt.client_left` instead."""
-        task = asyncio.create_task(self._carry(attempt))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
+    async def _take_turn(self, caller: str, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        arrived = loop.time()
+        try:
+            await self._places.acquire(caller, deadline)
+            try:
+                await self._sending.acquire(caller, deadline)
+            except BaseException:
+                self._places.release()
+                raise
+        except Overloaded:
+            self._observe(Refused(len(self._known)))
+            raise
+        self._observe(Queued(loop.time() - arrived))
 
-    async def _carry(self, attempt: Attempt) -> Submission | None:
-        reserved = await attempt.record.reserve(attempt.slot, attempt.form)
+    def _sent(self, task: "asyncio.Task[Submission | None]") -> None:
+        self.tasks.discard(task)
+        self._sending.release()
+
+    def _sent_for_nobody(self, task: "asyncio.Task[Submission | None]") -> None:
+        self._places.release()
+        submission = None if task.cancelled() or task.exception() else task.result()
+        job_id = submission.job.id if submission else None
+        log.info("nobody waits for a job any more", extra={"job_id": job_id})
+        self._observe(Abandoned(job_id))
+
+    async def aclose(self, grace: float) -> None:
+        """Send nothing any more; submissions on their way get `grace` seconds, so that their jobs are recorded."""
+        self.stopped = True
+        if self.tasks:
+            await asyncio.wait(set(self.tasks), timeout=grace)
+        for task in list(self.tasks):
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def _carry(self, pending: PendingSubmission) -> Submission | None:
+        """Reserve the slot, send, and record the job's id. None when another replica took the slot meanwhile."""
+        record, slot = pending.record, pending.slot
+        reserved = await record.reserve(slot, pending.form)
         if reserved is None:
             return None
         reservation, since = reserved
         try:
-            request = await attempt.request(reservation.form)
-            attempt.model = request.model
-            job = await self._submit(attempt, request, since)
+            request = await pending.make_request(reservation.form)
+            pending.model = request.model
+            started = asyncio.get_running_loop().time()
+            job, adopted = await self._send(pending, request, since)
         except BaseException as error:
             if isinstance(error, ProxyError) and not error.job_may_exist:
-                await attempt.record.release(attempt.slot)
+                await record.release(slot)
             else:
-                await attempt.record.settle(attempt.slot, reservation, None)
+                await record.settle(slot, reservation, None)
             raise
-        await attempt.record.settle(attempt.slot, reservation, job.id)
+        self._observe(Submitted(job.id, request.model, asyncio.get_running_loop().time() - started, adopted))
+        await record.settle(slot, reservation, job.id)
         return Submission(job, reservation.form, new=True)
 
-    async def _submit(self, attempt: Attempt, request: RunRequest, since: float | None) -> Job:
-        """The submitted job; it may have ended already when it was found by its tag."""
-        started = asyncio.get_running_loop().time()
-        attempt.sent = started
-        if since is not None:
-            found = await self._look_up(attempt, request, datetime.fromtimestamp(since, UTC))
-            if isinstance(found, Job):
-                return self._submitted(request, found, started, adopted=True)
-            if not found and self._options.in_doubt == "error":
-                raise _unknown("Whether the job was started already is unknown")
-        for number in range(1, self._options.attempts + 1):
+    async def _send(self, pending: PendingSubmission, request: RunRequest, since: float | None) -> tuple[Job, bool]:
+        """The job, and whether it was found by its tag; then it may have ended already.
+
+        Args:
+            since: when a submission was made whose outcome is unknown, in seconds since 1970; None when there was none.
+        """
+        options, loop = self._options, asyncio.get_running_loop()
+        unknown = UpstreamError(
+            "Whether the job was started already is unknown", code=UNKNOWN_OUTCOME, job_may_exist=True
+        )
+        pending.sent = loop.time()
+        number = 0
+        while True:
+            if since is not None:
+                found = await self._look_up(pending, request, since)
+                if isinstance(found, Job):
+                    return found, True
+                last = pending.client_left or self.stopped or number == options.attempts
+                if found and last:
+                    message = "Narrative did not take the submission"
+                    raise UpstreamError(message, code="narrative_unavailable", retry_after=DEFAULT_RETRY_AFTER)
+                if last or (not found and options.in_doubt == "error"):
+                    raise unknown
+                if number:
+                    self._observe(Resubmitted(request.model, found))
             if self.stopped:
-                raise Overloaded("The server is shutting down.", retry_after=DEFAULT_RETRY_AFTER)
-            begun = datetime.fromtimestamp(time.time(), UTC)
-            attempt.sent = asyncio.get_running_loop().time()
+                raise _shutting_down()
+            number += 1
+            since, pending.sent = time.time(), loop.time()
             try:
-                job = await attempt.client.enqueue(
-                    request, deadline=attempt.deadline, abandoned=lambda: attempt.client_left or self.stopped
+                job = await pending.client.enqueue(
+                    request, deadline=pending.deadline, abandoned=lambda: pending.client_left or self.stopped
                 )
-                return self._submitted(request, job, started, adopted=False)
             except UpstreamError as error:
                 if error.code != UNKNOWN_OUTCOME:
                     raise
-                log.warning("the answer to a submission was lost", extra={"slot": attempt.slot, "attempt": number})
-                found = await self._look_up(attempt, request, begun)
-                if isinstance(found, Job):
-                    return self._submitted(request, found, started, adopted=True)
-                last = attempt.client_left or self.stopped or number == self._options.attempts
-                if found and last:
-                    raise _not_taken() from error
-                if last or (not found and self._options.in_doubt == "error"):
-                    raise
-                self._observe(Resubmitted(request.model, found))
-        raise AssertionError("unreachable: the last attempt returns or raises")
+                unknown = error
+                log.warning("the answer to a submission was lost", extra={"slot": pending.slot, "attempt": number})
+            else:
+                return job, False
 
-    def _submitted(self, request: RunRequest, job: Job, started: float, *, adopted: bool) -> Job:
-        seconds = asyncio.get_running_loop().time() - started
-        self._observe(Submitted(job.id, request.model, seconds, adopted))
-        return job
-
-    async def _look_up(self, attempt: Attempt, request: RunRequest, begun: datetime) -> Job | bool:
+    async def _look_up(self, pending: PendingSubmission, request: RunRequest, since: float) -> Job | bool:
         """The job; True when it is surely not there; False when nobody can tell."""
         tag = next((tag for tag in request.tags if tag.startswith(TAG_PREFIX)), None)
         if tag is None:
             return False
-        lookup = self._lookup(attempt.client, request.data_plane_id)
+        key = pending.client.account, request.data_plane_id
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            lookup = self._lookups[key] = TagLookup(pending.client, request.data_plane_id, self._known)
         absent = False
         loop = asyncio.get_running_loop()
         for pause in self._options.lookups:
-            if loop.time() + pause >= attempt.deadline:
+            if loop.time() + pause >= pending.deadline:
                 return False
             await asyncio.sleep(pause)
             try:
-                scan = await lookup.scan(begun, attempt.deadline)
+                scan = await lookup.scan(since, pending.deadline)
             except ProxyError:
                 absent = False
                 continue
-            if job := scan.find(tag):
-                return job
-            absent = scan.conclusive
+            if (found := scan.tagged.get(tag)) is not None:
+                return found if isinstance(found, Job) else found.job() or Job(found.name or "")
+            absent = scan.covered and not scan.opaque
         return absent
-
-    def _lookup(self, client: NarrativeClient, data_plane_id: str) -> TagLookup:
-        key = (client.account, data_plane_id)
-        lookup = self._lookups.get(key)
-        if lookup is None:
-            if len(self._lookups) >= _MOST_LOOKUPS:
-                del self._lookups[next(iter(self._lookups))]
-            lookup = self._lookups[key] = TagLookup(client, data_plane_id, self._known)
-        return lookup
-
-
-def _unknown(message: str) -> UpstreamError:
-    return UpstreamError(message, code=UNKNOWN_OUTCOME, job_may_exist=True)
-
-
-def _not_taken() -> UpstreamError:
-    message = "Narrative did not take the submission"
-    return UpstreamError(message, code="narrative_unavailable", retry_after=DEFAULT_RETRY_AFTER)

@@ -12,9 +12,8 @@ from typing import Final
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import Observer
 from proxy.backends.narrative.polling import Durations
-from proxy.backends.narrative.records import Record
 from proxy.backends.narrative.replicas import AccountRole, ListRead, Replicas
-from proxy.backends.narrative.types import Job
+from proxy.backends.narrative.types import Job, Record
 from proxy.backends.narrative.watcher import AccountWatcher, WatchedJob, WatchOptions
 from proxy.errors import Overloaded
 from proxy.storage import Membership, Store

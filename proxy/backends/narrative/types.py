@@ -1,16 +1,22 @@
 """The bodies of Narrative's job and inference API: what is sent is validated strictly, what is received is read tolerantly.
 
 What is received may lack fields, carry unknown ones, use either spelling of an id, write states in any letter case, count
-tokens in fractions and leave out the zone of a time. Source: shared contract `narrative.md`, whose *assumed* rows a reader
-must survive.
+tokens in fractions and leave out the zone of a time. Every record of a job echoes its whole request, so a page of twenty can
+hold megabytes: msgspec skips what is not named here without building objects, and input, result and failures stay undecoded
+until somebody waits for that very job. Source: shared contract `narrative.md`, whose *assumed* rows a reader must survive.
 """
 
+import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AliasChoices, AliasPath, BaseModel, BeforeValidator, ConfigDict, Field
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 BASE_URLS: Mapping[str, str] = {"prod": "https://api.narrative.io", "dev": "https://api-dev.narrative.io"}
 """Environment name → base URL."""
@@ -20,23 +26,20 @@ TAG_PREFIX: Final = "rid:"
 
 JsonObject = dict[str, Any]
 M = TypeVar("M", bound=BaseModel)
-ModelType = type[M]  # under this name since a job has a field `type`
-JobId = Annotated[str, Field(pattern=r"\A[A-Za-z0-9_.:-]{1,128}\z")]
+_JOB_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 """A uuid by the contract; whatever else it may be, it goes into paths and response headers."""
+
+
+# ---------------------------------------------------------------- POST /model-inference/run
 
 
 class _Sent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Received(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
-
-
-# ---------------------------------------------------------------- messages
-
-
 class TextBlock(_Sent):
+    """Text of a turn."""
+
     type: Literal["text"] = "text"
     text: str
 
@@ -60,20 +63,18 @@ class ToolResultBlock(_Sent):
 
 
 Block = Annotated[TextBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
-Role = Literal["system", "user", "assistant"]
 
 
 class Message(_Sent):
     """One turn."""
 
-    role: Role
+    role: Literal["system", "user", "assistant"]
     content: tuple[Block, ...]
 
 
-# ---------------------------------------------------------------- POST /model-inference/run
-
-
 class InferenceConfig(_Sent):
+    """The output schema and the sampling; what is None is left to the model."""
+
     output_format_schema: JsonObject
     max_tokens: int | None = None
     temperature: float | None = None
@@ -91,13 +92,7 @@ class RunRequest(_Sent):
     tags: tuple[str, ...] = ()
 
 
-class RunAccepted(_Received):
-    """Its answer: the id of the job that was enqueued."""
-
-    job_id: JobId = Field(validation_alias=AliasChoices("job_id", "id"))
-
-
-# ---------------------------------------------------------------- GET /jobs, GET /jobs/{job_id}
+# ---------------------------------------------------------------- jobs
 
 
 class JobState(StrEnum):
@@ -114,99 +109,47 @@ class JobState(StrEnum):
 ENDED: frozenset[str] = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
 
 
-def normal_state(value: Any) -> Any:
-    """A state in the contract's spelling: lower case, `canceled` with two l. Anything but text is left as it is."""
-    if not isinstance(value, str):
-        return value
-    state = value.strip().lower()
-    return JobState.CANCELLED.value if state == "canceled" else state
+@dataclass(frozen=True, slots=True)
+class JobUsage:
+    """Tokens of one job; 0 where Narrative names no number."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
 
 
-def read_time(value: Any) -> datetime | None:
-    """ISO 8601 text or seconds since 1970, as UTC; a missing zone means UTC, and what cannot be read is None."""
-    try:
-        time = datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-    except (ValueError, TypeError, OverflowError, OSError):
-        return None
-
-
-def _count(value: Any) -> int:
-    """A number of tokens: fractions are rounded, and what is missing, negative or no number counts as 0."""
-    try:
-        return max(round(float(value)), 0)
-    except (ValueError, TypeError, OverflowError):
-        return 0
-
-
-def _object(value: Any) -> Any:
-    return value if isinstance(value, Mapping | BaseModel) else {}
-
-
-def _messages(value: Any) -> tuple[str, ...]:
-    """Failures come as objects with a message under one of several names, or as bare strings."""
-    if value is None:
-        return ()
-    return tuple(_message(item) for item in value) if isinstance(value, list | tuple) else (_message(value),)
-
-
-def _message(failure: Any) -> str:
-    if not isinstance(failure, Mapping):
-        return str(failure)
-    names = ("error", "cause", "type", "code", "message", "error_description", "description", "reason")
-    parts = [str(failure[name]) for name in names if isinstance(failure.get(name), str) and failure[name]]
-    return ": ".join(dict.fromkeys(parts)) or str(dict(failure))
-
-
-def _tags(value: Any) -> tuple[str, ...]:
-    return tuple(tag for tag in value if isinstance(tag, str)) if isinstance(value, list | tuple) else ()
-
-
-Time = Annotated[
-    datetime | None, BeforeValidator(lambda value: value if isinstance(value, datetime) else read_time(value))
-]
-Count = Annotated[int, BeforeValidator(_count)]
-
-
-class Usage(_Received):
-    """Tokens of one job; absent counts are 0."""
-
-    prompt_tokens: Count = 0
-    completion_tokens: Count = 0
-    total_tokens: Count = 0
-
-
-class RunResult(_Received):
+@dataclass(frozen=True, slots=True)
+class RunResult:
     """What a completed job brought; `structured_output` is None when it is missing."""
 
     structured_output: Any = None
-    usage: Annotated[Usage, BeforeValidator(_object)] = Usage()
+    usage: JobUsage = JobUsage()
 
 
-class Job(_Received):
+@dataclass(frozen=True, slots=True)
+class Job:
     """A job as `GET /jobs/{job_id}` and the records of `GET /jobs` show it, without the echo of its input.
 
-    Only an id, a textual state and, where there is one, a result that is an object are required; everything else is read
-    as far as it makes sense. `tags` come from `input.tags` (assumed).
+    Args:
+        state: in the contract's spelling if it is a documented `JobState`.
+        tags: from `input.tags` (assumed).
+        failures: each as one line.
+        created_at: as all times in UTC, None when it is missing or cannot be read.
     """
 
-    id: JobId = Field(validation_alias=AliasChoices("job_id", "id"))
-    state: Annotated[str, BeforeValidator(normal_state)] = JobState.PENDING
-    type: Annotated[str | None, BeforeValidator(lambda value: value if isinstance(value, str) else None)] = None
-    tags: Annotated[tuple[str, ...], BeforeValidator(_tags)] = Field(
-        default=(), validation_alias=AliasChoices("tags", AliasPath("input", "tags"))
-    )
+    id: str
+    state: str = JobState.PENDING
+    tags: tuple[str, ...] = ()
     result: RunResult | None = None
-    failures: Annotated[tuple[str, ...], BeforeValidator(_messages)] = ()
-    data_plane_id: Annotated[str | None, BeforeValidator(lambda value: value if isinstance(value, str) else None)] = (
-        None
-    )
-    created_at: Time = None
-    updated_at: Time = None
-    ended_at: Time = None
+    failures: tuple[str, ...] = ()
+    data_plane_id: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    ended_at: datetime | None = None
 
     @property
     def ended(self) -> bool:
+        """Whether it is completed, failed or cancelled."""
         return self.state in ENDED
 
     @property
@@ -216,7 +159,7 @@ class Job(_Received):
             return self.result is not None and self.result.structured_output is not None
         return self.state == JobState.CANCELLED or bool(self.failures)
 
-    def result_as(self, model: ModelType[M]) -> M:
+    def result_as(self, model: type[M]) -> M:
         """The structured output as a pydantic model.
 
         Raises:
@@ -225,13 +168,6 @@ class Job(_Received):
         if self.result is None:
             raise ValueError(f"job {self.id} is {self.state} and has no result")
         return model.model_validate(self.result.structured_output)
-
-
-class ApiError(_Received):
-    """Narrative's error body; a gateway in front may answer something else entirely."""
-
-    error: str | None = None
-    error_description: str | None = None
 
 
 # ---------------------------------------------------------------- webhooks
@@ -247,11 +183,210 @@ class WebhookRequest(_Sent):
     states: tuple[str, ...] | None = None
 
 
-class Webhook(_Received):
-    """A subscription."""
+class Webhook(BaseModel):
+    """A subscription; `secret` comes only with the answer that made it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     url: str | None = None
     name: str | None = None
     secret: str | None = Field(default=None, repr=False)
     status: str | None = None
+
+
+# ---------------------------------------------------------------- reading what is received
+
+_NULL: Final = msgspec.Raw(b"null")
+_RAW: Final = ("input", "result", "failures")
+_FAILURE_FIELDS: Final = (
+    "error", "cause", "type", "code", "message", "error_description", "description", "reason"
+)  # fmt: skip
+
+
+class Record(msgspec.Struct, omit_defaults=True):
+    """One job of an answer, hardly read. `input`, `result` and `failures` are JSON text."""
+
+    job_id: Any = None
+    id: Any = None
+    state: Any = None
+    input: msgspec.Raw = _NULL
+    result: msgspec.Raw = _NULL
+    failures: msgspec.Raw = _NULL
+    data_plane_id: Any = None
+    created_at: Any = None
+    updated_at: Any = None
+    ended_at: Any = None
+
+    @property
+    def name(self) -> str | None:
+        """The job's id, None when the record has none that can be used."""
+        found = self.job_id or self.id
+        return found if isinstance(found, str) and _JOB_ID.fullmatch(found) else None
+
+    @property
+    def ended(self) -> bool:
+        """Whether its state says so, in any letter case."""
+        return isinstance(self.state, str) and _normal_state(self.state) in ENDED
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags its request carried, as far as `input.tags` shows them."""
+        try:
+            return tuple([tag for tag in _TAGS.decode(self.input).tags if isinstance(tag, str)])
+        except (msgspec.MsgspecError, RecursionError):
+            return ()
+
+    def job(self) -> Job | None:
+        """The job. None when the record has no id, a state that is no text, or a result that is no object; all else is read as
+        far as it makes sense."""
+        job_id, state, plane = self.name, self.state, self.data_plane_id
+        try:
+            result, failures = parse_json(self.result), parse_json(self.failures)
+        except (ValueError, RecursionError):
+            return None
+        if job_id is None or not isinstance(state, str | None) or not isinstance(result, dict | None):
+            return None
+        return Job(
+            id=job_id,
+            state=JobState.PENDING if state is None else _normal_state(state),
+            tags=self.tags,
+            result=None if result is None else _result(result),
+            failures=() if failures is None else _failures(failures),
+            data_plane_id=plane if isinstance(plane, str) else None,
+            created_at=read_time(self.created_at),
+            updated_at=read_time(self.updated_at),
+            ended_at=read_time(self.ended_at),
+        )
+
+
+class _Tagged(msgspec.Struct):
+    tags: list[Any] = []
+
+
+class _Page(msgspec.Struct):
+    records: list[msgspec.Raw]
+    total_records: Any = None
+
+
+_TAGS: Final = msgspec.json.Decoder(_Tagged)
+_RECORD: Final = msgspec.json.Decoder(Record)
+_PAGE: Final = msgspec.json.Decoder(_Page)
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """The answer of `GET /jobs`.
+
+    Args:
+        records: in the order of the page, without what is no object.
+        total_records: how many jobs match in all, None when Narrative did not say.
+        size: bytes of the answer.
+    """
+
+    records: tuple[Record, ...]
+    total_records: int | None = None
+    size: int = 0
+
+    def jobs(self) -> list[Job]:
+        """The jobs of the page, without the records that cannot be read."""
+        return [job for record in self.records if (job := record.job()) is not None]
+
+
+def parse_page(body: bytes) -> JobPage:
+    """Raises ValueError when `body` is no page of jobs."""
+    try:
+        page = _PAGE.decode(body)
+        records = tuple(_RECORD.decode(record) for record in page.records if bytes(memoryview(record)[:1]) == b"{")
+        total: Any = page.total_records
+    except msgspec.MsgspecError:
+        found = parse_json(body)
+        if not isinstance(found, dict) or not isinstance(found.get("records"), list):
+            raise ValueError("not a page of jobs") from None
+        records = tuple(record_of(each) for each in found["records"] if isinstance(each, dict))
+        total = found.get("total_records")
+    return JobPage(records, total if isinstance(total, int) else None, len(body))
+
+
+def parse_record(body: bytes) -> Record:
+    """Raises ValueError when `body` is no JSON object. What msgspec refuses (half a surrogate pair, `NaN`) is read the slow way."""
+    try:
+        return _RECORD.decode(body)
+    except msgspec.MsgspecError:
+        found = parse_json(body)
+        if not isinstance(found, dict):
+            raise ValueError("not a job") from None
+        return record_of(found)
+
+
+def record_of(fields: Mapping[str, Any]) -> Record:
+    """A record of parsed JSON."""
+    raw = {name: msgspec.Raw(json.dumps(fields[name]).encode()) for name in _RAW if fields.get(name) is not None}
+    plain = {name: fields[name] for name in Record.__struct_fields__ if name in fields and name not in _RAW}
+    return Record(**plain, **raw)
+
+
+def parse_json(body: bytes | msgspec.Raw) -> Any:
+    """JSON as Python values. Half a surrogate pair, which strict parsers refuse, becomes U+FFFD.
+
+    Raises:
+        ValueError: not JSON. RecursionError: nested too deep.
+    """
+    body = bytes(body)
+    try:
+        return from_json(body)
+    except ValueError:
+        text = json.dumps(json.loads(body), ensure_ascii=False)
+        return from_json(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def parse_webhooks(body: bytes) -> list[Webhook]:
+    """The subscriptions that can be read, of a list or (assumed) of a page like that of the jobs. Raises ValueError for all else."""
+    found = parse_json(body)
+    records = found.get("records") if isinstance(found, dict) else found
+    if not isinstance(records, list):
+        raise ValueError("not a list of webhooks")
+    webhooks = []
+    for record in records:
+        try:
+            webhooks.append(Webhook.model_validate(record))
+        except ValidationError:
+            continue
+    return webhooks
+
+
+def read_time(value: Any) -> datetime | None:
+    """ISO 8601 text or seconds since 1970, as UTC; a missing zone means UTC, and what cannot be read is None."""
+    try:
+        time = datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+
+
+def _normal_state(state: str) -> str:
+    state = state.strip().lower()
+    return JobState.CANCELLED.value if state == "canceled" else state
+
+
+def _result(fields: Mapping[str, Any]) -> RunResult:
+    """Counts of tokens are rounded; what is missing, negative or no number counts as 0."""
+    usage, counts = fields.get("usage"), []
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        try:
+            counts.append(max(round(float(usage[name])), 0) if isinstance(usage, dict) else 0)
+        except (KeyError, ValueError, TypeError, OverflowError):
+            counts.append(0)
+    return RunResult(fields.get("structured_output"), JobUsage(*counts))
+
+
+def _failures(found: Any) -> tuple[str, ...]:
+    """Failures come as objects with a message under one of several names, or as bare strings, in a list or alone."""
+    texts = []
+    for failure in found if isinstance(found, list) else [found]:
+        if isinstance(failure, dict):
+            parts = [failure[name] for name in _FAILURE_FIELDS if isinstance(failure.get(name), str) and failure[name]]
+            texts.append(": ".join(dict.fromkeys(parts)) or str(failure))
+        else:
+            texts.append(str(failure))
+    return tuple(texts)

@@ -12,8 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from proxy.backends.narrative.answers import UNREADABLE
-from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.client import UNREADABLE, NarrativeClient
 from proxy.backends.narrative.events import Ended, Observer, Unreadable
 from proxy.backends.narrative.list_reader import ListReader, give_way
 from proxy.backends.narrative.lists import ListCursor
@@ -25,9 +24,8 @@ from proxy.backends.narrative.polling import (
     Situation,
     next_polls,
 )
-from proxy.backends.narrative.records import Record
 from proxy.backends.narrative.replicas import AccountRole, ListRead
-from proxy.backends.narrative.types import Job, JobState
+from proxy.backends.narrative.types import Job, JobState, Record
 from proxy.errors import PermissionDenied, ProxyError, UpstreamError
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,7 @@ from yarl import URL
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.lists import STATES
-from proxy.backends.narrative.records import Record, parse_json, parse_record
-from proxy.backends.narrative.types import Webhook, WebhookRequest
+from proxy.backends.narrative.types import Record, Webhook, WebhookRequest, parse_json, parse_record
 from proxy.errors import ProxyError, UnknownUrl, UpstreamError
 from proxy.storage import MemoryStore, Store
 

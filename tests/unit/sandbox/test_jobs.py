@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.types import Job as WireJob
 from proxy.sandbox.http import SandboxError
 from proxy.sandbox.jobs import NEVER, JobQuery, SandboxJob
+from tests.records import job_of
 from tests.unit.sandbox.building import CONTENT, StoppedSandbox, body, keyed, says
 
 
@@ -37,7 +37,7 @@ def test_a_record_is_as_the_contract_shows_it() -> None:
     assert set(record["result"]) == {"usage", "structured_output"}
     usage = record["result"]["usage"]
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    parsed = WireJob.model_validate(record)
+    parsed = job_of(record)
     assert (parsed.ended, parsed.tags) == (True, ("rid:1",))
 
 
@@ -47,7 +47,7 @@ def test_some_times_lack_a_zone_and_are_utc_all_the_same() -> None:
     assert record["created_at"].endswith("Z")
     assert "Z" not in record["ended_at"]
     assert "+" not in record["ended_at"]
-    assert WireJob.model_validate(record).ended_at == datetime.fromtimestamp(sandbox.now + 3, UTC)
+    assert job_of(record).ended_at == datetime.fromtimestamp(sandbox.now + 3, UTC)
 
 
 def test_the_id_can_be_spelled_as_the_sdk_does() -> None:

@@ -6,20 +6,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.answers import MAX_RETRY_AFTER, MAX_WORDS, read, refusal_of, retry_after
-from proxy.backends.narrative.transport import Answer, NoAnswer, Operation
+from proxy.backends.narrative.client import (
+    MAX_RETRY_AFTER,
+    MAX_WORDS,
+    Call,
+    Operation,
+    no_answer,
+    read_answer,
+    refusal_of,
+    retry_after,
+)
 from proxy.errors import ProxyError, UpstreamError
 
 BODIES = st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode))
 
 
-def answered(status: int, body: bytes = b"", **headers: str) -> Answer:
-    return Answer(status, httpx.Headers(headers), body)
+def asked(operation: Operation) -> Call[bytes]:
+    return Call(operation, "GET", "/", bytes, job_id="job-1")
 
 
-def refused(answer: Answer | NoAnswer, operation: Operation, secret: str = "") -> ProxyError:
+def refused(operation: Operation, status: int, body: bytes = b"", secret: str = "", **headers: str) -> ProxyError:
     with pytest.raises(ProxyError) as caught:
-        read(answer, lambda body: body, operation, secret, "job-1")
+        read_answer(asked(operation), status, httpx.Headers(headers), body, secret)
     return caught.value
 
 
@@ -57,7 +65,7 @@ def test_no_retry_after_header_breaks_anything(header: str) -> None:
 
 @given(st.integers(300, 599), BODIES, st.sampled_from(Operation))
 def test_every_status_and_body_becomes_one_named_bounded_line(status: int, body: bytes, operation: Operation) -> None:
-    error = refused(answered(status, body), operation)
+    error = refused(operation, status, body)
     assert len(error.message) < MAX_WORDS + 200
     assert "\n" not in error.message
     refusal = refusal_of(error)
@@ -67,30 +75,30 @@ def test_every_status_and_body_becomes_one_named_bounded_line(status: int, body:
 
 @given(st.integers(300, 599))
 def test_a_submission_invites_a_repeat_only_where_nothing_can_have_been_enqueued(status: int) -> None:
-    error = refused(answered(status), Operation.SUBMIT)
+    error = refused(Operation.SUBMIT, status)
     assert (error.retry_after is not None) == (status in {429, 503})
 
 
 @given(st.integers(300, 599))
 def test_a_read_can_be_repeated_after_whatever_may_pass(status: int) -> None:
-    error = refused(answered(status), Operation.READ_JOB)
+    error = refused(Operation.READ_JOB, status)
     assert (error.retry_after is not None) == (status >= 500 or status in {408, 429})
 
 
 def test_silence_after_sending_a_submission_is_an_unknown_outcome_and_before_it_is_none() -> None:
-    unknown = refused(NoAnswer("ReadTimeout", sent=True), Operation.SUBMIT)
+    unknown = no_answer(asked(Operation.SUBMIT), "ReadTimeout", sent=True)
     assert isinstance(unknown, UpstreamError)
     assert (unknown.code, unknown.retry_after) == ("narrative_submit_unknown", None)
-    nothing = refused(NoAnswer("ConnectError", sent=False), Operation.SUBMIT)
+    nothing = no_answer(asked(Operation.SUBMIT), "ConnectError", sent=False)
     assert (nothing.code, nothing.retry_after) == ("narrative_unavailable", 1.0)
 
 
 def test_narratives_pause_is_passed_on() -> None:
-    assert refused(answered(429, **{"retry-after": "9"}), Operation.SUBMIT).retry_after == 9.0
-    assert refused(answered(429), Operation.SUBMIT).retry_after == 1.0
+    assert refused(Operation.SUBMIT, 429, **{"retry-after": "9"}).retry_after == 9.0
+    assert refused(Operation.SUBMIT, 429).retry_after == 1.0
 
 
 def test_the_key_is_struck_out_of_repeated_words() -> None:
-    error = refused(answered(400, b'{"error": "bad token abc123def456"}'), Operation.SUBMIT, secret="abc123def456")
+    error = refused(Operation.SUBMIT, 400, b'{"error": "bad token abc123def456"}', secret="abc123def456")
     assert "abc123def456" not in error.message
     assert "bad token" in error.message

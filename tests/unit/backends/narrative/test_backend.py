@@ -12,13 +12,11 @@ import pytest
 
 from proxy.access.authentication import Caller
 from proxy.backends.narrative import backend as backend_module
-from proxy.backends.narrative.answers import Refusal
 from proxy.backends.narrative.backend import NarrativeBackend, NarrativeRun
-from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.client import NarrativeClient, Refusal
 from proxy.backends.narrative.failures import error_for
 from proxy.backends.narrative.fallbacks import Fallbacks
-from proxy.backends.narrative.reservations import SubmissionRecord
-from proxy.backends.narrative.submit import Submission
+from proxy.backends.narrative.submit import Submission, SubmissionRecord
 from proxy.backends.narrative.types import Job, RunRequest
 from proxy.catalog import ModelCard, make_catalog
 from proxy.errors import (
@@ -36,6 +34,7 @@ from proxy.inference.request import JsonOutput, Message, Request, Rules, Text, T
 from proxy.inference.result import Choice, Event, Result, Started, Usage, fold
 from proxy.lifecycle import Lifecycle
 from proxy.storage import MemoryStore
+from tests.records import job_of
 
 CARD = ModelCard(id="anthropic.claude-haiku-4.5", names=("haiku",), max_tokens=4096)
 CALLER = Caller(None, "fef9904e-d263-4930-85f7-1e28cce40f89", id="me")
@@ -126,7 +125,7 @@ class ScriptedJobs:
         end = ends.pop(0) if len(ends) > 1 else ends[0]
         if isinstance(end, ProxyError):
             raise end
-        return Job.model_validate({"id": job.id, **end})
+        return job_of({"id": job.id, **end})
 
     @property
     def paid(self) -> int:

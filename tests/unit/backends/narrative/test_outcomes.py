@@ -6,8 +6,7 @@ import pytest
 
 from proxy.backends.narrative.output import OutputFormat, choice_of, invalid_output, read_job, usage_of
 from proxy.backends.narrative.tools import OfferedTool, Toolset
-from proxy.backends.narrative.types import Job
-from proxy.backends.narrative.types import Usage as JobUsage
+from proxy.backends.narrative.types import Job, JobUsage
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -20,6 +19,7 @@ from proxy.errors import (
 )
 from proxy.inference.result import Choice, Usage
 from proxy.schemas import compile_parameters
+from tests.records import job_of
 
 ID = "a81e1460-fbdc-4204-bd76-a9e496bf760d"
 TEXT = OutputFormat()
@@ -31,13 +31,11 @@ def tools(**options: bool) -> OutputFormat:
 
 
 def done(output: Any, id_: str = ID, **usage: int) -> Job:
-    return Job.model_validate(
-        {"id": id_, "state": "completed", "result": {"structured_output": output, "usage": usage}}
-    )
+    return job_of({"id": id_, "state": "completed", "result": {"structured_output": output, "usage": usage}})
 
 
 def failed(*failures: Any, **fields: Any) -> Job:
-    return Job.model_validate({"id": ID, "state": "failed", "failures": list(failures), **fields})
+    return job_of({"id": ID, "state": "failed", "failures": list(failures), **fields})
 
 
 def read(expected: OutputFormat, job: Job) -> Choice:

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.records import Record, parse_json, parse_page, parse_record, read_records, record_of
-from proxy.backends.narrative.types import Job
+from proxy.backends.narrative.types import Job, Record, parse_json, parse_page, parse_record, record_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -152,13 +151,13 @@ def test_what_is_no_page_is_a_value_error(body: bytes) -> None:
 def test_a_page_skips_what_is_no_object_and_keeps_what_cannot_be_read_as_a_job() -> None:
     page = parse_page(b'{"records": [null, 5, {"job_id": "a"}, {}], "total_records": 9}')
     assert [record.name for record in page.records] == ["a", None]
-    assert [each.id for each in read_records(page)] == ["a"]
+    assert [each.id for each in page.jobs()] == ["a"]
     assert page.total_records == 9
 
 
 def test_json_that_msgspec_refuses_is_read_the_slow_way() -> None:
     body = b'{"records": [{"job_id": "a", "result": {"structured_output": {"x": "\\ud800", "y": NaN, "z": 1e999}}}]}'
-    [read] = read_records(parse_page(body))
+    [read] = parse_page(body).jobs()
     assert read.result is not None
     assert repr(read.result.structured_output) == repr({"x": "\ufffd", "y": float("nan"), "z": float("inf")})
 

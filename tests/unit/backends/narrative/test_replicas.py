@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from proxy.backends.narrative import replicas
-from proxy.backends.narrative.records import Record, record_of
 from proxy.backends.narrative.replicas import ListRead, decode_end, decode_read, encode_end, encode_read
+from proxy.backends.narrative.types import Record, record_of
 
 
 def record(job_id: str, output: Any = None, tags: Any = ("rid:1",)) -> Record:

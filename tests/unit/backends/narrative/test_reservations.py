@@ -7,8 +7,7 @@ import pytest
 
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.jobs import Jobs, JobsOptions
-from proxy.backends.narrative.reservations import SubmissionRecord
-from proxy.backends.narrative.submit import Submission, SubmitOptions
+from proxy.backends.narrative.submit import Submission, SubmissionRecord, SubmitOptions
 from proxy.backends.narrative.types import InferenceConfig, Job, Message, RunRequest, TextBlock
 from proxy.errors import IdempotencyConflict, RateLimited, UpstreamError
 from proxy.storage import MemoryStore

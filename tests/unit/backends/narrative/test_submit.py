@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -10,11 +11,16 @@ import pytest
 
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import ignore
-from proxy.backends.narrative.lookup import TagLookup
-from proxy.backends.narrative.records import JobPage, record_of
-from proxy.backends.narrative.reservations import SubmissionRecord
-from proxy.backends.narrative.submit import Attempt, Submission, SubmitOptions, Submitter
-from proxy.backends.narrative.types import InferenceConfig, Job, Message, RunRequest, TextBlock
+from proxy.backends.narrative.submit import (
+    FairQueue,
+    PendingSubmission,
+    QueueOptions,
+    SubmissionRecord,
+    SubmitOptions,
+    Submitter,
+    TagLookup,
+)
+from proxy.backends.narrative.types import InferenceConfig, Job, JobPage, Message, RunRequest, TextBlock, record_of
 from proxy.errors import Overloaded, UpstreamError
 from proxy.storage import MemoryStore
 
@@ -59,21 +65,26 @@ def record(number: int, *, tags: Sequence[str] = ("rid:other",), minutes_old: fl
     return {"job_id": f"job-{number}", "input": {"tags": list(tags)}, "created_at": created.isoformat()}
 
 
-def attempt(client: Scripted, *tags: str, seconds: float = 60.0, record: SubmissionRecord | None = None) -> Attempt:
+def attempt(
+    client: Scripted, *tags: str, seconds: float = 60.0, record: SubmissionRecord | None = None
+) -> PendingSubmission:
     deadline = asyncio.get_running_loop().time() + seconds
     record = record or SubmissionRecord()
 
     async def make_request(_: str) -> RunRequest:
         return request(*tags)
 
-    return Attempt(make_request, "", cast(NarrativeClient, client), deadline, record, "0")
+    return PendingSubmission(make_request, "", cast(NarrativeClient, client), record, "0", deadline)
+
+
+def submitter_with(**options: Any) -> Submitter:
+    places, sending = FairQueue(QueueOptions(), "jobs"), FairQueue(QueueOptions(), "submissions")
+    return Submitter(SubmitOptions(**options), places, sending, [], ignore)
 
 
 async def submit(client: Scripted, *tags: str, seconds: float = 60.0) -> Job:
-    submitter = Submitter(SubmitOptions(lookups=(0.0, 0.0), attempts=2), [], ignore)
-    submission = await submitter.start(attempt(client, *tags, seconds=seconds))
-    assert isinstance(submission, Submission)
-    return submission.job
+    submitter = submitter_with(lookups=(0.0, 0.0), attempts=2)
+    return (await submitter.submit(attempt(client, *tags, seconds=seconds))).job
 
 
 async def test_without_a_tag_of_its_own_a_lost_job_is_not_looked_for() -> None:
@@ -133,7 +144,7 @@ async def test_all_who_look_at_the_same_time_share_one_reading() -> None:
     client = Scripted([record(1)])
     lookup = TagLookup(cast(NarrativeClient, client), "plane", [])
     deadline = asyncio.get_running_loop().time() + 60
-    scans = await asyncio.gather(*(lookup.scan(datetime.now(UTC), deadline) for _ in range(200)))
+    scans = await asyncio.gather(*(lookup.scan(time.time(), deadline) for _ in range(200)))
     assert all(scan.covered for scan in scans)
     assert client.pages <= 2
 
@@ -155,9 +166,8 @@ async def reserved_before(minutes: float) -> SubmissionRecord:
 
 async def test_a_job_that_another_process_submitted_is_looked_up_before_anything_is_sent() -> None:
     client = Scripted([record(2), record(1, tags=["rid:1"], minutes_old=2)])
-    submitter = Submitter(SubmitOptions(lookups=(0.0,)), [], ignore)
-    found = await submitter.start(attempt(client, "rid:1", record=await reserved_before(5)))
-    assert found is not None
+    submitter = submitter_with(lookups=(0.0,))
+    found = await submitter.submit(attempt(client, "rid:1", record=await reserved_before(5)))
     assert found.job.id == "job-1"
     assert client.submissions == 0
 
@@ -190,10 +200,10 @@ async def test_a_client_that_left_has_nothing_sent_again_although_the_job_is_sur
             return await super().list_jobs(**query)
 
     client = Leaving()
-    submitter = Submitter(SubmitOptions(lookups=(0.0,), attempts=3), [], ignore)
+    submitter = submitter_with(lookups=(0.0,), attempts=3)
     going = attempt(client, "rid:1")
     with pytest.raises(UpstreamError) as caught:
-        await submitter.start(going)
+        await submitter.submit(going)
     assert client.submissions == 1
     assert (caught.value.code, caught.value.job_may_exist) == ("narrative_unavailable", False)
     assert not going.record.job_may_exist
@@ -201,10 +211,10 @@ async def test_a_client_that_left_has_nothing_sent_again_although_the_job_is_sur
 
 async def test_nothing_is_sent_once_the_grace_period_is_over() -> None:
     client = Scripted()
-    submitter = Submitter(SubmitOptions(), [], ignore)
+    submitter = submitter_with()
     submitter.stopped = True
     with pytest.raises(Overloaded) as caught:
-        await submitter.start(attempt(client, "rid:1"))
+        await submitter.submit(attempt(client, "rid:1"))
     assert caught.value.retry_after
     assert not caught.value.job_may_exist
     assert client.submissions == 0
@@ -212,8 +222,8 @@ async def test_nothing_is_sent_once_the_grace_period_is_over() -> None:
 
 async def test_an_unknown_outcome_is_recorded_as_a_job_that_may_exist() -> None:
     client = Scripted([record(1, tags=[])])
-    submitter = Submitter(SubmitOptions(lookups=(0.0,)), [], ignore)
+    submitter = submitter_with(lookups=(0.0,))
     going = attempt(client, "rid:1")
     with pytest.raises(UpstreamError):
-        await submitter.start(going)
+        await submitter.submit(going)
     assert going.record.job_may_exist
