@@ -9,10 +9,9 @@ property, `type: "any"`, repeated values, boolean subschemas, `dependencies`.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from proxy.schemas.patterns import BadPattern, pattern
-from proxy.schemas.values import Json, JsonObject, Path, SchemaError, is_integer
+from proxy.schemas.values import Json, JsonObject, Path, SchemaError, is_integer, type_of
 
-TYPE_NAMES = ("array", "boolean", "integer", "null", "number", "object", "string")
+_TYPE_NAMES = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,155 +23,98 @@ class Draft:
 
     def knows(self, keyword: str) -> bool:
         """Whether the draft gives the keyword a meaning; `nullable` (OpenAPI) and `dependencies` have one in all."""
-        since, _ = _KEYWORDS.get(keyword, (9999, None))
-        return since <= self.rank and not (keyword == "$recursiveRef" and self.rank > 2019)
+        return keyword in _KEYWORDS and _KEYWORDS[keyword][0] <= self.rank <= (
+            2019 if keyword == "$recursiveRef" else 2020
+        )
 
 
 LATEST = Draft("draft/2020-12", 2020)
-DRAFTS = (Draft("draft-04", 4), Draft("draft-06", 6), Draft("draft-07", 7), Draft("draft/2019-09", 2019), LATEST)
+_DRAFTS = (Draft("draft-04", 4), Draft("draft-06", 6), Draft("draft-07", 7), Draft("draft/2019-09", 2019), LATEST)
 
 
 def draft_named(uri: object) -> Draft | None:
     """The draft that a `$schema` names, whatever its scheme and trailing `#`; None when it names none of the five."""
     if not isinstance(uri, str):
         return None
-    return next((draft for draft in DRAFTS if f"json-schema.org/{draft.name}/schema" in uri), None)
+    return next((draft for draft in _DRAFTS if f"json-schema.org/{draft.name}/schema" in uri), None)
 
 
 # ---------------------------------------------------------------- the form of each keyword's value
 
-Form = Callable[[Json], str | None]
-"""Says what was expected, or None when the value is right. Subschemas are looked at on their own."""
+
+def _is_schema(value: Json) -> bool:
+    return isinstance(value, dict | bool)
 
 
-def _schema(value: Json) -> str | None:
-    return None if isinstance(value, dict | bool) else "a schema (an object or a boolean)"
+def _is_list(value: Json) -> bool:
+    return isinstance(value, list) and bool(value)
 
 
-def _schemas(value: Json) -> str | None:
-    return None if isinstance(value, list) and value else "a list of schemas, not empty"
+def _are_names(value: Json) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _schema_or_list(value: Json) -> str | None:
-    return (
-        None
-        if isinstance(value, dict | bool) or (isinstance(value, list) and value)
-        else "a schema or a list of schemas"
-    )
+def _are_lists_of_names(value: Json) -> bool:
+    return isinstance(value, dict) and all(map(_are_names, value.values()))
 
 
-def _object(value: Json) -> str | None:
-    return None if isinstance(value, dict) else "an object"
+def _is_count(value: Json) -> bool:
+    return is_integer(value) and value >= 0
 
 
-def _string(value: Json) -> str | None:
-    return None if isinstance(value, str) else "a string"
-
-
-def _boolean(value: Json) -> str | None:
-    return None if isinstance(value, bool) else "true or false"
-
-
-def _number(value: Json) -> str | None:
-    return None if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
-
-
-def _exclusive(value: Json) -> str | None:
-    return None if isinstance(value, int | float) else "a number, or true or false as in draft 4"
-
-
-def _positive(value: Json) -> str | None:
-    return None if _number(value) is None and value > 0 else "a number above 0"
-
-
-def _count(value: Json) -> str | None:
-    return None if is_integer(value) and value >= 0 else "an integer, 0 or more"
-
-
-def _list(value: Json) -> str | None:
-    return None if isinstance(value, list) else "a list"
-
-
-def _names(value: Json) -> str | None:
-    return (
-        None if isinstance(value, list) and all(isinstance(name, str) for name in value) else "a list of property names"
-    )
-
-
-def _required(value: Json) -> str | None:
-    return None if isinstance(value, bool) else _names(value)
-
-
-def _names_by_name(value: Json) -> str | None:
-    right = isinstance(value, dict) and not any(map(_names, value.values()))
-    return None if right else "an object of lists of property names"
-
-
-def _type(value: Json) -> str | None:
+def _are_types(value: Json) -> bool:
     names = value if isinstance(value, list) else [value]
-    right = names and all(isinstance(name, str) and (name in TYPE_NAMES or name == "any") for name in names)
-    return None if right else "one of " + ", ".join(f'"{name}"' for name in TYPE_NAMES) + ", or a list of them"
+    return bool(names) and all(isinstance(name, str) and name in {*_TYPE_NAMES, "any"} for name in names)
 
 
-def _pattern(value: Json) -> str | None:
-    if not isinstance(value, str):
-        return "a regular expression"
-    try:
-        pattern(value)
-    except BadPattern as error:
-        return f"a regular expression ({error})"
-    return None
+_SCHEMA = "a schema (an object or a boolean)"
+_NAMES = "a list of property names"
+_TYPES = "one of " + ", ".join(f'"{name}"' for name in _TYPE_NAMES) + ", or a list of them"
 
+_FORMS: tuple[tuple[int, str, str, Callable[[Json], bool]], ...] = (
+    (4, "$ref $schema format", "a string", lambda value: isinstance(value, str)),
+    (4, "pattern", "a regular expression", lambda value: isinstance(value, str)),
+    (4, "maximum minimum", "a number", lambda value: type_of(value) == "number"),
+    (4, "exclusiveMaximum exclusiveMinimum", "a number, or true or false as in draft 4", lambda value: isinstance(value, int | float)),
+    (4, "maxLength minLength maxItems minItems maxProperties minProperties", "an integer, 0 or more", _is_count),
+    (4, "multipleOf", "a number above 0", lambda value: type_of(value) == "number" and value > 0),
+    (4, "definitions properties dependencies patternProperties", "an object", lambda value: isinstance(value, dict)),
+    (4, "allOf anyOf oneOf", "a list of schemas, not empty", _is_list),
+    (4, "items", "a schema or a list of schemas", lambda value: _is_schema(value) or _is_list(value)),
+    (4, "additionalItems additionalProperties not", _SCHEMA, _is_schema),
+    (4, "type", _TYPES, _are_types),
+    (4, "nullable", "", lambda _: True),
+    (4, "enum", "a list", lambda value: isinstance(value, list)),
+    (4, "uniqueItems", "true or false", lambda value: isinstance(value, bool)),
+    (4, "required", _NAMES, lambda value: isinstance(value, bool) or _are_names(value)),
+    (6, "$id", "a string", lambda value: isinstance(value, str)),
+    (6, "const", "", lambda _: True),
+    (6, "contains propertyNames", _SCHEMA, _is_schema),
+    (7, "if then else", _SCHEMA, _is_schema),
+    (2019, "$anchor $recursiveRef", "a string", lambda value: isinstance(value, str)),
+    (2019, "$recursiveAnchor", "true or false", lambda value: isinstance(value, bool)),
+    (2019, "$defs dependentSchemas", "an object", lambda value: isinstance(value, dict)),
+    (2019, "maxContains minContains", "an integer, 0 or more", _is_count),
+    (2019, "unevaluatedItems unevaluatedProperties contentSchema", _SCHEMA, _is_schema),
+    (2019, "dependentRequired", "an object of lists of property names", _are_lists_of_names),
+    (2020, "$dynamicRef $dynamicAnchor", "a string", lambda value: isinstance(value, str)),
+    (2020, "prefixItems", "a list of schemas, not empty", _is_list),
+)  # fmt: skip
+"""The first draft that has some keywords, the keywords, what their value has to be, and whether a value is that."""
 
-def _patterned(value: Json) -> str | None:
-    return _object(value) or next(filter(None, map(_pattern, value)), None)
-
-
-def _any(_value: Json) -> str | None:
-    return None
-
-
-_KEYWORDS: Mapping[str, tuple[int, Form]] = {
-    **dict.fromkeys(("$ref", "$schema", "format"), (4, _string)),
-    **dict.fromkeys(("maximum", "minimum"), (4, _number)),
-    **dict.fromkeys(("exclusiveMaximum", "exclusiveMinimum"), (4, _exclusive)),
-    **dict.fromkeys(("maxLength", "minLength", "maxItems", "minItems", "maxProperties", "minProperties"), (4, _count)),
-    **dict.fromkeys(("definitions", "properties", "dependencies"), (4, _object)),
-    **dict.fromkeys(("allOf", "anyOf", "oneOf"), (4, _schemas)),
-    **dict.fromkeys(("additionalItems", "additionalProperties", "not"), (4, _schema)),
-    "type": (4, _type),
-    "nullable": (4, _any),
-    "enum": (4, _list),
-    "multipleOf": (4, _positive),
-    "pattern": (4, _pattern),
-    "uniqueItems": (4, _boolean),
-    "patternProperties": (4, _patterned),
-    "items": (4, _schema_or_list),
-    "required": (4, _required),
-    "$id": (6, _string),
-    "const": (6, _any),
-    **dict.fromkeys(("contains", "propertyNames"), (6, _schema)),
-    **dict.fromkeys(("if", "then", "else"), (7, _schema)),
-    **dict.fromkeys(("$anchor", "$recursiveRef"), (2019, _string)),
-    **dict.fromkeys(("$defs", "dependentSchemas"), (2019, _object)),
-    **dict.fromkeys(("maxContains", "minContains"), (2019, _count)),
-    **dict.fromkeys(("unevaluatedItems", "unevaluatedProperties", "contentSchema"), (2019, _schema)),
-    "$recursiveAnchor": (2019, _boolean),
-    "dependentRequired": (2019, _names_by_name),
-    **dict.fromkeys(("$dynamicRef", "$dynamicAnchor"), (2020, _string)),
-    "prefixItems": (2020, _schemas),
+_KEYWORDS: Mapping[str, tuple[int, str, Callable[[Json], bool]]] = {
+    keyword: (since, expected, holds) for since, keywords, expected, holds in _FORMS for keyword in keywords.split()
 }
-"""Keyword → the first draft that has it, the form of its value."""
 
 IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
 """Keywords whose subschemas apply to the same value, not to a part of it."""
-_MAPS = frozenset({"properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"})
-_SUBSCHEMAS = (
-    frozenset({"additionalProperties", "additionalItems", "items", "prefixItems", "contains", "propertyNames"})
-    | frozenset({"unevaluatedItems", "unevaluatedProperties", "contentSchema"})
-    | IN_PLACE
-    | _MAPS
-)
+BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"})
+"""Keywords whose value is an object of subschemas."""
+SUBSCHEMAS = (
+    IN_PLACE | BY_NAME | {"additionalProperties", "additionalItems", "items", "prefixItems", "contains", "propertyNames"}
+    | {"unevaluatedItems", "unevaluatedProperties", "contentSchema"}
+)  # fmt: skip
+"""Keywords whose value is a subschema, a list or an object of subschemas."""
 
 
 def check_forms(schema: JsonObject, draft: Draft, path: Path) -> None:
@@ -182,35 +124,35 @@ def check_forms(schema: JsonObject, draft: Draft, path: Path) -> None:
         SchemaError: a keyword has a value that neither its draft's metaschema allows nor generators commonly write.
     """
     for keyword, value in schema.items():
-        expected = _KEYWORDS[keyword][1](value) if draft.knows(keyword) else None
-        if expected:
-            raise SchemaError(f"expected {expected}", (*path, keyword))
+        if draft.knows(keyword) and not _KEYWORDS[keyword][2](value):
+            raise SchemaError(f"expected {_KEYWORDS[keyword][1]}", (*path, keyword))
 
 
-def subschemas(schema: JsonObject, draft: Draft) -> Iterator[tuple[Path, Json]]:
-    """(path from here, subschema) of all schemas directly inside one, those of definitions too.
+def subschemas(schema: JsonObject, draft: Draft) -> Iterator[Json]:
+    """All schemas directly inside one, those of definitions too.
 
     Raises:
         SchemaError: something stands where a schema belongs; its path starts here.
     """
-    for keyword in _SUBSCHEMAS & schema.keys():
-        if not draft.knows(keyword):
-            continue
-        value = schema[keyword]
-        if keyword in _MAPS:
-            members: Iterator[tuple[Path, Json]] = (((keyword, name), member) for name, member in value.items())
-        elif isinstance(value, list):
-            members = (((keyword, index), member) for index, member in enumerate(value))
-        else:
-            members = iter([((keyword,), value)])
-        for path, member in members:
-            if keyword == "dependencies" and not isinstance(member, dict | bool):
-                if expected := _names(member):
-                    raise SchemaError(f"expected a schema or {expected}", path)
-                continue
-            if expected := _schema(member):
-                raise SchemaError(f"expected {expected}", path)
-            yield path, member
+    for keyword in SUBSCHEMAS & schema.keys():
+        if draft.knows(keyword):
+            for step, member in steps_to(keyword, schema[keyword]):
+                if keyword == "dependencies" and not _is_schema(member):
+                    if not _are_names(member):
+                        raise SchemaError(f"expected a schema or {_NAMES}", (keyword, *step))
+                elif _is_schema(member):
+                    yield member
+                else:
+                    raise SchemaError(f"expected {_SCHEMA}", (keyword, *step))
+
+
+def steps_to(keyword: str, value: Json) -> Iterator[tuple[Path, Json]]:
+    """(path from the keyword, subschema) of what one of `SUBSCHEMAS` holds."""
+    if keyword in BY_NAME:
+        return (((name,), member) for name, member in value.items())
+    if isinstance(value, list):
+        return (((index,), member) for index, member in enumerate(value))
+    return iter([((), value)])
 
 
 # ---------------------------------------------------------------- every draft as 2020-12
@@ -232,42 +174,33 @@ def normalized_keywords(schema: JsonObject, draft: Draft) -> JsonObject:
         keywords.pop("else", None)
     if "$recursiveRef" in keywords:
         keywords["$dynamicRef"] = keywords.pop("$recursiveRef")
+    for exclusive, bound in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if isinstance(keywords.get(exclusive), bool) and keywords.pop(exclusive) and bound in keywords:
+            keywords[exclusive] = keywords.pop(bound)  # draft 4: a boolean makes the bound exclusive
+    rest = keywords.pop("additionalItems", None)
+    if isinstance(keywords.get("items"), list):  # up to 2019-09: a list, and `additionalItems` for the items after them
+        keywords.setdefault("prefixItems", keywords.pop("items"))
+        keywords.update({} if rest is None else {"items": rest})
     _normalize_type(keywords)
-    _normalize_exclusive(keywords, "exclusiveMinimum", "minimum")
-    _normalize_exclusive(keywords, "exclusiveMaximum", "maximum")
-    _normalize_items(keywords)
     _normalize_required(keywords)
-    if "dependencies" in keywords:
-        _normalize_dependencies(keywords)
+    if "dependencies" in keywords:  # up to draft 7: names and schemas in one keyword; the later keywords count more
+        needs = keywords.pop("dependencies").items()
+        names = {name: need for name, need in needs if isinstance(need, list)}
+        keywords["dependentRequired"] = {**names, **keywords.get("dependentRequired", {})}
+        schemas = {name: need for name, need in needs if name not in names}
+        keywords["dependentSchemas"] = {**schemas, **keywords.get("dependentSchemas", {})}
     return keywords
 
 
 def _normalize_type(keywords: JsonObject) -> None:
     """`any` and `nullable` (which extends `type` only)."""
     nullable = keywords.pop("nullable", None) is True
-    if "type" not in keywords:
-        return
-    types = keywords["type"] if isinstance(keywords["type"], list) else [keywords["type"]]
-    if "any" in types:
-        del keywords["type"]
-    elif nullable:
-        keywords["type"] = [*types, "null"]
-
-
-def _normalize_exclusive(keywords: JsonObject, exclusive: str, bound: str) -> None:
-    """Draft 4: a boolean that makes the bound exclusive."""
-    if isinstance(keywords.get(exclusive), bool) and keywords.pop(exclusive) and bound in keywords:
-        keywords[exclusive] = keywords.pop(bound)
-
-
-def _normalize_items(keywords: JsonObject) -> None:
-    """Up to 2019-09: a list of schemas, and `additionalItems` for the items after them."""
-    rest = keywords.pop("additionalItems", None)
-    if isinstance(keywords.get("items"), list):
-        keywords.setdefault("prefixItems", keywords.pop("items"))
-        keywords.pop("items", None)
-        if rest is not None:
-            keywords["items"] = rest
+    if "type" in keywords:
+        types = keywords["type"] if isinstance(keywords["type"], list) else [keywords["type"]]
+        if "any" in types:
+            del keywords["type"]
+        elif nullable:
+            keywords["type"] = [*types, "null"]
 
 
 def _normalize_required(keywords: JsonObject) -> None:
@@ -276,16 +209,5 @@ def _normalize_required(keywords: JsonObject) -> None:
         del keywords["required"]
     members = keywords.get("properties", {}).items()
     required = [name for name, member in members if isinstance(member, dict) and member.get("required") is True]
-    if required:
-        keywords["required"] = [*keywords.get("required", ()), *required]
-    if "required" in keywords:
-        keywords["required"] = list(dict.fromkeys(keywords["required"]))
-
-
-def _normalize_dependencies(keywords: JsonObject) -> None:
-    """Up to draft 7: names and schemas in one keyword. Where a later keyword has the same name, that one counts."""
-    dependencies = keywords.pop("dependencies")
-    names = {name: need for name, need in dependencies.items() if isinstance(need, list)}
-    schemas = {name: need for name, need in dependencies.items() if not isinstance(need, list)}
-    keywords["dependentRequired"] = {**names, **keywords.get("dependentRequired", {})}
-    keywords["dependentSchemas"] = {**schemas, **keywords.get("dependentSchemas", {})}
+    if required or "required" in keywords:
+        keywords["required"] = list(dict.fromkeys((*keywords.get("required", ()), *required)))

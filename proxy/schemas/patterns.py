@@ -33,45 +33,19 @@ _DOT = r"[^\n\r\x{2028}\x{2029}]"
 
 
 _CATEGORIES = {
-    "Letter": "L",
-    "Uppercase_Letter": "Lu",
-    "Lowercase_Letter": "Ll",
-    "Titlecase_Letter": "Lt",
-    "Modifier_Letter": "Lm",
-    "Other_Letter": "Lo",
-    "Mark": "M",
-    "Combining_Mark": "M",
-    "Nonspacing_Mark": "Mn",
-    "Spacing_Mark": "Mc",
-    "Enclosing_Mark": "Me",
-    "Number": "N",
-    "Decimal_Number": "Nd",
-    "digit": "Nd",
-    "Letter_Number": "Nl",
-    "Other_Number": "No",
-    "Punctuation": "P",
-    "punct": "P",
-    "Connector_Punctuation": "Pc",
-    "Dash_Punctuation": "Pd",
-    "Open_Punctuation": "Ps",
-    "Close_Punctuation": "Pe",
-    "Initial_Punctuation": "Pi",
-    "Final_Punctuation": "Pf",
-    "Other_Punctuation": "Po",
-    "Symbol": "S",
-    "Math_Symbol": "Sm",
-    "Currency_Symbol": "Sc",
-    "Modifier_Symbol": "Sk",
-    "Other_Symbol": "So",
-    "Separator": "Z",
-    "Space_Separator": "Zs",
-    "Line_Separator": "Zl",
-    "Paragraph_Separator": "Zp",
-    "Other": "C",
-    "Control": "Cc",
-    "Format": "Cf",
-    "Private_Use": "Co",
-}
+    name: short
+    for short, *long in map(str.split, (
+        "L Letter", "Lu Uppercase_Letter", "Ll Lowercase_Letter", "Lt Titlecase_Letter", "Lm Modifier_Letter", "Lo Other_Letter",
+        "M Mark Combining_Mark", "Mn Nonspacing_Mark", "Mc Spacing_Mark", "Me Enclosing_Mark",
+        "N Number", "Nd Decimal_Number digit", "Nl Letter_Number", "No Other_Number",
+        "P Punctuation punct", "Pc Connector_Punctuation", "Pd Dash_Punctuation", "Ps Open_Punctuation", "Pe Close_Punctuation",
+        "Pi Initial_Punctuation", "Pf Final_Punctuation", "Po Other_Punctuation",
+        "S Symbol", "Sm Math_Symbol", "Sc Currency_Symbol", "Sk Modifier_Symbol", "So Other_Symbol",
+        "Z Separator", "Zs Space_Separator", "Zl Line_Separator", "Zp Paragraph_Separator",
+        "C Other", "Cc Control", "Cf Format", "Co Private_Use",
+    ))
+    for name in long
+}  # fmt: skip
 """The long names of Unicode's general categories, which RE2 knows by their short names only."""
 
 
@@ -120,18 +94,12 @@ def pattern(source: str) -> Pattern:
     Raises:
         BadPattern: it is no regular expression.
     """
-    if len(source) > _MAX_PATTERN:
-        return Pattern(plain=False, conditions=None, size=0)
-    _check_brackets(source)
-    size = _expanded_size(source)
-    if size > _MAX_EXPANDED:
-        return Pattern(plain=False, conditions=None, size=0)
-    for plain, prepare in ((True, _one_condition), (False, _conditions)):
+    size = _checked_size(source) if len(source) <= _MAX_PATTERN else _MAX_EXPANDED + 1
+    for plain, prepare in ((True, _one_condition), (False, _conditions)) if size <= _MAX_EXPANDED else ():
         try:
             conditions = prepare(source)
-            if size <= _COMPILED_AT_ONCE:
-                for condition, _ in conditions:
-                    _check_compiles(condition)
+            for condition, _ in conditions if size <= _COMPILED_AT_ONCE else ():
+                _check_compiles(condition)
             return Pattern(plain, conditions, size)
         except _Unsupported:
             continue
@@ -145,11 +113,11 @@ def _one_condition(source: str) -> tuple[tuple[str, bool], ...]:
 def _conditions(source: str) -> tuple[tuple[str, bool], ...]:
     """`^(?=a)(?!b)c` as: `^(?:a)` is found, `^(?:b)` is not, `^c` is. All start at the one place where `^` holds."""
     rest = source.removeprefix("^")
-    if rest == source or _has_alternatives(source):
+    if rest == source or any(text == "|" for _, text in _outside_groups(source)):
         raise _Unsupported
     conditions = []
     while rest.startswith(("(?=", "(?!")):
-        end = _group_end(rest)
+        end = next(start for start, _ in _outside_groups(rest))
         conditions.append((_translated(f"^(?:{rest[3:end]})"), rest[2] == "="))
         rest = rest[end + 1 :]
     if rest.startswith(("*", "+", "?", "{")):
@@ -210,23 +178,14 @@ def _set_end(source: str, position: int) -> int:
     return position + 1
 
 
-def _check_brackets(source: str) -> None:
-    depth, repeatable = 0, False
-    for kind, _, text in _tokens(source):
-        if kind == "repeat" and not repeatable and text[0] != "{":
-            raise BadPattern(f"there is nothing for {text!r} to repeat")
-        depth += (kind == "open") - (kind == "close")
-        if depth < 0:
-            raise BadPattern("a bracket is closed that was not opened")
-        repeatable = kind != "open" and text != "|"
-    if depth:
-        raise BadPattern("a bracket is not closed")
+def _checked_size(source: str) -> int:
+    """About how many instructions the pattern takes, each repeat written out.
 
-
-def _expanded_size(source: str) -> int:
-    """About how many instructions the pattern takes, each repeat written out."""
+    Raises:
+        BadPattern: its brackets or repeats are wrong.
+    """
     sizes = [0]
-    last = 0
+    last, repeatable = 0, False
     for kind, _, text in _tokens(source):
         match kind:
             case "open":
@@ -234,35 +193,31 @@ def _expanded_size(source: str) -> int:
                 last = 0
             case "close":
                 last = sizes.pop()
+                if not sizes:
+                    raise BadPattern("a bracket is closed that was not opened")
                 sizes[-1] += last
             case "repeat":
+                if not repeatable and text[0] != "{":
+                    raise BadPattern(f"there is nothing for {text!r} to repeat")
                 counts = [int(count) for count in re.findall(r"\d+", text)]
                 sizes[-1] += last * (max(counts, default=1) - 1)
                 last *= max(counts, default=1)
             case _:
                 last = 40 if r"\p{" in text.lower() else 4 if text == "." or len(text) > 2 else 1
                 sizes[-1] += last
+        repeatable = kind != "open" and text != "|"
+    if len(sizes) > 1:
+        raise BadPattern("a bracket is not closed")
     return sizes[0]
 
 
-def _has_alternatives(source: str) -> bool:
-    """Whether a `|` stands outside all groups."""
+def _outside_groups(source: str) -> Iterator[tuple[int, str]]:
+    """(start, text) of each token that stands outside all groups, or closes one of those."""
     depth = 0
-    for kind, _, text in _tokens(source):
-        depth += (kind == "open") - (kind == "close")
-        if text == "|" and depth == 0:
-            return True
-    return False
-
-
-def _group_end(source: str) -> int:
-    """The index of the bracket that closes the group at the start."""
-    depth = 0
-    for kind, start, _ in _tokens(source):
+    for kind, start, text in _tokens(source):
         depth += (kind == "open") - (kind == "close")
         if depth == 0:
-            return start
-    raise _Unsupported
+            yield start, text
 
 
 def linear(source: str) -> Any:

@@ -177,10 +177,10 @@ def _reference(reader: Reader, schema: JsonObject, keywords: JsonObject, expansi
 
 def _dynamic_reference(reader: Reader, schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
     """As `$ref`, where only one schema can be meant; otherwise a note."""
-    target = reader.document.dynamic[id(schema)].only
-    if target is None:
+    targets = reader.document.dynamic_targets(schema)
+    if len(targets) != 1:
         return with_notes(Shape(), ["A nested value, of the form given above."])
-    return reader.named(keywords["$dynamicRef"], target, expansion)
+    return reader.named(keywords["$dynamicRef"], targets[0], expansion)
 
 
 def _all_of(reader: Reader, _schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:

@@ -5,10 +5,11 @@ that RE2 does not run, a value that is too large) is never an error, it is a not
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
-from typing import Any, Literal, cast
+from operator import ge, gt, le, lt
+from typing import Any, Literal
 
 from proxy.errors import SchemaTooComplex
 from proxy.schemas.compile import CompiledSchema
@@ -35,7 +36,6 @@ _STEPS_OF_LIGHT = 8_000
 _MAX_NOTES = 10
 _MAX_KEPT = 200
 _CHUNK = 128
-_NOT_KNOWN: object = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,8 @@ class Failure:
 
 
 Failures = Iterable[Failure]
+Rule = Callable[["Evaluator", Any, Any, JsonObject], Failures]
+"""(evaluator, what the keyword says, value, schema) → failures."""
 
 
 class StepsExhausted(Exception):
@@ -129,10 +131,9 @@ class StepsExhausted(Exception):
 
 
 def _validation_error(failure: Failure) -> ValidationError:
+    """The failure; of failed alternatives, the first one of the alternative that was meant, where only one has the right type."""
     path = list(failure.path)
-    while (
-        failure.branches
-    ):  # of failed alternatives, the first failure of the one that was meant, where only one has the right type
+    while failure.branches:
         meant = [branch for branch in failure.branches if not any(map(_excludes, branch))]
         if len(meant) != 1:
             break
@@ -143,16 +144,8 @@ def _validation_error(failure: Failure) -> ValidationError:
 
 def _excludes(failure: Failure) -> bool:
     """Whether an alternative was not meant: the value has another type, or a property another of the listed values."""
-    depth = len(failure.path)
-    return (
-        not failure.keyword
-        or (failure.keyword == "type" and depth == 0)
-        or (failure.keyword in {"const", "enum"} and depth <= 1)
-    )
-
-
-def _errors(failures: Failures) -> list[Failure]:
-    return [failure for failure in failures if failure.note is None]
+    deepest = {"": 1_000, "type": 0, "const": 1, "enum": 1}.get(failure.keyword, -1)
+    return len(failure.path) <= deepest
 
 
 # ---------------------------------------------------------------- the evaluator
@@ -195,6 +188,10 @@ class Evaluator:
                 raise StepsExhausted
             self._budget.spend(taken // 3)  # one takes about a third of a step of compilation
 
+    def keywords(self, schema: JsonObject) -> JsonObject:
+        """The keywords of a schema, as draft 2020-12 spells them."""
+        return self.document.keywords[id(schema)]
+
     def failures(self, schema: Json, value: Json) -> Iterator[Failure]:
         """Why a value does not match a schema of the document, and notes.
 
@@ -211,12 +208,14 @@ class Evaluator:
         resource = self.document.resources.get(id(schema))
         if resource is not None and resource not in outer:  # only the outermost one counts
             self._scope = (*outer, resource)
+        kind = type_of(value)
         try:
             for keyword, expected in self.document.keywords[id(schema)].items():
-                rule = _RULES.get(keyword)
+                only, rule = _RULES.get(keyword, (None, None))
                 if rule is not None:
                     self.spend()
-                    yield from rule(self, expected, value, schema)
+                    if only is None or only == kind:
+                        yield from rule(self, expected, value, schema)
         finally:
             self._scope = outer
 
@@ -241,35 +240,37 @@ class Evaluator:
             found = list(islice(self.failures(target, value), _MAX_KEPT))
             self._results[key] = (found, value)  # the part is kept, so that its id stays its own
         for failure in self._results[key][0]:
-            yield Failure(failure.keyword, failure.message, list(failure.path), failure.branches, failure.note)
+            yield replace(failure, path=list(failure.path))
 
     def dynamic_target(self, schema: JsonObject) -> Json:
         """What a `$dynamicRef` names here: the anchor of the outermost schema resource in scope that has it."""
-        target = self.document.dynamic[id(schema)]
-        if target.anchor is not None:
-            for resource in self._scope:
-                found = self.document.anchors.get((resource, target.anchor))
-                if found is not None:
-                    return found
-        return target.initial
+        initial, anchor = self.document.dynamic[id(schema)]
+        found = (self.document.anchors.get((resource, anchor)) for resource in self._scope if anchor is not None)
+        return next((target for target in found if target is not None), initial)
 
     def found_in(self, source: str, text: str) -> bool | None:
         """Whether a pattern is found in a text; None when that cannot be decided."""
-        known = self._found.get((source, text), _NOT_KNOWN)
-        if known is _NOT_KNOWN:
-            prepared = self._patterns.get(source)
-            if prepared is None:
-                prepared = self._patterns[source] = pattern(source)
-                self.spend(prepared.size // 4)
+        if (source, text) not in self._found:
+            if source not in self._patterns:
+                self._patterns[source] = pattern(source)
+                self.spend(self._patterns[source].size // 4)
+            prepared = self._patterns[source]
             self.spend(1 + prepared.cost(text) // 500)
-            known = self._found[source, text] = prepared.found_in(text)
-        return cast(bool | None, known)
+            self._found[source, text] = prepared.found_in(text)
+        return self._found[source, text]
 
     def key(self, value: Json) -> str:
         """`identity`, paid for by its length."""
         text = identity(value)
         self.spend(len(text) // 32)
         return text
+
+    def equal(self, expected: Json, value: Json) -> bool:
+        """Whether JSON Schema calls two values equal."""
+        if isinstance(value, dict | list):
+            alike = type(expected) is type(value) and len(expected) == len(value)
+            return alike and self.key(expected) == self.key(value)
+        return bool(expected == value) and isinstance(expected, bool) is isinstance(value, bool)
 
 
 def _least_size(value: Json, size: int) -> int:
@@ -294,15 +295,16 @@ def _inside(failures: Failures, step: str | int) -> Iterator[Failure]:
         yield failure
 
 
+def _check(keyword: str, holds: bool | None, wrong: str, subject: str = "it was") -> Failures:
+    """No failure where a keyword holds; a note where that is not known."""
+    if holds:
+        return ()
+    return (
+        Failure(keyword, wrong) if holds is False else Failure(keyword, f"{subject} not checked", note="unchecked"),
+    )
+
+
 # ---------------------------------------------------------------- references and combinations
-
-
-def _reference(evaluator: Evaluator, _expected: str, value: Json, schema: JsonObject) -> Failures:
-    return evaluator.named(evaluator.document.targets[id(schema)], value)
-
-
-def _dynamic_reference(evaluator: Evaluator, _expected: str, value: Json, schema: JsonObject) -> Failures:
-    return evaluator.named(evaluator.dynamic_target(schema), value)
 
 
 def _all_of(evaluator: Evaluator, members: list[Json], value: Json, _schema: JsonObject) -> Failures:
@@ -310,231 +312,151 @@ def _all_of(evaluator: Evaluator, members: list[Json], value: Json, _schema: Jso
         yield from evaluator.failures(member, value)
 
 
-def _any_of(evaluator: Evaluator, members: list[Json], value: Json, _schema: JsonObject) -> Failures:
-    branches: list[list[Failure]] = []
-    undecided: list[Failure] = []
-    for member in members:
-        failures = list(islice(evaluator.failures(member, value), _MAX_KEPT))
-        errors = _errors(failures)
-        if errors:
-            branches.append(errors)
-        elif any(failure.note == "unchecked" for failure in failures):
-            undecided = undecided or failures
-        else:
-            return failures
-    return undecided or [Failure("anyOf", "matches none of the alternatives", branches=branches)]
-
-
-def _one_of(evaluator: Evaluator, members: list[Json], value: Json, _schema: JsonObject) -> Failures:
+def _alternatives(evaluator: Evaluator, keyword: str, members: list[Json], value: Json) -> Failures:
     branches: list[list[Failure]] = []
     matching: list[list[Failure]] = []
     undecided: list[list[Failure]] = []
     for member in members:
         failures = list(islice(evaluator.failures(member, value), _MAX_KEPT))
-        errors = _errors(failures)
+        errors = [failure for failure in failures if failure.note is None]
         if errors:
             branches.append(errors)
         elif any(failure.note == "unchecked" for failure in failures):
             undecided.append(failures)
         else:
             matching.append(failures)
+            if keyword == "anyOf":
+                return failures
     if len(matching) > 1:
         message = f"matches {len(matching)} of the alternatives, not one"
         return [Failure("oneOf", message, note=None if evaluator.exact else "ambiguous")]
     if undecided and (not matching or evaluator.exact):
         return undecided[0]
-    return matching[0] if matching else [Failure("oneOf", "matches none of the alternatives", branches=branches)]
+    return matching[0] if matching else [Failure(keyword, "matches none of the alternatives", branches=branches)]
 
 
 def _not(evaluator: Evaluator, denied: Json, value: Json, _schema: JsonObject) -> Failures:
-    match evaluator.outcome(denied, value, exact=True):
-        case True:
-            return (Failure("not", "nothing is allowed here" if denied in (True, {}) else "matches what is excluded"),)
-        case None:
-            return (Failure("not", "what is excluded could not be checked", note="unchecked"),)
-        case _:
-            return ()
+    matches = evaluator.outcome(denied, value, exact=True)
+    wrong = "nothing is allowed here" if denied in (True, {}) else "matches what is excluded"
+    return _check("not", None if matches is None else not matches, wrong, "what is excluded could be")
 
 
 def _if(evaluator: Evaluator, condition: Json, value: Json, schema: JsonObject) -> Failures:
     holds = evaluator.outcome(condition, value, exact=True)
     if holds is None:
         return (Failure("if", "the condition could not be checked", note="unchecked"),)
-    keywords = evaluator.document.keywords[id(schema)]
-    return evaluator.failures(keywords.get("then" if holds else "else", True), value)
+    return evaluator.failures(evaluator.keywords(schema).get("then" if holds else "else", True), value)
 
 
 # ---------------------------------------------------------------- one value
 
-Rule = Callable[[Evaluator, Any, Json, JsonObject], Failures]
-"""(evaluator, value of the keyword, instance, schema) → failures."""
-
-
-def _has_type(value: Json, name: str) -> bool:
-    if name == "integer":
-        return is_integer(value)
-    return type_of(value) == name
-
 
 def _type(_evaluator: Evaluator, types: Json, value: Json, _schema: JsonObject) -> Failures:
     named = types if isinstance(types, list) else [types]
-    if any(_has_type(value, name) for name in named):
+    kind = type_of(value)
+    if kind in named or ("integer" in named and is_integer(value)):
         return ()
-    return (Failure("type", f"expected {' or '.join(dict.fromkeys(named))}, got {type_of(value)}"),)
-
-
-def _equal(evaluator: Evaluator, expected: Json, value: Json) -> bool:
-    if isinstance(value, dict | list):
-        return (
-            type(expected) is type(value)
-            and len(expected) == len(value)
-            and evaluator.key(expected) == evaluator.key(value)
-        )
-    return bool(expected == value) and isinstance(expected, bool) is isinstance(value, bool)
+    return (Failure("type", f"expected {' or '.join(dict.fromkeys(named))}, got {kind}"),)
 
 
 def _enum(evaluator: Evaluator, values: list[Json], value: Json, _schema: JsonObject) -> Failures:
     evaluator.spend(len(values) // 8)
-    if any(_equal(evaluator, expected, value) for expected in values):
+    if any(evaluator.equal(expected, value) for expected in values):
         return ()
     return (Failure("enum", f"expected one of {', '.join(quoted(expected, 40) for expected in values[:20])}"),)
 
 
-def _const(evaluator: Evaluator, expected: Json, value: Json, _schema: JsonObject) -> Failures:
-    return () if _equal(evaluator, expected, value) else (Failure("const", f"expected {quoted(expected)}"),)
+def _distinct(evaluator: Evaluator, items: list[Json]) -> bool:
+    evaluator.spend(len(items))
+    return len(set(map(evaluator.key, items))) == len(items)
 
 
-def _of(kind: JsonType, keyword: str, message: str, holds: Callable[[Any, Any], bool]) -> Rule:
-    """A rule for values of one type: (value, what the keyword says) → whether it holds."""
+def _limit(kind: JsonType, keyword: str, holds: Callable[[Any, Any], bool], message: str) -> tuple[JsonType, Rule]:
+    """A rule that compares a number, or the length of anything else, with what the keyword says."""
 
-    def rule(_evaluator: Evaluator, expected: Any, value: Json, _schema: JsonObject) -> Failures:
-        if type_of(value) != kind or holds(value, expected):
+    def rule(_evaluator: Evaluator, bound: Any, value: Json, _schema: JsonObject) -> Failures:
+        if holds(value if kind == "number" else len(value), bound):
             return ()
-        return (Failure(keyword, message.format(cut(str(expected), 80))),)
+        return (Failure(keyword, message.format(cut(str(bound), 80))),)
 
-    return rule
+    return kind, rule
 
 
 def _is_multiple(value: int | float, divisor: int | float) -> bool:
     """Of the numbers as written, not of their nearest binary fractions: 0.3 is a multiple of 0.1."""
     try:
-        return (_fraction(value) / _fraction(divisor)).denominator == 1
+        return (Fraction(repr(value)) / Fraction(repr(divisor))).denominator == 1
     except (ValueError, OverflowError):  # not a finite number
         return False
 
 
-def _fraction(number: int | float) -> Fraction:
-    return Fraction(repr(number)) if isinstance(number, float) else Fraction(number)
-
-
-def _pattern(evaluator: Evaluator, source: str, value: Json, _schema: JsonObject) -> Failures:
-    if not isinstance(value, str):
-        return ()
-    match evaluator.found_in(source, value):
-        case False:
-            return (Failure("pattern", f"does not match {cut(source, 80)}"),)
-        case None:
-            return (Failure("pattern", f"the pattern {cut(source, 80)} was not checked", note="unchecked"),)
-        case _:
-            return ()
-
-
-def _format(evaluator: Evaluator, name: str, value: Json, _schema: JsonObject) -> Failures:
-    if not isinstance(value, str):
-        return ()
+def _format(evaluator: Evaluator, name: str, value: str, _schema: JsonObject) -> Failures:
     evaluator.spend(1 + len(value) // 1_000)
-    match has_format(value, name):
-        case False:
-            return (Failure("format", f"is not of format {cut(name, 80)}"),)
-        case None:
-            return (Failure("format", f"the format {cut(name, 80)} was not checked", note="unchecked"),)
-        case _:
-            return ()
+    shown = cut(name, 80)
+    return _check("format", has_format(value, name), f"is not of format {shown}", f"the format {shown} was")
 
 
 # ---------------------------------------------------------------- objects and arrays
 
 
-def _required(_evaluator: Evaluator, names: list[str], value: Json, _schema: JsonObject) -> Failures:
-    if not isinstance(value, dict):
-        return ()
-    return [Failure("required", f"missing property {quoted(name)}") for name in names if name not in value]
+def _properties(evaluator: Evaluator, members: JsonObject, value: JsonObject, _schema: JsonObject) -> Failures:
+    for name, member in members.items():
+        if name in value:
+            yield from _inside(evaluator.failures(member, value[name]), name)
 
 
-def _properties(evaluator: Evaluator, members: JsonObject, value: Json, _schema: JsonObject) -> Failures:
-    if isinstance(value, dict):
-        for name, member in members.items():
-            if name in value:
+def _pattern_properties(
+    evaluator: Evaluator, patterned: JsonObject, value: JsonObject, _schema: JsonObject
+) -> Failures:
+    for source, member in patterned.items():
+        for name in value:
+            found = evaluator.found_in(source, name)
+            if found:
                 yield from _inside(evaluator.failures(member, value[name]), name)
+            elif found is None:
+                message = f"the pattern {cut(source, 80)} was not checked"
+                yield Failure("patternProperties", message, [name], note="unchecked")
 
 
-def _pattern_properties(evaluator: Evaluator, patterned: JsonObject, value: Json, _schema: JsonObject) -> Failures:
-    if isinstance(value, dict):
-        for source, member in patterned.items():
-            for name in value:
-                match evaluator.found_in(source, name):
-                    case True:
-                        yield from _inside(evaluator.failures(member, value[name]), name)
-                    case None:
-                        message = f"the pattern {cut(source, 80)} was not checked"
-                        yield Failure("patternProperties", message, [name], note="unchecked")
+def _additional_properties(evaluator: Evaluator, others: Json, value: JsonObject, schema: JsonObject) -> Failures:
+    keywords = evaluator.keywords(schema)
+    declared, patterns = keywords.get("properties", ()), keywords.get("patternProperties", ())
+    for name in value:
+        evaluator.spend()
+        if name in declared or any(evaluator.found_in(source, name) is not False for source in patterns):
+            continue
+        if others is False:
+            yield Failure("additionalProperties", f"unexpected property {quoted(name)}")
+        else:
+            yield from _inside(evaluator.failures(others, value[name]), name)
 
 
-def _additional_properties(evaluator: Evaluator, others: Json, value: Json, schema: JsonObject) -> Failures:
-    if isinstance(value, dict):
-        keywords = evaluator.document.keywords[id(schema)]
-        patterns = keywords.get("patternProperties", ())
-        for name in value:
-            evaluator.spend()
-            if name in keywords.get("properties", ()) or any(
-                evaluator.found_in(source, name) is not False for source in patterns
-            ):
-                continue
-            if others is False:
-                yield Failure("additionalProperties", f"unexpected property {quoted(name)}")
-            else:
-                yield from _inside(evaluator.failures(others, value[name]), name)
+def _property_names(evaluator: Evaluator, member: Json, value: JsonObject, _schema: JsonObject) -> Failures:
+    for name in value:
+        for failure in evaluator.failures(member, name):
+            message = failure.message if failure.keyword else f"unexpected property {quoted(name)}"
+            yield Failure("propertyNames", message, [name], note=failure.note)
 
 
-def _property_names(evaluator: Evaluator, member: Json, value: Json, _schema: JsonObject) -> Failures:
-    if isinstance(value, dict):
-        for name in value:
-            for failure in evaluator.failures(member, name):
-                message = failure.message if failure.keyword else f"unexpected property {quoted(name)}"
-                yield Failure("propertyNames", message, [name], note=failure.note)
+def _dependent_schemas(evaluator: Evaluator, members: JsonObject, value: JsonObject, _schema: JsonObject) -> Failures:
+    for name, member in members.items():
+        if name in value:
+            yield from evaluator.failures(member, value)
 
 
-def _dependent_required(_evaluator: Evaluator, needs: JsonObject, value: Json, _schema: JsonObject) -> Failures:
-    if not isinstance(value, dict):
-        return ()
-    missing = any(need not in value for name, names in needs.items() if name in value for need in names)
-    return (Failure("dependentRequired", "a property that another one asks for is missing"),) if missing else ()
+def _prefix_items(evaluator: Evaluator, members: list[Json], value: list[Json], _schema: JsonObject) -> Failures:
+    for index, (member, item) in enumerate(zip(members, value, strict=False)):
+        yield from _inside(evaluator.failures(member, item), index)
 
 
-def _dependent_schemas(evaluator: Evaluator, members: JsonObject, value: Json, _schema: JsonObject) -> Failures:
-    if isinstance(value, dict):
-        for name, member in members.items():
-            if name in value:
-                yield from evaluator.failures(member, value)
+def _items(evaluator: Evaluator, member: Json, value: list[Json], schema: JsonObject) -> Failures:
+    first = len(evaluator.keywords(schema).get("prefixItems", ()))
+    for index in range(first, len(value) if member is not True else 0):
+        yield from _inside(evaluator.failures(member, value[index]), index)
 
 
-def _prefix_items(evaluator: Evaluator, members: list[Json], value: Json, _schema: JsonObject) -> Failures:
-    if isinstance(value, list):
-        for index, (member, item) in enumerate(zip(members, value, strict=False)):
-            yield from _inside(evaluator.failures(member, item), index)
-
-
-def _items(evaluator: Evaluator, member: Json, value: Json, schema: JsonObject) -> Failures:
-    if isinstance(value, list) and member is not True:
-        first = len(evaluator.document.keywords[id(schema)].get("prefixItems", ()))
-        for index in range(first, len(value)):
-            yield from _inside(evaluator.failures(member, value[index]), index)
-
-
-def _contains(evaluator: Evaluator, member: Json, value: Json, schema: JsonObject) -> Failures:
-    if not isinstance(value, list):
-        return ()
-    keywords = evaluator.document.keywords[id(schema)]
+def _contains(evaluator: Evaluator, member: Json, value: list[Json], schema: JsonObject) -> Failures:
+    keywords = evaluator.keywords(schema)
     least, most = keywords.get("minContains", 1), keywords.get("maxContains")
     outcomes = [evaluator.outcome(member, item, exact=True) for item in value]
     matching, undecided = outcomes.count(True), outcomes.count(None)
@@ -546,48 +468,33 @@ def _contains(evaluator: Evaluator, member: Json, value: Json, schema: JsonObjec
     return ()
 
 
-def _unique_items(evaluator: Evaluator, wanted: bool, value: Json, _schema: JsonObject) -> Failures:
-    if not wanted or not isinstance(value, list):
-        return ()
-    evaluator.spend(len(value))
-    if len(set(map(evaluator.key, value))) == len(value):
-        return ()
-    return (Failure("uniqueItems", "has repeated items"),)
-
-
 # ---------------------------------------------------------------- what is left unevaluated
 
 
-def _unevaluated_properties(evaluator: Evaluator, others: Json, value: Json, schema: JsonObject) -> Failures:
-    if isinstance(value, dict):
-        evaluated = _evaluated(evaluator, schema, value, _property_keys, top=True)
-        for name in value:
-            if name not in evaluated and evaluator.outcome(others, value[name]) is False:
-                return (Failure("unevaluatedProperties", "has properties that are not described"),)
+def _unevaluated_properties(evaluator: Evaluator, others: Json, value: JsonObject, schema: JsonObject) -> Failures:
+    evaluated = _evaluated(evaluator, schema, value, top=True)
+    if any(name not in evaluated and evaluator.outcome(others, item) is False for name, item in value.items()):
+        return (Failure("unevaluatedProperties", "has properties that are not described"),)
     return ()
 
 
-def _unevaluated_items(evaluator: Evaluator, others: Json, value: Json, schema: JsonObject) -> Failures:
-    if isinstance(value, list):
-        evaluated = _evaluated(evaluator, schema, value, _item_keys, top=True)
-        for index, item in enumerate(value):
-            if index not in evaluated and evaluator.outcome(others, item) is False:
-                return (Failure("unevaluatedItems", "has more items than described"),)
+def _unevaluated_items(evaluator: Evaluator, others: Json, value: list[Json], schema: JsonObject) -> Failures:
+    evaluated = _evaluated(evaluator, schema, value, top=True)
+    if any(index not in evaluated and evaluator.outcome(others, item) is False for index, item in enumerate(value)):
+        return (Failure("unevaluatedItems", "has more items than described"),)
     return ()
 
 
-Own = Callable[[Evaluator, JsonObject, Any, bool], set[Any]]
-
-
-def _evaluated(evaluator: Evaluator, schema: Json, value: Json, own: Own, *, top: bool = False) -> set[Any]:
+def _evaluated(evaluator: Evaluator, schema: Json, value: Json, *, top: bool = False) -> set[Any]:
     """The names or indexes that a schema and the schemas applied in place of it evaluate; where undecided, as if they did."""
     if isinstance(schema, bool):
         return set()
     evaluator.spend()
-    keywords = evaluator.document.keywords[id(schema)]
+    keywords = evaluator.keywords(schema)
+    own = _evaluated_properties if isinstance(value, dict) else _evaluated_items
     found = own(evaluator, keywords, value, top)
     for member in _applied(evaluator, schema, keywords, value):
-        found |= _evaluated(evaluator, member, value, own)
+        found |= _evaluated(evaluator, member, value)
     return found
 
 
@@ -598,15 +505,13 @@ def _applied(evaluator: Evaluator, schema: JsonObject, keywords: JsonObject, val
     if "$dynamicRef" in keywords:
         yield evaluator.dynamic_target(schema)
     yield from keywords.get("allOf", ())
-    for keyword in ("anyOf", "oneOf"):
-        for member in keywords.get(keyword, ()):
-            if evaluator.outcome(member, value) is not False:
-                yield member
+    for member in (*keywords.get("anyOf", ()), *keywords.get("oneOf", ())):
+        if evaluator.outcome(member, value) is not False:
+            yield member
     if "if" in keywords:
         holds = evaluator.outcome(keywords["if"], value, exact=True)
         if holds is not False:
-            yield keywords["if"]
-            yield keywords.get("then", True)
+            yield from (keywords["if"], keywords.get("then", True))
         if not holds:
             yield keywords.get("else", True)
     for name, member in keywords.get("dependentSchemas", {}).items():
@@ -614,7 +519,7 @@ def _applied(evaluator: Evaluator, schema: JsonObject, keywords: JsonObject, val
             yield member
 
 
-def _property_keys(evaluator: Evaluator, keywords: JsonObject, value: JsonObject, top: bool) -> set[str]:
+def _evaluated_properties(evaluator: Evaluator, keywords: JsonObject, value: JsonObject, top: bool) -> set[Any]:
     if "additionalProperties" in keywords or ("unevaluatedProperties" in keywords and not top):
         return set(value)
     found = {name for name in keywords.get("properties", ()) if name in value}
@@ -623,58 +528,82 @@ def _property_keys(evaluator: Evaluator, keywords: JsonObject, value: JsonObject
     return found
 
 
-def _item_keys(evaluator: Evaluator, keywords: JsonObject, value: list[Json], top: bool) -> set[int]:
+def _evaluated_items(evaluator: Evaluator, keywords: JsonObject, value: list[Json], top: bool) -> set[Any]:
     if "items" in keywords or ("unevaluatedItems" in keywords and not top):
         return set(range(len(value)))
     found = set(range(len(keywords.get("prefixItems", ()))))
     if "contains" in keywords and evaluator.document.draft.rank >= 2020:
-        found |= {
-            index
-            for index, item in enumerate(value)
-            if evaluator.outcome(keywords["contains"], item, exact=True) is not False
-        }
+        outcomes = (evaluator.outcome(keywords["contains"], item, exact=True) for item in value)
+        found |= {index for index, outcome in enumerate(outcomes) if outcome is not False}
     return found
 
 
-_RULES: Mapping[str, Rule] = {
-    "$ref": _reference,
-    "$dynamicRef": _dynamic_reference,
-    "allOf": _all_of,
-    "anyOf": _any_of,
-    "oneOf": _one_of,
-    "not": _not,
-    "if": _if,
-    "type": _type,
-    "enum": _enum,
-    "const": _const,
-    "minLength": _of("string", "minLength", "expected at least {} characters", lambda text, least: len(text) >= least),
-    "maxLength": _of("string", "maxLength", "expected at most {} characters", lambda text, most: len(text) <= most),
-    "pattern": _pattern,
-    "format": _format,
-    "minimum": _of("number", "minimum", "is below the minimum of {}", lambda value, bound: value >= bound),
-    "maximum": _of("number", "maximum", "is above the maximum of {}", lambda value, bound: value <= bound),
-    "exclusiveMinimum": _of("number", "exclusiveMinimum", "expected more than {}", lambda value, bound: value > bound),
-    "exclusiveMaximum": _of("number", "exclusiveMaximum", "expected less than {}", lambda value, bound: value < bound),
-    "multipleOf": _of("number", "multipleOf", "is not a multiple of {}", _is_multiple),
-    "minItems": _of("array", "minItems", "expected at least {} items", lambda items, least: len(items) >= least),
-    "maxItems": _of("array", "maxItems", "expected at most {} items", lambda items, most: len(items) <= most),
-    "uniqueItems": _unique_items,
-    "prefixItems": _prefix_items,
-    "items": _items,
-    "contains": _contains,
-    "unevaluatedItems": _unevaluated_items,
-    "required": _required,
-    "minProperties": _of(
-        "object", "minProperties", "expected at least {} properties", lambda value, least: len(value) >= least
+_RULES: Mapping[str, tuple[JsonType | None, Rule]] = {
+    "$ref": (None, lambda evaluator, _, value, schema: evaluator.named(evaluator.document.targets[id(schema)], value)),
+    "$dynamicRef": (None, lambda evaluator, _, value, schema: evaluator.named(evaluator.dynamic_target(schema), value)),
+    "allOf": (None, _all_of),
+    "anyOf": (None, lambda evaluator, members, value, _: _alternatives(evaluator, "anyOf", members, value)),
+    "oneOf": (None, lambda evaluator, members, value, _: _alternatives(evaluator, "oneOf", members, value)),
+    "not": (None, _not),
+    "if": (None, _if),
+    "type": (None, _type),
+    "enum": (None, _enum),
+    "const": (
+        None,
+        lambda evaluator, expected, value, _: _check(
+            "const", evaluator.equal(expected, value), f"expected {quoted(expected)}"
+        ),
     ),
-    "maxProperties": _of(
-        "object", "maxProperties", "expected at most {} properties", lambda value, most: len(value) <= most
+    "minLength": _limit("string", "minLength", ge, "expected at least {} characters"),
+    "maxLength": _limit("string", "maxLength", le, "expected at most {} characters"),
+    "pattern": (
+        "string",
+        lambda evaluator, source, value, _: _check(
+            "pattern",
+            evaluator.found_in(source, value),
+            f"does not match {cut(source, 80)}",
+            f"the pattern {cut(source, 80)} was",
+        ),
     ),
-    "properties": _properties,
-    "patternProperties": _pattern_properties,
-    "additionalProperties": _additional_properties,
-    "propertyNames": _property_names,
-    "dependentRequired": _dependent_required,
-    "dependentSchemas": _dependent_schemas,
-    "unevaluatedProperties": _unevaluated_properties,
+    "format": ("string", _format),
+    "minimum": _limit("number", "minimum", ge, "is below the minimum of {}"),
+    "maximum": _limit("number", "maximum", le, "is above the maximum of {}"),
+    "exclusiveMinimum": _limit("number", "exclusiveMinimum", gt, "expected more than {}"),
+    "exclusiveMaximum": _limit("number", "exclusiveMaximum", lt, "expected less than {}"),
+    "multipleOf": _limit("number", "multipleOf", _is_multiple, "is not a multiple of {}"),
+    "minItems": _limit("array", "minItems", ge, "expected at least {} items"),
+    "maxItems": _limit("array", "maxItems", le, "expected at most {} items"),
+    "uniqueItems": (
+        "array",
+        lambda evaluator, wanted, value, _: _check(
+            "uniqueItems", not wanted or _distinct(evaluator, value), "has repeated items"
+        ),
+    ),
+    "prefixItems": ("array", _prefix_items),
+    "items": ("array", _items),
+    "contains": ("array", _contains),
+    "unevaluatedItems": ("array", _unevaluated_items),
+    "required": (
+        "object",
+        lambda _e, names, value, _s: (
+            Failure("required", f"missing property {quoted(name)}") for name in names if name not in value
+        ),
+    ),
+    "minProperties": _limit("object", "minProperties", ge, "expected at least {} properties"),
+    "maxProperties": _limit("object", "maxProperties", le, "expected at most {} properties"),
+    "properties": ("object", _properties),
+    "patternProperties": ("object", _pattern_properties),
+    "additionalProperties": ("object", _additional_properties),
+    "propertyNames": ("object", _property_names),
+    "dependentRequired": (
+        "object",
+        lambda _e, needs, value, _s: _check(
+            "dependentRequired",
+            all(need in value for name, names in needs.items() if name in value for need in names),
+            "a property that another one asks for is missing",
+        ),
+    ),
+    "dependentSchemas": ("object", _dependent_schemas),
+    "unevaluatedProperties": ("object", _unevaluated_properties),
 }
+"""Keyword → the JSON type of the values it says anything of (None: all), and its rule."""
