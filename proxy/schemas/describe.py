@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from proxy.schemas.shapes import ALL_TYPES, TYPES, Arrays, Numbers, Objects, Shape, Strings
+from proxy.schemas.shapes import ALL_TYPES, TYPES, Bounds, Objects, Shape
 from proxy.schemas.values import Json, JsonType
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
@@ -68,17 +68,18 @@ def _described(shape: Shape, depth: int, room: int) -> str:
 
 
 def _typed(shape: Shape, name: JsonType, depth: int, room: int) -> str:
+    bounds = " ".join(bounds_texts(shape.bounds, name))
     match name:
         case "object":
             return _object(shape.objects, depth, room)
-        case "array":
-            return _array(shape.arrays, depth, room)
-        case "string":
-            return " ".join(["string", *string_bounds(shape.strings)])
-        case "number":
-            return " ".join(["integer" if shape.numbers.integer else "number", *number_bounds(shape.numbers)])
+        case "array" if shape.items is not None and depth:
+            items = describe(shape.items, depth - 1, room)
+            text = f"({items})[]" if " " in items and not items.startswith("{") else f"{items}[]"
+        case "number" if "integer" in shape.bounds:
+            text = "integer"
         case _:
-            return name
+            text = name
+    return f"{text} {bounds}".rstrip()
 
 
 def _object(objects: Objects, depth: int, room: int) -> str:
@@ -105,54 +106,39 @@ def _property(objects: Objects, name: str, depth: int, room: int) -> str:
     return f"{key}{'' if name in objects.required else '?'}" + (f": {value}" if value != "any" else "")
 
 
-def _array(arrays: Arrays, depth: int, room: int) -> str:
-    bounds = " ".join(array_bounds(arrays))
-    if arrays.items is None or not depth:
-        return f"array {bounds}".rstrip()
-    items = describe(arrays.items, depth - 1, room)
-    text = f"({items})[]" if " " in items and not items.startswith("{") else f"{items}[]"
-    return f"{text} {bounds}".rstrip()
+def bounds_texts(bounds: Bounds, kind: JsonType) -> list[str]:
+    """What is required of a value beside its type and its parts, for example `of 3 to 5 characters`."""
+    match kind:
+        case "string":
+            return [
+                *([f"of format {bounds['format']}"] if "format" in bounds else []),
+                *_counts(bounds.get("minLength", 0), bounds.get("maxLength"), "character"),
+                *(f"matching {cut(pattern, 120)}" for pattern in bounds.get("pattern", ())[:4]),
+            ]
+        case "number":
+            (lower, excluded), (upper, allowed) = bounds.get("minimum", (None, 0)), bounds.get("maximum", (None, 0))
+            return [
+                *([f"{'>' if excluded else '>='} {lower}"] if lower is not None else []),
+                *([f"{'<=' if allowed else '<'} {upper}"] if upper is not None else []),
+                *([f"multiple of {bounds['multipleOf']}"] if "multipleOf" in bounds else []),
+            ]
+        case "array":
+            counts = _counts(bounds.get("minItems", 0), bounds.get("maxItems"), "item")
+            return [*counts, *(["without repeats"] if "uniqueItems" in bounds else [])]
+        case _:
+            return []
 
 
-def string_bounds(strings: Strings) -> list[str]:
-    """What is required of a string beside its type."""
-    least, most = strings.min_length, strings.max_length
-    return [
-        *([f"of format {strings.format}"] if strings.format else []),
-        *([f"of {_span(least, most, 'character', 'characters')}"] if least or most is not None else []),
-        *(f"matching {cut(pattern, 120)}" for pattern in strings.patterns[:4]),
-    ]
+def _counts(least: int, most: int | None, thing: str) -> list[str]:
+    return [f"of {count_text(least, most, thing, f'{thing}s')}"] if least or most is not None else []
 
 
-def number_bounds(numbers: Numbers) -> list[str]:
-    """What is required of a number beside its type."""
-    lower, upper = numbers.lower, numbers.upper
-    return [
-        *([f"{'>' if lower[1] else '>='} {lower[0]}"] if lower else []),
-        *([f"{'<' if upper[1] else '<='} {upper[0]}"] if upper else []),
-        *([f"multiple of {numbers.multiple_of}"] if numbers.multiple_of else []),
-    ]
-
-
-def array_bounds(arrays: Arrays) -> list[str]:
-    """What is required of an array beside its items."""
-    least, most = arrays.min_items, arrays.max_items
-    return [
-        *([f"of {_span(least, most, 'item', 'items')}"] if least or most is not None else []),
-        *(["without repeats"] if arrays.unique else []),
-    ]
-
-
-def _span(least: int, most: int | None, one: str, many: str) -> str:
+def count_text(least: int, most: int | None, one: str, many: str) -> str:
+    """`minProperties` and the like: `2 to 3 properties`."""
     if most is None:
         return f"at least {least} {one if least == 1 else many}"
     number = str(most) if least == most else f"{least} to {most}" if least else f"at most {most}"
     return f"{number} {one if most == 1 else many}"
-
-
-def count_text(least: int, most: int | None, one: str, many: str) -> str:
-    """`minProperties` and the like, as a sentence."""
-    return sentence(_span(least, most, one, many))
 
 
 def alternatives(shapes: Iterable[Shape], depth: int = _DEPTH, room: int = _ROOM) -> str:

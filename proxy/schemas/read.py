@@ -1,21 +1,18 @@
 """Reading a schema as a shape: one rule a keyword, always toward the same values or more. `docs/schemas.md` is this file as a table."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from proxy.schemas.describe import count_text, cut, describe, names, quoted
+from proxy.schemas.describe import count_text, cut, describe, names, quoted, sentence
 from proxy.schemas.document import Document
 from proxy.schemas.shapes import (
     ALL_TYPES,
+    ANY_OBJECT,
     ANYTHING,
     NOTHING,
-    Arrays,
-    Bound,
-    Numbers,
     Objects,
     Shape,
-    Strings,
     intersect,
     normalized,
     of_values,
@@ -43,10 +40,6 @@ class Expansion:
     levels: int
     recursions: int
     references: int | None = None
-
-    def inside(self) -> "Expansion":
-        """What is left for a property or an item."""
-        return Expansion(self.levels - 1, self.recursions, self.references)
 
 
 @dataclass(slots=True)
@@ -82,22 +75,20 @@ class Reader:
             types = ALL_TYPES if "$ref" in keywords else types_of(keywords)
             return with_notes(Shape(types=types), ["What is nested here is not described."])
         shape = self._own(schema, keywords, expansion)
-        for keyword, rule in RULES.items():
-            if keyword in keywords:
-                shape = intersect(shape, rule(self, schema, keywords, expansion), self.memo)
+        for other in self._in_place(schema, keywords, expansion):
+            shape = intersect(shape, other, self.memo)
         return shape
 
     def _own(self, schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
         """What the keywords say that need no other schema in place."""
-        within = expansion.inside()
-        context = Context(lambda member: self.read(member, within), self.memo)
-        present = keywords.keys()
+        inside = Expansion(expansion.levels - 1, expansion.recursions, expansion.references)
+        context = _Context(lambda member: self.read(member, inside), self.memo)
+        bounds = bounds_from(keywords)
         shape = Shape(
             types=types_of(keywords),
-            strings=strings(keywords) if present & STRING_KEYWORDS else ANYTHING.strings,
-            numbers=numbers(keywords) if present & NUMBER_KEYWORDS else ANYTHING.numbers,
-            arrays=arrays(keywords, context) if present & ARRAY_KEYWORDS else ANYTHING.arrays,
-            objects=objects(keywords, context) if present & OBJECT_KEYWORDS else ANYTHING.objects,
+            bounds=bounds,
+            items=_items(keywords, bounds, context) if keywords.keys() & _ARRAY_KEYWORDS else None,
+            objects=_objects(keywords, context) if keywords.keys() & _OBJECT_KEYWORDS else ANY_OBJECT,
             title=_text(schema, "title"),
             description=_text(schema, "description"),
             notes=(*context.notes, *_annotations(schema)) if context.notes or schema.keys() & _ANNOTATIONS else (),
@@ -109,6 +100,55 @@ class Reader:
                 self.memo.spend(len(values) // 8)
                 shape = intersect(shape, of_values(values), self.memo)
         return shape
+
+    def _in_place(self, schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Iterator[Shape]:
+        """What each keyword says whose schemas apply to the same value."""
+        if "$ref" in keywords:
+            yield self._named(keywords["$ref"], self.document.targets[id(schema)], expansion)
+        if "$dynamicRef" in keywords:
+            targets = self.document.dynamic_targets(schema)
+            if len(targets) == 1:
+                yield self._named(keywords["$dynamicRef"], targets[0], expansion)
+            else:
+                yield with_notes(Shape(), ["A nested value, of the form given above."])
+        for member in keywords.get("allOf", ()):
+            yield self.read(member, expansion)
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in keywords:
+                shapes = [self.read(member, expansion) for member in keywords[keyword]]
+                shape = union(
+                    shapes, self.memo, keep=self.keep_unions
+                )  # a value that two of `oneOf` accept is accepted too
+                yield shape if keyword == "anyOf" or disjoint(shapes) else replace(shape, exact=False)
+        if "not" in keywords:
+            yield self._not(keywords["not"], expansion)
+        if "then" in keywords or "else" in keywords:
+            yield self._if(keywords, expansion)
+
+    def _not(self, denied: Json, expansion: Expansion) -> Shape:
+        """Expressed where it forbids types, or one property; otherwise a note."""
+        if isinstance(denied, bool):
+            return NOTHING if denied else ANYTHING
+        inner = self.document.keywords[id(denied)]
+        if not inner:
+            return NOTHING
+        if inner.keys() == {"type"}:
+            only_integers = "integer" in bounds_from(inner)
+            rest = ALL_TYPES - (types_of(inner) - {"number"} if only_integers else types_of(inner))
+            return with_notes(Shape(types=rest), ["Not an integer."] if only_integers else [])
+        if inner.keys() == {"required"} and len(inner["required"]) == 1:
+            return Shape(types=frozenset({"object"}), objects=Objects({inner["required"][0]: NOTHING}))
+        return with_notes(Shape(), [f"Not: {describe(self.read(denied, expansion))}."])
+
+    def _if(self, keywords: JsonObject, expansion: Expansion) -> Shape:
+        """Either both of `if` and `then`, or `else`. Without one of the two any value may be accepted, so it is only a note."""
+        condition = self.read(keywords["if"], expansion)
+        then, otherwise = (self.read(keywords.get(keyword, True), expansion) for keyword in ("then", "else"))
+        parts = [f"then {describe(then)}"] if "then" in keywords else []
+        parts += [f"else {describe(otherwise)}"] if "else" in keywords else []
+        shape = union([intersect(condition, then, self.memo), otherwise], self.memo)
+        note = f"If {describe(condition)}, {', '.join(parts)}."
+        return replace(shape, title=None, description=None, notes=(note,), exact=False)
 
     def outline(self, schema: Json) -> Shape:
         """The shape of a schema without that of its properties and items."""
@@ -123,7 +163,7 @@ class Reader:
         shape = Shape(types=self.outline(target).types, title=_text(target, "title") or name)
         return with_notes(shape, [f"A nested {name}, of the form given above."])
 
-    def named(self, reference: str, target: Json, expansion: Expansion) -> Shape:
+    def _named(self, reference: str, target: Json, expansion: Expansion) -> Shape:
         """The shape of the schema that a reference names; the same one with the same expansion is read once."""
         if isinstance(target, bool):
             return self.read(target, expansion)
@@ -165,105 +205,23 @@ def _annotations(schema: JsonObject) -> tuple[str, ...]:
     return tuple(filter(None, found))
 
 
-# ---------------------------------------------------------------- keywords whose schemas apply to the same value
-
-Rule = Callable[[Reader, JsonObject, JsonObject, Expansion], Shape]
-"""(reader, schema, its keywords, expansion) → what the keyword says."""
-
-
-def _reference(reader: Reader, schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
-    return reader.named(keywords["$ref"], reader.document.targets[id(schema)], expansion)
-
-
-def _dynamic_reference(reader: Reader, schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
-    """As `$ref`, where only one schema can be meant; otherwise a note."""
-    targets = reader.document.dynamic_targets(schema)
-    if len(targets) != 1:
-        return with_notes(Shape(), ["A nested value, of the form given above."])
-    return reader.named(keywords["$dynamicRef"], targets[0], expansion)
-
-
-def _all_of(reader: Reader, _schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
-    shape = ANYTHING
-    for member in keywords["allOf"]:
-        shape = intersect(shape, reader.read(member, expansion), reader.memo)
-    return shape
-
-
-def _any_of(reader: Reader, _schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
-    return union([reader.read(member, expansion) for member in keywords["anyOf"]], reader.memo, keep=reader.keep_unions)
-
-
-def _one_of(reader: Reader, _schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
-    """As `anyOf`: a value that two of the schemas accept is accepted too."""
-    shapes = [reader.read(member, expansion) for member in keywords["oneOf"]]
-    shape = union(shapes, reader.memo, keep=reader.keep_unions)
-    return shape if disjoint(shapes) else replace(shape, exact=False)
-
-
-def _not(reader: Reader, _schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
-    """Expressed where it forbids types, or one property; otherwise a note."""
-    denied = keywords["not"]
-    if isinstance(denied, bool):
-        return NOTHING if denied else ANYTHING
-    inner = reader.document.keywords[id(denied)]
-    if not inner:
-        return NOTHING
-    if inner.keys() == {"type"}:
-        named = inner["type"] if isinstance(inner["type"], list) else [inner["type"]]
-        only_integers = "integer" in named and "number" not in named
-        rest = ALL_TYPES - (types_of(inner) - {"number"} if only_integers else types_of(inner))
-        return with_notes(Shape(types=rest), ["Not an integer."] if only_integers else [])
-    if inner.keys() == {"required"} and len(inner["required"]) == 1:
-        return Shape(types=frozenset({"object"}), objects=Objects({inner["required"][0]: NOTHING}))
-    return with_notes(Shape(), [f"Not: {describe(reader.read(denied, expansion))}."])
-
-
-def _if(reader: Reader, _schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
-    """Either both of `if` and `then`, or `else`. Without one of the two any value may be accepted, so it is only a note."""
-    if "then" not in keywords and "else" not in keywords:
-        return ANYTHING
-    condition = reader.read(keywords["if"], expansion)
-    then, otherwise = (reader.read(keywords.get(keyword, True), expansion) for keyword in ("then", "else"))
-    parts = [f"then {describe(then)}"] if "then" in keywords else []
-    parts += [f"else {describe(otherwise)}"] if "else" in keywords else []
-    shape = union([intersect(condition, then, reader.memo), otherwise], reader.memo)
-    note = f"If {describe(condition)}, {', '.join(parts)}."
-    return replace(shape, title=None, description=None, notes=(note,), exact=False)
-
-
-RULES: Mapping[str, Rule] = {
-    "$ref": _reference,
-    "$dynamicRef": _dynamic_reference,
-    "allOf": _all_of,
-    "anyOf": _any_of,
-    "oneOf": _one_of,
-    "not": _not,
-    "if": _if,
-}
-
-
 # ---------------------------------------------------------------- keywords for one JSON type each
 
-STRING_KEYWORDS = frozenset({"minLength", "maxLength", "pattern", "format"})
-NUMBER_KEYWORDS = frozenset({"type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-ARRAY_KEYWORDS = frozenset(
-    {"items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains", "unevaluatedItems"}
-)
-OBJECT_KEYWORDS = (
+_ARRAY_KEYWORDS = frozenset({"items", "prefixItems", "contains", "unevaluatedItems"})
+_OBJECT_KEYWORDS = (
     frozenset({"properties", "required", "additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties"})
     | frozenset({"minProperties", "maxProperties", "dependentRequired", "dependentSchemas"})
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """What a rule needs for the schemas of properties and items.
+class _Context:
+    """What is needed for the schemas of properties and items.
 
     Attributes:
         read: gives the shape of such a schema.
         memo: steps left.
-        notes: what no keyword says; rules add to it.
+        notes: what no keyword says; added to.
     """
 
     read: Callable[[Json], Shape]
@@ -280,62 +238,55 @@ def types_of(keywords: JsonObject) -> frozenset[JsonType]:
     return frozenset("number" if name == "integer" else name for name in types)
 
 
-def strings(keywords: JsonObject) -> Strings:
-    """`minLength`, `maxLength`, `pattern`, `format`."""
-    most = keywords.get("maxLength")
-    return Strings(
-        int(keywords.get("minLength", 0)),
-        None if most is None else int(most),
-        (keywords["pattern"],) if "pattern" in keywords else (),
-        keywords.get("format"),
-    )
+def bounds_from(keywords: JsonObject) -> dict[str, Any]:
+    """The bounds among the keywords of a schema."""
+    bounds: dict[str, Any] = {}
+    for keyword, value in keywords.items():
+        match keyword:
+            case "minLength" | "minItems" if value > 0:
+                bounds[keyword] = int(value)
+            case "maxLength" | "maxItems":
+                bounds[keyword] = int(value)
+            case "pattern":
+                bounds[keyword] = (value,)
+            case "format" | "multipleOf":
+                bounds[keyword] = value
+            case "uniqueItems" if value:
+                bounds[keyword] = True
+            case "type" if "integer" in value and "number" not in value:
+                bounds["integer"] = True
+            case "minimum" | "exclusiveMinimum":
+                bound = (value, keyword != "minimum")
+                bounds["minimum"] = max(bound, bounds.get("minimum", bound))
+            case "maximum" | "exclusiveMaximum":
+                bound = (value, keyword == "maximum")
+                bounds["maximum"] = min(bound, bounds.get("maximum", bound))
+    return bounds
 
 
-def numbers(keywords: JsonObject) -> Numbers:
-    """`type: integer`, the four bounds, `multipleOf`."""
-    named = keywords.get("type")
-    types = named if isinstance(named, list) else [named]
-    lower: list[Bound] = [
-        (keywords[name], name != "minimum") for name in ("minimum", "exclusiveMinimum") if name in keywords
-    ]
-    upper: list[Bound] = [
-        (keywords[name], name != "maximum") for name in ("maximum", "exclusiveMaximum") if name in keywords
-    ]
-    return Numbers(
-        "integer" in types and "number" not in types,
-        max(lower, default=None),
-        min(upper, key=lambda bound: (bound[0], not bound[1]), default=None),
-        keywords.get("multipleOf"),
-    )
-
-
-def arrays(keywords: JsonObject, context: Context) -> Arrays:
-    """`items`, `prefixItems`, the counts, `uniqueItems`, `contains`, `unevaluatedItems`."""
-    counts = array_counts(keywords)
-    least, most = counts.min_items, counts.max_items
+def _items(keywords: JsonObject, bounds: dict[str, Any], context: _Context) -> Shape | None:
+    """`items`, `prefixItems`, `contains`, `unevaluatedItems`; adds what they say of the number of items to the bounds."""
     prefix, rest = keywords.get("prefixItems", []), keywords.get("items", True)
     shape = None if rest is True else context.read(rest)
     if prefix:
         first = [context.read(member) for member in prefix]
         context.notes.append(f"Items in order: {cut(', '.join(map(describe, first[:32])), 300)}.")
         if shape is not None and shape.empty:
-            most = min(len(prefix), len(prefix) if most is None else most)
-        if most is not None and most <= len(prefix):
-            first, shape = first[:most], NOTHING
+            bounds["maxItems"] = min(len(prefix), bounds.get("maxItems", len(prefix)))
+        if bounds.get("maxItems", len(prefix) + 1) <= len(prefix):
+            first, shape = first[: bounds["maxItems"]], NOTHING
         shape = None if shape is None else _without_texts(union([*first, shape], context.memo))
     if "contains" in keywords:
-        least = max(least, _contains(keywords, context))
+        least, most = int(keywords.get("minContains", 1)), keywords.get("maxContains")
+        contained = context.read(keywords["contains"])
+        if least or most is not None:
+            count = sentence(count_text(least, None if most is None else int(most), "item", "items")).rstrip(".")
+            context.notes.append(f"{count} of this form: {describe(contained)}.")
+        if least > bounds.get("minItems", 0):
+            bounds["minItems"] = least
     if keywords.get("unevaluatedItems", True) is not True:
         context.notes.append("No items but those described.")
-    return Arrays(shape, least, most, counts.unique)
-
-
-def array_counts(keywords: JsonObject) -> Arrays:
-    """`minItems`, `maxItems`, `uniqueItems`."""
-    most = keywords.get("maxItems")
-    return Arrays(
-        None, int(keywords.get("minItems", 0)), None if most is None else int(most), keywords.get("uniqueItems", False)
-    )
+    return shape
 
 
 def _without_texts(shape: Shape) -> Shape:
@@ -343,24 +294,21 @@ def _without_texts(shape: Shape) -> Shape:
     return replace(shape, title=None, description=None, notes=())
 
 
-def _contains(keywords: JsonObject, context: Context) -> int:
-    """How many items there are at least."""
-    least, most = int(keywords.get("minContains", 1)), keywords.get("maxContains")
-    shape = context.read(keywords["contains"])
-    if least or most is not None:
-        count = count_text(least, None if most is None else int(most), "item", "items").rstrip(".")
-        context.notes.append(f"{count} of this form: {describe(shape)}.")
-    return least
-
-
-def objects(keywords: JsonObject, context: Context) -> Objects:
+def _objects(keywords: JsonObject, context: _Context) -> Objects:
     """`properties`, `required`, `additionalProperties`, `patternProperties`, `propertyNames`, the counts, the dependencies."""
     members = keywords.get("properties", {})
     context.memo.spend(len(members) // 8)
     own = {name: context.read(member) for name, member in members.items()}
     others = _others(keywords, own, context)
-    _note_counts(keywords, context)
-    _note_dependencies(keywords, context)
+    least, most = keywords.get("minProperties", 0), keywords.get("maxProperties")
+    if least or most is not None:
+        count = count_text(int(least), None if most is None else int(most), "property", "properties")
+        context.notes.append(sentence(count))
+    for name, need in keywords.get("dependentRequired", {}).items():
+        if need:
+            context.notes.append(f"With {quoted(name)}: also {names(need)}.")
+    for name, member in keywords.get("dependentSchemas", {}).items():
+        context.notes.append(f"With {quoted(name)}: {describe(context.read(member))}.")
     shape = Objects(own, tuple(keywords.get("required", ())), others)
     return _with_names(keywords["propertyNames"], shape, context) if "propertyNames" in keywords else shape
 
@@ -371,7 +319,7 @@ _UNIVERSAL = frozenset(
 """Patterns that every property name matches, apart from empty ones and line breaks. Record types of generators are written with them."""
 
 
-def _others(keywords: JsonObject, own: dict[str, Shape], context: Context) -> Shape | None:
+def _others(keywords: JsonObject, own: dict[str, Shape], context: _Context) -> Shape | None:
     """The shape of properties that are not declared by name; None: any. Adds what every property must be to the declared ones."""
     rest = keywords.get("additionalProperties", _unevaluated(keywords, context))
     shape = None if rest is True else context.read(rest)
@@ -389,7 +337,7 @@ def _others(keywords: JsonObject, own: dict[str, Shape], context: Context) -> Sh
     return _without_texts(union([*by_pattern.values(), shape], context.memo))
 
 
-def _unevaluated(keywords: JsonObject, context: Context) -> Json:
+def _unevaluated(keywords: JsonObject, context: _Context) -> Json:
     """`unevaluatedProperties`: as `additionalProperties` where only this schema declares properties, otherwise a note."""
     rest = keywords.get("unevaluatedProperties", True)
     if rest is True or not keywords.keys() & _DECLARING:
@@ -401,7 +349,7 @@ def _unevaluated(keywords: JsonObject, context: Context) -> Json:
 _DECLARING = frozenset({"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas"})
 
 
-def _with_names(schema: Json, shape: Objects, context: Context) -> Objects:
+def _with_names(schema: Json, shape: Objects, context: _Context) -> Objects:
     """`propertyNames`: where it lists the names, they are the properties; otherwise a note."""
     allowed = context.read(schema)
     if allowed == ANYTHING:
@@ -415,17 +363,3 @@ def _with_names(schema: Json, shape: Objects, context: Context) -> Objects:
     denied = {name: NOTHING for name in shape.properties if name not in allowed_names}
     declared = {name: allowed_names[name] for name in shape.properties if name in allowed_names}
     return Objects({**declared, **allowed_names, **denied}, shape.required, NOTHING)
-
-
-def _note_counts(keywords: JsonObject, context: Context) -> None:
-    least, most = (keywords.get(keyword) for keyword in ("minProperties", "maxProperties"))
-    if least or most is not None:
-        context.notes.append(count_text(int(least or 0), None if most is None else int(most), "property", "properties"))
-
-
-def _note_dependencies(keywords: JsonObject, context: Context) -> None:
-    for name, need in keywords.get("dependentRequired", {}).items():
-        if need:
-            context.notes.append(f"With {quoted(name)}: also {names(need)}.")
-    for name, member in keywords.get("dependentSchemas", {}).items():
-        context.notes.append(f"With {quoted(name)}: {describe(context.read(member))}.")

@@ -8,46 +8,96 @@ that, so writing one as a schema loses nothing; what is lost between a schema an
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from proxy.schemas.values import Json, JsonType, Memo, identity, is_integer, type_of
 
 TYPES: tuple[JsonType, ...] = ("object", "array", "string", "number", "boolean", "null")
 ALL_TYPES: frozenset[JsonType] = frozenset(TYPES)
 
-Bound = tuple[int | float, bool]
-"""A number, and whether it is itself excluded."""
+
+# ---------------------------------------------------------------- bounds
+
+Bounds = Mapping[str, Any]
+"""What is required of strings, numbers and arrays beside their type, by keyword. As in a schema, except:
+
+    minimum     (the number, whether it is itself excluded)
+    maximum     (the number, whether it is itself allowed); so the tighter of two is the larger, or the smaller, as with other bounds
+    pattern     the patterns that are all to be found
+    integer     True
+
+Bounds that say nothing (`minLength: 0`) are left out.
+"""
+
+_MAX_LCM = 2**53
 
 
-@dataclass(frozen=True, slots=True)
-class Strings:
-    """Which strings. `patterns` are all to be found; lengths are in code points."""
-
-    min_length: int = 0
-    max_length: int | None = None
-    patterns: tuple[str, ...] = ()
-    format: str | None = None
+def _either(one: Any, _other: Any) -> Any:
+    return one
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """Which numbers."""
-
-    integer: bool = False
-    lower: Bound | None = None
-    upper: Bound | None = None
-    multiple_of: int | float | None = None
+def _only_equal(one: Any, other: Any) -> Any:
+    return one if one == other else None
 
 
-@dataclass(frozen=True, slots=True)
-class Arrays:
-    """Which arrays. `items` None: items of any shape."""
+def _all_patterns(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
 
-    items: "Shape | None" = None
-    min_items: int = 0
-    max_items: int | None = None
-    unique: bool = False
+
+def _common_patterns(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
+    return tuple(source for source in one if source in other) or None
+
+
+def _multiple(one: int | float, other: int | float) -> int | float:
+    """The least common multiple of integers, else one of the two."""
+    if one != other and isinstance(one, int) and isinstance(other, int) and math.lcm(one, other) <= _MAX_LCM:
+        return math.lcm(one, other)
+    return one
+
+
+def _divisor(one: int | float, other: int | float) -> int | float | None:
+    """The one of two that divides the other."""
+    if one != other and isinstance(one, int) and isinstance(other, int):
+        return other if one % other == 0 else one if other % one == 0 else None
+    return _only_equal(one, other)
+
+
+BOUNDS: Mapping[str, tuple[JsonType, Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = {
+    "minLength": ("string", max, min),
+    "maxLength": ("string", min, max),
+    "pattern": ("string", _all_patterns, _common_patterns),
+    "format": ("string", _either, _only_equal),
+    "integer": ("number", _either, _either),
+    "minimum": ("number", max, min),
+    "maximum": ("number", min, max),
+    "multipleOf": ("number", _multiple, _divisor),
+    "minItems": ("array", max, min),
+    "maxItems": ("array", min, max),
+    "uniqueItems": ("array", _either, _either),
+}
+"""Bound → the type it is about, what two of them mean together, and what is left where one of them holds (None: nothing)."""
+
+
+def bounds_of(shape: "Shape", kind: JsonType) -> Bounds:
+    """The bounds that are about one type."""
+    return {keyword: bound for keyword, bound in shape.bounds.items() if BOUNDS[keyword][0] == kind}
+
+
+def _tighter(one: Bounds, other: Bounds) -> tuple[Bounds, bool]:
+    """The bounds that say what both say, and whether they say all of it."""
+    if not one or not other or one is other:
+        return one or other, True
+    both = one.keys() & other.keys()
+    bounds = {**one, **other, **{keyword: BOUNDS[keyword][1](one[keyword], other[keyword]) for keyword in both}}
+    exact = "format" not in both or one["format"] == other["format"]
+    if "multipleOf" in both and one["multipleOf"] != other["multipleOf"]:
+        exact = exact and _divisor(bounds["multipleOf"], other["multipleOf"]) == other["multipleOf"]
+    return bounds, exact
+
+
+# ---------------------------------------------------------------- shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +113,7 @@ class Objects:
         return self.properties.get(name, self.others or ANYTHING)
 
 
-ANY_STRING, ANY_NUMBER, ANY_ARRAY, ANY_OBJECT = Strings(), Numbers(), Arrays(), Objects()
+ANY_OBJECT = Objects()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +122,10 @@ class Shape:
 
     Attributes:
         types: the JSON types among them; without any, no value is accepted.
-        values: all of them, where they are listed; the four parts below then say nothing.
-        strings, numbers, arrays, objects: which of that type.
+        values: all of them, where they are listed; `bounds`, `items` and `objects` then say nothing.
+        bounds: which strings, numbers and arrays.
+        items: the shape of the items of arrays; None: any.
+        objects: which objects.
         options: further shapes of which a value must have one (only where `anyOf` may be written).
         title, description, notes: for the reader; `notes` say what no keyword says.
         exact: whether the schema it was read from accepts no fewer values.
@@ -82,9 +134,8 @@ class Shape:
 
     types: frozenset[JsonType] = ALL_TYPES
     values: tuple[Json, ...] | None = None
-    strings: Strings = ANY_STRING
-    numbers: Numbers = ANY_NUMBER
-    arrays: Arrays = ANY_ARRAY
+    bounds: Bounds = field(default_factory=dict)
+    items: "Shape | None" = None
     objects: Objects = ANY_OBJECT
     options: tuple["Shape", ...] = ()
     title: str | None = field(default=None, compare=False)
@@ -99,26 +150,21 @@ class Shape:
         return not self.types
 
 
-def structure(shape: Shape, memo: Memo) -> object:
+def structure(shape: Shape | None, memo: Memo) -> object:
     """What makes two shapes the same set of values, as `Memo.key` takes it."""
+    if shape is None:
+        return None
     values = None if shape.values is None else memo.identities(shape.values)
     options = tuple(memo.key(option, structure) for option in shape.options)
-    arrays, objects = memo.key(shape.arrays, structure_of_arrays), memo.key(shape.objects, structure_of_objects)
-    return shape.types, values, shape.strings, shape.numbers, arrays, objects, options
-
-
-def structure_of_arrays(arrays: Arrays, memo: Memo) -> object:
-    """The same for the arrays of a shape."""
-    items = None if arrays.items is None else memo.key(arrays.items, structure)
-    return Arrays, items, arrays.min_items, arrays.max_items, arrays.unique
+    items, objects = memo.key(shape.items, structure), memo.key(shape.objects, structure_of_objects)
+    return shape.types, values, frozenset(shape.bounds.items()), items, objects, options
 
 
 def structure_of_objects(objects: Objects, memo: Memo) -> object:
     """The same for the objects of a shape."""
     memo.spend(len(objects.properties) // 8)
     properties = frozenset((name, memo.key(member, structure)) for name, member in objects.properties.items())
-    others = None if objects.others is None else memo.key(objects.others, structure)
-    return Objects, properties, objects.required, others
+    return Objects, properties, objects.required, memo.key(objects.others, structure)
 
 
 ANYTHING = Shape()
@@ -150,17 +196,18 @@ def normalized(shape: Shape) -> Shape:
 
 
 def _impossible(shape: Shape, kind: JsonType) -> bool:
+    bounds = shape.bounds
     match kind:
         case "string":
-            return shape.strings.max_length is not None and shape.strings.min_length > shape.strings.max_length
+            return "maxLength" in bounds and bounds.get("minLength", 0) > bounds["maxLength"]
         case "number":
-            lower, upper = shape.numbers.lower, shape.numbers.upper
-            if lower is None or upper is None:
+            if "minimum" not in bounds or "maximum" not in bounds:
                 return False
-            return lower[0] > upper[0] or (lower[0] == upper[0] and (lower[1] or upper[1]))
+            (lower, excluded), (upper, allowed) = bounds["minimum"], bounds["maximum"]
+            return lower > upper or (lower == upper and (excluded or not allowed))
         case "array":
-            most = 0 if shape.arrays.items and shape.arrays.items.empty else shape.arrays.max_items
-            return most is not None and shape.arrays.min_items > most
+            most = 0 if shape.items and shape.items.empty else bounds.get("maxItems")
+            return most is not None and bounds.get("minItems", 0) > most
         case "object":
             return any(shape.objects.at(name).empty for name in shape.objects.required)
         case _:
@@ -184,36 +231,27 @@ def _listed_within(shape: Shape) -> Shape:
 def _is_decided(shape: Shape, value: Json) -> bool:
     """Whether `_may_be` looks at all that the shape says of such a value."""
     match type_of(value):
-        case "string":
-            return not shape.strings.patterns and shape.strings.format is None
-        case "number":
-            return shape.numbers.multiple_of is None
         case "array":
-            return shape.arrays == ANY_ARRAY
+            return shape.items is None and not bounds_of(shape, "array")
         case "object":
             return shape.objects == ANY_OBJECT
-        case _:
-            return True
+        case kind:
+            return not bounds_of(shape, kind).keys() & {"pattern", "format", "multipleOf"}
 
 
 def _may_be(shape: Shape, value: Json) -> bool:
     """False only for a listed value that the bounds of the shape exclude."""
+    bounds = shape.bounds
     if isinstance(value, str):
-        most = shape.strings.max_length
-        return shape.strings.min_length <= len(value) and (most is None or len(value) <= most)
+        return bounds.get("minLength", 0) <= len(value) <= bounds.get("maxLength", math.inf)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        numbers = shape.numbers
-        above = (
-            numbers.lower is None or value > numbers.lower[0] or (value == numbers.lower[0] and not numbers.lower[1])
+        (lower, excluded), (upper, allowed) = (
+            bounds.get("minimum", (value, False)),
+            bounds.get("maximum", (value, True)),
         )
-        below = (
-            numbers.upper is None or value < numbers.upper[0] or (value == numbers.upper[0] and not numbers.upper[1])
-        )
-        return above and below and (not numbers.integer or is_integer(value))
+        above, below = value > lower or (value == lower and not excluded), value < upper or (value == upper and allowed)
+        return above and below and ("integer" not in bounds or is_integer(value))
     return True
-
-
-_MAX_LCM = 2**53
 
 
 def intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
@@ -226,21 +264,19 @@ def intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
 
 
 def _intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
-    numbers, exact = _numbers(one.numbers, other.numbers)
-    strings, strings_exact = _strings(one.strings, other.strings)
+    bounds, exact = _tighter(one.bounds, other.bounds)
     return normalized(
         Shape(
             types=one.types & other.types,
             values=_values(one, other, memo),
-            strings=strings,
-            numbers=numbers,
-            arrays=_arrays(one.arrays, other.arrays, memo),
+            bounds=bounds,
+            items=_both(one.items, other.items, memo),
             objects=_objects(one.objects, other.objects, memo),
             options=_options(one.options, other.options, memo),
             title=one.title or other.title,
             description=_texts(one.description, other.description),
             notes=tuple(dict.fromkeys((*one.notes, *other.notes))) if one.notes or other.notes else (),
-            exact=one.exact and other.exact and exact and strings_exact,
+            exact=one.exact and other.exact and exact,
         )
     )
 
@@ -260,49 +296,6 @@ def _values(one: Shape, other: Shape, memo: Memo) -> tuple[Json, ...] | None:
     return tuple(value for value in shorter if identity(value) in known)
 
 
-def _strings(one: Strings, other: Strings) -> tuple[Strings, bool]:
-    if one is ANY_STRING or other is ANY_STRING:
-        return other if one is ANY_STRING else one, True
-    return Strings(
-        max(one.min_length, other.min_length),
-        _least(one.max_length, other.max_length),
-        tuple(dict.fromkeys((*one.patterns, *other.patterns))),
-        one.format or other.format,
-    ), not (one.format and other.format and one.format != other.format)
-
-
-def _numbers(one: Numbers, other: Numbers) -> tuple[Numbers, bool]:
-    if one is ANY_NUMBER or other is ANY_NUMBER:
-        return other if one is ANY_NUMBER else one, True
-    multiple, exact = _multiple(one.multiple_of, other.multiple_of)
-    lower = max(filter(None, (one.lower, other.lower)), default=None)
-    upper = min(filter(None, (one.upper, other.upper)), key=_tightest, default=None)
-    return Numbers(one.integer or other.integer, lower, upper, multiple), exact
-
-
-def _tightest(upper: Bound) -> tuple[int | float, bool]:
-    return upper[0], not upper[1]
-
-
-def _multiple(one: int | float | None, other: int | float | None) -> tuple[int | float | None, bool]:
-    """A multiple of both, and whether that says it all."""
-    if one is None or other is None or one == other:
-        return one if other is None else other, True
-    if isinstance(one, int) and isinstance(other, int):
-        least = math.lcm(one, other)
-        return (least, True) if least <= _MAX_LCM else (one, False)
-    return one, False
-
-
-def _arrays(one: Arrays, other: Arrays, memo: Memo) -> Arrays:
-    if one is ANY_ARRAY or other is ANY_ARRAY:
-        return other if one is ANY_ARRAY else one
-    items = _rest(one.items, other.items, memo)
-    return Arrays(
-        items, max(one.min_items, other.min_items), _least(one.max_items, other.max_items), one.unique or other.unique
-    )
-
-
 def _objects(one: Objects, other: Objects, memo: Memo) -> Objects:
     if one is ANY_OBJECT or other is ANY_OBJECT:
         return other if one is ANY_OBJECT else one
@@ -311,11 +304,11 @@ def _objects(one: Objects, other: Objects, memo: Memo) -> Objects:
     return Objects(
         {name: intersect(one.at(name), other.at(name), memo) for name in names},
         tuple(dict.fromkeys((*one.required, *other.required))),
-        _rest(one.others, other.others, memo),
+        _both(one.others, other.others, memo),
     )
 
 
-def _rest(one: Shape | None, other: Shape | None, memo: Memo) -> Shape | None:
+def _both(one: Shape | None, other: Shape | None, memo: Memo) -> Shape | None:
     if one is None or other is None:
         return other if one is None else one
     return intersect(one, other, memo)
@@ -326,10 +319,6 @@ def _options(one: tuple[Shape, ...], other: tuple[Shape, ...], memo: Memo) -> tu
     if not one or not other:
         return one or other
     return tuple(intersect(option, Shape(options=other), memo) for option in one)
-
-
-def _least(one: int | None, other: int | None) -> int | None:
-    return min((bound for bound in (one, other) if bound is not None), default=None)
 
 
 def with_notes(shape: Shape, notes: Iterable[str], *, exact: bool = False) -> Shape:

@@ -9,22 +9,23 @@ The documented keywords have no union, so the shapes become one that accepts all
     others              type by type
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from proxy.schemas.describe import alternatives, cut, describe, sentence
 from proxy.schemas.shapes import (
     ANYTHING,
+    BOUNDS,
     NOTHING,
-    Arrays,
-    Numbers,
+    Bounds,
     Objects,
     Shape,
-    Strings,
+    bounds_of,
     intersect,
     normalized,
     of_values,
-    structure_of_arrays,
+    structure,
     structure_of_objects,
 )
 from proxy.schemas.values import Json, JsonType, Memo, identity, is_integer, type_of
@@ -156,9 +157,8 @@ def _outlined(shape: Shape, anything: Shape, memo: Memo) -> Shape:
         shape,
         types=anything.types,
         values=None,
-        strings=anything.strings,
-        numbers=anything.numbers,
-        arrays=anything.arrays,
+        bounds=anything.bounds,
+        items=None,
         objects=Objects(members) if members else anything.objects,
         options=(),
         notes=(*shape.notes, *hints),
@@ -179,58 +179,33 @@ def _as_types(shape: Shape) -> Shape:
     if shape.values is None:
         return shape
     whole = all(is_integer(value) for value in shape.values if type_of(value) == "number")
-    return replace(shape, values=None, numbers=Numbers(integer=whole))
+    return replace(shape, values=None, bounds={"integer": True} if whole else {})
 
 
 def _by_type(one: Shape, other: Shape, memo: Memo) -> Shape:
-    def of(name: JsonType) -> Shape:
-        return one if name in one.types else other
+    def joined(name: JsonType, one_part: Any, other_part: Any, join: Callable[[Any, Any, Memo], Any]) -> Any:
+        if name in one.types and name in other.types:
+            return join(one_part, other_part, memo)
+        return one_part if name in one.types else other_part
 
-    shared = one.types & other.types
     return normalized(
         Shape(
             types=one.types | other.types,
-            strings=_strings(one.strings, other.strings) if "string" in shared else of("string").strings,
-            numbers=_numbers(one.numbers, other.numbers) if "number" in shared else of("number").numbers,
-            arrays=_arrays(one.arrays, other.arrays, memo) if "array" in shared else of("array").arrays,
-            objects=_objects(one.objects, other.objects, memo) if "object" in shared else of("object").objects,
+            bounds=_bounds(one, other) if one.bounds or other.bounds else {},
+            items=joined("array", one.items, other.items, _either),
+            objects=joined("object", one.objects, other.objects, _objects),
         )
     )
 
 
-def _strings(one: Strings, other: Strings) -> Strings:
-    return Strings(
-        min(one.min_length, other.min_length),
-        _most(one.max_length, other.max_length),
-        tuple(pattern for pattern in one.patterns if pattern in other.patterns),
-        one.format if one.format == other.format else None,
-    )
-
-
-def _numbers(one: Numbers, other: Numbers) -> Numbers:
-    lower = min(one.lower, other.lower) if one.lower and other.lower else None
-    upper = (
-        max(one.upper, other.upper, key=lambda bound: (bound[0], not bound[1])) if one.upper and other.upper else None
-    )
-    return Numbers(one.integer and other.integer, lower, upper, _divisor(one.multiple_of, other.multiple_of))
-
-
-def _divisor(one: int | float | None, other: int | float | None) -> int | float | None:
-    """The one of two that divides the other."""
-    if one is None or other is None or one == other:
-        return one if one == other else None
-    if isinstance(one, int) and isinstance(other, int):
-        return other if one % other == 0 else one if other % one == 0 else None
-    return None
-
-
-def _arrays(one: Arrays, other: Arrays, memo: Memo) -> Arrays:
-    return Arrays(
-        _rest(one.items, other.items, memo),
-        min(one.min_items, other.min_items),
-        _most(one.max_items, other.max_items),
-        one.unique and other.unique,
-    )
+def _bounds(one: Shape, other: Shape) -> Bounds:
+    bounds = {}
+    for keyword, (kind, _, looser) in BOUNDS.items():
+        found = [shape.bounds.get(keyword) for shape in (one, other) if kind in shape.types]
+        if found and None not in found:
+            bound = looser(*found) if len(found) == 2 else found[0]
+            bounds.update({} if bound is None else {keyword: bound})
+    return bounds
 
 
 def _objects(one: Objects, other: Objects, memo: Memo) -> Objects:
@@ -239,16 +214,12 @@ def _objects(one: Objects, other: Objects, memo: Memo) -> Objects:
     return Objects(
         {name: unite(one.at(name), other.at(name), memo) for name in names},
         tuple(name for name in one.required if name in other.required),
-        _rest(one.others, other.others, memo),
+        _either(one.others, other.others, memo),
     )
 
 
-def _rest(one: Shape | None, other: Shape | None, memo: Memo) -> Shape | None:
+def _either(one: Shape | None, other: Shape | None, memo: Memo) -> Shape | None:
     return None if one is None or other is None else unite(one, other, memo)
-
-
-def _most(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else max(one, other)
 
 
 def _accepts_no_more(joined: Shape, shapes: Sequence[Shape], memo: Memo) -> bool:
@@ -265,20 +236,12 @@ def _accepts_no_more(joined: Shape, shapes: Sequence[Shape], memo: Memo) -> bool
 
 
 def _same(name: JsonType, one: Shape, other: Shape, memo: Memo) -> bool:
-    match name:
-        case "string":
-            return one.strings == other.strings
-        case "number":
-            return one.numbers == other.numbers
-        case "array":
-            return one.arrays is other.arrays or (
-                memo.key(one.arrays, structure_of_arrays) == memo.key(other.arrays, structure_of_arrays)
-            )
-        case "object":
-            same_count = len(one.objects.properties) == len(other.objects.properties)
-            return one.objects is other.objects or (
-                same_count
-                and memo.key(one.objects, structure_of_objects) == memo.key(other.objects, structure_of_objects)
-            )
-        case _:
-            return True
+    """Whether two shapes accept the same values of a type."""
+    if bounds_of(one, name) != bounds_of(other, name):
+        return False
+    if name == "array":
+        return memo.key(one.items, structure) == memo.key(other.items, structure)
+    return name != "object" or (
+        len(one.objects.properties) == len(other.objects.properties)
+        and memo.key(one.objects, structure_of_objects) == memo.key(other.objects, structure_of_objects)
+    )

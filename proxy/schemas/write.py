@@ -11,26 +11,14 @@ import json
 import re
 import unicodedata
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
-from proxy.schemas.describe import array_bounds, cut, describe, names, number_bounds, quoted, sentence, string_bounds
+from proxy.schemas.describe import bounds_texts, cut, describe, names, quoted, sentence
 from proxy.schemas.document import Document
-from proxy.schemas.read import array_counts, numbers, strings
-from proxy.schemas.shapes import (
-    ALL_TYPES,
-    ANYTHING,
-    TYPES,
-    Arrays,
-    Bound,
-    Numbers,
-    Objects,
-    Shape,
-    Strings,
-    intersect,
-    of_values,
-)
+from proxy.schemas.read import bounds_from
+from proxy.schemas.shapes import ALL_TYPES, ANYTHING, BOUNDS, TYPES, Objects, Shape, bounds_of, intersect, of_values
 from proxy.schemas.values import Json, JsonObject, JsonType, Memo, TooLarge, is_integer, type_of
 
 Dialect = Literal["documented", "full", "anthropic"]
@@ -72,6 +60,17 @@ class _Draft:
     def put(self, keyword: str, value: Json) -> None:
         self.body[keyword] = value
         self.size += len(keyword) + 4 + _size(value)
+
+    def put_number(self, keyword: str, number: int | float) -> None:
+        """A number, or a note where some writers of JSON would change it."""
+        if _writable(number):
+            self.put(keyword, number)
+        else:
+            self.add_note(f"{keyword}: {quoted(number)}.")
+
+    def add_bounds(self, texts: list[str]) -> None:
+        for text in texts:
+            self.add_note(sentence(text))
 
     def add_note(self, note: str) -> None:
         self.notes.append(note)
@@ -159,39 +158,49 @@ class Writer:
 
     def _parts(self, shape: Shape, draft: _Draft) -> None:
         draft.exact = draft.exact and shape.values is None
-        if shape.types != ALL_TYPES or shape.numbers.integer:
+        if shape.types != ALL_TYPES or "integer" in shape.bounds:
             draft.put("type", _types(shape))
-        if "string" in shape.types:
-            self._strings(shape.strings, draft)
-        if "number" in shape.types:
-            _numbers(shape.numbers, draft)
+        for keyword, (kind, _, _) in BOUNDS.items() if shape.bounds else ():
+            if keyword in shape.bounds and kind in shape.types and kind != "array":
+                self._bound(keyword, shape.bounds[keyword], draft)
         if "array" in shape.types:
-            self._arrays(shape.arrays, draft)
+            self._arrays(shape, draft)
         if "object" in shape.types:
             self._objects(shape.objects, draft, typed=shape.types != ALL_TYPES)
         if shape.options:
             draft.body["anyOf"] = [self._inner(option, draft) for option in shape.options]
 
-    def _strings(self, strings: Strings, draft: _Draft) -> None:
-        _bounds(draft, "minLength", strings.min_length, "maxLength", strings.max_length)
-        plain = [source for source in strings.patterns if source in self.document.plain_patterns][:1]
-        for source in plain:
-            draft.put("pattern", source)
-        for source in strings.patterns:
-            if source not in plain:
-                draft.add_note(f"Must match {cut(source, 200)}.")
-        if strings.format and self.dialect == "full":
-            draft.put("format", strings.format)
-        elif strings.format:
-            draft.add_note(f"Format: {cut(strings.format, 60)}.")
+    def _bound(self, keyword: str, bound: Any, draft: _Draft) -> None:
+        match keyword:
+            case "pattern":
+                plain = next((source for source in bound if source in self.document.plain_patterns), None)
+                if plain is not None:
+                    draft.put("pattern", plain)
+                for source in bound:
+                    if source != plain:
+                        draft.add_note(f"Must match {cut(source, 200)}.")
+            case "format" if self.dialect != "full":
+                draft.add_note(f"Format: {cut(bound, 60)}.")
+            case "minimum" | "maximum":
+                number, flag = bound
+                exclusive = flag is (keyword == "minimum")
+                draft.put_number(f"exclusive{keyword.title()}" if exclusive else keyword, number)
+            case "minLength" | "minItems" | "multipleOf":
+                draft.put_number(keyword, bound)
+            case "maxLength" | "maxItems" if bound > _MAX_INTEGER:
+                pass  # nothing is as large
+            case _ if keyword != "integer":
+                draft.put(keyword, bound)
 
-    def _arrays(self, arrays: Arrays, draft: _Draft) -> None:
-        closed = arrays.items is not None and arrays.items.empty
-        if arrays.items is not None and not closed and arrays.items != ANYTHING:
-            draft.body["items"] = self._inner(arrays.items, draft)
-        _bounds(draft, "minItems", arrays.min_items, "maxItems", 0 if closed else arrays.max_items)
-        if arrays.unique:
-            draft.put("uniqueItems", True)
+    def _arrays(self, shape: Shape, draft: _Draft) -> None:
+        bounds = bounds_of(shape, "array")
+        if shape.items is not None and shape.items.empty:
+            bounds = {**bounds, "maxItems": 0}
+        elif shape.items is not None and shape.items != ANYTHING:
+            draft.body["items"] = self._inner(shape.items, draft)
+        for keyword in BOUNDS:
+            if keyword in bounds:
+                self._bound(keyword, bounds[keyword], draft)
 
     def _objects(self, objects: Objects, draft: _Draft, *, typed: bool) -> None:
         """`typed`: the schema names its type, so that what is said of objects is not all it says."""
@@ -299,37 +308,30 @@ class Writer:
 
     def _of_one_type(self, shape: Shape, name: JsonType, draft: _Draft) -> None:
         match name:
-            case "string":
-                draft.put("type", "string")
-                known = shape.strings.format in _ANTHROPIC_FORMATS
-                if shape.strings.format and known:
-                    draft.put("format", shape.strings.format)
-                bounds = string_bounds(replace(shape.strings, format=None) if known else shape.strings)
-            case "number":
-                draft.put("type", _types(shape))
-                bounds = number_bounds(shape.numbers)
             case "array":
-                bounds = self._closed_array(shape.arrays, draft)
+                self._closed_array(shape, draft)
             case "object":
-                bounds = self._closed_object(shape, draft)
+                self._closed_object(shape, draft)
             case _:
-                draft.put("type", name)
-                bounds = []
-        for bound in bounds:
-            draft.add_note(sentence(bound))
+                bounds = shape.bounds
+                draft.put("type", _types(shape))
+                if name == "string" and bounds.get("format") in _ANTHROPIC_FORMATS:
+                    draft.put("format", bounds["format"])
+                    bounds = {keyword: bound for keyword, bound in bounds.items() if keyword != "format"}
+                draft.add_bounds(bounds_texts(bounds, name))
 
-    def _closed_array(self, arrays: Arrays, draft: _Draft) -> list[str]:
+    def _closed_array(self, shape: Shape, draft: _Draft) -> None:
         draft.put("type", "array")
-        empty = arrays.items is not None and arrays.items.empty
-        draft.body["items"] = self._inner(ANYTHING if arrays.items is None or empty else arrays.items, draft)
-        if arrays.min_items == 1:
+        empty = shape.items is not None and shape.items.empty
+        draft.body["items"] = self._inner(ANYTHING if shape.items is None or empty else shape.items, draft)
+        bounds = dict(bounds_of(shape, "array"))
+        if bounds.get("minItems") == 1:
             draft.put("minItems", 1)
-        if empty:
-            return ["without items"]
-        kept = arrays.max_items is None and arrays.min_items <= 1
-        return array_bounds(replace(arrays, min_items=0) if kept else arrays)
+            if "maxItems" not in bounds:
+                del bounds["minItems"]
+        draft.add_bounds(["without items"] if empty else bounds_texts(bounds, "array"))
 
-    def _closed_object(self, shape: Shape, draft: _Draft) -> list[str]:
+    def _closed_object(self, shape: Shape, draft: _Draft) -> None:
         """An object without declared properties could only be empty, so it is asked for as JSON text."""
         objects = shape.objects
         closed = objects.others is not None and objects.others.empty
@@ -338,14 +340,14 @@ class Writer:
             draft.body = self._json_text("")
             del draft.body["description"]
             draft.size += 20
-            return [f"a JSON object, as text{'' if text == 'object' else f': {text}'}"]
+            draft.add_bounds([f"a JSON object, as text{'' if text == 'object' else f': {text}'}"])
+            return
         draft.put("type", "object")
         written, _ = self._properties(objects, draft)
         draft.body["properties"] = written
         if objects.required:
             draft.put("required", [self._alias(name) for name in objects.required])
         draft.put("additionalProperties", False)
-        return []
 
 
 _ANTHROPIC_FORMATS = frozenset(
@@ -353,37 +355,9 @@ _ANTHROPIC_FORMATS = frozenset(
 )
 
 
-def _numbers(numbers: Numbers, draft: _Draft) -> None:
-    _bound(draft, "minimum", "exclusiveMinimum", numbers.lower)
-    _bound(draft, "maximum", "exclusiveMaximum", numbers.upper)
-    if numbers.multiple_of is not None:
-        _put_number(draft, "multipleOf", numbers.multiple_of)
-
-
-def _bound(draft: _Draft, inclusive: str, exclusive: str, bound: Bound | None) -> None:
-    if bound is not None:
-        _put_number(draft, exclusive if bound[1] else inclusive, bound[0])
-
-
-def _put_number(draft: _Draft, keyword: str, number: int | float) -> None:
-    if _writable(number):
-        draft.put(keyword, number)
-    else:
-        draft.add_note(f"{keyword}: {quoted(number)}.")
-
-
-def _bounds(draft: _Draft, low: str, least: int, high: str, most: int | None) -> None:
-    if least > _MAX_INTEGER:
-        draft.add_note(f"{low}: {quoted(least)}.")
-    elif least > 0:
-        draft.put(low, least)
-    if most is not None and most <= _MAX_INTEGER:
-        draft.put(high, most)
-
-
 def _types(shape: Shape) -> Json:
     numbers = [value for value in shape.values or () if type_of(value) == "number"]
-    whole = shape.numbers.integer or (bool(numbers) and all(map(is_integer, numbers)))
+    whole = "integer" in shape.bounds or (bool(numbers) and all(map(is_integer, numbers)))
     named = [("integer" if whole else "number") if name == "number" else name for name in TYPES if name in shape.types]
     return named[0] if len(named) == 1 else named
 
@@ -399,7 +373,7 @@ def _writable(value: Json) -> bool:
 
 # ---------------------------------------------------------------- for models that refuse bounds
 
-BOUNDS = frozenset(
+_BOUNDS = frozenset(
     {"minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
     | {"minItems", "maxItems", "uniqueItems"}
 )
@@ -431,11 +405,12 @@ def _converted(keyword: str, value: object, known: dict[int, JsonObject]) -> obj
 
 
 def _moved(schema: JsonObject, before: JsonObject) -> JsonObject:
-    bounds = {keyword: value for keyword, value in schema.items() if keyword in BOUNDS}
+    bounds = {keyword: value for keyword, value in schema.items() if keyword in _BOUNDS}
     if not bounds:
         return before if schema == before else schema
-    texts = [*string_bounds(strings(bounds)), *number_bounds(numbers(bounds)), *array_bounds(array_counts(bounds))]
+    kinds: tuple[JsonType, ...] = ("string", "number", "array")
+    texts = [text for kind in kinds for text in bounds_texts(bounds_from(bounds), kind)]
     description = "\n".join(filter(None, (schema.get("description"), sentence(", ".join(texts)))))
-    rest = {keyword: value for keyword, value in schema.items() if keyword not in BOUNDS | {"title", "description"}}
+    rest = {keyword: value for keyword, value in schema.items() if keyword not in _BOUNDS | {"title", "description"}}
     head = {"title": schema["title"]} if "title" in schema else {}
     return {**head, "description": description, **rest}
