@@ -7,7 +7,7 @@ when two different candidates are equally good.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -15,7 +15,7 @@ from proxy.errors import SchemaTooComplex
 from proxy.schemas.compile import CompiledSchema
 from proxy.schemas.document import Document
 from proxy.schemas.validate import Evaluator, StepsExhausted
-from proxy.schemas.values import Budget, Json, JsonObject, is_integer
+from proxy.schemas.values import Budget, Json, JsonObject, is_integer, type_of
 
 _MAX_ROUNDS = 4
 _MAX_ERRORS = 200
@@ -38,16 +38,14 @@ def coerce(compiled: CompiledSchema, instance: object, budget: Budget | None = N
     if compiled.must_be_object and isinstance(instance, str):
         instance = next((value for value in _parsed(instance) if isinstance(value, dict)), instance)
     evaluator = Evaluator(compiled.document, instance, budget or Budget())
-    root = compiled.document.root
     try:
         if compiled.aliases or compiled.json_texts:
             instance = _restored(compiled, [compiled.schema], instance)
-        instance = _Coercer(compiled.document, evaluator).coerced(root, instance)
-        return (
-            _Integers(compiled.document, evaluator).converted(root, instance)
-            if _has_whole_float(instance)
-            else instance
-        )
+        coercer = _Coercer(compiled.document, evaluator)
+        instance = coercer.apply(_Coercer.corrected, [compiled.document.root], instance)
+        if _has_whole_float(instance):
+            instance = coercer.apply(_Coercer.converted, [compiled.document.root], instance)
+        return instance
     except (StepsExhausted, SchemaTooComplex, RecursionError):
         return instance
 
@@ -97,24 +95,46 @@ def _parts(schemas: list[JsonObject], keyword: str) -> list[JsonObject]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Walker:
-    """The schemas that apply to a value and to its parts."""
+class _Coercer:
+    """Changes values along the schemas that apply to them and to their parts."""
 
     document: Document
     evaluator: Evaluator
-    _known: dict[tuple[int, int], tuple[Json, Json]] = field(default_factory=dict)
+    _known: dict[tuple[object, int, int], tuple[Json, Json]] = field(default_factory=dict)
+
+    def apply(
+        self, change: "Callable[[_Coercer, JsonObject, Json], Json]", schemas: Iterable[Json], value: Json
+    ) -> Json:
+        """The value after a change (`corrected` or `converted`) by each of the schemas; found once for each schema and value."""
+        for schema in schemas:
+            if not isinstance(schema, bool):
+                key = (change, id(schema), id(value))
+                if key not in self._known:
+                    self._known[key] = (
+                        change(self, schema, value),
+                        value,
+                    )  # the value is kept, so that its id stays its own
+                value = self._known[key][0]
+        return value
+
+    def _apply_inside(
+        self, change: "Callable[[_Coercer, JsonObject, Json], Json]", schema: JsonObject, value: Json
+    ) -> Json:
+        """A list or object with its parts changed."""
+        if isinstance(value, dict):
+            return {name: self.apply(change, self._of_property(schema, name), item) for name, item in value.items()}
+        return [self.apply(change, [self._of_item(schema, index)], item) for index, item in enumerate(value)]
 
     def _in_place(self, schema: JsonObject) -> list[Json]:
         """The schemas that apply to the same value."""
         keywords = self.document.keywords[id(schema)]
+        members = [member for keyword in ("allOf", "anyOf", "oneOf") for member in keywords.get(keyword, ())]
+        branches = [keywords[keyword] for keyword in ("then", "else") if keyword in keywords]
         targets = [self.document.targets[id(schema)]] if "$ref" in keywords else []
         targets += [self.evaluator.dynamic_target(schema)] if "$dynamicRef" in keywords else []
-        branches = [keywords[keyword] for keyword in ("then", "else") if keyword in keywords]
-        members = [member for keyword in ("allOf", "anyOf", "oneOf") for member in keywords.get(keyword, ())]
         return [*members, *branches, *keywords.get("dependentSchemas", {}).values(), *targets]
 
     def _of_property(self, schema: JsonObject, name: str) -> list[Json]:
-        """The schemas that apply to a property."""
         keywords = self.document.keywords[id(schema)]
         patterned = keywords.get("patternProperties", {})
         found = [member for source, member in patterned.items() if self.evaluator.found_in(source, name)]
@@ -123,31 +143,20 @@ class _Walker:
         return found or [keywords.get("additionalProperties", True)]
 
     def _of_item(self, schema: JsonObject, index: int) -> Json:
-        """The schema that applies to an item."""
         keywords = self.document.keywords[id(schema)]
         prefix = keywords.get("prefixItems", ())
         return prefix[index] if index < len(prefix) else keywords.get("items", True)
 
+    # ------------------------------------------------------------ spelling
 
-class _Coercer(_Walker):
-    """Corrects spelling."""
-
-    def coerced(self, schema: Json, value: Json) -> Json:
-        """The value as it fits the schema best; found once for each of the two."""
-        if isinstance(schema, bool):
-            return value
-        known = self._known.get((id(schema), id(value)))
-        if known is None:
-            known = (self._coerced(schema, value), value)  # the value is kept, so that its id stays its own
-            self._known[id(schema), id(value)] = known
-        return known[0]
-
-    def _coerced(self, schema: JsonObject, value: Json) -> Json:
+    def corrected(self, schema: JsonObject, value: Json) -> Json:
+        """The value as it fits the schema best."""
         errors = self._count_errors(schema, value)
         for _ in range(_MAX_ROUNDS):
             if not errors:
                 break
-            better = next(filter(None, (self._best(schema, tier, errors) for tier in self._tiers(schema, value))), None)
+            tiers = (self._meant(schema, value), self._wrapped(schema, value))  # as one item of a list only at last
+            better = next(filter(None, (self._best(schema, tier, errors) for tier in tiers)), None)
             if better is None:
                 break
             errors, value = better
@@ -166,22 +175,18 @@ class _Coercer(_Walker):
         best = [candidate for score, candidate in scored if score == least]
         return (least, best[0]) if least < errors and (least or len(best) == 1) else None
 
-    def _tiers(self, schema: JsonObject, value: Json) -> Iterator[Iterator[Json]]:
-        """What the value may have been meant to be: first by its parts and spelling, and only then as the one item of a list."""
-        yield self._meant(schema, value)
-        yield self._wrapped(schema, value)
-
     def _meant(self, schema: JsonObject, value: Json) -> Iterator[Json]:
+        """What the value may have been meant to be, by its parts and spelling."""
         for member in self._in_place(schema):
-            yield self.coerced(member, value)
-        if isinstance(value, dict):
-            whole = {name: self._part(self._of_property(schema, name), item) for name, item in value.items()}
+            yield self.apply(_Coercer.corrected, [member], value)
+        if isinstance(value, dict | list):
+            whole = self._apply_inside(_Coercer.corrected, schema, value)
             yield whole
-            yield {name: item for name, item in whole.items() if not self._is_superfluous(schema, name, item)}
-        elif isinstance(value, list):
-            yield [self._part([self._of_item(schema, index)], item) for index, item in enumerate(value)]
+            if isinstance(whole, dict):
+                yield {name: item for name, item in whole.items() if not self._is_superfluous(schema, name, item)}
         for spelling in _spellings(self.document.keywords[id(schema)], value):
-            yield self.coerced(schema, spelling) if isinstance(spelling, dict | list) else spelling
+            is_scalar = not isinstance(spelling, dict | list)
+            yield spelling if is_scalar else self.apply(_Coercer.corrected, [schema], spelling)
 
     def _wrapped(self, schema: JsonObject, value: Json) -> Iterator[Json]:
         """The value as the one item of a list, where it is an item as it stands and no list in words."""
@@ -192,53 +197,33 @@ class _Coercer(_Walker):
         if not (isinstance(value, str) and re.search(r"[,;\n]", value)):
             yield [value]
 
-    def _part(self, schemas: list[Json], value: Json) -> Json:
-        for schema in schemas:
-            value = self.coerced(schema, value)
-        return value
-
     def _is_superfluous(self, schema: JsonObject, name: str, value: Json) -> bool:
         """Whether a property is null, which the schema forbids, and need not be there."""
         if value is not None or name in self.document.keywords[id(schema)].get("required", ()):
             return False
         return any(self._count_errors(member, None) for member in self._of_property(schema, name))
 
+    # ------------------------------------------------------------ integers
 
-class _Integers(_Walker):
-    """Turns whole floats into integers where a schema that the value matches asks for integers, and into listed values."""
-
-    def converted(self, schema: Json, value: Json) -> Json:
-        """The value, itself where nothing is to be turned."""
-        if isinstance(schema, bool) or not isinstance(value, float | dict | list):
-            return value
-        known = self._known.get((id(schema), id(value)))
-        if known is None:
-            known = self._known[id(schema), id(value)] = (self._converted(schema, value), value)
-        return known[0]
-
-    def _converted(self, schema: JsonObject, value: Json) -> Json:
+    def converted(self, schema: JsonObject, value: Json) -> Json:
+        """The value with whole floats as integers where a schema that it matches asks for integers, or lists them."""
         if isinstance(value, float):
-            value = self._number(self.document.keywords[id(schema)], value)
-        elif isinstance(value, dict):
-            members = {name: self._part(self._of_property(schema, name), item) for name, item in value.items()}
-            value = _unless_same(value, members)
+            value = _number(self.document.keywords[id(schema)], value)
+        elif isinstance(value, dict | list):
+            value = _unless_same(value, self._apply_inside(_Coercer.converted, schema, value))
         else:
-            items = [self._part([self._of_item(schema, index)], item) for index, item in enumerate(value)]
-            value = _unless_same(value, items)
-        return self._part([m for m in self._in_place(schema) if self.evaluator.outcome(m, value) is not False], value)
-
-    def _part(self, schemas: list[Json], value: Json) -> Json:
-        for schema in schemas:
-            value = self.converted(schema, value)
-        return value
-
-    def _number(self, keywords: JsonObject, value: float) -> int | float:
-        if not value.is_integer() or abs(value) > _MAX_INTEGER:
             return value
-        types = _types(keywords)
-        listed = [*keywords.get("enum", ()), keywords.get("const")]
-        is_listed = any(isinstance(item, int) and not isinstance(item, bool) and item == value for item in listed)
-        return int(value) if is_listed or ("integer" in types and "number" not in types) else value
+        matching = [member for member in self._in_place(schema) if self.evaluator.outcome(member, value) is not False]
+        return self.apply(_Coercer.converted, matching, value)
+
+
+def _number(keywords: JsonObject, value: float) -> int | float:
+    if not value.is_integer() or abs(value) > _MAX_INTEGER:
+        return value
+    types = _types(keywords)
+    listed = [*keywords.get("enum", ()), keywords.get("const")]
+    is_listed = any(isinstance(item, int) and not isinstance(item, bool) and item == value for item in listed)
+    return int(value) if is_listed or ("integer" in types and "number" not in types) else value
 
 
 def _has_whole_float(value: Json) -> bool:
@@ -259,11 +244,15 @@ def _types(keywords: JsonObject) -> frozenset[str]:
     return frozenset([named] if isinstance(named, str) else named)
 
 
-def _spellings(keywords: Mapping[str, Json], value: Json) -> Iterator[Json]:
+def _spellings(keywords: JsonObject, value: Json) -> Iterator[Json]:
     """What the value is when read as one of the types or listed values of the schema."""
-    types = _types(dict(keywords))
+    types = _types(keywords)
     if isinstance(value, str):
-        yield from (parsed for parsed in _parsed(value) if _type_names(parsed) & types)
+        yield from (
+            parsed
+            for parsed in _parsed(value)
+            if type_of(parsed) in types or (is_integer(parsed) and "integer" in types)
+        )
     elif isinstance(value, bool | int) and "string" in types:
         yield json.dumps(value)
     if not isinstance(value, dict | list):
@@ -275,20 +264,6 @@ def _spellings(keywords: Mapping[str, Json], value: Json) -> Iterator[Json]:
 def _spelled(value: Json) -> str:
     """What two spellings of one scalar share."""
     return (value if isinstance(value, str) else json.dumps(value)).strip().casefold()
-
-
-def _type_names(value: Json) -> set[str]:
-    match value:
-        case None:
-            return {"null"}
-        case bool():
-            return {"boolean"}
-        case int() | float():
-            return {"number", "integer"} if is_integer(value) else {"number"}
-        case list():
-            return {"array"}
-        case _:
-            return {"object"}
 
 
 def _parsed(text: str) -> Iterator[Json]:

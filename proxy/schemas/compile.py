@@ -1,13 +1,10 @@
 """Compiling a client's schema: read it, write it in the keywords of a dialect, and keep what validation needs."""
 
-import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from threading import Lock
-
-import orjson
 
 from proxy.errors import InvalidRequest, SchemaTooComplex
 from proxy.schemas.document import Document, read_document
@@ -20,11 +17,11 @@ from proxy.schemas.values import (
     JsonObject,
     JsonType,
     Memo,
-    Path,
     SchemaError,
     SchemaLimits,
     TooLarge,
     format_path,
+    json_bytes,
 )
 from proxy.schemas.write import Dialect, Writer, Written, move_bounds
 
@@ -138,24 +135,16 @@ class _Options:
     parameters: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """Why a schema cannot be compiled, and where in it; remembered like a compiled one."""
-
-    message: str
-    path: Path = ()
-
-
 class _Cache:
     """Results by digest of the schema and what was asked for; bounded by the bytes of the schemas."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._entries: OrderedDict[object, tuple[CompiledSchema | _Refusal, int]] = OrderedDict()
+        self._entries: OrderedDict[object, tuple[CompiledSchema | SchemaError, int]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: object) -> CompiledSchema | _Refusal | None:
+    def get(self, key: object) -> CompiledSchema | SchemaError | None:
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -163,7 +152,7 @@ class _Cache:
             self._entries.move_to_end(key)
             return entry[0]
 
-    def put(self, key: object, result: CompiledSchema | _Refusal, size: int) -> None:
+    def put(self, key: object, result: CompiledSchema | SchemaError, size: int) -> None:
         with self._lock:
             if key in self._entries or size > self._max_bytes:
                 return
@@ -180,66 +169,49 @@ _ENTRY_BYTES = 1_024
 
 
 def _cached(schema: object, param: str, options: _Options, budget: Budget) -> CompiledSchema:
-    result: CompiledSchema | _Refusal | None
     try:
-        data = _serialized(schema, options.limits)
+        data = json_bytes(schema)
+        if len(data) > options.limits.max_bytes:
+            raise SchemaError(f"the schema has {len(data):,} bytes, more than the {options.limits.max_bytes:,} allowed")
         key = (blake2b(data, digest_size=16).digest(), options)
         result = _CACHE.get(key)
         if result is None:
             result, size = _compile(data, options, budget)
             _CACHE.put(key, result, len(data) + size + _ENTRY_BYTES)
-    except SchemaError as error:
-        result = _Refusal(error.message, error.path)
     except SchemaTooComplex as error:
         raise SchemaTooComplex(f"{error.message} The limit was reached at {param}.", param=param) from None
-    if isinstance(result, _Refusal):
+    except SchemaError as error:
+        result = error
+    except (TypeError, ValueError):
+        result = SchemaError("expected a JSON value")
+    except RecursionError:
+        result = SchemaError("the schema is nested too deeply")
+    if isinstance(result, SchemaError):
         path = format_path(param, result.path)
-        raise InvalidRequest(
-            f"Invalid JSON Schema at {path}: {result.message}.", param=path, code="invalid_json_schema"
-        )
+        message = f"Invalid JSON Schema at {path}: {result.message}."
+        raise InvalidRequest(message, param=path, code="invalid_json_schema")
     return result
 
 
-def _serialized(schema: object, limits: SchemaLimits) -> bytes:
-    """The schema as compact JSON, its keys in their order."""
-    try:
-        data = orjson.dumps(schema)
-    except TypeError:
-        data = _serialized_slowly(schema)
-    if len(data) > limits.max_bytes:
-        raise SchemaError(f"the schema has {len(data):,} bytes, more than the {limits.max_bytes:,} allowed")
-    return data
-
-
-def _serialized_slowly(schema: object) -> bytes:
-    """The same for what `orjson` does not accept: integers beyond 64 bits, lone surrogates."""
-    try:
-        return json.dumps(schema, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode("utf-8", "replace")
-    except (TypeError, ValueError):
-        raise SchemaError("expected a JSON value") from None
-    except RecursionError:
-        raise SchemaError("the schema is nested too deeply") from None
-
-
-def _compile(data: bytes, options: _Options, budget: Budget) -> tuple[CompiledSchema | _Refusal, int]:
-    """The result, and the bytes of the compiled schema."""
+def _compile(data: bytes, options: _Options, budget: Budget) -> tuple[CompiledSchema | SchemaError, int]:
+    """The result, and the bytes of the compiled schema. Errors are remembered like compiled schemas."""
+    most = options.limits.max_compiled_bytes
     try:
         document = read_document(data, options.limits, budget)
-        attempts = _Attempts(document, options, len(data), budget)
+        attempts = _Attempts(document, options, budget)
         written, writer = attempts.best()
         if written.shape.empty:
             raise SchemaError("no value can match the schema")
     except SchemaError as error:
-        return _Refusal(error.message, error.path), 0
+        return SchemaError(error.message, error.path), 0  # a new one, which holds no frames
     except TooLarge:
-        most = options.limits.max_compiled_bytes
-        return _Refusal(f"with its references written out, the schema is larger than the {most:,} bytes allowed"), 0
+        return SchemaError(f"with its references written out, the schema is larger than the {most:,} bytes allowed"), 0
     except RecursionError:
-        return _Refusal("the schema is nested too deeply"), 0
+        return SchemaError("the schema is nested too deeply"), 0
     compiled = CompiledSchema(
         schema=_as_parameters(written.schema, document) if options.parameters else written.schema,
         is_object=written.shape.types == {"object"},
-        original=json.loads(data),
+        original=document.root,
         lossy=not written.exact,
         document=document,
         aliases={alias: name for name, alias in writer.aliases.items()},
@@ -265,11 +237,11 @@ def _as_parameters(schema: JsonObject, document: Document) -> JsonObject:
 class _Attempts:
     """Writes a document in a dialect, in as much detail as the size and the steps allow."""
 
-    def __init__(self, document: Document, options: _Options, size: int, budget: Budget) -> None:
+    def __init__(self, document: Document, options: _Options, budget: Budget) -> None:
         self._document = document
         self._options = options
-        self._steps = _STEPS + size // _BYTES_PER_STEP
-        self._max_bytes = min(options.limits.max_compiled_bytes, max(_MAX_GROWN, 4 * size))
+        self._steps = _STEPS + document.size // _BYTES_PER_STEP
+        self._max_bytes = min(options.limits.max_compiled_bytes, max(_MAX_GROWN, 4 * document.size))
         self._budget = budget
         self.must_be_object = options.parameters and self._types() == ALL_TYPES
         """The parameters of a tool do not say that they are an object."""
@@ -288,7 +260,9 @@ class _Attempts:
             return self._with_fewer_references()
         writer.max_bytes = min(self._options.limits.unrolled_bytes, self._max_bytes)
         try:
-            for recursions in range(1, self._deepest() + 1):
+            others = len(self._document.recursive) - 1
+            deepest = self._options.limits.recursion_depth + min(others, _MAX_EXTRA) if others >= 0 else 0
+            for recursions in range(1, deepest + 1):
                 best = self._written(reader, writer, recursions, None)
         except TooLarge:
             pass
@@ -323,8 +297,3 @@ class _Attempts:
     def _written(self, reader: Reader, writer: Writer, recursions: int, references: int | None) -> Written:
         shape = reader.read(self._document.root, Expansion(MAX_LEVELS, recursions, references))
         return writer.write(intersect(shape, of_types("object"), reader.memo) if self.must_be_object else shape)
-
-    def _deepest(self) -> int:
-        """How many references to recursive definitions are followed, one inside the other, at most."""
-        others = len(self._document.recursive) - 1
-        return self._options.limits.recursion_depth + min(others, _MAX_EXTRA) if others >= 0 else 0

@@ -61,7 +61,7 @@ def _divisor(one: int | float, other: int | float) -> int | float | None:
     """The one of two that divides the other."""
     if one != other and isinstance(one, int) and isinstance(other, int):
         return other if one % other == 0 else one if other % one == 0 else None
-    return _only_equal(one, other)
+    return one if one == other else None
 
 
 BOUNDS: Mapping[str, tuple[JsonType, Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = {
@@ -243,14 +243,14 @@ def _may_be(shape: Shape, value: Json) -> bool:
     """False only for a listed value that the bounds of the shape exclude."""
     bounds = shape.bounds
     if isinstance(value, str):
-        return bounds.get("minLength", 0) <= len(value) <= bounds.get("maxLength", math.inf)
+        return bool(bounds.get("minLength", 0) <= len(value) <= bounds.get("maxLength", math.inf))
     if isinstance(value, int | float) and not isinstance(value, bool):
         (lower, excluded), (upper, allowed) = (
             bounds.get("minimum", (value, False)),
             bounds.get("maximum", (value, True)),
         )
         above, below = value > lower or (value == lower and not excluded), value < upper or (value == upper and allowed)
-        return above and below and ("integer" not in bounds or is_integer(value))
+        return bool(above and below) and ("integer" not in bounds or is_integer(value))
     return True
 
 

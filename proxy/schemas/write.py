@@ -7,19 +7,16 @@
 Source of the last: `transform_schema` of the `anthropic` package, and the structured outputs of Anthropic's Messages API.
 """
 
-import json
 import re
 import unicodedata
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import orjson
-
 from proxy.schemas.describe import bounds_texts, cut, describe, names, quoted, sentence
 from proxy.schemas.document import Document
 from proxy.schemas.read import bounds_from
 from proxy.schemas.shapes import ALL_TYPES, ANYTHING, BOUNDS, TYPES, Objects, Shape, bounds_of, intersect, of_values
-from proxy.schemas.values import Json, JsonObject, JsonType, Memo, TooLarge, is_integer, type_of
+from proxy.schemas.values import Json, JsonObject, JsonType, Memo, TooLarge, is_integer, json_bytes, type_of
 
 Dialect = Literal["documented", "full", "anthropic"]
 """What a compiled schema may use."""
@@ -78,10 +75,7 @@ class _Draft:
 
 
 def _size(value: Json) -> int:
-    try:
-        return len(orjson.dumps(value))
-    except TypeError:  # integers beyond 64 bits, lone surrogates
-        return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    return len(json_bytes(value))
 
 
 @dataclass(slots=True)

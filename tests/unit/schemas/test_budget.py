@@ -8,7 +8,8 @@ import pytest
 
 from proxy.errors import SchemaTooComplex
 from proxy.schemas import Budget, SchemaLimits, coerce, compile_parameters, compile_schema, is_heavy, validate
-from proxy.schemas.compile import _Cache, _Refusal
+from proxy.schemas.compile import _Cache
+from proxy.schemas.values import SchemaError
 
 
 def entangled(seed: int, count: int = 60, width: int = 3) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def test_five_thousand_properties_are_compiled() -> None:
 
 def test_the_cache_is_bounded_by_bytes() -> None:
     cache = _Cache(max_bytes=100)
-    results = [_Refusal(str(number)) for number in range(4)]
+    results = [SchemaError(str(number)) for number in range(4)]
     cache.put("a", results[0], 40)
     cache.put("b", results[1], 40)
     assert cache.get("a") is results[0]
