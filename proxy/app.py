@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -25,12 +26,17 @@ from proxy.access.authentication import (
 )
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
-from proxy.api.elastic.authentication import ElasticAuthenticator
-from proxy.api.elastic.routes import ElasticServices, Verify, elastic_routes
-from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RedactKeys
-from proxy.api.http.runs import REPORT_HEADERS, error_headers
-from proxy.api.openai.errors import error_response, exception_handlers
-from proxy.api.openai.routes import OpenAIServices, openai_routes, stream_decoder
+from proxy.api.elastic.routes import ElasticAuthenticator, ElasticServices, Verify, elastic_routes
+from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord
+from proxy.api.http.responses import REPORT_HEADERS
+from proxy.api.openai.routes import (
+    OpenAIServices,
+    chat_decoder,
+    error_response,
+    exception_handlers,
+    openai_routes,
+    stream_decoder,
+)
 from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.narrative.backend import NarrativeBackend
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
@@ -41,9 +47,7 @@ from proxy.backends.narrative.watcher import WatchOptions
 from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
 from proxy.backends.narrative.webhooks import Webhooks, take_delivery, webhook_options
 from proxy.catalog import load_catalog
-from proxy.console.recent import RecentRequests
-from proxy.console.routes import console_routes
-from proxy.console.services import ConsoleServices
+from proxy.console.routes import RECENT_REQUESTS, ConsoleServices, console_routes
 from proxy.errors import InvalidApiKey, PermissionDenied, UpstreamError
 from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency, IdempotencyOptions
@@ -100,7 +104,8 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     rules = _rules(settings)
 
     metrics = Metrics()
-    recent = RecentRequests()
+    recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
+    decode = chat_decoder(rules, settings.chat.reasoning_object)
     lifecycle = Lifecycle(settings.server.shutdown_grace_s, resumable=settings.state.url is not None)
 
     @asynccontextmanager
@@ -164,14 +169,14 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 Idempotency(router, store, _idempotency(settings), metrics.repeated)
             )
             yield {
-                "openai": OpenAIServices(settings, catalog, authenticator, endpoints, backend, rules),
+                "openai": OpenAIServices(settings, catalog, authenticator, endpoints, backend, decode),
                 "elastic": ElasticServices(
                     settings,
                     catalog,
                     _elastic_authenticator(settings, authenticator),
                     endpoints,
                     backend,
-                    decode_chat=stream_decoder(rules, settings.chat.reasoning_object),
+                    decode_chat=stream_decoder(decode),
                     verify={"narrative": _verify_narrative(client), "anthropic": _verify_anthropic(anthropic)},
                     own_token=bool(account.api_key),
                 ),
@@ -206,11 +211,11 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     metrics,
                     settings.server.cors_origins,
                     _EXPOSED_HEADERS,
-                    render_error=lambda scope, error: error_response(error),
-                    record=recent.add if settings.console.enabled else None,
+                    error_response,
+                    _own_keys(settings),
+                    recent if settings.console.enabled else None,
                 ),
             ),
-            Middleware(RedactKeys, keys=_own_keys(settings)),
         ],
         exception_handlers=exception_handlers(settings.chat.paid_failure_status),
         lifespan=lifespan,
@@ -231,8 +236,10 @@ async def readyz(request: Request) -> Response:
     `degraded`: the shared state is away, and this replica serves on by itself.
     """
     lifecycle: Lifecycle = request.app.state.lifecycle
-    if refusal := lifecycle.refusal():
-        return JSONResponse({"status": "draining"}, status_code=503, headers=error_headers(refusal))
+    if lifecycle.draining:
+        return JSONResponse(
+            {"status": "draining"}, status_code=503, headers={"retry-after": "2", "x-should-retry": "true"}
+        )
     store: Store = request.app.state.store
     return JSONResponse({"status": "ready" if store.healthy else "degraded"})
 

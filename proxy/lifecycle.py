@@ -42,41 +42,30 @@ class Lifecycle:
     def __init__(self, grace_s: float, *, resumable: bool = False) -> None:
         self._grace_s = grace_s
         self._resumable = resumable
-        self._in_flight = 0
+        self.draining = False
+        """No new requests are taken."""
+        self.in_flight = 0
+        """Requests that are being answered."""
         self._idle = asyncio.Event()
-        self._idle.set()
         self._over = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._cancel_when_over: set[asyncio.Task[object]] = set()
         self._on_drain: list[Callable[[], None]] = []
         self._last_arrival = 0.0
 
-    @property
-    def draining(self) -> bool:
-        """No new requests are taken."""
-        return self._task is not None
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that are being answered."""
-        return self._in_flight
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Around each request."""
-        self._in_flight += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
-
-    def refusal(self) -> Overloaded | None:
-        """The error for a new request while the process drains: nothing was begun, so the client is asked to retry elsewhere."""
+    def enter(self) -> Overloaded | None:
+        """Count a new request, unless the process drains: then the error for it, since nothing was begun and a retry elsewhere can help."""
         self._last_arrival = time.monotonic()
-        return Overloaded("The server is shutting down.", retry_after=_RETRY_AFTER_S) if self.draining else None
+        if self.draining:
+            return Overloaded("The server is shutting down.", retry_after=_RETRY_AFTER_S)
+        self.in_flight += 1
+        return None
+
+    def leave(self) -> None:
+        """A request that was counted has ended."""
+        self.in_flight -= 1
+        if self.draining and not self.in_flight:
+            self._idle.set()
 
     def on_drain(self, callback: Callable[[], None]) -> None:
         """Have something called when the process begins to drain, such as the refusal of all that waits in a queue."""
@@ -84,7 +73,10 @@ class Lifecycle:
 
     def drain(self, then: Callable[[], None]) -> None:
         """Take nothing new, and call `then` when everything is answered. May be called once."""
-        log.info("draining", in_flight=self._in_flight, grace_s=self._grace_s)
+        log.info("draining", in_flight=self.in_flight, grace_s=self._grace_s)
+        self.draining = True
+        if not self.in_flight:
+            self._idle.set()
         self._task = asyncio.create_task(self._drain(then))
         for callback in self._on_drain:
             callback()
@@ -124,7 +116,7 @@ class Lifecycle:
         idle, over = (asyncio.create_task(event.wait()) for event in (self._idle, self._over))
         await asyncio.wait({idle, over}, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED)
         if not idle.done():
-            log.warning("the grace period is over", in_flight=self._in_flight)
+            log.warning("the grace period is over", in_flight=self.in_flight)
             self.end_grace()
             await asyncio.wait({idle}, timeout=_LAST_ERRORS_S)
         idle.cancel()

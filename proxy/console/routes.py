@@ -1,29 +1,94 @@
-"""The console's routes: its files, and three small calls. Each call asks for the same key as a chat request does."""
+"""The console's files, and three small calls, each of which asks for the same key as a chat request does.
+
+The files come with headers that let a browser load nothing from elsewhere and run nothing but these files.
+"""
 
 import asyncio
-from dataclasses import asdict
-from typing import Any
+import os
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
-from proxy.access.authentication import Caller
-from proxy.api.http.bodies import read_object, validated
-from proxy.api.http.headers import credentials_digest
-from proxy.api.http.json_text import json_bytes
+from proxy.access.authentication import Authenticator, Caller
+from proxy.access.limits import Quota, RateLimits
+from proxy.api.http.middleware import RequestRecord
+from proxy.api.http.requests import credentials_digest, read_object, validated
+from proxy.api.http.responses import json_response
 from proxy.api.openai.decode import decode
 from proxy.api.openai.types import ChatRequest
+from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.prompt import prepare
-from proxy.console.pages import Pages
-from proxy.console.services import ConsoleServices
+from proxy.catalog import Catalog
 from proxy.errors import InvalidRequest, PermissionDenied
 from proxy.inference.request import Request as InferenceRequest
+from proxy.inference.request import Rules
 from proxy.inference.router import check
 from proxy.schemas import Budget
+from proxy.settings import ServerSettings
 
-UNKNOWN_PLANE = "(the data plane)"
-_SHOWN_TAG = "rid:(a new one for each submission)"
+RECENT_REQUESTS: Final = 200
+"""Requests that are remembered."""
+UNKNOWN_PLANE: Final = "(the data plane)"
+_SHOWN_TAG: Final = "rid:(a new one for each submission)"
+FOLDER: Final = Path(__file__).parent / "static"
+
+HEADERS: Final[Mapping[str, str]] = {
+    "content-security-policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "connect-src 'self'",
+            "img-src 'self' data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+# Not left to the machine's own table, which may know no modules, or other ones.
+_TYPES: Final[Mapping[str, str]] = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleServices:
+    """Everything such a call needs.
+
+    Attributes:
+        recent: the last requests of this process, without their content; the middleware fills them in.
+        client: carries the proxy's own token; callers with tokens of their own get a copy of it.
+        operators: ids of the callers who are shown everyone's requests; others are shown their own.
+        server: bounds on request bodies.
+        usual: the limits of callers whose keys have none of their own.
+    """
+
+    authenticator: Authenticator
+    catalog: Catalog
+    rules: Rules
+    client: NarrativeClient
+    recent: deque[RequestRecord]
+    operators: frozenset[str]
+    server: ServerSettings
+    limits: RateLimits
+    usual: Quota
 
 
 def console_routes() -> list[BaseRoute]:
@@ -83,7 +148,7 @@ async def recent(request: Request) -> Response:
     """The last requests that this process answered: everyone's to operators, one's own to others."""
     services: ConsoleServices = request.state.console
     owner = _owner(services, await services.authenticator.authenticate(request.headers), request)
-    entries = [{**asdict(entry), "owner": None} for entry in services.recent.seen_by(owner)]
+    entries = [{**asdict(entry), "owner": None} for entry in seen_by(services.recent, owner)]
     return _json({"everyone": owner is None, "requests": entries})
 
 
@@ -96,7 +161,8 @@ async def job(request: Request) -> Response:
     services: ConsoleServices = request.state.console
     caller = await services.authenticator.authenticate(request.headers)
     job_id = request.path_params["id"]
-    if not services.recent.has_job(job_id, _owner(services, caller, request)):
+    visible = seen_by(services.recent, _owner(services, caller, request))
+    if not any(job_id in record.jobs for record in visible):
         raise InvalidRequest("No recent request of yours had that job submitted.", param="id")
     own, key = services.client, caller.upstream_key
     found = await (own if key is None else own.with_api_key(key)).get_job(job_id)
@@ -104,9 +170,29 @@ async def job(request: Request) -> Response:
     return _json({name: getattr(found, name) for name in names})
 
 
+def seen_by(records: Iterable[RequestRecord], owner: str | None) -> list[RequestRecord]:
+    """Those that came with credentials of that digest, the newest first; all of them for None."""
+    return [record for record in reversed([*records]) if owner is None or record.owner == owner]
+
+
 def _owner(services: ConsoleServices, caller: Caller, request: Request) -> str | None:
     return None if caller.id in services.operators else credentials_digest(request.headers)
 
 
 def _json(value: object) -> Response:
-    return Response(json_bytes(value), media_type="application/json", headers={"cache-control": "no-store"})
+    return json_response(value, {"cache-control": "no-store"})
+
+
+class Pages(StaticFiles):
+    """Serves the console's files. A browser asks each time whether they changed."""
+
+    def __init__(self) -> None:
+        super().__init__(directory=FOLDER, html=True)
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers.update(HEADERS)
+        response.headers["content-type"] = _TYPES.get(PurePath(full_path).suffix, "text/plain; charset=utf-8")
+        return response

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from proxy import errors
-from proxy.api.http.runs import error_headers
-from proxy.api.openai.errors import error_response
+from proxy.api.http.responses import error_headers
+from proxy.api.openai.routes import error_response
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
 from proxy.errors import ProxyError, redact
 

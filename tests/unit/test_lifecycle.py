@@ -12,12 +12,12 @@ async def test_whoever_waits_in_a_queue_hears_of_draining_at_once_and_the_server
     lifecycle, events = Lifecycle(grace_s=60.0), []
     lifecycle.on_drain(lambda: events.append("draining"))
     stopped = asyncio.Event()
-    assert lifecycle.refusal() is None
-    with lifecycle.request():
-        lifecycle.drain(stopped.set)
-        assert events == ["draining"]
-        assert lifecycle.refusal() is not None
-        assert not stopped.is_set()
+    assert lifecycle.enter() is None
+    lifecycle.drain(stopped.set)
+    assert events == ["draining"]
+    assert lifecycle.enter() is not None
+    assert not stopped.is_set()
+    lifecycle.leave()
     await asyncio.wait_for(stopped.wait(), 30)
 
 
@@ -31,12 +31,13 @@ async def test_work_that_outlasts_the_grace_period_is_cancelled_and_a_retry_invi
         with lifecycle.unless_over():
             await asyncio.Event().wait()
 
-    with lifecycle.request():
-        work = asyncio.create_task(wait())
-        lifecycle.drain(stopped.set)
-        await asyncio.sleep(0)
-        lifecycle.end_grace()
-        with pytest.raises(Overloaded) as caught:
-            await work
+    assert lifecycle.enter() is None
+    work = asyncio.create_task(wait())
+    lifecycle.drain(stopped.set)
+    await asyncio.sleep(0)
+    lifecycle.end_grace()
+    with pytest.raises(Overloaded) as caught:
+        await work
+    lifecycle.leave()
     assert (caught.value.retry_after is not None) is resumable
     await asyncio.wait_for(stopped.wait(), 30)

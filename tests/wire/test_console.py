@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from proxy.console.pages import FOLDER
+from proxy.console.routes import FOLDER
 from tests.conftest import House
 
 MESSAGES = [{"role": "user", "content": "A word nobody else says: quokka."}]

@@ -1,16 +1,50 @@
-"""Inference calls → neutral requests; events → server-sent events. No I/O. Source: contract `elastic-inference.md`."""
+"""Elastic's inference API in and out: inference calls → neutral requests, endpoints in and out, events and errors. No I/O.
+
+Source: contract `elastic-inference.md`.
+"""
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Protocol
 
-from proxy.api.elastic.errors import error_out
-from proxy.api.elastic.types import CompletionBody, TaskSettings
-from proxy.api.http.json_text import canonical_digest, json_line
-from proxy.errors import InvalidRequest, ProxyError
+from proxy.api.elastic.types import (
+    CompletionBody,
+    EndpointOut,
+    ErrorOut,
+    NamedService,
+    NarrativeSettings,
+    PutAnthropic,
+    PutNarrative,
+    ServiceSettingsOut,
+    TaskSettings,
+)
+from proxy.api.http.requests import canonical_digest, validated
+from proxy.api.http.responses import json_line
+from proxy.catalog import Catalog
+from proxy.errors import (
+    InvalidApiKey,
+    InvalidRequest,
+    JobTimeout,
+    ModelNotFound,
+    PaidFailure,
+    PermissionDenied,
+    ProxyError,
+    RequestTooLarge,
+)
+from proxy.inference.endpoints import Endpoint, ServiceName, TaskDefaults, TaskType
 from proxy.inference.request import Message, Request, Sampling, Text
 from proxy.inference.result import Event, TextDelta
 
+ANTHROPIC_REQUESTS_PER_MINUTE: Final = 50
+ALREADY_EXISTS: Final = "resource_already_exists"
+"""The code of an error for an endpoint that exists already."""
+_RETRIED: Final = frozenset({429, 502, 503, 504})
+_MAX_REASON: Final = 2_000
+_ID: Final = re.compile(r"\A[a-z0-9](?:[a-z0-9_-]{0,98}[a-z0-9])?\Z")
+_TASK_TYPES: Final[Mapping[ServiceName, tuple[TaskType, ...]]] = {
+    "narrative": ("completion", "chat_completion"),
+    "anthropic": ("completion",),
+}
 _SPAN: Final = re.compile(r"\A(\d{1,9})(ms|s|m|h|d)\Z")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -69,7 +103,7 @@ def timeout_seconds(text: str | None) -> float:
 
 
 class CompletionEncoder:
-    """The bytes of a streamed completion; see `proxy.api.http.runs.StreamEncoder`."""
+    """The bytes of a streamed completion; see `proxy.api.http.responses.StreamEncoder`."""
 
     end = b"event: message\ndata: [DONE]\n\n"
 
@@ -111,3 +145,149 @@ class ChatEncoder(CompletionEncoder):
 
 def _event(name: str, value: object) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + json_line(value) + b"\n\n"
+
+
+# ---------------------------------------------------------------- endpoints
+
+
+def decode_endpoint(
+    task_type: str, inference_id: str, body: Mapping[str, Any], catalog: Catalog, *, now: int
+) -> tuple[Endpoint, str | None]:
+    """The endpoint that a `PUT` asks for, and its credential in the clear.
+
+    Raises:
+        InvalidRequest: anything about it is wrong.
+    """
+    check_id(inference_id, catalog)
+    service = validated(NamedService, body).service
+    put: PutNarrative | PutAnthropic
+    match service:
+        case "narrative":
+            put = validated(PutNarrative, body)
+            _check_model(put.service_settings.model_id, catalog)
+        case "anthropic":
+            put = validated(PutAnthropic, body)
+        case _:
+            expected = ", ".join(_TASK_TYPES)
+            raise InvalidRequest(f"Unknown service [{service[:40]}]; expected one of {expected}.", param="service")
+    settings, allowed = put.service_settings, _TASK_TYPES[put.service]
+    if task_type not in allowed:
+        raise InvalidRequest(
+            f"The [{service}] service does not support task type [{task_type[:40]}]; expected one of {', '.join(allowed)}.",
+            param="task_type",
+        )
+    key = settings.api_key
+    if key is not None and not (key.isascii() and key.isprintable()):
+        param = "service_settings.api_key"
+        raise InvalidRequest(f"Invalid `{param}`: it holds characters that no header can carry.", param=param)
+    usual = ANTHROPIC_REQUESTS_PER_MINUTE if put.service == "anthropic" else None
+    endpoint = Endpoint(
+        id=inference_id,
+        task_type=task_type,
+        service=put.service,
+        model_id=settings.model_id,
+        data_plane_id=settings.data_plane_id if isinstance(settings, NarrativeSettings) else None,
+        requests_per_minute=settings.rate_limit.requests_per_minute if settings.rate_limit else usual,
+        defaults=TaskDefaults() if put.task_settings is None else TaskDefaults(**put.task_settings.model_dump()),
+        fallback=settings.fallback,
+        created_at=now,
+    )
+    return endpoint, key
+
+
+def check_id(inference_id: str, catalog: Catalog) -> None:
+    """Raises InvalidRequest: it cannot name an endpoint."""
+    if not _ID.match(inference_id):
+        raise InvalidRequest(
+            f"[{inference_id[:100]}] is an invalid inference_id; it has lowercase letters, digits, hyphens and underscores, begins and "
+            "ends with a letter or a digit, and is 100 characters long at most.",
+            param="inference_id",
+        )
+    if inference_id in catalog.by_name:
+        raise InvalidRequest(f"[{inference_id}] is the name of a model here.", param="inference_id")
+
+
+def encode_endpoint(endpoint: Endpoint) -> EndpointOut:
+    """An endpoint without its credential."""
+    settings: ServiceSettingsOut = {"model_id": endpoint.model_id}
+    if endpoint.data_plane_id is not None:
+        settings["data_plane_id"] = endpoint.data_plane_id
+    if endpoint.requests_per_minute is not None:
+        settings["rate_limit"] = {"requests_per_minute": endpoint.requests_per_minute}
+    if endpoint.fallback is not None:
+        settings["fallback"] = endpoint.fallback
+    return {
+        "inference_id": endpoint.id,
+        "task_type": endpoint.task_type,
+        "service": endpoint.service,
+        "service_settings": settings,
+        "task_settings": endpoint.defaults.model_dump(exclude_none=True),
+    }
+
+
+def check_task_type(endpoint: Endpoint, task_type: str | None) -> None:
+    """Raises InvalidRequest: the endpoint is of another type than the URL says."""
+    if task_type is not None and task_type != endpoint.task_type:
+        raise InvalidRequest(
+            f"Requested task type [{task_type[:40]}] does not match the inference endpoint's task type [{endpoint.task_type}].",
+            param="task_type",
+        )
+
+
+def not_found(inference_id: str) -> ModelNotFound:
+    """The error for an endpoint that does not exist."""
+    return ModelNotFound(f"Inference endpoint not found [{inference_id[:100]}]")
+
+
+def exists_already(inference_id: str) -> InvalidRequest:
+    """The error for an endpoint that exists and cannot be created again."""
+    return InvalidRequest(f"Inference endpoint [{inference_id}] already exists", code=ALREADY_EXISTS)
+
+
+def _check_model(name: str, catalog: Catalog) -> None:
+    if name not in catalog.by_name:
+        offered = ", ".join(card.id for card in catalog.cards)
+        raise InvalidRequest(
+            f"Unknown model [{name[:100]}]; expected one of {offered}.", param="service_settings.model_id"
+        )
+
+
+# ---------------------------------------------------------------- errors
+
+
+def error_out(error: ProxyError) -> ErrorOut:
+    """The JSON body of an error, in a response or as the last event of a stream."""
+    kind, reason = _type(error), error.message[:_MAX_REASON]
+    return {
+        "error": {"root_cause": [{"type": kind, "reason": reason}], "type": kind, "reason": reason},
+        "status": error_status(error),
+    }
+
+
+def error_status(error: ProxyError) -> int:
+    """The official clients retry 429, 502, 503 and 504 three times by themselves, whatever a header says: an error whose retry would pay
+    again never has one of these statuses.
+    """
+    if isinstance(error, JobTimeout):
+        return 408
+    if isinstance(error, PaidFailure) or (error.status in _RETRIED and error.retry_after is None):
+        return 500
+    return error.status
+
+
+def _type(error: ProxyError) -> str:
+    match error:
+        case ModelNotFound():
+            return "resource_not_found_exception"
+        case RequestTooLarge():
+            return "content_too_long_exception"
+        case InvalidRequest() if error.code == ALREADY_EXISTS:
+            return "resource_already_exists_exception"
+        case InvalidRequest(param=None):
+            return "illegal_argument_exception"
+        case InvalidRequest():
+            return "validation_exception"
+        case InvalidApiKey() | PermissionDenied():
+            return "security_exception"
+        case _:
+            return "status_exception"

@@ -1,46 +1,60 @@
-"""Routes of Elastic's inference API. Source: contract `elastic-inference.md`."""
+"""Routes of Elastic's inference API, and who may use them. Source: contract `elastic-inference.md`."""
 
 import asyncio
+import hmac
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
+import orjson
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
-from proxy.access.authentication import Caller
-from proxy.api.elastic.authentication import ElasticAuthenticator
+from proxy.access.authentication import Authenticator, Caller, presented_keys
 from proxy.api.elastic.codec import (
     ChatEncoder,
     Chunks,
     CompletionEncoder,
+    check_task_type,
     completion_digest,
     completion_requests,
+    decode_endpoint,
+    encode_endpoint,
+    error_out,
+    error_status,
+    exists_already,
+    not_found,
     timeout_seconds,
 )
-from proxy.api.elastic.endpoints import check_task_type, decode_endpoint, encode_endpoint, exists_already, not_found
-from proxy.api.elastic.errors import error_out, error_response
 from proxy.api.elastic.types import CompletionBody
-from proxy.api.http.bodies import read_model, read_object
-from proxy.api.http.headers import heartbeat_interval, terms_of
-from proxy.api.http.json_text import json_bytes
 from proxy.api.http.middleware import shown_path
-from proxy.api.http.responses import Delivery, json_response, unless_disconnected
-from proxy.api.http.runs import StreamEncoder, report_headers, reported, stream_response
+from proxy.api.http.requests import read_object, terms_of, validated
+from proxy.api.http.responses import (
+    CLIENT_CLOSED_REQUEST,
+    RunResponse,
+    StreamEncoder,
+    StreamResponse,
+    WholeResponse,
+    json_response,
+    retry_after,
+)
 from proxy.catalog import Catalog
 from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
-from proxy.inference.backend import Run
+from proxy.inference.backend import Report, Run
 from proxy.inference.endpoints import Endpoint, Endpoints, ServiceName
 from proxy.inference.idempotency import Idempotency, Terms
 from proxy.inference.request import Request as InferenceRequest
+from proxy.inference.result import Event, Result, result_events
 from proxy.settings import Settings
 
 API: Final = "elastic"
 """Its name in the digests of equal requests."""
-CLIENT_CLOSED_REQUEST: Final = 499
 _COMPATIBLE: Final = re.compile(r"application/vnd\.elasticsearch\+json\s*;\s*compatible-with=\d{1,3}")
 _REFUSALS: Final = frozenset(
     {"narrative_unauthorized", "narrative_rejected", "anthropic_rejected", "endpoint_unauthorized"}
@@ -64,7 +78,7 @@ class ElasticServices:
 
     settings: Settings
     catalog: Catalog
-    authenticator: ElasticAuthenticator
+    authenticator: "ElasticAuthenticator"
     endpoints: Endpoints
     backend: Idempotency
     decode_chat: DecodeChat
@@ -72,14 +86,14 @@ class ElasticServices:
     own_token: bool
 
 
-Handler = Callable[[Request, ElasticServices], Awaitable[Response]]
+Handler = Callable[[Request, ElasticServices], Awaitable[RunResponse | Response]]
 _Asked = tuple[InferenceRequest, str]
 """A request, and the digest of its body."""
 
 
 def elastic_routes() -> list[Route]:
     """All of them. Whatever else is under their path gets an error in Elastic's shape, too."""
-    routes = [
+    routes: list[tuple[str, Handler, list[str]]] = [
         ("/_inference", list_endpoints, ["GET"]),
         ("/_inference/{inference_id}", get_endpoint, ["GET"]),
         ("/_inference/{task_type}/{inference_id}", get_endpoint, ["GET"]),
@@ -95,26 +109,94 @@ def elastic_routes() -> list[Route]:
         ("/_inference", unrouted, ["PUT", "POST", "DELETE", "PATCH"]),
         ("/_inference/{rest:path}", unrouted, ["GET", "PUT", "POST", "DELETE", "PATCH"]),
     ]
-    return [Route(path, _elastic(handler), methods=methods) for path, handler, methods in routes]
+    return [Route(path, _ElasticEndpoint(handler), methods=methods) for path, handler, methods in routes]
 
 
-def _elastic(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-    """A handler whose errors and headers are Elastic's."""
+class _ElasticEndpoint:
+    """An ASGI application of a handler, whose errors and headers are Elastic's."""
 
-    async def endpoint(request: Request) -> Response:
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        accepted = _COMPATIBLE.search(request.headers.get("accept", ""))
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if accepted and headers.get("content-type") == "application/json":
+                    headers["content-type"] = accepted[0]
+                headers["x-elastic-product"] = "Elasticsearch"
+            await send(message)
+
         try:
-            response = await handler(request, request.state.elastic)
+            response = await self._handler(request, request.state.elastic)
+            await response(scope, receive, send_on)
         except ClientDisconnect:
-            response = Response(status_code=CLIENT_CLOSED_REQUEST)
+            await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send_on)
         except ProxyError as error:
-            response = error_response(error)
-        asked = _COMPATIBLE.search(request.headers.get("accept", ""))
-        if asked and response.media_type == "application/json":
-            response.headers["content-type"] = asked[0]
-        response.headers["x-elastic-product"] = "Elasticsearch"
-        return response
+            await error_response(error)(scope, receive, send_on)
 
-    return endpoint
+
+def error_response(error: ProxyError) -> Response:
+    """The response to a request that failed before its first byte was sent."""
+    headers = dict(error.headers)
+    if error.retry_after is not None:
+        headers["retry-after"] = retry_after(error.retry_after)
+    if isinstance(error, InvalidApiKey):
+        headers["www-authenticate"] = 'ApiKey, Bearer, Basic realm="narrative-proxy"'
+    if error.job_id is not None:
+        headers["x-narrative-job-id"] = error.job_id
+    return json_response(error_out(error), headers, error_status(error))
+
+
+@dataclass(frozen=True, slots=True)
+class ElasticAuthenticator:
+    """Tells who sent a request.
+
+    Attributes:
+        admin_key: creates and deletes endpoints, and may do all that clients may; None where there is none.
+        loopback: the server listens on a loopback address, where clients may act as admins while there is no admin key.
+        data_plane_id: where the admin's own jobs run.
+    """
+
+    authenticator: Authenticator
+    admin_key: str | None
+    loopback: bool
+    data_plane_id: str | None
+
+    async def caller(self, headers: Mapping[str, str]) -> Caller:
+        """The caller behind a request's headers.
+
+        Raises:
+            InvalidApiKey: no key, or not a known one.
+            PermissionDenied: its token is passed through to Narrative, and gives no access to endpoints.
+        """
+        if self._is_admin(headers):
+            return Caller(None, self.data_plane_id, id="admin")
+        caller = await self.authenticator.authenticate(headers)
+        if not caller.endpoints:
+            raise PermissionDenied("Inference endpoints need one of the proxy's own keys.")
+        return caller
+
+    async def check_admin(self, headers: Mapping[str, str]) -> None:
+        """Raises InvalidApiKey or PermissionDenied when the caller may not create or delete endpoints."""
+        if self._is_admin(headers):
+            return
+        await self.caller(headers)
+        if self.admin_key is not None:
+            raise PermissionDenied("Creating and deleting inference endpoints needs the admin key.")
+        if not self.loopback:
+            raise PermissionDenied(
+                "Creating and deleting inference endpoints needs an admin key here: set PROXY_ADMIN_KEY."
+            )
+
+    def _is_admin(self, headers: Mapping[str, str]) -> bool:
+        if self.admin_key is None:
+            return False
+        matches = [hmac.compare_digest(key.encode(), self.admin_key.encode()) for key in presented_keys(headers)]
+        return any(matches)
 
 
 # ---------------------------------------------------------------- endpoints
@@ -131,7 +213,7 @@ async def get_endpoint(request: Request, services: ElasticServices) -> Response:
         return await _listed(services, caller, task_type)
     endpoint = await _find(services, inference_id, caller)
     check_task_type(endpoint, task_type)
-    return _json({"endpoints": [encode_endpoint(endpoint)]})
+    return json_response({"endpoints": [encode_endpoint(endpoint)]})
 
 
 async def put_endpoint(request: Request, services: ElasticServices) -> Response:
@@ -154,7 +236,7 @@ async def put_endpoint(request: Request, services: ElasticServices) -> Response:
         await _verify(services, endpoint, key)
     if not await services.endpoints.add(endpoint, key):
         raise exists_already(inference_id)
-    return _json(encode_endpoint(endpoint))
+    return json_response(encode_endpoint(endpoint))
 
 
 async def delete_endpoint(request: Request, services: ElasticServices) -> Response:
@@ -165,9 +247,9 @@ async def delete_endpoint(request: Request, services: ElasticServices) -> Respon
         raise not_found(inference_id)
     check_task_type(endpoint, task_type)
     if request.query_params.get("dry_run") in ("true", ""):
-        return _json({"acknowledged": False})
+        return json_response({"acknowledged": False})
     await services.endpoints.remove(inference_id)
-    return _json({"acknowledged": True})
+    return json_response({"acknowledged": True})
 
 
 async def _listed(services: ElasticServices, caller: Caller, task_type: str | None) -> Response:
@@ -176,7 +258,7 @@ async def _listed(services: ElasticServices, caller: Caller, task_type: str | No
         for endpoint in await services.endpoints.all()
         if caller.may_use_endpoint(endpoint.id) and task_type in (None, endpoint.task_type)
     ]
-    return _json({"endpoints": found})
+    return json_response({"endpoints": found})
 
 
 async def _find(services: ElasticServices, inference_id: str, caller: Caller) -> Endpoint:
@@ -219,53 +301,80 @@ async def _verify(services: ElasticServices, endpoint: Endpoint, key: str | None
 # ---------------------------------------------------------------- inference
 
 
-async def complete(request: Request, services: ElasticServices) -> Response:
+async def complete(request: Request, services: ElasticServices) -> RunResponse:
     """Answer every input, each by a request of its own."""
     caller, inference_id = await _inference_call(request, services)
     if request.path_params.get("task_type") == "chat_completion":
         raise InvalidRequest("The [chat_completion] task type only supports streaming: use the _stream API.")
-    body = await read_model(request, CompletionBody, services.settings.server)
+    body = await read_object(request, lambda value, _: validated(CompletionBody, value), services.settings.server)
     requests = completion_requests(inference_id, body, stream=False)
-    terms = _terms(request, heartbeat_s=0.0)
+    terms, _ = _terms(request, heartbeat_s=0.0)
     if len(requests) > 1:
         terms = replace(terms, key=None)  # one key cannot stand for several requests
-    runs: list[Run] = []
+    starts = [
+        partial(services.backend.start, asked, caller, terms, api=API, body=completion_digest(asked))
+        for asked in requests
+    ]
 
-    async def answer(asked: InferenceRequest) -> str:
-        run = await services.backend.start(asked, caller, terms, api=API, body=completion_digest(asked))
-        runs.append(run)
-        with reported(run):
-            return (await run.result()).choices[0].text or ""
+    async def start() -> Run:
+        return _JoinedRun(starts)
 
-    async def answers() -> bytes:
+    return WholeResponse(start, _completion_body, _error_body)
+
+
+class _JoinedRun:
+    """Several requests that are answered together: each gives one choice; see `proxy.inference.backend.Run`."""
+
+    def __init__(self, starts: Sequence[Callable[[], Awaitable[Run]]]) -> None:
+        self._starts = starts
+        self._runs: list[Run] = []
+
+    @property
+    def report(self) -> Report:
+        return self._runs[-1].report if self._runs else Report()
+
+    async def result(self) -> Result:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(answer(asked)) for asked in requests]
+                tasks = [group.create_task(self._answer(start)) for start in self._starts]
         except ExceptionGroup as errors:
             error = errors.exceptions[0]
-            if len(requests) > 1 and isinstance(error, ProxyError):
+            if len(self._starts) > 1 and isinstance(error, ProxyError):
                 error.retry_after = None  # a retry may pay again for the others
             raise error from None
-        return json_bytes({"completion": [{"result": task.result()} for task in tasks]})
+        results = [task.result() for task in tasks]
+        return replace(results[0], choices=tuple(result.choices[0] for result in results))
 
-    def headers() -> dict[str, str]:
-        return {name: value for run in runs for name, value in report_headers(run.report).items()}
+    async def events(self) -> AsyncIterator[Iterable[Event]]:
+        yield result_events(await self.result())
 
-    def close(delivered: bool) -> None:
-        for run in runs:
+    def close(self, *, delivered: bool) -> None:
+        for run in self._runs:
             run.close(delivered=delivered)
 
-    return await json_response(request, answers(), Delivery(headers, lambda error: json_bytes(error_out(error)), close))
+    async def _answer(self, start: Callable[[], Awaitable[Run]]) -> Result:
+        run = await start()
+        self._runs.append(run)
+        return await run.result()
 
 
-async def stream_completion(request: Request, services: ElasticServices) -> Response:
+def _completion_body(result: Result) -> bytes:
+    return orjson.dumps({"completion": [{"result": choice.text or ""} for choice in result.choices]})
+
+
+def _error_body(error: ProxyError) -> bytes:
+    return orjson.dumps(error_out(error))
+
+
+async def stream_completion(request: Request, services: ElasticServices) -> RunResponse:
+    """Stream the answer to one input, as pieces of its text."""
     caller, inference_id = await _inference_call(request, services)
-    body = await read_model(request, CompletionBody, services.settings.server)
+    body = await read_object(request, lambda value, _: validated(CompletionBody, value), services.settings.server)
     (asked,) = completion_requests(inference_id, body, stream=True)
-    return await _streamed(request, services, caller, (asked, completion_digest(asked)), CompletionEncoder())
+    return _streamed(request, services, caller, (asked, completion_digest(asked)), CompletionEncoder())
 
 
-async def stream_chat(request: Request, services: ElasticServices) -> Response:
+async def stream_chat(request: Request, services: ElasticServices) -> RunResponse:
     """A chat completion, always with its usage in the last chunk, as Elasticsearch has it."""
     caller, inference_id = await _inference_call(request, services)
 
@@ -273,16 +382,16 @@ async def stream_chat(request: Request, services: ElasticServices) -> Response:
         return services.decode_chat({**body, "model": inference_id}, body_bytes)
 
     asked, chunks, digest = await read_object(request, work, services.settings.server)
-    return await _streamed(request, services, caller, (asked, digest), ChatEncoder(chunks))
+    return _streamed(request, services, caller, (asked, digest), ChatEncoder(chunks))
 
 
-async def _streamed(
+def _streamed(
     request: Request, services: ElasticServices, caller: Caller, asked: _Asked, encoder: StreamEncoder
-) -> Response:
+) -> RunResponse:
     chat = services.settings.chat
-    terms = _terms(request, heartbeat_s=heartbeat_interval(request.headers, chat.heartbeat_s))
-    start = services.backend.start(asked[0], caller, terms, api=API, body=asked[1])
-    return stream_response(request, await unless_disconnected(request.receive, start), encoder, chat)
+    terms, heartbeat_s = _terms(request, heartbeat_s=chat.heartbeat_s)
+    start = partial(services.backend.start, asked[0], caller, terms, api=API, body=asked[1])
+    return StreamResponse(start, encoder, heartbeat_s, chat)
 
 
 async def _inference_call(request: Request, services: ElasticServices) -> tuple[Caller, str]:
@@ -301,14 +410,11 @@ async def unrouted(request: Request, services: ElasticServices) -> Response:
     raise InvalidRequest(f"no handler found for uri [{shown_path(request.url.path)}] and method [{request.method}]")
 
 
-def _terms(request: Request, *, heartbeat_s: float) -> Terms:
-    terms = terms_of(request.headers, heartbeat_s=heartbeat_s)
-    return replace(terms, timeout_s=min(terms.timeout_s, timeout_seconds(request.query_params.get("timeout"))))
+def _terms(request: Request, *, heartbeat_s: float) -> tuple[Terms, float]:
+    terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
+    timeout_s = min(terms.timeout_s, timeout_seconds(request.query_params.get("timeout")))
+    return replace(terms, timeout_s=timeout_s), heartbeat_s
 
 
 def _named(request: Request) -> tuple[str, str | None]:
     return request.path_params["inference_id"], request.path_params.get("task_type")
-
-
-def _json(value: object) -> Response:
-    return Response(json_bytes(value), media_type="application/json")

@@ -1,9 +1,13 @@
-"""The one ASGI middleware: cross-origin requests, request ids, access log, metrics, refusal while draining, unforeseen errors."""
+"""The one ASGI middleware: cross-origin requests, request ids, access log, metrics, refusal while draining, unforeseen errors, redaction.
+
+Keys are left out of the bodies of error responses: the client's own, those of the settings, and what looks like one.
+"""
 
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -16,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.access.authentication import presented_keys
-from proxy.api.http.headers import credentials_digest
+from proxy.api.http.requests import credentials_digest
 from proxy.errors import InternalError, ProxyError, redact
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
@@ -63,15 +67,17 @@ class HttpOptions:
         origins: from which browsers may call; `*` is all.
         exposed_headers: response headers that their scripts may read.
         render_error: the response to a request that fails here, in the shape of its API.
-        record: called with each request when it arrives, those for pages and probes aside.
+        keys: of the settings, left out of the bodies of error responses.
+        records: gets each request when it arrives, those for pages and probes aside.
     """
 
     lifecycle: Lifecycle
     metrics: Metrics
     origins: Sequence[str]
     exposed_headers: Sequence[str]
-    render_error: Callable[[Scope, ProxyError], Response]
-    record: Callable[[RequestRecord], None] | None = None
+    render_error: Callable[[ProxyError], Response]
+    keys: Sequence[str] = ()
+    records: deque[RequestRecord] | None = None
 
 
 class HttpMiddleware:
@@ -93,100 +99,82 @@ class HttpMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        normalize_target(scope)
+        if "//" in scope["path"] or not (scope.get("raw_path") or b"/").startswith(b"/"):
+            normalize_target(scope)
         # Metrics need no key, so that any page could read them.
         handle = self._handle if scope["path"] == "/metrics" else self._with_cors
         await handle(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        headers, path = Headers(scope=scope), scope["path"]
-        record = RequestRecord(time.time(), scope["method"], credentials_digest(headers), _request_id(headers))
-        if self._options.record and record.method != "OPTIONS" and not path.startswith(_UNRECORDED):
-            self._options.record(record)
-
-        async def send_on(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._fill_in(record, scope, message, started)
-            await send(message)
-
-        with structlog.contextvars.bound_contextvars(request=record.request_id):
-            try:
-                await self._answer(scope, receive, send_on)
-            except Exception:
-                log.exception("unforeseen error")
-                if not record.status:
-                    error = InternalError("The server had an error while processing the request.")
-                    await self._options.render_error(scope, error)(scope, receive, send_on)
-            finally:
-                seconds = time.perf_counter() - started
-                record.ms = round(seconds * 1000, 1)
-                self._options.metrics.request(
-                    _metric_route(scope), record.model or "none", record.status or 500, seconds
-                )
-                fields = {"model": record.model, "job": ", ".join(record.jobs), "status": record.status}
-                write = log.debug if path in _OPERATIONAL else log.info
-                write(
-                    "request",
-                    method=record.method,
-                    path=_route(scope) or shown_path(path),
-                    ms=round(record.ms),
-                    **{name: value for name, value in fields.items() if value},
-                )
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in _OPERATIONAL:
-            await self._app(scope, receive, send)
-        elif refusal := self._options.lifecycle.refusal():
-            await self._options.render_error(scope, refusal)(scope, receive, send)
-        else:
-            with self._options.lifecycle.request():
-                await self._app(scope, receive, send)
-
-    def _fill_in(self, record: RequestRecord, scope: Scope, message: Message, started: float) -> None:
-        headers = MutableHeaders(scope=message)
-        headers["x-request-id"] = record.request_id
-        headers["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
-        if self._options.lifecycle.draining and scope["path"] not in _OPERATIONAL:
-            # A client must not be about to send another request when the connection is closed.
-            headers["connection"] = "close"
-        record.route = _route(scope) or "unknown"
-        record.status = message["status"]
-        record.model = headers.get("x-proxy-model", "")
-        record.jobs = tuple(filter(None, headers.get("x-narrative-job-id", "").split(", ")))
-
-
-class RedactKeys:
-    """Leaves keys out of the bodies of error responses: the client's own, those of the settings, and what looks like one.
-
-    Clients that are set up wrongly send a key as the model's name or in the path, and errors repeat both.
-    """
-
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self._app = app
-        self._keys = keys
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        options, headers, path = self._options, Headers(scope=scope), scope["path"]
+        lifecycle, operational = options.lifecycle, path in _OPERATIONAL
+        request_id = headers.get("x-request-id", "")
+        if not _VALID_ID.match(request_id):
+            request_id = f"req_{uuid4().hex}"
+        record = RequestRecord(time.time(), scope["method"], credentials_digest(headers), request_id)
+        if options.records is not None and record.method != "OPTIONS" and not path.startswith(_UNRECORDED):
+            options.records.append(record)
         held: Message | None = None
 
         async def send_on(message: Message) -> None:
             nonlocal held
-            if message["type"] == "http.response.start" and message["status"] >= 400:
-                held = message
-                return
-            if held is not None:
+            if message["type"] == "http.response.start":
+                sent = MutableHeaders(scope=message)
+                sent["x-request-id"] = request_id
+                sent["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+                if lifecycle.draining and not operational:
+                    # A client must not be about to send another request when the connection is closed.
+                    sent["connection"] = "close"
+                record.route = getattr(scope.get("route"), "path", "") or "unknown"
+                record.status = message["status"]
+                record.model = sent.get("x-proxy-model", "")
+                record.jobs = tuple(filter(None, sent.get("x-narrative-job-id", "").split(", ")))
+                if record.status >= 400:
+                    held = message  # until its body shows how long it is without keys
+                    return
+            elif held is not None:
                 start, held = held, None
                 if not message.get("more_body"):
-                    keys = [*self._keys, *presented_keys(Headers(scope=scope))]
-                    message["body"] = _redacted(message.get("body", b""), keys)
+                    message["body"] = _redacted(message.get("body", b""), [*options.keys, *presented_keys(headers)])
                     MutableHeaders(scope=start)["content-length"] = str(len(message["body"]))
                 await send(start)
             await send(message)
 
-        await self._app(scope, receive, send_on if scope["type"] == "http" else send)
+        with structlog.contextvars.bound_contextvars(request=request_id):
+            refusal = None if operational else lifecycle.enter()
+            app = self._app if refusal is None else options.render_error(refusal)
+            try:
+                await app(scope, receive, send_on)
+            except Exception:
+                log.exception("unforeseen error")
+                if not record.status:
+                    error = InternalError("The server had an error while processing the request.")
+                    await options.render_error(error)(scope, receive, send_on)
+            finally:
+                if not operational and refusal is None:
+                    lifecycle.leave()
+                self._finish(record, scope, time.perf_counter() - started)
+
+    def _finish(self, record: RequestRecord, scope: Scope, seconds: float) -> None:
+        record.ms = round(seconds * 1000, 1)
+        route = getattr(scope.get("route"), "path", "")  # as it is written in the code; empty where none matched
+        self._options.metrics.request(
+            route.removeprefix("/v1").rstrip("/") or "other", record.model or "none", record.status or 500, seconds
+        )
+        fields: dict[str, object] = {"ms": round(record.ms)}
+        if record.model:
+            fields["model"] = record.model
+        if record.jobs:
+            fields["job"] = ", ".join(record.jobs)
+        if record.status:
+            fields["status"] = record.status
+        write = log.debug if scope["path"] in _OPERATIONAL else log.info
+        write("request", method=record.method, path=route or shown_path(scope["path"]), **fields)
 
 
-def _redacted(body: bytes, keys: Sequence[str]) -> bytes:
+def _redacted(body: bytes, keys: Iterable[str]) -> bytes:
+    """A body without keys: clients that are set up wrongly send one as the model's name or in the path, and errors repeat both."""
     # In JSON a quote or a backslash of a key is escaped.
     forms = [form for key in keys for form in (key, json.dumps(key)[1:-1])]
     return redact(body.decode("utf-8", "surrogateescape"), forms).encode("utf-8", "surrogateescape")
@@ -209,19 +197,3 @@ def normalize_target(scope: Scope) -> None:
 def shown_path(path: str) -> str:
     """A path that a client wrote, for logs and messages: parts so long that they could be keys are left out."""
     return "/".join(part if len(part) < _KEY_LENGTH else "…" for part in path[:200].split("/"))
-
-
-def _request_id(headers: Headers) -> str:
-    """The client's own request id if it is a valid one, else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if _VALID_ID.match(given) else f"req_{uuid4().hex}"
-
-
-def _route(scope: Scope) -> str:
-    """The route as it is written in the code; empty where none matched."""
-    path: str = getattr(scope.get("route"), "path", "")
-    return path
-
-
-def _metric_route(scope: Scope) -> str:
-    return _route(scope).removeprefix("/v1").rstrip("/") or "other"

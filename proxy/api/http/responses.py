@@ -1,236 +1,311 @@
-"""Responses that take long: JSON that is waited for, and streams of server-sent events. Both notice at once that their client left.
+"""Runs of a backend as responses, whole or as server-sent events, for every API; and the headers that report how a request was served.
 
-    what happens           the last bytes of a stream              `on_close`
-    all events were sent   `end`                                   delivered
+    what happens           the last bytes of a stream              `Run.close`
+    everything was sent    `end`                                   delivered
     the run fails          an error event                          not delivered
-    the client leaves      none                                    not delivered; the waiting is cancelled
+    the client leaves      none                                    not delivered; the waiting is cancelled at once
     a bug                  an error event: internal_error          not delivered
 
-A client that does not read is not waited for longer than the server's send timeout (`proxy/api/http/server.py`).
+A request takes two tasks: one has it run and writes its events, the other waits for the client to leave. Nothing is sent before the
+backend has accepted the request, so that a refusal is a status. A client that does not read is not waited for longer than the server's
+send timeout (`proxy/api/http/server.py`).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+import math
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from typing import Final, Protocol
 
+import orjson
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.errors import InternalError, ProxyError
+from proxy.inference.backend import Report, Run
+from proxy.inference.result import ChoiceEnded, Event, Result, Started
+from proxy.settings import ChatSettings
 
-T = TypeVar("T")
 COMMENT: Final = b": waiting\n"
 """A heartbeat that every reader of server-sent events skips."""
+CLIENT_CLOSED_REQUEST: Final = 499
+"""The status that is logged, and that nobody receives, when the client left before its response."""
+MAX_RETRY_AFTER_S: Final = 60
+REPORT_HEADERS: Final = (
+    "x-proxy-model",
+    "x-narrative-job-id",
+    "x-proxy-ignored",
+    "x-proxy-adjusted",
+    "x-proxy-unmatched",
+    "x-proxy-served-by",
+)
+_MAX_HEADER: Final = 4_000
+_NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
 _MOST_PIECES: Final = 300
 """Events that an answer is cut into, about; see `proxy/inference/result.py`."""
+# Raw, these are line breaks to clients that read server-sent events line by line with Unicode rules.
+_LINE_BREAKS: Final = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 
 log = structlog.get_logger(__name__)
 
 
-async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of some work, which is cancelled at once when the client leaves.
-
-    The request's body must have been read: what the client sends after it can only be that it is gone.
-
-    Raises:
-        ClientDisconnect: it left.
-    """
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnected(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        await _cancel(task, gone)
+# ---------------------------------------------------------------- JSON and headers
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What a response needs of the answer that it delivers.
-
-    Attributes:
-        headers: asked for when the status is sent.
-        error: the bytes of a failure after that: a whole body, or the last event of a stream.
-        on_close: called once, with whether the whole answer was sent.
-    """
-
-    headers: Callable[[], Mapping[str, str]]
-    error: Callable[[ProxyError], bytes]
-    on_close: Callable[[bool], None]
+def json_line(value: object) -> bytes:
+    """Compact JSON that is one line to every reader: no character in it ends a line."""
+    line = orjson.dumps(value)
+    for raw, escaped in _LINE_BREAKS:
+        line = line.replace(raw, escaped)
+    return line
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Times of a stream, in seconds.
-
-    Attributes:
-        heartbeat_s: after so long without an event a heartbeat is sent; 0 is never.
-        spread_s: events that are known at once are spread over this time at most.
-        heartbeat: a heartbeat's bytes.
-    """
-
-    heartbeat_s: float = 0.0
-    spread_s: float = 0.0
-    heartbeat: Callable[[], bytes] = lambda: COMMENT
+def json_response(value: object, headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
+    """A response of JSON that is known at once."""
+    return Response(orjson.dumps(value), status, headers, "application/json")
 
 
-async def json_response(
-    request: Request, body: Coroutine[Any, Any, bytes], delivery: Delivery, keep_alive_s: float = 0.0
-) -> Response:
-    """The response to an accepted request, once its body is known, or with blanks ahead of it from `keep_alive_s` on.
+def report_headers(report: Report) -> dict[str, str]:
+    """The `x-proxy-*` headers, printable and bounded, and those of rate limits; none that is empty."""
+    values = (
+        report.model,
+        ", ".join(report.job_ids),
+        ", ".join(report.ignored),
+        ", ".join(report.adjusted),
+        report.unmatched,
+        report.served_by,
+    )
+    headers: dict[str, str] = {}
+    for name, value in zip(REPORT_HEADERS, values, strict=True):
+        if value:
+            headers[name] = _NOT_PRINTABLE.sub("?", value[:_MAX_HEADER])
+    headers.update(report.rate_limits)
+    return headers
 
-    The blanks keep connections from being taken for idle. The first one settles the status, so that a failure after it is an error
-    object in a 200.
+
+def error_headers(error: ProxyError) -> dict[str, str]:
+    """Whether a retry can help: the SDKs retry 408, 409, 429 and every 5xx by themselves, and each retry may be a new, paid job."""
+    headers = {**error.headers, "x-should-retry": "false"}
+    if error.retry_after is not None:
+        headers |= {"x-should-retry": "true", "retry-after": retry_after(error.retry_after)}
+    if error.job_id is not None:
+        headers["x-narrative-job-id"] = error.job_id
+    return headers
+
+
+def retry_after(seconds: float) -> str:
+    """The value of `Retry-After`: whole seconds, 1 to 60."""
+    return str(min(max(math.ceil(seconds), 1), MAX_RETRY_AFTER_S))
+
+
+# ---------------------------------------------------------------- runs
+
+
+class StreamEncoder(Protocol):
+    """How an API writes the events of one stream. Every item of bytes is one whole server-sent event."""
+
+    def encode(self, event: Event) -> Iterator[bytes]:
+        """The server-sent events of an event; none where the API leaves it out."""
+
+    def heartbeat(self) -> bytes:
+        """A server-sent event without content, for watchdogs that count only those; empty where there is none."""
+
+    def error(self, error: ProxyError) -> bytes:
+        """The last event of a stream that failed."""
+
+    @property
+    def end(self) -> bytes:
+        """The last event of a stream that did not fail."""
+
+
+class RunResponse(ABC):
+    """Has a request run and sends its answer: an ASGI application that raises ProxyError and ClientDisconnect only before it has begun.
 
     Args:
-        keep_alive_s: seconds between the blanks; 0 is none.
-
-    Raises:
-        ClientDisconnect: the client left before the first blank.
-        ProxyError: of `body`, before the first blank.
+        start: has the request accepted.
+        interval_s: seconds without a byte after which something without content is sent, so that the connection is not taken for idle; 0
+            is never.
     """
-    task = asyncio.create_task(unless_disconnected(request.receive, body))
-    try:
-        await asyncio.wait({task}, timeout=keep_alive_s or None)
-        if not task.done():
-            return _KeptAlive(task, delivery, keep_alive_s)
-        return _Whole(task.result(), delivery)
-    except BaseException:
-        await _cancel(task)
-        delivery.on_close(False)
-        raise
 
-
-class _Whole(Response):
-    """A body, and what is to be called once it was sent, or could not be."""
-
-    media_type = "application/json"
-
-    def __init__(self, body: bytes, delivery: Delivery) -> None:
-        super().__init__(body, headers=delivery.headers())
-        self._delivery = delivery
+    def __init__(self, start: Callable[[], Awaitable[Run]], interval_s: float) -> None:
+        self._start, self._interval_s = start, interval_s
+        self._run: Run | None = None
+        self._begun = False
+        self._last_write = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sent = False
+        """The request's body must have been read: what the client sends after it can only be that it is gone."""
+        delivered = False
+        work, gone = asyncio.create_task(self._work(send)), asyncio.create_task(_disconnected(receive))
         try:
-            await super().__call__(scope, receive, send)
-            sent = True
-        finally:
-            self._delivery.on_close(sent)
-
-
-class _KeptAlive(Response):
-    """Blanks until the body is there, then the body."""
-
-    media_type = "application/json"
-
-    def __init__(self, task: asyncio.Task[bytes], delivery: Delivery, every_s: float) -> None:
-        super().__init__(headers={**delivery.headers(), "x-accel-buffering": "no"})
-        del self.headers["content-length"]
-        self._task, self._delivery, self._every_s = task, delivery, every_s
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sent = False
-        try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            while not self._task.done():
-                await send({"type": "http.response.body", "body": b" ", "more_body": True})
-                await asyncio.wait({self._task}, timeout=self._every_s)
-            await send({"type": "http.response.body", "body": self._json(), "more_body": False})
-            sent = self._task.exception() is None
+            while True:
+                wait_s = max(self._last_write + self._interval_s - time.monotonic(), 0) if self._interval_s else None
+                await asyncio.wait({work, gone}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+                if work.done():
+                    break
+                if gone.done():
+                    raise ClientDisconnect
+                if (now := time.monotonic()) >= self._last_write + self._interval_s:
+                    self._last_write = now
+                    if self._run is not None:
+                        await self._idle(self._run, send)
+            delivered = await self._end(work, send)
         except ClientDisconnect:
-            log.info("the client left before its answer")
+            if not self._begun:
+                raise
+            log.info("the client left before the end of its answer")
         finally:
-            await _cancel(self._task)
-            self._delivery.on_close(sent)
+            work.cancel()
+            gone.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+            if self._run is not None:
+                self._run.close(delivered=delivered)
 
-    def _json(self) -> bytes:
-        try:
-            return self._task.result()
-        except ProxyError as error:
-            log.warning("answer failed after its status was sent", code=error.code, job=error.job_id)
-            return self._delivery.error(error)
+    async def _begin(self, run: Run, send: Send, media_type: bytes, *more: tuple[bytes, bytes]) -> None:
+        self._begun = True
+        headers = [(b"content-type", media_type), *more]
+        for name, value in report_headers(run.report).items():
+            headers.append((name.encode(), value.encode()))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    @abstractmethod
+    async def _work(self, send: Send) -> bytes:
+        """Set `_run` and have it answer."""
+
+    @abstractmethod
+    async def _idle(self, run: Run, send: Send) -> None:
+        """Nothing happened for `interval_s`."""
+
+    @abstractmethod
+    async def _end(self, work: "asyncio.Task[bytes]", send: Send) -> bool:
+        """After the work: whether the whole answer was sent."""
 
 
-class EventStream(Response):
-    """A stream of server-sent events, written as fast as its client reads.
+class WholeResponse(RunResponse):
+    """The JSON of a run's result, with blanks ahead of it if a setting asks for them.
+
+    The first blank settles the status, so that a failure after it is an error object in a 200.
 
     Args:
-        batches: events, encoded; each item of a batch is one whole event. A batch is iterated lazily, and the next event is asked for
-            only after the one before was handed to the connection: code behind a `yield` runs once its event was sent.
-        end: the last event of a stream that did not fail.
+        encode: the body of a result.
+        error: the body of a failure after the first blank.
+        keep_alive_s: seconds between the blanks; 0 is none.
     """
-
-    media_type = "text/event-stream"
 
     def __init__(
-        self, batches: AsyncGenerator[Iterable[bytes], None], end: bytes, delivery: Delivery, pace: Pace
+        self,
+        start: Callable[[], Awaitable[Run]],
+        encode: Callable[[Result], bytes],
+        error: Callable[[ProxyError], bytes],
+        keep_alive_s: float = 0.0,
     ) -> None:
-        unbuffered = {"cache-control": "no-cache, no-store, no-transform", "x-accel-buffering": "no"}
-        super().__init__(headers={**delivery.headers(), **unbuffered})
-        del self.headers["content-length"]
-        self._batches, self._end, self._delivery, self._pace = batches, end, delivery, pace
+        super().__init__(start, keep_alive_s)
+        self._encode, self._error = encode, error
+
+    async def _work(self, send: Send) -> bytes:
+        self._run = await self._start()
+        return self._encode(await self._run.result())
+
+    async def _idle(self, run: Run, send: Send) -> None:
+        if not self._begun:
+            await self._begin(run, send, b"application/json", (b"x-accel-buffering", b"no"))
+        await send({"type": "http.response.body", "body": b" ", "more_body": True})
+
+    async def _end(self, work: "asyncio.Task[bytes]", send: Send) -> bool:
+        failed = False
+        try:
+            body = work.result()
+        except ProxyError as error:
+            if not self._begun:
+                if self._run is not None:
+                    error.headers = {**report_headers(self._run.report), **error.headers}
+                raise
+            log.warning("answer failed after its status was sent", code=error.code, job=error.job_id)
+            body, failed = self._error(error), True
+        if not self._begun and self._run is not None:
+            await self._begin(self._run, send, b"application/json", (b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+        return not failed
+
+
+class StreamResponse(RunResponse):
+    """The server-sent events of a run, written as fast as its client reads.
+
+    It counts as delivered once the end of its last choice was sent: many clients stop reading there.
+
+    Args:
+        heartbeat_s: seconds without an event after which a heartbeat is sent; 0 is never.
+        chat: how events are spread, and what a heartbeat is.
+    """
+
+    def __init__(
+        self,
+        start: Callable[[], Awaitable[Run]],
+        encoder: StreamEncoder,
+        heartbeat_s: float,
+        chat: ChatSettings,
+    ) -> None:
+        super().__init__(start, heartbeat_s)
+        self._encoder, self._chunk_heartbeats = encoder, chat.heartbeat_style == "chunk"
+        self._left_s = chat.stream_pace_ms / 1000
+        self._pause_s = self._left_s / _MOST_PIECES
+        self._writing = asyncio.Lock()
         self._sent = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def write(data: bytes, more: bool = True) -> None:
-            await send({"type": "http.response.body", "body": data, "more_body": more})
-
+    async def _work(self, send: Send) -> bytes:
+        self._run = run = await self._start()
+        unbuffered = (b"cache-control", b"no-cache, no-store, no-transform"), (b"x-accel-buffering", b"no")
+        await self._begin(run, send, b"text/event-stream; charset=utf-8", *unbuffered)
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await unless_disconnected(receive, self._write(write))
-        except ClientDisconnect:
-            log.info("the client left its stream")
-        finally:
-            self._delivery.on_close(self._sent)
-
-    async def _write(self, write: Callable[..., Coroutine[Any, Any, None]]) -> None:
-        try:
-            await self._write_events(write)
-            await write(self._end)
+            await self._write_events(run, send)
+            await self._write(self._encoder.end, send)
             self._sent = True
         except ProxyError as error:
             log.warning("stream failed", code=error.code, job=error.job_id)
-            await write(self._delivery.error(error))
+            await self._write(self._encoder.error(error), send)
         except Exception:
             log.exception("stream failed")
-            await write(self._delivery.error(InternalError("The server had an error while answering.")))
-        await write(b"", False)
+            await self._write(self._encoder.error(InternalError("The server had an error while answering.")), send)
+        return b""
 
-    async def _write_events(self, write: Callable[..., Coroutine[Any, Any, None]]) -> None:
-        pace, left = self._pace, self._pace.spread_s
-        pause = left / _MOST_PIECES
-        waiting = asyncio.create_task(anext(self._batches, None))
+    async def _write_events(self, run: Run, send: Send) -> None:
+        unfinished, batches = 0, run.events()
         try:
-            while True:
-                done, _ = await asyncio.wait({waiting}, timeout=pace.heartbeat_s or None)
-                if not done:
-                    await write(pace.heartbeat())
-                    continue
-                batch = waiting.result()
-                if batch is None:
-                    return
+            async for batch in batches:
                 for event in batch:
-                    await write(event)
-                    left -= pause
-                    # A client that reads fast never makes `write` wait: others get their turn here.
-                    await asyncio.sleep(pause if left > 0 else 0)
-                waiting = asyncio.create_task(anext(self._batches, None))
+                    for data in self._encoder.encode(event):
+                        await self._write(data, send)
+                        self._left_s -= self._pause_s
+                        # A client that reads fast never makes `_write` wait: others get their turn here.
+                        await asyncio.sleep(self._pause_s if self._left_s > 0 else 0)
+                    match event:
+                        case Started():
+                            unfinished = event.choices
+                        case ChoiceEnded():
+                            unfinished -= 1
+                            if not unfinished:
+                                run.close(delivered=True)
         finally:
-            await _cancel(waiting)
-            await self._batches.aclose()
+            if isinstance(batches, AsyncGenerator):
+                await batches.aclose()
 
+    async def _idle(self, run: Run, send: Send) -> None:
+        if self._begun and not self._writing.locked():
+            heartbeat = self._encoder.heartbeat() if self._chunk_heartbeats else b""
+            await self._write(heartbeat or COMMENT, send)
 
-async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    """Have tasks end, whatever their outcome."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async def _end(self, work: "asyncio.Task[bytes]", send: Send) -> bool:
+        await send({"type": "http.response.body", "body": work.result(), "more_body": False})
+        return self._sent
+
+    async def _write(self, data: bytes, send: Send) -> None:
+        async with self._writing:  # events and heartbeats come from two tasks
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+            self._last_write = time.monotonic()
 
 
 async def _disconnected(receive: Receive) -> None:

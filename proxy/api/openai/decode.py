@@ -5,25 +5,61 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from proxy.api.http.json_text import canonical_digest
-from proxy.api.openai.messages import MediaPart, RequestModel, ThinkingPart, decode_messages
-from proxy.api.openai.tools import CustomTool, HostedTool, decode_functions, decode_tool_choice, decode_tools
+from proxy.api.http.requests import canonical_digest, has_more_values
+from proxy.api.openai.tools import CUSTOM_INPUT, decode_functions, decode_tool_choice, decode_tools
 from proxy.api.openai.types import (
     AnthropicThinking,
+    AssistantMessage,
+    ChatMessage,
     ChatRequest,
+    Content,
+    CustomCall,
+    CustomTool,
     ExtendedThinking,
+    FunctionCall,
+    FunctionMessage,
+    HostedTool,
     JsonObjectFormat,
     JsonSchemaFormat,
+    MediaPart,
+    Part,
     ReasoningOptions,
+    RefusalPart,
+    RequestModel,
+    SystemMessage,
+    TextPart,
+    ThinkingPart,
+    ToolContent,
+    ToolMessage,
+    ToolResultItem,
+    ToolResultPart,
+    ToolUsePart,
+    UserMessage,
 )
 from proxy.errors import InvalidRequest
-from proxy.inference.request import JsonOutput, Reasoning, Request, Rules, Sampling
+from proxy.inference.jsontext import NotJson, dump_json, parse_json
+from proxy.inference.request import (
+    Block,
+    JsonOutput,
+    Media,
+    Message,
+    Reasoning,
+    Request,
+    Rules,
+    Sampling,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
 
 ReasoningObject = Literal["auto", "always", "never"]
 _MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 _RESERVED_TAGS: Final = frozenset({"rid"})
 _MIN_BUDGET: Final = 1024
 _MAX_REPORTED: Final = 50
+_MANY_ARGUMENTS: Final = 20_000
 _REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 _OPAQUE: Final = (MediaPart, ThinkingPart, HostedTool)
 """Whatever these hold, they are refused, replaced or left out as a whole."""
@@ -62,41 +98,51 @@ def decode(
         InvalidRequest: something in the request cannot be expressed; `param` is its path. The router checks limits that hold for
             every API.
     """
-    tools, dropped = decode_tools(body.tools or (), drop_hosted=rules.drop_hosted_tools)
-    legacy = bool(body.functions) and not body.tools
-    if legacy:
-        tools = decode_functions(body.functions or ())
-    reasoning, by_heroku, overruled = _reasoning(body, rules)
+    tools: tuple[Tool, ...] = ()
+    dropped: tuple[str, ...] = ()
+    legacy, custom_tools = bool(body.functions) and not body.tools, frozenset[str]()
+    if body.tools:
+        tools, dropped = decode_tools(body.tools, drop_hosted=rules.drop_hosted_tools)
+        custom_tools = frozenset(tool.custom.name for tool in body.tools if isinstance(tool, CustomTool))
+    elif body.functions:
+        tools = decode_functions(body.functions)
+    tool_choice = ToolChoice(single=body.parallel_tool_calls is False or legacy)
+    if body.tool_choice is not None or body.function_call is not None:
+        names = {tool.name for tool in tools}
+        tool_choice = decode_tool_choice(body.tool_choice, body.function_call, names, single=tool_choice.single)
+    reasoning: Reasoning | None = None
+    by_heroku = False
+    overruled: tuple[str, ...] = ()
+    asked = (body.extended_thinking, body.thinking, body.reasoning, body.reasoning_effort)
+    if asked != (None, None, None, None):
+        reasoning, by_heroku, overruled = _reasoning(body, rules)
     shown = reasoning is not None and reasoning.shown
-    extras = body.model_extra or {}
-    top_k = extras.get("top_k")
-    usable_top_k = isinstance(top_k, int) and not isinstance(top_k, bool) and 1 <= top_k < 2**31
-    lowered = body.temperature is not None and body.temperature > 1
+    top_k = (body.model_extra or {}).get("top_k")
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k < 2**31:
+        top_k = None
+    adjusted = dropped
+    if body.temperature is not None and body.temperature > 1:
+        adjusted = ("temperature: lowered to 1", *dropped)
     request = Request(
         model=body.model,
         messages=tuple(decode_messages(body.messages)),
         tools=tools,
-        tool_choice=decode_tool_choice(
-            body.tool_choice,
-            body.function_call,
-            {tool.name for tool in tools},
-            single=body.parallel_tool_calls is False or legacy,
-        ),
-        output=_output(body),
+        tool_choice=tool_choice,
+        output=None if body.response_format is None else _output(body),
         reasoning=reasoning,
         sampling=Sampling(
             temperature=None if body.temperature is None else min(body.temperature, 1.0),
             top_p=body.top_p,
-            top_k=top_k if usable_top_k else None,
-            stop=_stop_strings(body.stop),
+            top_k=top_k,
+            stop=_stop_strings(body.stop) if body.stop else (),
         ),
         max_tokens=body.max_completion_tokens or body.max_tokens,
         choices=body.n or 1,
         user=body.user,
-        tags=_tags(body),
+        tags=_tags(body) if body.user or body.metadata else (),
         body_bytes=body_bytes,
-        ignored=_ignored(body, overruled, extras.keys() - ({"top_k"} if usable_top_k else set())),
-        adjusted=(*(("temperature: lowered to 1",) if lowered else ()), *dropped),
+        ignored=_ignored(body, overruled, top_k is not None),
+        adjusted=adjusted,
     )
     reply = ChatReply(
         model=body.model,
@@ -104,24 +150,28 @@ def decode(
         include_usage=bool(body.stream and body.stream_options and body.stream_options.include_usage),
         function_call=legacy,
         reasoning_object=shown and (reasoning_object == "always" or (reasoning_object == "auto" and by_heroku)),
-        custom_tools=frozenset(tool.custom.name for tool in body.tools or () if isinstance(tool, CustomTool)),
+        custom_tools=custom_tools,
     )
     return request, reply
 
 
 def body_digest(body: dict[str, Any]) -> str:
     """Equal for request bodies that ask for the same answer: without how it is sent, and without fields that are null."""
-    asked = {
-        name: value for name, value in body.items() if value is not None and name not in ("stream", "stream_options")
-    }
-    asked["messages"] = [
-        {name: value for name, value in message.items() if value is not None} for message in body["messages"]
-    ]
+    asked = dict(body)
+    for name, value in body.items():
+        if value is None or name in ("stream", "stream_options"):
+            del asked[name]
+    asked["messages"] = messages = []
+    for message in body["messages"]:
+        without_nulls = message
+        if None in message.values():
+            without_nulls = {name: value for name, value in message.items() if value is not None}
+        messages.append(without_nulls)
     return canonical_digest(asked)
 
 
-def _stop_strings(stop: str | list[str] | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for text in ([stop] if isinstance(stop, str) else stop or ()) if text))
+def _stop_strings(stop: str | list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for text in ([stop] if isinstance(stop, str) else stop) if text))
 
 
 def _tags(body: ChatRequest) -> tuple[str, ...]:
@@ -130,16 +180,139 @@ def _tags(body: ChatRequest) -> tuple[str, ...]:
     if len(metadata) > _MAX_METADATA:
         message = f"`metadata` holds {len(metadata)} entries; expected {_MAX_METADATA} at most."
         raise InvalidRequest(message, param="metadata")
+    tags = [f"user:{body.user}"] if body.user else []
     for key, value in metadata.items():
         param = f"metadata.{key[:_MAX_KEY]}"
         if len(key) > _MAX_KEY:
             raise InvalidRequest(f"A key of `metadata` is longer than {_MAX_KEY} characters.", param="metadata")
+        if not isinstance(value, str):
+            raise InvalidRequest(f"Invalid `{param}`: expected a valid string.", param=param)
         if len(value) > _MAX_VALUE:
             raise InvalidRequest(f"`{param}` is longer than {_MAX_VALUE} characters.", param=param)
         if key.partition(":")[0].strip().lower() in _RESERVED_TAGS:
             raise InvalidRequest(f"`{param}`: the key is reserved for the proxy's own tags.", param=param)
-    user = (f"user:{body.user}",) if body.user else ()
-    return (*user, *(f"{key}:{value}" for key, value in metadata.items()))
+        tags.append(f"{key}:{value}")
+    return tuple(tags)
+
+
+# ---------------------------------------------------------------- messages
+
+
+def decode_messages(messages: Sequence[ChatMessage]) -> Iterator[Message]:
+    """The neutral messages, one each. Raises InvalidRequest."""
+    for index, message in enumerate(messages):
+        path = f"messages[{index}]"
+        match message:
+            case AssistantMessage():
+                yield Message("assistant", tuple(_assistant(message, path)), path)
+            case ToolMessage(content=[ToolResultItem(), *_] as items):
+                yield Message("user", tuple(_result_items(items, f"{path}.content")), path)
+            case ToolMessage():
+                content = tuple(_result_content(message.content, f"{path}.content"))
+                yield Message("user", (ToolResult(message.tool_call_id, content, name=message.name, path=path),), path)
+            case FunctionMessage():
+                content = tuple(_result_content(message.content, f"{path}.content"))
+                yield Message("user", (ToolResult(None, content, name=message.name, path=path),), path)
+            case SystemMessage() | UserMessage():
+                blocks = list(_content(message.content, f"{path}.content"))
+                yield Message(message.role, tuple(_named(blocks, message.name)), path)
+            case _:
+                raise InvalidRequest(f"`{path}.role` is unknown.", param=f"{path}.role")
+
+
+def _content(content: Content | None, path: str) -> Iterator[Block]:
+    """The blocks of a message's content. Reasoning that clients send back is left out."""
+    if content is None or isinstance(content, str):
+        yield from (Text(content, path),) if content is not None else ()
+        return
+    for index, part in enumerate(content):
+        where = f"{path}[{index}]"
+        match part:
+            case TextPart():
+                yield Text(part.text, where)
+            case RefusalPart():
+                yield Text(part.refusal, where)
+            case ToolUsePart():
+                yield ToolCall(part.id, part.name, part.input or {}, where)
+            case ToolResultPart():
+                result = tuple(_result_content(part.content, f"{where}.content"))
+                yield ToolResult(part.tool_use_id, result, bool(part.is_error), path=where)
+            case MediaPart():
+                yield Media(part.type, where)
+            case ThinkingPart():
+                pass
+
+
+def _named(blocks: list[Block], name: str | None) -> list[Block]:
+    """Blocks with the participant's name before their first text: there is no other place for it upstream."""
+    if name is None or not name.strip():
+        return blocks
+    for index, block in enumerate(blocks):
+        if isinstance(block, Text) and block.text.strip():
+            if block.text.lstrip().startswith("<th"):  # reasoning at the start of a text is found, and removed, later
+                return [*blocks[:index], Text(f"{name.strip()}:", block.path), *blocks[index:]]
+            return [*blocks[:index], Text(f"{name.strip()}: {block.text}", block.path), *blocks[index + 1 :]]
+    return blocks
+
+
+def _assistant(message: AssistantMessage, path: str) -> Iterator[Block]:
+    blocks = list(_content(message.content, f"{path}.content"))
+    if message.refusal is not None:
+        blocks.append(Text(message.refusal, f"{path}.refusal"))
+    yield from _named(blocks, message.name)
+    written = {(block.id, block.name) for block in blocks if isinstance(block, ToolCall)}
+    for index, call in enumerate(message.tool_calls or ()):
+        where = f"{path}.tool_calls[{index}]"
+        match call:
+            case CustomCall():
+                name, arguments = call.custom.name, {CUSTOM_INPUT: call.custom.input or ""}
+            case FunctionCall():
+                name, arguments = call.function.name, _arguments(call.function.arguments)
+        # Some clients write one call twice, as a `tool_use` part and here.
+        if not call.id or (call.id, name) not in written:
+            yield ToolCall(call.id or "", name, arguments, where)
+    if message.function_call:
+        function = message.function_call
+        yield ToolCall("", function.name, _arguments(function.arguments), f"{path}.function_call")
+
+
+def _result_items(items: Sequence[object], path: str) -> Iterator[ToolResult]:
+    for index, item in enumerate(items):
+        where = f"{path}[{index}]"
+        if isinstance(item, ToolResultItem):
+            content = tuple(_result_content(item.content, f"{where}.content"))
+            yield ToolResult(item.tool_call_id, content, path=where)
+
+
+def _result_content(content: ToolContent | None, path: str) -> Iterator[Text | Media]:
+    if isinstance(content, dict):
+        yield Text(dump_json(content), path)
+        return
+    parts: str | list[Part] | None
+    if isinstance(content, list):
+        parts = [part for part in content if not isinstance(part, ToolResultItem)]
+        if len(parts) < len(content):
+            raise InvalidRequest(f"`{path}`: a tool result cannot hold further results.", param=path)
+    else:
+        parts = content
+    for block in _content(parts, path):
+        if isinstance(block, Text | Media):
+            yield block
+
+
+def _arguments(arguments: Any) -> Any:
+    """Past arguments as an object, or their raw text where it is not the JSON of one: it is what the model wrote."""
+    if not isinstance(arguments, str):
+        return arguments or {}
+    if not arguments.strip():
+        return {}
+    if len(arguments) > _MANY_ARGUMENTS and has_more_values(arguments.encode(), _MANY_ARGUMENTS):
+        return arguments  # parsing would block other requests, and no tool takes so many
+    try:
+        value = parse_json(arguments)
+    except NotJson:
+        return arguments
+    return value if isinstance(value, dict) else arguments
 
 
 # ---------------------------------------------------------------- output and reasoning
@@ -219,35 +392,42 @@ def _reasoning_of_effort(effort: str, param: str, rules: Rules) -> Reasoning | N
 # ---------------------------------------------------------------- what has no effect
 
 
-def _ignored(body: ChatRequest, overruled: Sequence[str], extras: "set[str]") -> tuple[str, ...]:
-    """Paths, without indexes, of the fields that were sent, are not null, and have no effect."""
-    unknown = body.model_extra or {}
-    names = dict.fromkeys(name for name in unknown if name in extras and unknown[name] is not None)
-    for path in _nested_extras(body):
-        names[path] = None
-        if len(names) > 4 * _MAX_REPORTED:
-            break
-    without_effect = {
-        "stream_options": body.stream_options is not None and not body.stream,
-        "stop": bool(body.stop) and body.response_format is not None and body.response_format.type != "text",
-        "functions": bool(body.functions) and bool(body.tools),
-        "function_call": body.function_call is not None and body.tool_choice is not None,
-    }
-    names |= dict.fromkeys(name for name, has_none in without_effect.items() if has_none)
-    names |= dict.fromkeys(overruled)
-    return tuple(name for name in names if _REPORTABLE.match(name))[:_MAX_REPORTED]
+def _ignored(body: ChatRequest, overruled: Sequence[str], uses_top_k: bool) -> tuple[str, ...]:
+    """Paths, without indexes, of the fields that were sent, are not null, and have no effect; some of them where there are many."""
+    names = _unknown_fields(body)
+    if uses_top_k:
+        names.pop("top_k", None)
+    if body.stream_options is not None and not body.stream:
+        names["stream_options"] = None
+    if body.stop and body.response_format is not None and body.response_format.type != "text":
+        names["stop"] = None
+    if body.functions and body.tools:
+        names["functions"] = None
+    if body.function_call is not None and body.tool_choice is not None:
+        names["function_call"] = None
+    names.update(dict.fromkeys(overruled))
+    reported: list[str] = []
+    for name in names:
+        if len(reported) < _MAX_REPORTED and _REPORTABLE.match(name):
+            reported.append(name)
+    return tuple(reported)
 
 
-def _nested_extras(body: ChatRequest) -> Iterator[str]:
-    pending: list[tuple[str, object]] = list(vars(body).items())
-    while pending:
-        path, value = pending.pop()
+def _unknown_fields(body: ChatRequest) -> dict[str, None]:
+    """Paths, without indexes, of the fields that no model has."""
+    names: dict[str, None] = {}
+    pending: list[tuple[str, object]] = [("", body)]
+    while pending and len(names) <= 4 * _MAX_REPORTED:
+        prefix, value = pending.pop()
         if isinstance(value, list):
-            pending += [(path, item) for item in value if isinstance(item, RequestModel | list)]
+            for item in value:
+                if isinstance(item, RequestModel | list):
+                    pending.append((prefix, item))
         elif isinstance(value, RequestModel) and not isinstance(value, _OPAQUE):
-            yield from (f"{path}.{name}" for name, extra in (value.model_extra or {}).items() if extra is not None)
-            pending += [
-                (f"{path}.{name}", child)
-                for name, child in vars(value).items()
-                if isinstance(child, RequestModel | list)
-            ]
+            for name, extra in (value.model_extra or {}).items():
+                if extra is not None:
+                    names[f"{prefix}{name}"] = None
+            for name, child in vars(value).items():
+                if isinstance(child, RequestModel | list):
+                    pending.append((f"{prefix}{name}.", child))
+    return names

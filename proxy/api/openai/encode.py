@@ -1,26 +1,19 @@
-"""Results → chat completions; events → the chunks of a stream. Source: contract `heroku-chat.md`, sections Response and Stream.
+"""Results → chat completions; events → the chunks of a stream; errors. Source: contract `heroku-chat.md`, Response, Stream and Errors.
 
-Clients join the strings of a stream's deltas: `role` and everything of a call are sent exactly once. The whole `arguments` of a call are
-in its first delta, since some clients join deltas of calls by `id`, which later ones do not repeat.
+Responses are typed dicts, since a key that is absent and one that is null are different things to clients. Clients join the strings of
+a stream's deltas: `role` and everything of a call are sent exactly once. The whole `arguments` of a call are in its first delta, since
+some clients join deltas of calls by `id`, which later ones do not repeat.
 """
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Final, Literal, NotRequired, TypedDict, cast
 
+import orjson
+
+from proxy.api.http.responses import json_line
 from proxy.api.openai.decode import ChatReply
-from proxy.api.openai.messages import CUSTOM_INPUT
-from proxy.api.openai.types import (
-    ChatCompletion,
-    ChoiceOut,
-    Chunk,
-    Delta,
-    FinishReasonOut,
-    FunctionOut,
-    MessageOut,
-    ReasoningOut,
-    ToolCallOut,
-    UsageOut,
-)
+from proxy.api.openai.tools import CUSTOM_INPUT
+from proxy.errors import ProxyError
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import ToolCall
 from proxy.inference.result import (
@@ -37,6 +30,112 @@ from proxy.inference.result import (
     Usage,
 )
 
+_MAX_MESSAGE: Final = 2_000
+
+FinishReasonOut = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
+
+
+class FunctionOut(TypedDict):
+    """`arguments` is the text of a JSON object."""
+
+    name: str
+    arguments: str
+
+
+class CustomOut(TypedDict):
+    name: str
+    input: str
+
+
+class ToolCallOut(TypedDict):
+    """`index` stands in deltas only; `custom` in place of `function` where `type` is that."""
+
+    index: NotRequired[int]
+    id: str
+    type: Literal["function", "custom"]
+    function: NotRequired[FunctionOut]
+    custom: NotRequired[CustomOut]
+
+
+class ReasoningOut(TypedDict):
+    """Heroku's shape of the reasoning trace."""
+
+    thinking: str
+
+
+class MessageOut(TypedDict):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    tool_calls: NotRequired[list[ToolCallOut]]
+    function_call: NotRequired[FunctionOut]
+    reasoning_content: NotRequired[str]
+    reasoning: NotRequired[ReasoningOut]
+
+
+class ChoiceOut(TypedDict):
+    index: int
+    message: MessageOut
+    finish_reason: FinishReasonOut
+    logprobs: None
+
+
+class UsageOut(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatCompletion(TypedDict):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChoiceOut]
+    usage: UsageOut
+
+
+class Delta(TypedDict, total=False):
+    role: Literal["assistant"]
+    content: str
+    tool_calls: list[ToolCallOut]
+    function_call: FunctionOut
+    reasoning_content: str
+    reasoning: ReasoningOut
+
+
+class ChunkChoice(TypedDict):
+    index: int
+    delta: Delta
+    finish_reason: FinishReasonOut | None
+    logprobs: None
+
+
+class Chunk(TypedDict):
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: NotRequired[UsageOut | None]
+
+
+class ModelInfo(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[ModelInfo]
+
+
+# ---------------------------------------------------------------- encoding
+
 
 def completion(result: Result, reply: ChatReply) -> ChatCompletion:
     """The whole response."""
@@ -45,7 +144,7 @@ def completion(result: Result, reply: ChatReply) -> ChatCompletion:
         "object": "chat.completion",
         "created": result.created,
         "model": reply.model,
-        "system_fingerprint": _fingerprint(result.fingerprint),
+        "system_fingerprint": f"fp_{result.fingerprint}",
         "choices": [_choice(index, choice, reply) for index, choice in enumerate(result.choices)],
         "usage": _usage(result.usage),
     }
@@ -101,7 +200,7 @@ class ChunkStream:
             "object": "chat.completion.chunk",
             "created": self._started.created,
             "model": self._reply.model,
-            "system_fingerprint": _fingerprint(self._started.fingerprint),
+            "system_fingerprint": f"fp_{self._started.fingerprint}",
             "choices": [],
         }
 
@@ -163,5 +262,48 @@ def _usage(usage: Usage) -> UsageOut:
     }
 
 
-def _fingerprint(fingerprint: str) -> str:
-    return f"fp_{fingerprint}"
+# ---------------------------------------------------------------- bytes
+
+
+def completion_body(result: Result, reply: ChatReply) -> bytes:
+    """The JSON of the whole response."""
+    return orjson.dumps(completion(result, reply))
+
+
+class ChatStreamEncoder:
+    """The bytes of one stream; see `proxy.api.http.responses.StreamEncoder`."""
+
+    end = b"event: done\ndata: [DONE]\n\n"
+
+    def __init__(self, reply: ChatReply) -> None:
+        self._stream = ChunkStream(reply)
+
+    def encode(self, event: Event) -> Iterator[bytes]:
+        for chunk in self._stream.chunks(event):
+            yield _event(chunk)
+
+    def heartbeat(self) -> bytes:
+        chunk = self._stream.heartbeat()
+        return _event(chunk) if chunk else b""
+
+    def error(self, error: ProxyError) -> bytes:
+        return error_event(error)
+
+
+def _event(chunk: Chunk) -> bytes:
+    return b"data: " + json_line(chunk) + b"\n\n"
+
+
+def error_body(error: ProxyError) -> bytes:
+    """The JSON body of an error."""
+    return orjson.dumps(_error(error))
+
+
+def error_event(error: ProxyError) -> bytes:
+    """An error as the last event of a stream."""
+    return b"data: " + json_line(_error(error)) + b"\n\n"
+
+
+def _error(error: ProxyError) -> dict[str, Any]:
+    message = error.message[:_MAX_MESSAGE]
+    return {"error": {"message": message, "type": error.type, "param": error.param, "code": error.code}}

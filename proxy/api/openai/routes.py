@@ -1,34 +1,50 @@
 """Routes of the Chat Completions API, each with and without `/v1` and a trailing slash, so that nothing is ever redirected."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Final, cast
 
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.access.authentication import Authenticator, Caller
-from proxy.api.http.bodies import read_object, validated
-from proxy.api.http.headers import heartbeat_interval, terms_of
-from proxy.api.http.json_text import json_bytes, json_line
-from proxy.api.http.responses import unless_disconnected
-from proxy.api.http.runs import stream_response, whole_response
+from proxy.api.http.middleware import shown_path
+from proxy.api.http.requests import read_object, terms_of, validated
+from proxy.api.http.responses import (
+    CLIENT_CLOSED_REQUEST,
+    RunResponse,
+    StreamResponse,
+    WholeResponse,
+    error_headers,
+    json_response,
+)
 from proxy.api.openai.decode import ChatReply, ReasoningObject, body_digest, decode
-from proxy.api.openai.encode import ChunkStream, completion
-from proxy.api.openai.errors import error_body, error_event
-from proxy.api.openai.types import ChatRequest, Chunk, ModelInfo, ModelList
+from proxy.api.openai.encode import (
+    ChatStreamEncoder,
+    ChunkStream,
+    ModelInfo,
+    ModelList,
+    completion_body,
+    error_body,
+)
+from proxy.api.openai.types import ChatRequest
 from proxy.catalog import Catalog, ModelCard
-from proxy.errors import ModelNotFound, PermissionDenied, ProxyError
+from proxy.errors import MethodNotAllowed, ModelNotFound, PaidFailure, PermissionDenied, ProxyError, UnknownUrl
 from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.request import Rules
-from proxy.inference.result import Event
 from proxy.settings import Settings
 
-API = "openai"
+API: Final = "openai"
 """Its name in the digests of equal requests."""
+_CHAT_URL: Final = "POST /v1/chat/completions"
+
+DecodeChat = Callable[[dict[str, Any], int], tuple[InferenceRequest, ChatReply, str]]
+"""(a body, its bytes) → the request, what its reply looks like, and the digest of the body. Raises InvalidRequest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +56,7 @@ class OpenAIServices:
     authenticator: Authenticator
     endpoints: Endpoints
     backend: Idempotency
-    rules: Rules
+    decode: DecodeChat
 
 
 def openai_routes() -> list[Route]:
@@ -52,7 +68,7 @@ def openai_routes() -> list[Route]:
     ]
 
 
-def _route(path: str, endpoint: Callable[[Request], Awaitable[Response]], method: str) -> list[Route]:
+def _route(path: str, endpoint: Callable[[Request], Awaitable[RunResponse | Response]], method: str) -> list[Route]:
     return [
         Route(f"{prefix}{path}{slash}", endpoint, methods=[method]) for prefix in ("/v1", "") for slash in ("", "/")
     ]
@@ -61,32 +77,22 @@ def _route(path: str, endpoint: Callable[[Request], Awaitable[Response]], method
 # ---------------------------------------------------------------- chat completions
 
 
-async def chat_completions(request: Request) -> Response:
+async def chat_completions(request: Request) -> RunResponse:
     """`POST /v1/chat/completions`, whole or streamed. Whatever can be refused is refused before a response begins."""
     services: OpenAIServices = request.state.openai
     caller = await services.authenticator.authenticate(request.headers)
     chat = services.settings.chat
-    decoder = chat_decoder(services.rules, chat.reasoning_object)
-    decoded, reply, digest = await read_object(request, decoder, services.settings.server)
+    decoded, reply, digest = await read_object(request, services.decode, services.settings.server)
     heartbeat_s = chat.heartbeat_s if reply.stream else chat.keepalive_json_s
-    terms = terms_of(request.headers, heartbeat_s=heartbeat_interval(request.headers, heartbeat_s))
-    start = services.backend.start(decoded, caller, terms, api=API, body=digest)
-    run = await unless_disconnected(request.receive, start)
+    terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
+    start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
     if reply.stream:
-        return stream_response(request, run, ChatStreamEncoder(reply), chat)
-    return await whole_response(
-        request,
-        run,
-        lambda result: json_bytes(completion(result, reply)),
-        error=error_body,
-        keep_alive_s=chat.keepalive_json_s,
-    )
+        return StreamResponse(start, ChatStreamEncoder(reply), heartbeat_s, chat)
+    return WholeResponse(start, partial(completion_body, reply=reply), error_body, heartbeat_s)
 
 
-def chat_decoder(
-    rules: Rules, reasoning_object: ReasoningObject
-) -> Callable[[dict[str, Any], int], tuple[InferenceRequest, ChatReply, str]]:
-    """(a body, its bytes) → the request, its reply, and the digest of the body."""
+def chat_decoder(rules: Rules, reasoning_object: ReasoningObject) -> DecodeChat:
+    """The whole decoding of a body; done in a thread where it is large."""
 
     def work(body: dict[str, Any], body_bytes: int) -> tuple[InferenceRequest, ChatReply, str]:
         chat_request = validated(ChatRequest, body)
@@ -97,40 +103,15 @@ def chat_decoder(
 
 
 def stream_decoder(
-    rules: Rules, reasoning_object: ReasoningObject
+    decode_chat: DecodeChat,
 ) -> Callable[[dict[str, Any], int], tuple[InferenceRequest, ChunkStream, str]]:
     """The same for another API that streams chat completions as this one's chunks, always with their usage."""
-    decode_chat = chat_decoder(rules, reasoning_object)
 
     def work(body: dict[str, Any], body_bytes: int) -> tuple[InferenceRequest, ChunkStream, str]:
         decoded, reply, digest = decode_chat({**body, "stream": True}, body_bytes)
         return decoded, ChunkStream(replace(reply, include_usage=True)), digest
 
     return work
-
-
-class ChatStreamEncoder:
-    """The bytes of one stream; see `proxy.api.http.runs.StreamEncoder`."""
-
-    end = b"event: done\ndata: [DONE]\n\n"
-
-    def __init__(self, reply: ChatReply) -> None:
-        self._stream = ChunkStream(reply)
-
-    def encode(self, event: Event) -> Iterator[bytes]:
-        for chunk in self._stream.chunks(event):
-            yield _event(chunk)
-
-    def heartbeat(self) -> bytes:
-        chunk = self._stream.heartbeat()
-        return _event(chunk) if chunk else b""
-
-    def error(self, error: ProxyError) -> bytes:
-        return error_event(error)
-
-
-def _event(chunk: Chunk) -> bytes:
-    return b"data: " + json_line(chunk) + b"\n\n"
 
 
 # ---------------------------------------------------------------- models
@@ -147,7 +128,7 @@ async def list_models(request: Request) -> Response:
         _of_endpoint(endpoint) for endpoint in await services.endpoints.all() if caller.may_use_endpoint(endpoint.id)
     ]
     listed: ModelList = {"object": "list", "data": [*models, *endpoints]}
-    return Response(json_bytes(listed), media_type="application/json")
+    return json_response(listed)
 
 
 async def retrieve_model(request: Request) -> Response:
@@ -155,7 +136,7 @@ async def retrieve_model(request: Request) -> Response:
     services: OpenAIServices = request.state.openai
     caller = await services.authenticator.authenticate(request.headers)
     name = request.path_params["model"].removesuffix("/")
-    return Response(json_bytes(await _model(name, services, caller)), media_type="application/json")
+    return json_response(await _model(name, services, caller))
 
 
 async def _model(name: str, services: OpenAIServices, caller: Caller) -> ModelInfo:
@@ -186,3 +167,44 @@ def _of_card(name: str, card: ModelCard) -> ModelInfo:
 
 def _of_endpoint(endpoint: Endpoint) -> ModelInfo:
     return {"id": endpoint.id, "object": "model", "created": endpoint.created_at, "owned_by": endpoint.service}
+
+
+# ---------------------------------------------------------------- errors
+
+
+def error_response(
+    error: ProxyError, headers: Mapping[str, str] | None = None, *, paid_failure_status: int = PaidFailure.status
+) -> Response:
+    """The whole response to a request that failed before its first byte was sent."""
+    return Response(
+        error_body(error),
+        status_code=paid_failure_status if isinstance(error, PaidFailure) else error.status,
+        headers={**(headers or {}), **error_headers(error)},
+        media_type="application/json",
+    )
+
+
+def exception_handlers(
+    paid_failure_status: int,
+) -> dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]:
+    """Handlers for errors of the project, for URLs and methods that are not served, and for clients that left."""
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        return error_response(cast(ProxyError, error), paid_failure_status=paid_failure_status)
+
+    async def on_unrouted(request: Request, error: Exception) -> Response:
+        """The message names the URL that is served."""
+        error = cast(HTTPException, error)
+        what = f"{request.method} {shown_path(request.url.path)}"
+        if error.status_code == 405:
+            refusal: ProxyError = MethodNotAllowed(
+                f"Method not allowed: {what}. Chat completions are served at {_CHAT_URL}."
+            )
+        else:
+            refusal = UnknownUrl(f"Unknown URL: {what}. This server speaks the Chat Completions API, at {_CHAT_URL}.")
+        return error_response(refusal, error.headers)
+
+    async def on_disconnect(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    return {ProxyError: on_error, HTTPException: on_unrouted, ClientDisconnect: on_disconnect}

@@ -1,127 +1,31 @@
-"""Tools of a request, and which of them may be called: as clients write them, and decoded."""
+"""Tools of a request, and which of them may be called: as clients write them → neutral ones."""
 
 import re
-from collections.abc import Mapping, Sequence, Set
-from typing import Annotated, Any, Final, Literal
+from collections.abc import Sequence, Set
+from typing import Any, Final
 
-from pydantic import Discriminator, Field, Tag
-
-from proxy.api.openai.messages import CUSTOM_INPUT, RequestModel
+from proxy.api.openai.types import (
+    AllowedTools,
+    AllowedToolsChoice,
+    CustomSpec,
+    CustomTool,
+    FunctionCallChoice,
+    FunctionSpec,
+    HostedTool,
+    NamedCustom,
+    NamedFunction,
+    ToolChoiceValue,
+    ToolName,
+    ToolSpec,
+)
 from proxy.errors import InvalidRequest
 from proxy.inference.request import Tool, ToolChoice
 
+CUSTOM_INPUT: Final = "input"
+"""The one argument of a custom tool."""
 NO_TOOLS: Final = ToolChoice(names=frozenset())
 _PLAIN: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 _MAX_REPORTED: Final = 50
-
-
-class FunctionSpec(RequestModel):
-    name: str = Field(min_length=1, max_length=128)
-    description: str | None = None
-    parameters: Any = None
-    strict: bool | None = None
-
-
-class FunctionTool(RequestModel):
-    type: Literal["function"]
-    function: FunctionSpec
-
-
-class CustomSpec(RequestModel):
-    """A tool whose input is plain text. `format` may hold a grammar of it."""
-
-    name: str = Field(min_length=1, max_length=128)
-    description: str | None = None
-    format: Any = None
-
-
-class CustomTool(RequestModel):
-    type: Literal["custom"]
-    custom: CustomSpec
-
-
-class HostedTool(RequestModel):
-    """A tool that OpenAI runs by itself, such as `web_search`."""
-
-    type: str
-
-
-_TOOL_TAGS = {"function": "#function", "custom": "#custom"}
-
-
-def _tool_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, Mapping) else None
-    return _TOOL_TAGS.get(kind, "#hosted") if isinstance(kind, str) else "#hosted"
-
-
-ToolSpec = Annotated[
-    Annotated[FunctionTool, Tag("#function")]
-    | Annotated[CustomTool, Tag("#custom")]
-    | Annotated[HostedTool, Tag("#hosted")],
-    Discriminator(_tool_tag),
-]
-
-
-class ToolName(RequestModel):
-    name: str
-
-
-class NamedFunction(RequestModel):
-    type: Literal["function"]
-    function: ToolName
-
-
-class NamedCustom(RequestModel):
-    type: Literal["custom"]
-    custom: ToolName
-
-
-def _named_tag(value: Any) -> str:
-    return "#custom" if isinstance(value, Mapping) and value.get("type") == "custom" else "#function"
-
-
-NamedTool = Annotated[
-    Annotated[NamedFunction, Tag("#function")] | Annotated[NamedCustom, Tag("#custom")], Discriminator(_named_tag)
-]
-
-
-class AllowedTools(RequestModel):
-    mode: Literal["auto", "required"]
-    tools: list[NamedTool]
-
-
-class AllowedToolsChoice(RequestModel):
-    type: Literal["allowed_tools"]
-    allowed_tools: AllowedTools
-
-
-def _tool_choice_tag(value: Any) -> str:
-    if not isinstance(value, Mapping):
-        return "#mode"
-    return "#allowed" if value.get("type") == "allowed_tools" else _named_tag(value)
-
-
-ToolChoiceValue = Annotated[
-    Annotated[Literal["none", "auto", "required", "any"], Tag("#mode")]
-    | Annotated[NamedFunction, Tag("#function")]
-    | Annotated[NamedCustom, Tag("#custom")]
-    | Annotated[AllowedToolsChoice, Tag("#allowed")],
-    Discriminator(_tool_choice_tag),
-]
-
-
-def object_tag(value: Any) -> str:
-    """Tells a JSON object from any other value."""
-    return "#object" if isinstance(value, Mapping) else "#other"
-
-
-FunctionCallChoice = Annotated[
-    Annotated[Literal["none", "auto"], Tag("#other")] | Annotated[ToolName, Tag("#object")],
-    Discriminator(object_tag),
-]
-
-
-# ---------------------------------------------------------------- decoding
 
 
 def decode_functions(functions: Sequence[FunctionSpec]) -> tuple[Tool, ...]:

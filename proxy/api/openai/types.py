@@ -1,15 +1,302 @@
-"""The body of `POST /v1/chat/completions`, and its responses: completions, chunks, models.
+"""The body of `POST /v1/chat/completions`.
 
-Responses are typed dicts, since a key that is absent and one that is null are different things to clients.
+Requests are pydantic models: strict about types, open to unknown fields (they end up in `model_extra`). In every optional field null
+is the same as absent. Every tag of a union begins with `#`, so that an error's path can be told from the tags in it.
+Source: contract `heroku-chat.md`; the `openai` SDKs' types where it is silent.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, FailFast, Field, Tag
 
-from proxy.api.openai.messages import ChatMessage, RequestModel
-from proxy.api.openai.tools import FunctionCallChoice, FunctionSpec, ToolChoiceValue, ToolSpec, object_tag
+from proxy.api.http.requests import tagged_by
+from proxy.inference.request import JsonObject
+
+MAX_TOKENS: Final = 2**31 - 1
+
+
+class RequestModel(BaseModel):
+    """Base of all request models."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+
+# ---------------------------------------------------------------- content
+
+
+class TextPart(RequestModel):
+    type: Literal["text"]
+    text: str
+
+
+class RefusalPart(RequestModel):
+    type: Literal["refusal"]
+    refusal: str
+
+
+class ThinkingPart(RequestModel):
+    """Reasoning that a client sends back; read so that it can be kept out of the prompt."""
+
+    type: Literal["thinking", "redacted_thinking", "reasoning"]
+
+
+class ToolUsePart(RequestModel):
+    """A call in Anthropic's spelling, which some clients keep in their histories."""
+
+    type: Literal["tool_use"]
+    id: str
+    name: str
+    input: JsonObject | None = None
+
+
+class ToolResultPart(RequestModel):
+    """A result in Anthropic's spelling."""
+
+    type: Literal["tool_result"]
+    tool_use_id: str
+    content: "Content | None" = None
+    is_error: bool | None = None
+
+
+class MediaPart(RequestModel):
+    """Any other part: images, audio, files."""
+
+    type: str
+
+
+_PART_TAGS = {
+    "text": "#text",
+    "refusal": "#refusal",
+    "thinking": "#thinking",
+    "redacted_thinking": "#thinking",
+    "reasoning": "#thinking",
+    "tool_use": "#tool_use",
+    "tool_result": "#tool_result",
+}
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("#text")]
+    | Annotated[RefusalPart, Tag("#refusal")]
+    | Annotated[ThinkingPart, Tag("#thinking")]
+    | Annotated[ToolUsePart, Tag("#tool_use")]
+    | Annotated[ToolResultPart, Tag("#tool_result")]
+    | Annotated[MediaPart, Tag("#media")],
+    Discriminator(tagged_by("type", _PART_TAGS, "#media")),
+]
+
+
+Parts = Annotated[list[Part], FailFast()]
+Content = Annotated[str, Tag("#string")] | Annotated[Parts, Tag("#parts")]
+
+
+class ToolResultItem(RequestModel):
+    """One entry of Heroku's list form of a tool message."""
+
+    tool_call_id: str
+    content: "ToolContent | None" = None
+
+
+def _tool_content_tag(value: Any) -> str:
+    match value:
+        case [{"tool_call_id": _}, *_]:
+            return "#results"
+        case list():
+            return "#parts"
+        case dict():
+            return "#object"
+        case _:
+            return "#string"
+
+
+ToolContent = Annotated[
+    Annotated[str, Tag("#string")]
+    | Annotated[Parts, Tag("#parts")]
+    | Annotated[list[ToolResultItem], Tag("#results")]
+    | Annotated[JsonObject, Tag("#object")],
+    Discriminator(_tool_content_tag),
+]
+
+
+# ---------------------------------------------------------------- messages
+
+
+class CalledFunction(RequestModel):
+    name: str
+    arguments: str | JsonObject | None = None
+
+
+class FunctionCall(RequestModel):
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunction
+
+
+class CalledCustom(RequestModel):
+    name: str
+    input: str | None = None
+
+
+class CustomCall(RequestModel):
+    id: str | None = None
+    type: Literal["custom"]
+    custom: CalledCustom
+
+
+PastCall = Annotated[
+    Annotated[FunctionCall, Tag("#function")] | Annotated[CustomCall, Tag("#custom")],
+    Discriminator(tagged_by("type", {"custom": "#custom"}, "#function")),
+]
+
+
+class SystemMessage(RequestModel):
+    role: Literal["system", "developer"]
+    content: Content | None = None
+    name: str | None = None
+
+
+class UserMessage(RequestModel):
+    role: Literal["user"]
+    content: Content | None = None
+    name: str | None = None
+
+
+class AssistantMessage(RequestModel):
+    role: Literal["assistant"]
+    content: Content | None = None
+    name: str | None = None
+    refusal: str | None = None
+    tool_calls: list[PastCall] | None = None
+    function_call: CalledFunction | None = None
+
+
+class ToolMessage(RequestModel):
+    role: Literal["tool"]
+    tool_call_id: str | None = None
+    name: str | None = None
+    content: ToolContent | None = None
+
+
+class FunctionMessage(RequestModel):
+    """The retired `function` role: a result that names its function instead of its call."""
+
+    role: Literal["function"]
+    name: str
+    content: ToolContent | None = None
+
+
+class _UnknownRole(RequestModel):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+
+
+_ROLE_TAGS = {
+    "system": "#system",
+    "developer": "#system",
+    "user": "#user",
+    "assistant": "#assistant",
+    "tool": "#tool",
+    "function": "#function",
+}
+
+
+ChatMessage = Annotated[
+    Annotated[SystemMessage, Tag("#system")]
+    | Annotated[UserMessage, Tag("#user")]
+    | Annotated[AssistantMessage, Tag("#assistant")]
+    | Annotated[ToolMessage, Tag("#tool")]
+    | Annotated[FunctionMessage, Tag("#function")]
+    | Annotated[_UnknownRole, Tag("#unknown")],
+    Discriminator(tagged_by("role", _ROLE_TAGS, "#unknown")),
+]
+
+
+# ---------------------------------------------------------------- tools
+
+
+class FunctionSpec(RequestModel):
+    name: str = Field(min_length=1, max_length=128)
+    description: str | None = None
+    parameters: Any = None
+    strict: bool | None = None
+
+
+class FunctionTool(RequestModel):
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class CustomSpec(RequestModel):
+    """A tool whose input is plain text. `format` may hold a grammar of it."""
+
+    name: str = Field(min_length=1, max_length=128)
+    description: str | None = None
+    format: Any = None
+
+
+class CustomTool(RequestModel):
+    type: Literal["custom"]
+    custom: CustomSpec
+
+
+class HostedTool(RequestModel):
+    """A tool that OpenAI runs by itself, such as `web_search`."""
+
+    type: str
+
+
+ToolSpec = Annotated[
+    Annotated[FunctionTool, Tag("#function")]
+    | Annotated[CustomTool, Tag("#custom")]
+    | Annotated[HostedTool, Tag("#hosted")],
+    Discriminator(tagged_by("type", {"function": "#function", "custom": "#custom"}, "#hosted")),
+]
+
+
+class ToolName(RequestModel):
+    name: str
+
+
+class NamedFunction(RequestModel):
+    type: Literal["function"]
+    function: ToolName
+
+
+class NamedCustom(RequestModel):
+    type: Literal["custom"]
+    custom: ToolName
+
+
+NamedTool = Annotated[
+    Annotated[NamedFunction, Tag("#function")] | Annotated[NamedCustom, Tag("#custom")],
+    Discriminator(tagged_by("type", {"custom": "#custom"}, "#function")),
+]
+
+
+class AllowedTools(RequestModel):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
+class AllowedToolsChoice(RequestModel):
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+ToolChoiceValue = Annotated[
+    Annotated[Literal["none", "auto", "required", "any"], Tag("#mode")]
+    | Annotated[NamedFunction, Tag("#function")]
+    | Annotated[NamedCustom, Tag("#custom")]
+    | Annotated[AllowedToolsChoice, Tag("#allowed")],
+    Discriminator(
+        tagged_by("type", {"allowed_tools": "#allowed", "custom": "#custom"}, "#function", other="#mode"),
+    ),
+]
+
+
+FunctionCallChoice = Annotated[Literal["none", "auto"], Tag("#mode")] | Annotated[ToolName, Tag("#object")]
+
+
+# ---------------------------------------------------------------- formats and parameters
 
 
 def _whole(value: Any) -> Any:
@@ -18,7 +305,6 @@ def _whole(value: Any) -> Any:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-MAX_TOKENS: Final = 2**31 - 1
 
 
 # ---------------------------------------------------------------- formats and parameters
@@ -52,20 +338,14 @@ class _UnknownFormat(RequestModel):
     type: Literal["text", "json_object", "json_schema"]
 
 
-_FORMAT_TAGS = {"text": "#text", "json_object": "#json_object", "json_schema": "#json_schema"}
-
-
-def _format_tag(value: Any) -> str:
-    kind = value.get("type") if isinstance(value, Mapping) else None
-    return _FORMAT_TAGS.get(kind, "#unknown") if isinstance(kind, str) else "#unknown"
-
+_FORMAT_TAGS: Final = {"text": "#text", "json_object": "#json_object", "json_schema": "#json_schema"}
 
 ResponseFormat = Annotated[
     Annotated[TextFormat, Tag("#text")]
     | Annotated[JsonObjectFormat, Tag("#json_object")]
     | Annotated[JsonSchemaFormat, Tag("#json_schema")]
     | Annotated[_UnknownFormat, Tag("#unknown")],
-    Discriminator(_format_tag),
+    Discriminator(tagged_by("type", _FORMAT_TAGS, "#unknown")),
 ]
 
 
@@ -75,10 +355,6 @@ class ExtendedThinking(RequestModel):
     enabled: bool | None = None
     budget_tokens: Whole | None = Field(default=None, ge=1024, le=MAX_TOKENS)
     include_reasoning: bool | None = None
-
-
-def _flag_tag(value: Any) -> str:
-    return "#flag" if isinstance(value, bool) else "#object"
 
 
 class AnthropicThinking(RequestModel):
@@ -97,10 +373,6 @@ class ReasoningOptions(RequestModel):
     exclude: bool | None = None
 
 
-def _stop_tag(value: Any) -> str:
-    return "#list" if isinstance(value, list) else "#string"
-
-
 class StreamOptions(RequestModel):
     include_usage: bool | None = None
 
@@ -109,40 +381,32 @@ class ChatRequest(RequestModel):
     """The body of a chat request. What is not a field here is accepted and ignored."""
 
     model: str = Field(min_length=1)
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], FailFast()] = Field(min_length=1)
     max_tokens: Whole | None = Field(default=None, ge=1, le=MAX_TOKENS)
     max_completion_tokens: Whole | None = Field(default=None, ge=1, le=MAX_TOKENS)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
-    stop: (
-        Annotated[Annotated[str, Tag("#string")] | Annotated[list[str], Tag("#list")], Discriminator(_stop_tag)] | None
-    ) = None
+    stop: Annotated[str, Tag("#string")] | Annotated[list[str], FailFast(), Tag("#list")] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tools: list[ToolSpec] | None = None
+    tools: Annotated[list[ToolSpec], FailFast()] | None = None
     tool_choice: ToolChoiceValue | None = None
     parallel_tool_calls: bool | None = None
-    functions: list[FunctionSpec] | None = None
+    functions: Annotated[list[FunctionSpec], FailFast()] | None = None
     function_call: FunctionCallChoice | None = None
-    extended_thinking: (
-        Annotated[
-            Annotated[bool, Tag("#flag")] | Annotated[ExtendedThinking, Tag("#object")],
-            Discriminator(_flag_tag),
-        ]
-        | None
-    ) = None
+    extended_thinking: Annotated[ExtendedThinking, Tag("#object")] | Annotated[bool, Tag("#flag")] | None = None
     # Values of another type are ignored, as other unknown fields are.
     thinking: (
         Annotated[
             Annotated[AnthropicThinking, Tag("#object")] | Annotated[Any, Tag("#other")],
-            Discriminator(object_tag),
+            Discriminator(tagged_by("type", {}, "#object", other="#other")),
         ]
         | None
     ) = None
     reasoning: (
         Annotated[
             Annotated[ReasoningOptions, Tag("#object")] | Annotated[Any, Tag("#other")],
-            Discriminator(object_tag),
+            Discriminator(tagged_by("type", {}, "#object", other="#other")),
         ]
         | None
     ) = None
@@ -150,108 +414,4 @@ class ChatRequest(RequestModel):
     response_format: ResponseFormat | None = None
     n: Whole | None = Field(default=None, ge=1)
     user: str | None = None
-    metadata: dict[str, str] | None = None
-
-
-# ---------------------------------------------------------------- responses
-
-FinishReasonOut = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
-
-
-class FunctionOut(TypedDict):
-    """`arguments` is the text of a JSON object."""
-
-    name: str
-    arguments: str
-
-
-class CustomOut(TypedDict):
-    name: str
-    input: str
-
-
-class ToolCallOut(TypedDict):
-    """`index` stands in deltas only; `custom` in place of `function` where `type` is that."""
-
-    index: NotRequired[int]
-    id: str
-    type: Literal["function", "custom"]
-    function: NotRequired[FunctionOut]
-    custom: NotRequired[CustomOut]
-
-
-class ReasoningOut(TypedDict):
-    """Heroku's shape of the reasoning trace."""
-
-    thinking: str
-
-
-class MessageOut(TypedDict):
-    role: Literal["assistant"]
-    content: str | None
-    refusal: None
-    tool_calls: NotRequired[list[ToolCallOut]]
-    function_call: NotRequired[FunctionOut]
-    reasoning_content: NotRequired[str]
-    reasoning: NotRequired[ReasoningOut]
-
-
-class ChoiceOut(TypedDict):
-    index: int
-    message: MessageOut
-    finish_reason: FinishReasonOut
-    logprobs: None
-
-
-class UsageOut(TypedDict):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class ChatCompletion(TypedDict):
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChoiceOut]
-    usage: UsageOut
-
-
-class Delta(TypedDict, total=False):
-    role: Literal["assistant"]
-    content: str
-    tool_calls: list[ToolCallOut]
-    function_call: FunctionOut
-    reasoning_content: str
-    reasoning: ReasoningOut
-
-
-class ChunkChoice(TypedDict):
-    index: int
-    delta: Delta
-    finish_reason: FinishReasonOut | None
-    logprobs: None
-
-
-class Chunk(TypedDict):
-    id: str
-    object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str
-    choices: list[ChunkChoice]
-    usage: NotRequired[UsageOut | None]
-
-
-class ModelInfo(TypedDict):
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-
-
-class ModelList(TypedDict):
-    object: Literal["list"]
-    data: list[ModelInfo]
+    metadata: JsonObject | None = None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.console.pages import FOLDER, HEADERS
+from proxy.console.routes import FOLDER, HEADERS
 
 OURS = [file for file in FOLDER.rglob("*.*") if file.is_file() and "vendor" not in file.parts]
 VENDOR = FOLDER / "vendor"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from proxy.api.elastic.errors import error_response
+from proxy.api.elastic.routes import error_response
 from proxy.errors import (
     InvalidApiKey,
     InvalidRequest,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.api.http.bodies import parse_body
+from proxy.api.http.requests import parse_body
 from proxy.api.openai.types import ChatRequest
 from proxy.errors import InvalidRequest
 

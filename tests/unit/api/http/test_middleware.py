@@ -1,5 +1,6 @@
 """The middleware without a server: what it records, how it reads targets, which parts of paths it shows."""
 
+from collections import deque
 from typing import Any
 
 import pytest
@@ -7,15 +8,15 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord, normalize_target, shown_path
-from proxy.console.recent import RecentRequests
+from proxy.console.routes import seen_by
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
 
 
-def middleware(app: Any, recent: RecentRequests) -> HttpMiddleware:
+def middleware(app: Any, recent: deque[RequestRecord]) -> HttpMiddleware:
     options = HttpOptions(
-        Lifecycle(1.0), Metrics(), ("*",), (), render_error=lambda scope, error: Response(status_code=error.status),
-        record=recent.add,
+        Lifecycle(1.0), Metrics(), ("*",), (), render_error=lambda error: Response(status_code=error.status),
+        records=recent,
     )  # fmt: skip
     return HttpMiddleware(app, options)
 
@@ -31,7 +32,7 @@ async def nothing(*_: Any) -> Any:
 
 
 async def record(path: str, method: str = "POST", headers: dict[str, str] | None = None) -> list[RequestRecord]:
-    recent = RecentRequests()
+    recent: deque[RequestRecord] = deque()
     sent: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,7 +46,7 @@ async def record(path: str, method: str = "POST", headers: dict[str, str] | None
 
     await middleware(app, recent)(scope_of(path, method), nothing, send)
     assert len(sent) == 2
-    return recent.seen_by(None)
+    return seen_by(recent, None)
 
 
 async def test_what_is_recorded_is_the_route_and_never_what_the_client_wrote() -> None:
@@ -64,11 +65,11 @@ async def test_the_consoles_own_requests_and_probes_are_not_recorded() -> None:
 
 
 async def test_a_request_is_recorded_while_it_is_under_way() -> None:
-    recent = RecentRequests()
+    recent: deque[RequestRecord] = deque()
     seen: list[RequestRecord] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        seen.extend(recent.seen_by(None))
+        seen.extend(seen_by(recent, None))
         assert [each.ms for each in seen] == [None]
 
     await middleware(app, recent)(scope_of("/v1", "GET"), nothing, nothing)
@@ -80,10 +81,10 @@ async def test_a_request_is_recorded_while_it_is_under_way() -> None:
     [("mine", True), ("a" * 128, True), ("a" * 129, False), ("", False), ("a b", False), ("a\x1b", False)],
 )
 async def test_a_valid_request_id_of_the_client_is_kept(given: str, kept: bool) -> None:
-    recent = RecentRequests()
+    recent: deque[RequestRecord] = deque()
     scope = scope_of("/v1", headers=((b"x-request-id", given.encode()),))
     await middleware(nothing, recent)(scope, nothing, nothing)
-    assert (recent.seen_by(None)[0].request_id == given) is kept
+    assert (seen_by(recent, None)[0].request_id == given) is kept
 
 
 @pytest.mark.parametrize("started", [False, True])
@@ -98,10 +99,10 @@ async def test_an_unforeseen_error_is_a_500_unless_the_response_has_begun(starte
     async def send(message: Message) -> None:
         sent.append(message)
 
-    recent = RecentRequests()
+    recent: deque[RequestRecord] = deque()
     await middleware(app, recent)(scope_of("/v1", "GET"), nothing, send)
     assert [message["status"] for message in sent if "status" in message] == ([200] if started else [500])
-    assert recent.seen_by(None)[0].status == (200 if started else 500)
+    assert seen_by(recent, None)[0].status == (200 if started else 500)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,19 @@
 """Streams and waited-for JSON without a server: order, backpressure, and what becomes of a run whose client leaves."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from proxy.api.http.responses import Delivery, EventStream, Pace, unless_disconnected
+from proxy.api.http.responses import StreamResponse, WholeResponse
 from proxy.errors import Overloaded, ProxyError
+from proxy.inference.backend import Report, Run
+from proxy.inference.result import Event, Result, TextDelta, Usage
+from proxy.settings import ChatSettings
 from tests.waiting import until
-
-AT_ONCE = Pace()
 
 
 class Client:
@@ -35,35 +36,79 @@ class Client:
         return b"".join(message.get("body", b"") for message in self.sent)
 
 
-class Stream:
-    """A stream of numbered events, and what became of it."""
+class NumberedRun:
+    """A run of numbered texts, and what became of it."""
 
-    def __init__(self, events: int, error: Exception | None = None, pace: Pace = AT_ONCE) -> None:
+    report = Report(model="m")
+
+    def __init__(self, events: int = 0, error: Exception | None = None, waits: bool = False) -> None:
         self.made = 0
         self.closed: list[bool] = []
         self.ended = False
+        self._events, self._error, self._waits = events, error, waits
 
-        def batch() -> Iterable[bytes]:
-            while self.made < events:
-                self.made += 1
-                yield b"%d " % self.made
+    async def result(self) -> Result:
+        try:
+            if self._waits:
+                await asyncio.Event().wait()
+            if self._error:
+                raise self._error
+            return Result("r", 1, "f", (), Usage())
+        finally:
+            self.ended = True
 
-        async def batches() -> AsyncGenerator[Iterable[bytes], None]:
-            try:
-                yield batch()
-                if error:
-                    raise error
-            finally:
-                self.ended = True
+    async def events(self) -> AsyncIterator[Iterable[Event]]:
+        try:
+            yield self._batch()
+            if self._error:
+                raise self._error
+        finally:
+            self.ended = True
 
-        def render(error: ProxyError) -> bytes:
-            return f"error {error.code or error.type}".encode()
+    def close(self, *, delivered: bool) -> None:
+        self.closed.append(delivered)
 
-        delivery = Delivery(headers=lambda: {"x-a": "b"}, error=render, on_close=self.closed.append)
-        self.response = EventStream(batches(), b"end", delivery, pace)
+    def _batch(self) -> Iterator[Event]:
+        while self.made < self._events:
+            self.made += 1
+            yield TextDelta(0, f"{self.made} ")
+
+
+class Encoder:
+    """Texts as they are."""
+
+    end = b"end"
+
+    def encode(self, event: Event) -> Iterator[bytes]:
+        if isinstance(event, TextDelta):
+            yield event.text.encode()
+
+    def heartbeat(self) -> bytes:
+        return b""
+
+    def error(self, error: ProxyError) -> bytes:
+        return f"error {error.code or error.type}".encode()
+
+
+class Stream(NumberedRun):
+    """A stream of a numbered run."""
+
+    def __init__(self, events: int, error: Exception | None = None, pace_ms: int = 0) -> None:
+        super().__init__(events, error)
+        self.response = StreamResponse(self._started, Encoder(), 0.0, ChatSettings(stream_pace_ms=pace_ms))
+
+    async def _started(self) -> Run:
+        return self
 
     def to(self, client: Client) -> asyncio.Task[None]:
         return asyncio.create_task(self.response({"type": "http"}, client.receive, client.send))
+
+
+def whole(run: NumberedRun, keep_alive_s: float = 0.0) -> WholeResponse:
+    async def start() -> Run:
+        return run
+
+    return WholeResponse(start, lambda result: result.id.encode(), Encoder().error, keep_alive_s)
 
 
 async def test_events_are_sent_in_order_and_then_the_end() -> None:
@@ -98,7 +143,7 @@ async def test_a_failure_is_the_last_event(error: Exception, last: bytes) -> Non
 
 
 async def test_events_can_be_spread_and_others_run_in_between() -> None:
-    stream, client = Stream(20, pace=Pace(spread_s=0.3)), Client()
+    stream, client = Stream(20, pace_ms=300), Client()
     task = stream.to(client)
     await until(lambda: stream.made > 0)
     assert stream.made < 20
@@ -116,18 +161,60 @@ async def test_a_stream_lets_others_run_between_its_events_however_fast_its_clie
     assert len(seen) > 900
 
 
-async def test_work_is_cancelled_and_has_ended_when_its_client_leaves() -> None:
-    client, ended = Client(), asyncio.Event()
-
-    async def work() -> Any:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
-    task = asyncio.create_task(unless_disconnected(client.receive, work()))
+async def test_the_waiting_is_cancelled_and_has_ended_when_the_client_leaves() -> None:
+    run, client = NumberedRun(waits=True), Client()
+    task = asyncio.create_task(whole(run)({"type": "http"}, client.receive, client.send))
     await asyncio.sleep(0)
     client.gone.set()
     with pytest.raises(ClientDisconnect):
         await task
+    assert run.ended
+    assert run.closed == [False]
+    assert client.sent == []
+
+
+async def test_a_request_that_is_being_accepted_is_cancelled_when_its_client_leaves() -> None:
+    client, ended = Client(), asyncio.Event()
+
+    async def start() -> Run:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    response = WholeResponse(start, lambda result: b"", Encoder().error, keep_alive_s=0.001)
+    task = asyncio.create_task(response({"type": "http"}, client.receive, client.send))
+    loop = asyncio.get_running_loop()
+    later = loop.time() + 0.02
+    await until(lambda: loop.time() > later)
+    assert client.sent == [], "nothing is sent before the request was accepted"
+    client.gone.set()
+    with pytest.raises(ClientDisconnect):
+        await task
     assert ended.is_set()
+
+
+async def test_a_whole_answer_takes_two_tasks_and_is_delivered_with_its_report() -> None:
+    run, client = NumberedRun(), Client()
+    before = asyncio.all_tasks()
+    made: set[asyncio.Task[Any]] = set()
+
+    async def start() -> Run:
+        made.update(asyncio.all_tasks() - before)
+        return run
+
+    await WholeResponse(start, lambda result: b"[1]", Encoder().error)({"type": "http"}, client.receive, client.send)
+    assert len(made) == 2
+    assert client.body() == b"[1]"
+    headers = dict(client.sent[0]["headers"])
+    assert headers == {b"content-type": b"application/json", b"content-length": b"3", b"x-proxy-model": b"m"}
+    assert run.closed == [True]
+
+
+async def test_an_error_before_the_answer_carries_the_report() -> None:
+    run, client = NumberedRun(error=Overloaded("busy")), Client()
+    with pytest.raises(Overloaded) as caught:
+        await whole(run)({"type": "http"}, client.receive, client.send)
+    assert caught.value.headers == {"x-proxy-model": "m"}
+    assert run.closed == [False]

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from proxy.api.http.runs import report_headers
-from proxy.api.openai.errors import error_body, error_event, error_response
+from proxy.api.http.responses import report_headers
+from proxy.api.openai.encode import error_body, error_event
+from proxy.api.openai.routes import error_response
 from proxy.errors import InvalidRequest, PaidFailure, RateLimited
 from proxy.inference.backend import Report
 

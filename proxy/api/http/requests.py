@@ -1,0 +1,275 @@
+"""What is read of an HTTP request: bytes of its body → a typed value, or a 4xx that names the field; and what its headers say.
+
+All of it is bounded. Large bodies are read in a thread, so that other requests go on.
+"""
+
+import asyncio
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails, from_json
+from starlette.requests import Request
+
+from proxy.access.authentication import presented_keys
+from proxy.errors import InvalidRequest, RequestTooLarge
+from proxy.inference.idempotency import Terms
+from proxy.settings import ServerSettings
+
+MAX_VALUES: Final = 100_000
+"""Default for the most JSON values in a body."""
+UNION_TAG: Final = "#"
+"""Begins the tags of unions in models, so that they can be told from the names of fields."""
+_LARGE_BYTES: Final = 64 * 1024
+"""From this size on a body is parsed and decoded in a thread. The worst of smaller ones takes about 20 ms."""
+_MAX_KEY_LENGTH: Final = 255
+_SHORTEST_HEARTBEAT_S: Final = 0.25
+
+M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
+
+
+# ---------------------------------------------------------------- bodies
+
+
+async def read_object(request: Request, work: Callable[[dict[str, Any], int], T], server: ServerSettings) -> T:
+    """What some pure work makes of the body's JSON object and the body's size in bytes, within the settings' limits.
+
+    The body may be compressed (`Content-Encoding: gzip` or `deflate`).
+
+    Raises:
+        RequestTooLarge: it has more than `max_body_bytes`, as sent or decompressed; refused while reading.
+        InvalidRequest: it is compressed in another way, or not as its header says, or as of `parse_object`.
+        ProxyError: of the work.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower() or "identity"
+    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
+        raise _undecodable(f"The request body has the content encoding {encoding[:40]!r}; expected gzip or deflate.")
+    limit, received = server.max_body_bytes, bytearray()
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > limit:
+            raise _too_large(limit)
+    body = bytes(received)
+    if encoding != "identity":
+        body = await asyncio.to_thread(_decompress, body, encoding, limit)
+    if len(body) >= _LARGE_BYTES:
+        return await asyncio.to_thread(_work_on, body, work, server.max_body_values)
+    return work(parse_object(body, server.max_body_values), len(body))
+
+
+def _work_on(body: bytes, work: Callable[[dict[str, Any], int], T], max_values: int) -> T:
+    return work(parse_object(body, max_values), len(body))
+
+
+def parse_body(model: type[M], body: bytes, max_values: int = MAX_VALUES) -> M:
+    """The JSON object of a body as a model. Raises InvalidRequest as `parse_object` and `validated`."""
+    return validated(model, parse_object(body, max_values))
+
+
+def parse_object(body: bytes, max_values: int = MAX_VALUES) -> dict[str, Any]:
+    """The JSON object of a body. Half of a surrogate pair, which some clients escape, becomes U+FFFD.
+
+    Raises:
+        InvalidRequest: it is not UTF-8, not JSON, not an object, nested more than 200 levels deep, or has more values than `max_values`.
+    """
+    # The usual case: not even with the signs inside strings are there so many.
+    if body.count(b",") + body.count(b"[") + body.count(b"{") > max_values and has_more_values(body, max_values):
+        raise InvalidRequest(f"The request body has more than {max_values} JSON values (`server.max_body_values`).")
+    try:
+        value = from_json(body.removeprefix(b"\xef\xbb\xbf"), allow_inf_nan=False)
+    except ValueError as error:
+        message = str(error)
+        if "surrogate" not in message and "hex escape" not in message:
+            raise _not_json(body, message) from None
+        return parse_object(_without_lone_surrogates(body), max_values)
+    if not isinstance(value, dict):
+        raise InvalidRequest("The request body is not a JSON object.")
+    return value
+
+
+def validated(model: type[M], value: Mapping[str, Any]) -> M:
+    """A JSON object as a model.
+
+    Raises:
+        InvalidRequest: a field is not what it should be; `param` is the first such field's path.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = _first_error(error.errors(include_url=False, include_input=False))
+        param = _path(first["loc"])
+        raise InvalidRequest(f"Invalid `{param}`: {_problem(first)}.", param=param) from None
+
+
+def tagged_by(field: str, tags: Mapping[str, str], default: str, other: str | None = None) -> Callable[[Any], str]:
+    """A discriminator of a union of models: the tag of an object by one of its fields.
+
+    (A discriminator of pydantic's own would refuse values that are not in `tags`, which is for decoding to judge, and validate a long
+    list in one call that lets no other thread run.)
+
+    Args:
+        default: the tag of objects whose field has another value.
+        other: the tag of values that are no objects; the same by default.
+    """
+
+    def tag(value: Any) -> str:
+        if not isinstance(value, dict):
+            return default if other is None else other
+        name = value.get(field)
+        return tags.get(name, default) if isinstance(name, str) else default
+
+    return tag
+
+
+def has_more_values(body: bytes, limit: int) -> bool:
+    """Whether some JSON text has more values than a limit, give or take one for each list and object, found without parsing it.
+
+    Counts the commas and opening brackets outside of strings, in some milliseconds for megabytes.
+    """
+    body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if body.count(b'"') > 4 * limit:  # a value has at most two strings, itself and its name
+        return True
+    outside = b"".join(body.split(b'"')[::2])
+    return outside.count(b",") + outside.count(b"[") + outside.count(b"{") > limit
+
+
+def canonical_digest(value: object) -> str:
+    """64 hexadecimal digits that are equal for equal JSON values, whatever the order of their object members."""
+    try:
+        text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # integers of more than 64 bits
+        text = json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest()
+
+
+def _without_lone_surrogates(body: bytes) -> bytes:
+    try:
+        text = json.dumps(json.loads(body), ensure_ascii=False)
+    except RecursionError:
+        raise _not_json(body, "recursion limit exceeded") from None
+    except ValueError as error:
+        raise _not_json(body, str(error)) from None
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _not_json(body: bytes, message: str) -> InvalidRequest:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return InvalidRequest(f"The request body is not UTF-8 (byte {error.start}).")
+    if "recursion limit" in message:
+        return InvalidRequest("The request body is nested too deeply: it has more than 200 levels.")
+    return InvalidRequest(f"The request body is not valid JSON: {message}.")
+
+
+def _decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """Never makes more than `limit` bytes, whatever the ratio."""
+    # Some clients send deflate data without the zlib header that the standard asks for.
+    raw = encoding == "deflate" and body[:1] and body[0] & 0x0F != zlib.DEFLATED
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS if raw else zlib.MAX_WBITS | 32)
+    try:
+        text = inflater.decompress(body, limit + 1)
+    except zlib.error:
+        raise _undecodable(f"The request body is not valid {encoding} data.") from None
+    if len(text) > limit:
+        raise _too_large(limit)
+    if not inflater.eof or inflater.unused_data:
+        raise _undecodable(f"The request body is not one complete {encoding} stream.")
+    return text
+
+
+def _undecodable(message: str) -> InvalidRequest:
+    return InvalidRequest(message, param="Content-Encoding")
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request body is larger than {limit} bytes.")
+
+
+def _first_error(errors: list[ErrorDetails]) -> ErrorDetails:
+    """The first error; of those of the members of one union the one that got furthest, as of the member that was meant."""
+    first = errors[0]
+    union, tag = first["loc"][:-1], str(first["loc"][-1])
+    if not tag.startswith(UNION_TAG):
+        return first
+    members = [error for error in errors if error["loc"][: len(union)] == union]
+    return max(members, key=lambda error: len(error["loc"]))
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """Where an error is, as `messages[2].content[0].type`: without the tags of unions."""
+    path = ""
+    for step in location:
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not step.startswith(UNION_TAG):
+            path += f".{step}"
+    return path.removeprefix(".")
+
+
+def _problem(error: ErrorDetails) -> str:
+    match error["type"]:
+        case "missing":
+            return "the field is required"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "expected an object"
+        case "list_type":
+            return "expected a list"
+        case "too_short":
+            return "expected at least one item"
+        case _:
+            message = error["msg"]
+            return message.replace("Input should be", "expected").replace("String should have", "expected")
+
+
+# ---------------------------------------------------------------- headers
+
+
+def credentials_digest(headers: Mapping[str, str]) -> str:
+    """Tells clients apart by the key they present, in whatever header, and reveals nothing of it: 64 hexadecimal digits."""
+    return hashlib.sha256("\0".join(presented_keys(headers)[:1]).encode()).hexdigest()
+
+
+def terms_of(headers: Mapping[str, str], heartbeat_s: float) -> tuple[Terms, float]:
+    """What a request's headers (names in lower case) say of how it is to be handled, and the seconds between heartbeats.
+
+    The SDKs' timeouts end when the first byte, or the next one, arrives: heartbeats come at half of them if the setting is not sooner
+    anyway, and a response with heartbeats is not bound by them.
+
+    Args:
+        heartbeat_s: the setting; 0 where the response has no heartbeats.
+
+    Raises:
+        InvalidRequest: the idempotency key cannot be used as one.
+    """
+    key = headers.get("idempotency-key", "").strip() or None
+    if key is not None and len(key) > _MAX_KEY_LENGTH:
+        message = f"The idempotency key is longer than {_MAX_KEY_LENGTH} characters."
+        raise InvalidRequest(message, param="Idempotency-Key")
+    silence = overall = math.inf
+    for name in ("x-stainless-read-timeout", "x-stainless-timeout"):
+        if name in headers:
+            silence = min(silence, _seconds(headers[name]))
+    if "x-request-timeout" in headers:
+        overall = _seconds(headers["x-request-timeout"])
+    heartbeat_s = min(heartbeat_s, max(silence / 2, _SHORTEST_HEARTBEAT_S))
+    if not 0 < heartbeat_s < silence:
+        overall = min(overall, silence)
+    retries = headers.get("x-stainless-retry-count", "")
+    is_retry = retries.isdecimal() and int(retries[:9]) >= 1
+    return Terms(key=key, is_retry=is_retry, timeout_s=overall), heartbeat_s
+
+
+def _seconds(text: str) -> float:
+    """A timeout; infinity where it is not a positive number."""
+    try:
+        seconds = float(text.strip().removesuffix("s"))
+    except ValueError:
+        return math.inf
+    return seconds if seconds > 0 else math.inf
