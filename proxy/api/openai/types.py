@@ -15,6 +15,12 @@ from proxy.inference.request import JsonObject
 MAX_TOKENS: Final = 2**31 - 1
 
 
+class _FailFast(FailFast):
+    """The first error of a list is enough, and cheaper. (pydantic's own has no hash, which members of unions need.)"""
+
+    __hash__ = object.__hash__
+
+
 class RequestModel(BaseModel):
     """Base of all request models."""
 
@@ -86,7 +92,7 @@ Part = Annotated[
 ]
 
 
-Parts = Annotated[list[Part], FailFast()]
+Parts = Annotated[list[Part], _FailFast()]
 Content = Annotated[str, Tag("#string")] | Annotated[Parts, Tag("#parts")]
 
 
@@ -381,18 +387,18 @@ class ChatRequest(RequestModel):
     """The body of a chat request. What is not a field here is accepted and ignored."""
 
     model: str = Field(min_length=1)
-    messages: Annotated[list[ChatMessage], FailFast()] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], _FailFast()] = Field(min_length=1)
     max_tokens: Whole | None = Field(default=None, ge=1, le=MAX_TOKENS)
     max_completion_tokens: Whole | None = Field(default=None, ge=1, le=MAX_TOKENS)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
-    stop: Annotated[str, Tag("#string")] | Annotated[list[str], FailFast(), Tag("#list")] | None = None
+    stop: Annotated[str, Tag("#string")] | Annotated[list[str], _FailFast(), Tag("#list")] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    tools: Annotated[list[ToolSpec], FailFast()] | None = None
+    tools: Annotated[list[ToolSpec], _FailFast()] | None = None
     tool_choice: ToolChoiceValue | None = None
     parallel_tool_calls: bool | None = None
-    functions: Annotated[list[FunctionSpec], FailFast()] | None = None
+    functions: Annotated[list[FunctionSpec], _FailFast()] | None = None
     function_call: FunctionCallChoice | None = None
     extended_thinking: Annotated[ExtendedThinking, Tag("#object")] | Annotated[bool, Tag("#flag")] | None = None
     # Values of another type are ignored, as other unknown fields are.

@@ -430,6 +430,7 @@ def test_metadata_are_bounded() -> None:
     assert request(metadata={"k" * 64: "v" * 512}).tags == (f"{'k' * 64}:{'v' * 512}",)
     assert refused(metadata={"k" * 65: "v"}).param == "metadata"
     assert refused(metadata={"k": "v" * 513}).param == "metadata.k"
+    assert refused(metadata={"k": 1}).param == "metadata.k"
 
 
 def test_the_reply_knows_how_it_is_to_be_sent() -> None:
