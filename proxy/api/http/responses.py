@@ -159,9 +159,10 @@ class RunResponse(ABC):
                 raise
             log.info("the client left before the end of its answer")
         finally:
-            work.cancel()
             gone.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
             if self._run is not None:
                 self._run.close(delivered=delivered)
 
