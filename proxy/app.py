@@ -22,6 +22,7 @@ from proxy.access.authentication import (
     SharedTokenAuthenticator,
     TokenVerifier,
     caller_id,
+    is_loopback,
     unauthenticated,
 )
 from proxy.access.keys import Keys
@@ -56,7 +57,7 @@ from proxy.inference.router import Router
 from proxy.lifecycle import Lifecycle, drain_on_signals
 from proxy.metrics import Metrics, show_metrics
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
-from proxy.settings import Settings, config_folder, is_loopback
+from proxy.settings import Settings, config_folder
 from proxy.storage import Records, Store, open_storage
 from proxy.storage.cipher import Cipher
 

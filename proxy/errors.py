@@ -24,6 +24,7 @@ Source: shared contract `heroku-chat.md`, section Errors.
     └── JobTimeout                    504  the job did not end in time
 """
 
+import math
 import re
 from collections.abc import Iterable
 from typing import ClassVar, Final
@@ -44,6 +45,7 @@ def redact(text: str, keys: Iterable[str]) -> str:
     return _LOOKS_LIKE_KEY.sub(REDACTED, text)
 
 
+MAX_RETRY_AFTER_S: Final = 60
 RESUME_AFTER_S = 1.0
 """Seconds after which a client is asked to repeat a request whose jobs go on without it."""
 
@@ -101,12 +103,31 @@ class ProxyError(Exception):
             self.retry_after = RESUME_AFTER_S
 
 
+def error_headers(error: ProxyError) -> dict[str, str]:
+    """Whether a retry can help: the SDKs retry 408, 409, 429 and every 5xx by themselves, and each retry may be a new, paid job."""
+    headers = {**error.headers, "x-should-retry": "false"}
+    if error.retry_after is not None:
+        headers |= {"x-should-retry": "true", "retry-after": retry_after(error.retry_after)}
+    if error.job_id is not None:
+        headers["x-narrative-job-id"] = error.job_id
+    return headers
+
+
+def retry_after(seconds: float) -> str:
+    """The value of `Retry-After`: whole seconds, 1 to 60."""
+    return str(min(max(math.ceil(seconds), 1), MAX_RETRY_AFTER_S))
+
+
 class InvalidRequest(ProxyError):
+    """The request is wrong; `param` is the path of the field."""
+
     status = 400
     type = "invalid_request_error"
 
 
 class ContextLengthExceeded(InvalidRequest):
+    """The prompt is too long for the model, which the proxy estimates or Narrative says."""
+
     default_code = "context_length_exceeded"
 
 
@@ -117,55 +138,75 @@ class SchemaTooComplex(InvalidRequest):
 
 
 class ModelNotFound(InvalidRequest):
+    """There is neither a model nor an endpoint of that name."""
+
     status = 404
     default_code = "model_not_found"
 
 
 class UnknownUrl(InvalidRequest):
+    """Nothing is served under that path."""
+
     status = 404
     default_code = "unknown_url"
 
 
 class MethodNotAllowed(InvalidRequest):
+    """Something is served under that path, with another method."""
+
     status = 405
     default_code = "method_not_allowed"
 
 
 class RequestTooLarge(InvalidRequest):
+    """The body has more bytes than `server.max_body_bytes`, as sent or decompressed."""
+
     status = 413
     default_code = "request_too_large"
 
 
 class InvalidApiKey(ProxyError):
+    """No key, or one that is wrong, revoked or expired; the message does not tell which of these."""
+
     status = 401
     type = "authentication_error"
     default_code = "invalid_api_key"
 
 
 class PermissionDenied(ProxyError):
+    """The key is good, and does not give access to what was asked for."""
+
     status = 403
     type = "permission_error"
 
 
 class IdempotencyConflict(ProxyError):
+    """The same key is in use by a request that is still being submitted on another replica."""
+
     status = 409
     type = "idempotency_error"
     default_code = "idempotency_key_in_use"
 
 
 class IdempotencyMismatch(ProxyError):
+    """The key was used before, with another body."""
+
     status = 422
     type = "idempotency_error"
     default_code = "idempotency_key_reused"
 
 
 class RateLimited(ProxyError):
+    """A limit of the caller, the model or the upstream; `retry_after` says when it lifts."""
+
     status = 429
     type = "rate_limit_error"
     default_code = "rate_limit_exceeded"
 
 
 class InternalError(ProxyError):
+    """A bug here."""
+
     status = 500
     type = "server_error"
     default_code = "internal_error"
@@ -190,15 +231,21 @@ class PaidFailure(UpstreamError):
 
 
 class Overloaded(ProxyError):
+    """Too much is in flight here, or the process drains; nothing was begun."""
+
     status = 503
     type = "overloaded_error"
 
 
 class StoreUnavailable(Overloaded):
+    """Keys or named endpoints cannot be read."""
+
     default_code = "state_unavailable"
 
 
 class JobTimeout(ProxyError):
+    """The job did not end in time. It runs on, and a repeat can still get its result."""
+
     status = 504
     type = "timeout_error"
     default_code = "job_timeout"

@@ -4,7 +4,6 @@ The environment is read here and nowhere else. Every error is found before any i
 (pydantic-settings would merge the same sources, but reports a fault by the field's name and not by the variable or file that holds it.)
 """
 
-import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -328,14 +327,6 @@ def config_folder() -> Path:
     package = Path(__file__).parent
     inside = package / "config"
     return inside if inside.is_dir() else package.parent / "config"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 Path_ = tuple[str, str]

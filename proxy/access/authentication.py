@@ -13,6 +13,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import ipaddress
 import re
 import time
 from collections import OrderedDict
@@ -26,7 +27,7 @@ from proxy.access.keys import KEY_PREFIX, Key, Keys
 from proxy.access.limits import NO_QUOTA, Quota, Rule
 from proxy.errors import InvalidApiKey, InvalidRequest, Overloaded, PermissionDenied
 from proxy.setting_types import is_uuid
-from proxy.settings import Settings, is_loopback
+from proxy.settings import Settings
 
 ANONYMOUS: Final = "anonymous"
 """The id of every caller who was admitted without a key."""
@@ -303,6 +304,14 @@ class AllowedOrigins:
             f"Cross-origin requests from {origin[:100]!r} are rejected while this server asks for no key: "
             "set PROXY_API_KEYS, or name the origin in `server.cors_origins`."
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @lru_cache(maxsize=64)

@@ -5,10 +5,9 @@ import json
 import pytest
 
 from proxy import errors
-from proxy.api.http.responses import error_headers
 from proxy.api.openai.routes import error_response
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
-from proxy.errors import ProxyError, redact
+from proxy.errors import ProxyError, error_headers, redact
 
 
 def tree(kind: type[ProxyError]) -> list[type[ProxyError]]:

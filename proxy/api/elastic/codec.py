@@ -115,6 +115,7 @@ class CompletionEncoder:
         return b""
 
     def error(self, error: ProxyError) -> bytes:
+        """An event named `error`; `[DONE]` does not follow."""
         return _event("error", error_out(error))
 
 

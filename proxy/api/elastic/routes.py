@@ -42,10 +42,17 @@ from proxy.api.http.responses import (
     StreamResponse,
     WholeResponse,
     json_response,
-    retry_after,
 )
 from proxy.catalog import Catalog
-from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
+from proxy.errors import (
+    InvalidApiKey,
+    InvalidRequest,
+    ModelNotFound,
+    PermissionDenied,
+    ProxyError,
+    UpstreamError,
+    retry_after,
+)
 from proxy.inference.backend import Report, Run
 from proxy.inference.endpoints import Endpoint, Endpoints, ServiceName
 from proxy.inference.idempotency import Idempotency, Terms

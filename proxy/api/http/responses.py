@@ -12,7 +12,6 @@ send timeout (`proxy/api/http/server.py`).
 """
 
 import asyncio
-import math
 import re
 import time
 from abc import ABC, abstractmethod
@@ -34,7 +33,6 @@ COMMENT: Final = b": waiting\n"
 """A heartbeat that every reader of server-sent events skips."""
 CLIENT_CLOSED_REQUEST: Final = 499
 """The status that is logged, and that nobody receives, when the client left before its response."""
-MAX_RETRY_AFTER_S: Final = 60
 REPORT_HEADERS: Final = (
     "x-proxy-model",
     "x-narrative-job-id",
@@ -85,21 +83,6 @@ def report_headers(report: Report) -> dict[str, str]:
             headers[name] = _NOT_PRINTABLE.sub("?", value[:_MAX_HEADER])
     headers.update(report.rate_limits)
     return headers
-
-
-def error_headers(error: ProxyError) -> dict[str, str]:
-    """Whether a retry can help: the SDKs retry 408, 409, 429 and every 5xx by themselves, and each retry may be a new, paid job."""
-    headers = {**error.headers, "x-should-retry": "false"}
-    if error.retry_after is not None:
-        headers |= {"x-should-retry": "true", "retry-after": retry_after(error.retry_after)}
-    if error.job_id is not None:
-        headers["x-narrative-job-id"] = error.job_id
-    return headers
-
-
-def retry_after(seconds: float) -> str:
-    """The value of `Retry-After`: whole seconds, 1 to 60."""
-    return str(min(max(math.ceil(seconds), 1), MAX_RETRY_AFTER_S))
 
 
 # ---------------------------------------------------------------- runs

@@ -32,97 +32,103 @@ from proxy.inference.result import (
 
 _MAX_MESSAGE: Final = 2_000
 
-FinishReasonOut = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
+_FinishReasonOut = Literal["stop", "length", "tool_calls", "content_filter", "function_call"]
 
 
-class FunctionOut(TypedDict):
+class _FunctionOut(TypedDict):
     """`arguments` is the text of a JSON object."""
 
     name: str
     arguments: str
 
 
-class CustomOut(TypedDict):
+class _CustomOut(TypedDict):
     name: str
     input: str
 
 
-class ToolCallOut(TypedDict):
+class _ToolCallOut(TypedDict):
     """`index` stands in deltas only; `custom` in place of `function` where `type` is that."""
 
     index: NotRequired[int]
     id: str
     type: Literal["function", "custom"]
-    function: NotRequired[FunctionOut]
-    custom: NotRequired[CustomOut]
+    function: NotRequired[_FunctionOut]
+    custom: NotRequired[_CustomOut]
 
 
-class ReasoningOut(TypedDict):
+class _ReasoningOut(TypedDict):
     """Heroku's shape of the reasoning trace."""
 
     thinking: str
 
 
-class MessageOut(TypedDict):
+class _MessageOut(TypedDict):
     role: Literal["assistant"]
     content: str | None
     refusal: None
-    tool_calls: NotRequired[list[ToolCallOut]]
-    function_call: NotRequired[FunctionOut]
+    tool_calls: NotRequired[list[_ToolCallOut]]
+    function_call: NotRequired[_FunctionOut]
     reasoning_content: NotRequired[str]
-    reasoning: NotRequired[ReasoningOut]
+    reasoning: NotRequired[_ReasoningOut]
 
 
-class ChoiceOut(TypedDict):
+class _ChoiceOut(TypedDict):
     index: int
-    message: MessageOut
-    finish_reason: FinishReasonOut
+    message: _MessageOut
+    finish_reason: _FinishReasonOut
     logprobs: None
 
 
-class UsageOut(TypedDict):
+class _UsageOut(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
 class ChatCompletion(TypedDict):
+    """The body of a whole answer. `created` is in seconds since 1970; `id` begins with `chatcmpl-`, `system_fingerprint` with `fp_`."""
+
     id: str
     object: Literal["chat.completion"]
     created: int
     model: str
     system_fingerprint: str
-    choices: list[ChoiceOut]
-    usage: UsageOut
+    choices: list[_ChoiceOut]
+    usage: _UsageOut
 
 
-class Delta(TypedDict, total=False):
+class _Delta(TypedDict, total=False):
     role: Literal["assistant"]
     content: str
-    tool_calls: list[ToolCallOut]
-    function_call: FunctionOut
+    tool_calls: list[_ToolCallOut]
+    function_call: _FunctionOut
     reasoning_content: str
-    reasoning: ReasoningOut
+    reasoning: _ReasoningOut
 
 
-class ChunkChoice(TypedDict):
+class _ChunkChoice(TypedDict):
     index: int
-    delta: Delta
-    finish_reason: FinishReasonOut | None
+    delta: _Delta
+    finish_reason: _FinishReasonOut | None
     logprobs: None
 
 
 class Chunk(TypedDict):
+    """One event of a stream. `usage` stands in the last one only, which has no choices, and only where the client asked for it."""
+
     id: str
     object: Literal["chat.completion.chunk"]
     created: int
     model: str
     system_fingerprint: str
-    choices: list[ChunkChoice]
-    usage: NotRequired[UsageOut | None]
+    choices: list[_ChunkChoice]
+    usage: NotRequired[_UsageOut | None]
 
 
 class ModelInfo(TypedDict):
+    """A model or a named endpoint, as `GET /v1/models` lists it. `created` is in seconds since 1970, 0 where it is not known."""
+
     id: str
     object: Literal["model"]
     created: int
@@ -130,6 +136,8 @@ class ModelInfo(TypedDict):
 
 
 class ModelList(TypedDict):
+    """The body of `GET /v1/models`, in one page."""
+
     object: Literal["list"]
     data: list[ModelInfo]
 
@@ -165,14 +173,14 @@ class ChunkStream:
                 for index in range(event.choices):
                     yield self._chunk(index, {"role": "assistant", "content": ""})
             case ReasoningDelta():
-                yield self._chunk(event.choice, cast(Delta, _reasoning(event.text, self._reply)))
+                yield self._chunk(event.choice, cast(_Delta, _reasoning(event.text, self._reply)))
             case TextDelta():
                 yield self._chunk(event.choice, {"content": event.text})
             case ToolCalled() if self._reply.function_call:
                 if event.index == 0:
                     yield self._chunk(event.choice, {"function_call": _function(event.call)})
             case ToolCalled():
-                call: ToolCallOut = {"index": event.index, **_call(event.call, self._reply)}
+                call: _ToolCallOut = {"index": event.index, **_call(event.call, self._reply)}
                 yield self._chunk(event.choice, {"tool_calls": [call]})
             case ChoiceEnded():
                 yield self._chunk(event.choice, {}, _finish_reason(event.finish_reason, self._reply))
@@ -183,7 +191,7 @@ class ChunkStream:
         """A chunk of the same stream without content, for watchdogs that count only data; None before the first chunk."""
         return self._chunk(0, {}) if self._started else None
 
-    def _chunk(self, choice: int, delta: Delta, finish_reason: FinishReasonOut | None = None) -> Chunk:
+    def _chunk(self, choice: int, delta: _Delta, finish_reason: _FinishReasonOut | None = None) -> Chunk:
         chunk = self._envelope()
         chunk["choices"].append(
             {"index": choice, "delta": delta, "finish_reason": finish_reason, "logprobs": None},
@@ -205,11 +213,11 @@ class ChunkStream:
         }
 
 
-def _choice(index: int, choice: Choice, reply: ChatReply) -> ChoiceOut:
+def _choice(index: int, choice: Choice, reply: ChatReply) -> _ChoiceOut:
     content = choice.text
     if choice.tool_calls:
         content = content if content and content.strip() else None
-    message: MessageOut = {"role": "assistant", "content": content, "refusal": None}
+    message: _MessageOut = {"role": "assistant", "content": content, "refusal": None}
     if not choice.tool_calls:
         message["content"] = content or ""
     elif reply.function_call:
@@ -217,26 +225,26 @@ def _choice(index: int, choice: Choice, reply: ChatReply) -> ChoiceOut:
     else:
         message["tool_calls"] = [_call(call, reply) for call in choice.tool_calls]
     if choice.reasoning:
-        message |= cast(MessageOut, _reasoning(choice.reasoning, reply))
+        message |= cast(_MessageOut, _reasoning(choice.reasoning, reply))
     finish_reason = _finish_reason(choice.finish_reason, reply)
     return {"index": index, "message": message, "finish_reason": finish_reason, "logprobs": None}
 
 
-def _reasoning(text: str, reply: ChatReply) -> dict[str, str | ReasoningOut]:
-    fields: dict[str, str | ReasoningOut] = {"reasoning_content": text}
+def _reasoning(text: str, reply: ChatReply) -> dict[str, str | _ReasoningOut]:
+    fields: dict[str, str | _ReasoningOut] = {"reasoning_content": text}
     if reply.reasoning_object:
         fields["reasoning"] = {"thinking": text}
     return fields
 
 
-def _call(call: ToolCall, reply: ChatReply) -> ToolCallOut:
+def _call(call: ToolCall, reply: ChatReply) -> _ToolCallOut:
     id_ = call.id if "_" in call.id else f"call_{call.id}"
     if call.name in reply.custom_tools:
         return {"id": id_, "type": "custom", "custom": {"name": call.name, "input": _custom_input(call.arguments)}}
     return {"id": id_, "type": "function", "function": _function(call)}
 
 
-def _function(call: ToolCall) -> FunctionOut:
+def _function(call: ToolCall) -> _FunctionOut:
     return {"name": call.name, "arguments": dump_json(call.arguments)}
 
 
@@ -250,11 +258,11 @@ def _custom_input(arguments: Any) -> str:
             return dump_json(arguments)
 
 
-def _finish_reason(reason: FinishReason, reply: ChatReply) -> FinishReasonOut:
+def _finish_reason(reason: FinishReason, reply: ChatReply) -> _FinishReasonOut:
     return "function_call" if reason == "tool_calls" and reply.function_call else reason
 
 
-def _usage(usage: Usage) -> UsageOut:
+def _usage(usage: Usage) -> _UsageOut:
     return {
         "prompt_tokens": usage.input_tokens,
         "completion_tokens": usage.output_tokens,
@@ -279,14 +287,17 @@ class ChatStreamEncoder:
         self._stream = ChunkStream(reply)
 
     def encode(self, event: Event) -> Iterator[bytes]:
+        """The events of a stream's event: each is a chunk."""
         for chunk in self._stream.chunks(event):
             yield _event(chunk)
 
     def heartbeat(self) -> bytes:
+        """A chunk with an empty delta; empty before the first chunk."""
         chunk = self._stream.heartbeat()
         return _event(chunk) if chunk else b""
 
     def error(self, error: ProxyError) -> bytes:
+        """An event of the error's JSON; `[DONE]` does not follow."""
         return error_event(error)
 
 

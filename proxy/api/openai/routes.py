@@ -18,7 +18,6 @@ from proxy.api.http.responses import (
     RunResponse,
     StreamResponse,
     WholeResponse,
-    error_headers,
     json_response,
 )
 from proxy.api.openai.decode import ChatReply, ReasoningObject, body_digest, decode
@@ -32,7 +31,15 @@ from proxy.api.openai.encode import (
 )
 from proxy.api.openai.types import ChatRequest
 from proxy.catalog import Catalog, ModelCard
-from proxy.errors import MethodNotAllowed, ModelNotFound, PaidFailure, PermissionDenied, ProxyError, UnknownUrl
+from proxy.errors import (
+    MethodNotAllowed,
+    ModelNotFound,
+    PaidFailure,
+    PermissionDenied,
+    ProxyError,
+    UnknownUrl,
+    error_headers,
+)
 from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency
 from proxy.inference.request import Request as InferenceRequest
@@ -83,12 +90,31 @@ async def chat_completions(request: Request) -> RunResponse:
     caller = await services.authenticator.authenticate(request.headers)
     chat = services.settings.chat
     decoded, reply, digest = await read_object(request, services.decode, services.settings.server)
+    if decoded.model not in services.catalog.by_name:
+        await _check_model(decoded.model, services, caller)
     heartbeat_s = chat.heartbeat_s if reply.stream else chat.keepalive_json_s
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
     if reply.stream:
         return StreamResponse(start, ChatStreamEncoder(reply), heartbeat_s, chat)
     return WholeResponse(start, partial(completion_body, reply=reply), error_body, heartbeat_s)
+
+
+async def _check_model(name: str, services: OpenAIServices, caller: Caller) -> None:
+    """Refuse an unknown model before any work is done for it.
+
+    Raises:
+        ModelNotFound: there is neither a model nor an endpoint of that name.
+        PermissionDenied: there is none, and the caller may not use one of that name.
+    """
+    try:
+        services.catalog.match(name)
+    except ModelNotFound:
+        if caller.may_use_endpoint(name) and await services.endpoints.find(name):
+            return
+        if caller.may_use({name}):
+            raise
+        raise _no_access(name) from None
 
 
 def chat_decoder(rules: Rules, reasoning_object: ReasoningObject) -> DecodeChat:
@@ -156,8 +182,12 @@ async def _model(name: str, services: OpenAIServices, caller: Caller) -> ModelIn
             raise
         card = None
     if card is None or not caller.may_use({name, card.id, *card.names}):
-        raise PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")
+        raise _no_access(name)
     return _of_card(name, card)
+
+
+def _no_access(name: str) -> PermissionDenied:
+    return PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")
 
 
 def _of_card(name: str, card: ModelCard) -> ModelInfo:

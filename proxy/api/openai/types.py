@@ -31,11 +31,15 @@ class RequestModel(BaseModel):
 
 
 class TextPart(RequestModel):
+    """Text of any author."""
+
     type: Literal["text"]
     text: str
 
 
 class RefusalPart(RequestModel):
+    """What the model said instead of an answer in an earlier turn; read as its text."""
+
     type: Literal["refusal"]
     refusal: str
 
@@ -92,8 +96,8 @@ Part = Annotated[
 ]
 
 
-Parts = Annotated[list[Part], _FailFast()]
-Content = Annotated[str, Tag("#string")] | Annotated[Parts, Tag("#parts")]
+_Parts = Annotated[list[Part], _FailFast()]
+Content = Annotated[str, Tag("#string")] | Annotated[_Parts, Tag("#parts")]
 
 
 class ToolResultItem(RequestModel):
@@ -117,7 +121,7 @@ def _tool_content_tag(value: Any) -> str:
 
 ToolContent = Annotated[
     Annotated[str, Tag("#string")]
-    | Annotated[Parts, Tag("#parts")]
+    | Annotated[_Parts, Tag("#parts")]
     | Annotated[list[ToolResultItem], Tag("#results")]
     | Annotated[JsonObject, Tag("#object")],
     Discriminator(_tool_content_tag),
@@ -127,56 +131,68 @@ ToolContent = Annotated[
 # ---------------------------------------------------------------- messages
 
 
-class CalledFunction(RequestModel):
+class _CalledFunction(RequestModel):
     name: str
     arguments: str | JsonObject | None = None
 
 
 class FunctionCall(RequestModel):
+    """A call of an earlier turn. Without an `id` it is paired with results by its place."""
+
     id: str | None = None
     type: Literal["function"] | None = None
-    function: CalledFunction
+    function: _CalledFunction
 
 
-class CalledCustom(RequestModel):
+class _CalledCustom(RequestModel):
     name: str
     input: str | None = None
 
 
 class CustomCall(RequestModel):
+    """A call of a custom tool in an earlier turn."""
+
     id: str | None = None
     type: Literal["custom"]
-    custom: CalledCustom
+    custom: _CalledCustom
 
 
-PastCall = Annotated[
+_PastCall = Annotated[
     Annotated[FunctionCall, Tag("#function")] | Annotated[CustomCall, Tag("#custom")],
     Discriminator(tagged_by("type", {"custom": "#custom"}, "#function")),
 ]
 
 
 class SystemMessage(RequestModel):
+    """Instructions. OpenAI's newer models call them `developer`; both mean the same here."""
+
     role: Literal["system", "developer"]
     content: Content | None = None
     name: str | None = None
 
 
 class UserMessage(RequestModel):
+    """A turn of the user; `name` tells several users apart."""
+
     role: Literal["user"]
     content: Content | None = None
     name: str | None = None
 
 
 class AssistantMessage(RequestModel):
+    """A turn of the model; `function_call` is the retired form of `tool_calls`."""
+
     role: Literal["assistant"]
     content: Content | None = None
     name: str | None = None
     refusal: str | None = None
-    tool_calls: list[PastCall] | None = None
-    function_call: CalledFunction | None = None
+    tool_calls: list[_PastCall] | None = None
+    function_call: _CalledFunction | None = None
 
 
 class ToolMessage(RequestModel):
+    """The result of a call, or Heroku's list of results. Some clients name the tool instead of the call."""
+
     role: Literal["tool"]
     tool_call_id: str | None = None
     name: str | None = None
@@ -220,13 +236,15 @@ ChatMessage = Annotated[
 
 
 class FunctionSpec(RequestModel):
+    """A function's `parameters` are a JSON Schema, checked by the backend; `strict` asks for arguments that match it exactly."""
+
     name: str = Field(min_length=1, max_length=128)
     description: str | None = None
     parameters: Any = None
     strict: bool | None = None
 
 
-class FunctionTool(RequestModel):
+class _FunctionTool(RequestModel):
     type: Literal["function"]
     function: FunctionSpec
 
@@ -240,6 +258,8 @@ class CustomSpec(RequestModel):
 
 
 class CustomTool(RequestModel):
+    """A custom tool, answered by calls of `type: custom`."""
+
     type: Literal["custom"]
     custom: CustomSpec
 
@@ -251,7 +271,7 @@ class HostedTool(RequestModel):
 
 
 ToolSpec = Annotated[
-    Annotated[FunctionTool, Tag("#function")]
+    Annotated[_FunctionTool, Tag("#function")]
     | Annotated[CustomTool, Tag("#custom")]
     | Annotated[HostedTool, Tag("#hosted")],
     Discriminator(tagged_by("type", {"function": "#function", "custom": "#custom"}, "#hosted")),
@@ -259,31 +279,41 @@ ToolSpec = Annotated[
 
 
 class ToolName(RequestModel):
+    """The object by which a choice names one tool."""
+
     name: str
 
 
 class NamedFunction(RequestModel):
+    """The choice of one function, which must be called."""
+
     type: Literal["function"]
     function: ToolName
 
 
 class NamedCustom(RequestModel):
+    """The choice of one custom tool, which must be called."""
+
     type: Literal["custom"]
     custom: ToolName
 
 
-NamedTool = Annotated[
+_NamedTool = Annotated[
     Annotated[NamedFunction, Tag("#function")] | Annotated[NamedCustom, Tag("#custom")],
     Discriminator(tagged_by("type", {"custom": "#custom"}, "#function")),
 ]
 
 
 class AllowedTools(RequestModel):
+    """A choice of several tools; `required` asks for a call of one of them."""
+
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: list[_NamedTool]
 
 
 class AllowedToolsChoice(RequestModel):
+    """The object around `AllowedTools`."""
+
     type: Literal["allowed_tools"]
     allowed_tools: AllowedTools
 
@@ -302,7 +332,7 @@ ToolChoiceValue = Annotated[
 FunctionCallChoice = Annotated[Literal["none", "auto"], Tag("#mode")] | Annotated[ToolName, Tag("#object")]
 
 
-# ---------------------------------------------------------------- formats and parameters
+# ---------------------------------------------------------------- parameters
 
 
 def _whole(value: Any) -> Any:
@@ -316,14 +346,14 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 # ---------------------------------------------------------------- formats and parameters
 
 
-class JsonSchemaSpec(RequestModel):
+class _JsonSchemaSpec(RequestModel):
     name: str | None = None
     description: str | None = None
     schema_: Any = Field(alias="schema")
     strict: bool | None = None
 
 
-class TextFormat(RequestModel):
+class _TextFormat(RequestModel):
     type: Literal["text"]
 
 
@@ -336,8 +366,10 @@ class JsonObjectFormat(RequestModel):
 
 
 class JsonSchemaFormat(RequestModel):
+    """Structured output."""
+
     type: Literal["json_schema"]
-    json_schema: JsonSchemaSpec
+    json_schema: _JsonSchemaSpec
 
 
 class _UnknownFormat(RequestModel):
@@ -346,8 +378,8 @@ class _UnknownFormat(RequestModel):
 
 _FORMAT_TAGS: Final = {"text": "#text", "json_object": "#json_object", "json_schema": "#json_schema"}
 
-ResponseFormat = Annotated[
-    Annotated[TextFormat, Tag("#text")]
+_ResponseFormat = Annotated[
+    Annotated[_TextFormat, Tag("#text")]
     | Annotated[JsonObjectFormat, Tag("#json_object")]
     | Annotated[JsonSchemaFormat, Tag("#json_schema")]
     | Annotated[_UnknownFormat, Tag("#unknown")],
@@ -379,7 +411,7 @@ class ReasoningOptions(RequestModel):
     exclude: bool | None = None
 
 
-class StreamOptions(RequestModel):
+class _StreamOptions(RequestModel):
     include_usage: bool | None = None
 
 
@@ -394,7 +426,7 @@ class ChatRequest(RequestModel):
     top_p: float | None = Field(default=None, ge=0, le=1)
     stop: Annotated[str, Tag("#string")] | Annotated[list[str], _FailFast(), Tag("#list")] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: _StreamOptions | None = None
     tools: Annotated[list[ToolSpec], _FailFast()] | None = None
     tool_choice: ToolChoiceValue | None = None
     parallel_tool_calls: bool | None = None
@@ -417,7 +449,7 @@ class ChatRequest(RequestModel):
         | None
     ) = None
     reasoning_effort: str | None = None
-    response_format: ResponseFormat | None = None
+    response_format: _ResponseFormat | None = None
     n: Whole | None = Field(default=None, ge=1)
     user: str | None = None
     metadata: JsonObject | None = None
