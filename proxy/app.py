@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypedDict
 
 from starlette.applications import Starlette
@@ -32,11 +33,11 @@ from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord
 from proxy.api.http.responses import REPORT_HEADERS
 from proxy.api.openai.routes import (
     OpenAIServices,
-    chat_decoder,
+    decode_body,
+    decode_streamed,
     error_response,
     exception_handlers,
     openai_routes,
-    stream_decoder,
 )
 from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.narrative.backend import NarrativeBackend
@@ -106,11 +107,12 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
 
     metrics = Metrics()
     recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
-    decode = chat_decoder(rules, settings.chat.reasoning_object)
+    decode = partial(decode_body, rules=rules, reasoning_object=settings.chat.reasoning_object)
     lifecycle = Lifecycle(settings.server.shutdown_grace_s, resumable=settings.state.url is not None)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
+        """Opened from the storage up, and closed in reverse."""
         async with AsyncExitStack() as stack:
             storage = await stack.enter_async_context(
                 open_storage(settings.access.home(), _redis_url(settings), settings.state.prefix, metrics.state_failed)
@@ -177,7 +179,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     _elastic_authenticator(settings, authenticator),
                     endpoints,
                     backend,
-                    decode_chat=stream_decoder(decode),
+                    decode_chat=partial(decode_streamed, decode_chat=decode),
                     verify={"narrative": _verify_narrative(client), "anthropic": _verify_anthropic(anthropic)},
                     own_token=bool(account.api_key),
                 ),

@@ -147,7 +147,7 @@ def drain_on_signals(lifecycle: Lifecycle) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     seen: set[int] = set()
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def _stop(number: int, frame: FrameType | None) -> None:
         handler = before[signal.Signals(number)]
         if not callable(handler):
             return
@@ -160,7 +160,7 @@ def drain_on_signals(lifecycle: Lifecycle) -> Iterator[None]:
 
     for number, handler in before.items():
         if callable(handler):
-            signal.signal(number, stop)
+            signal.signal(number, _stop)
     try:
         yield
     finally:

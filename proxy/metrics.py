@@ -122,6 +122,7 @@ class Metrics:
         self._stages.labels(stage).observe(max(seconds, 0.0))
 
     def state_failed(self) -> None:
+        """A call to the shared state failed, or timed out."""
         self._state_errors.inc()
 
     def request(self, route: str, model: str, status: int, seconds: float) -> None:

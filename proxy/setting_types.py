@@ -58,6 +58,7 @@ def _sendable(secret: SecretStr) -> SecretStr:
 
 
 def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID, in any of the usual spellings."""
     try:
         UUID(text)
     except ValueError:

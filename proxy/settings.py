@@ -50,6 +50,8 @@ class _Section(BaseModel):
 
 
 class ServerSettings(_Section):
+    """How clients reach the server, and what it takes from them."""
+
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes.")
@@ -103,6 +105,8 @@ class ServerSettings(_Section):
 
 
 class NarrativeSettings(_Section):
+    """The Narrative account that jobs run on, and the calls to its API."""
+
     api_key: Key | None = Field(
         None,
         description="The proxy's Narrative token. Unset: each client's bearer token is passed through to Narrative.",
@@ -115,6 +119,8 @@ class NarrativeSettings(_Section):
 
 
 class WebhookSettings(_Section):
+    """Completions of jobs by webhook, besides polling."""
+
     public_url: WebAddress | None = Field(
         None,
         description="Where Narrative reaches this server, `https://…`: it then tells of ended jobs by webhook. Needs `narrative.api_key`.",
@@ -122,6 +128,8 @@ class WebhookSettings(_Section):
 
 
 class JobSettings(_Section):
+    """How many jobs run at a time, how their ends are noticed, and for how long a request waits for them."""
+
     deadline_s: float = Field(600.0, gt=0, description="Seconds a request may take overall; then 504 `job_timeout`.")
     reads_per_second: float = Field(
         10.0,
@@ -138,6 +146,8 @@ class JobSettings(_Section):
 
 
 class ChatSettings(_Section):
+    """What chat requests may ask for, and how they are answered."""
+
     models_file: Path | None = Field(None, description="The model table; unset: `models.toml` beside this file.")
     default_model: str | None = Field(
         None, min_length=1, description="Model that serves unknown model names; unset: they are a 404."
@@ -218,15 +228,21 @@ class SchemaSettings(_Section):
 
 
 class ConsoleSettings(_Section):
+    """The web console."""
+
     enabled: bool = Field(True, description="Serve the console's pages at `/console`.")
 
 
 class SandboxSettings(_Section):
+    """How long jobs of the sandbox take."""
+
     pending_s: float = Field(0.1, ge=0, description="Seconds a sandbox job is pending.")
     running_s: float = Field(0.4, ge=0, description="Seconds a sandbox job runs.")
 
 
 class StateSettings(_Section):
+    """What is remembered of requests so that none is paid twice, and where."""
+
     url: RedisAddress | None = Field(
         None,
         description="Redis 7 or Valkey that several replicas or workers share, `redis://…`; unset: memory, each process for itself.",
@@ -254,6 +270,8 @@ class StateSettings(_Section):
 
 
 class AccessSettings(_Section):
+    """Keys that the proxy makes, their storage, and the limits of callers."""
+
     folder: str = Field(
         "~/.narrative-proxy",
         description="Folder of the database with keys and named endpoints (unless a Redis holds them) and of the generated secret key.",
@@ -283,6 +301,8 @@ class AccessSettings(_Section):
 
 
 class ElasticSettings(_Section):
+    """The Elastic inference API."""
+
     admin_key: SecretStr | None = Field(
         None,
         description="Key that creates and deletes named endpoints. Unset: any client may on a loopback address, none on others.",
@@ -293,6 +313,8 @@ class ElasticSettings(_Section):
 
 
 class AnthropicSettings(_Section):
+    """Calls to Anthropic's Messages API, for endpoints of that service."""
+
     base_url: WebAddress | None = Field(None, description="Base URL of the Messages API; unset: Anthropic's own.")
     version: str = Field(
         "2023-06-01",

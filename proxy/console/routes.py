@@ -118,12 +118,12 @@ async def plan(request: Request) -> Response:
     # It makes no job, but is work: it counts as a request.
     await services.limits.enter([caller.rule(services.usual)], tokens=0, jobs=0)
 
-    def work(body: dict[str, Any], body_bytes: int) -> InferenceRequest:
+    def _work(body: dict[str, Any], body_bytes: int) -> InferenceRequest:
         decoded, _ = decode(validated(ChatRequest, body), services.rules, body_bytes)
         check(decoded, services.rules)
         return decoded
 
-    decoded = await read_object(request, work, services.server)
+    decoded = await read_object(request, _work, services.server)
     found = services.catalog.match(decoded.model)
     if not caller.may_use({decoded.model, found.card.id, *found.card.names}):
         raise PermissionDenied("This API key has no access to that model.", param="model")
@@ -192,6 +192,7 @@ class Pages(StaticFiles):
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
+        """With the headers of all files, and types that do not depend on the machine."""
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers.update(HEADERS)
         response.headers["content-type"] = _TYPES.get(PurePath(full_path).suffix, "text/plain; charset=utf-8")

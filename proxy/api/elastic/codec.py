@@ -12,7 +12,7 @@ from proxy.api.elastic.types import (
     EndpointOut,
     ErrorOut,
     NamedService,
-    NarrativeSettings,
+    NarrativeServiceSettings,
     PutAnthropic,
     PutNarrative,
     ServiceSettingsOut,
@@ -108,10 +108,12 @@ class CompletionEncoder:
     end = b"event: message\ndata: [DONE]\n\n"
 
     def encode(self, event: Event) -> Iterator[bytes]:
+        """Only text is part of a completion."""
         if isinstance(event, TextDelta):
             yield _event("message", {"completion": [{"delta": event.text}]})
 
     def heartbeat(self) -> bytes:
+        """Empty: the format has no event without content."""
         return b""
 
     def error(self, error: ProxyError) -> bytes:
@@ -136,10 +138,12 @@ class ChatEncoder(CompletionEncoder):
         self._stream = chunks
 
     def encode(self, event: Event) -> Iterator[bytes]:
+        """OpenAI's chunks, each an event named `message`."""
         for chunk in self._stream.chunks(event):
             yield _event("message", chunk)
 
     def heartbeat(self) -> bytes:
+        """A chunk with an empty delta; empty before the first one."""
         chunk = self._stream.heartbeat()
         return _event("message", chunk) if chunk else b""
 
@@ -187,7 +191,7 @@ def decode_endpoint(
         task_type=task_type,
         service=put.service,
         model_id=settings.model_id,
-        data_plane_id=settings.data_plane_id if isinstance(settings, NarrativeSettings) else None,
+        data_plane_id=settings.data_plane_id if isinstance(settings, NarrativeServiceSettings) else None,
         requests_per_minute=settings.rate_limit.requests_per_minute if settings.rate_limit else usual,
         defaults=TaskDefaults() if put.task_settings is None else TaskDefaults(**put.task_settings.model_dump()),
         fallback=settings.fallback,

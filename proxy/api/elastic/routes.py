@@ -210,10 +210,12 @@ class ElasticAuthenticator:
 
 
 async def list_endpoints(request: Request, services: ElasticServices) -> Response:
+    """Every endpoint that the caller may use."""
     return await _listed(services, await services.authenticator.caller(request.headers), None)
 
 
 async def get_endpoint(request: Request, services: ElasticServices) -> Response:
+    """One endpoint by its id, or all of a task type."""
     caller = await services.authenticator.caller(request.headers)
     inference_id, task_type = _named(request)
     if inference_id == "_all":
@@ -247,6 +249,7 @@ async def put_endpoint(request: Request, services: ElasticServices) -> Response:
 
 
 async def delete_endpoint(request: Request, services: ElasticServices) -> Response:
+    """Delete an endpoint and its credential; `dry_run` only looks whether it is there."""
     await services.authenticator.check_admin(request.headers)
     inference_id, task_type = _named(request)
     endpoint = await services.endpoints.find(inference_id)
@@ -323,10 +326,10 @@ async def complete(request: Request, services: ElasticServices) -> RunResponse:
         for asked in requests
     ]
 
-    async def start() -> Run:
+    async def _start() -> Run:
         return _JoinedRun(starts)
 
-    return WholeResponse(start, _completion_body, _error_body)
+    return WholeResponse(_start, _completion_body, _error_body)
 
 
 class _JoinedRun:
@@ -384,11 +387,11 @@ async def stream_completion(request: Request, services: ElasticServices) -> RunR
 async def stream_chat(request: Request, services: ElasticServices) -> RunResponse:
     """A chat completion, always with its usage in the last chunk, as Elasticsearch has it."""
     caller, inference_id = await _inference_call(request, services)
-
-    def work(body: dict[str, Any], body_bytes: int) -> tuple[InferenceRequest, Chunks, str]:
-        return services.decode_chat({**body, "model": inference_id}, body_bytes)
-
-    asked, chunks, digest = await read_object(request, work, services.settings.server)
+    asked, chunks, digest = await read_object(
+        request,
+        lambda body, body_bytes: services.decode_chat({**body, "model": inference_id}, body_bytes),
+        services.settings.server,
+    )
     return _streamed(request, services, caller, (asked, digest), ChatEncoder(chunks))
 
 
@@ -414,6 +417,7 @@ async def _inference_call(request: Request, services: ElasticServices) -> tuple[
 
 
 async def unrouted(request: Request, services: ElasticServices) -> Response:
+    """The error for any other path or method here."""
     raise InvalidRequest(f"no handler found for uri [{shown_path(request.url.path)}] and method [{request.method}]")
 
 

@@ -20,30 +20,32 @@ class _Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class RateLimit(_Body):
+class _RateLimit(_Body):
     requests_per_minute: int = Field(ge=1)
 
 
 class _ServiceSettings(_Body):
     model_id: str = Field(min_length=1)
-    rate_limit: RateLimit | None = None
+    rate_limit: _RateLimit | None = None
     fallback: str | None = Field(default=None, min_length=1)
 
 
-class NarrativeSettings(_ServiceSettings):
+class NarrativeServiceSettings(_ServiceSettings):
     """`service_settings` of the `narrative` service. Without `api_key` the endpoint runs on the proxy's own token."""
 
     api_key: str | None = Field(default=None, min_length=1)
     data_plane_id: Annotated[str, AfterValidator(_uuid)] | None = None
 
 
-class AnthropicSettings(_ServiceSettings):
+class AnthropicServiceSettings(_ServiceSettings):
     """`service_settings` of the `anthropic` service."""
 
     api_key: str = Field(min_length=1)
 
 
 class TaskSettings(_Body):
+    """How an endpoint, or one call, wants its answers; `top_k` 0 is the same as none."""
+
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_k: int | None = Field(default=None, ge=0)
@@ -66,14 +68,18 @@ class NamedService(BaseModel):
 
 
 class PutNarrative(_Body):
+    """The body of a `PUT` of an endpoint that runs on Narrative."""
+
     service: Literal["narrative"]
-    service_settings: NarrativeSettings
+    service_settings: NarrativeServiceSettings
     task_settings: TaskSettings | None = None
 
 
 class PutAnthropic(_Body):
+    """The body of a `PUT` of an endpoint that calls Anthropic's API."""
+
     service: Literal["anthropic"]
-    service_settings: AnthropicSettings
+    service_settings: AnthropicServiceSettings
     task_settings: AnthropicTaskSettings
 
 
@@ -104,6 +110,8 @@ class ServiceSettingsOut(TypedDict):
 
 
 class EndpointOut(TypedDict):
+    """An endpoint as it was stored, with the defaults of its service filled in."""
+
     inference_id: str
     task_type: str
     service: str
@@ -111,15 +119,17 @@ class EndpointOut(TypedDict):
     task_settings: dict[str, int | float]
 
 
-class Cause(TypedDict):
+class _Cause(TypedDict):
     type: str
     reason: str
 
 
-class ErrorBody(Cause):
-    root_cause: list[Cause]
+class _ErrorBody(_Cause):
+    root_cause: list[_Cause]
 
 
 class ErrorOut(TypedDict):
-    error: ErrorBody
+    """An error, also as the last event of a stream; `status` is that of the response."""
+
+    error: _ErrorBody
     status: int

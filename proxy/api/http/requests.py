@@ -118,13 +118,13 @@ def tagged_by(field: str, tags: Mapping[str, str], default: str, other: str | No
         other: the tag of values that are no objects; the same by default.
     """
 
-    def tag(value: Any) -> str:
+    def _tag(value: Any) -> str:
         if not isinstance(value, dict):
             return default if other is None else other
         name = value.get(field)
         return tags.get(name, default) if isinstance(name, str) else default
 
-    return tag
+    return _tag
 
 
 def has_more_values(body: bytes, limit: int) -> bool:

@@ -117,27 +117,21 @@ async def _check_model(name: str, services: OpenAIServices, caller: Caller) -> N
         raise _no_access(name) from None
 
 
-def chat_decoder(rules: Rules, reasoning_object: ReasoningObject) -> DecodeChat:
-    """The whole decoding of a body; done in a thread where it is large."""
-
-    def work(body: dict[str, Any], body_bytes: int) -> tuple[InferenceRequest, ChatReply, str]:
-        chat_request = validated(ChatRequest, body)
-        decoded, reply = decode(chat_request, rules, body_bytes, reasoning_object=reasoning_object)
-        return decoded, reply, body_digest(body)
-
-    return work
+def decode_body(
+    body: dict[str, Any], body_bytes: int, *, rules: Rules, reasoning_object: ReasoningObject
+) -> tuple[InferenceRequest, ChatReply, str]:
+    """A body's request, what its reply looks like, and its digest; done in a thread where it is large. Raises InvalidRequest."""
+    chat_request = validated(ChatRequest, body)
+    decoded, reply = decode(chat_request, rules, body_bytes, reasoning_object=reasoning_object)
+    return decoded, reply, body_digest(body)
 
 
-def stream_decoder(
-    decode_chat: DecodeChat,
-) -> Callable[[dict[str, Any], int], tuple[InferenceRequest, ChunkStream, str]]:
+def decode_streamed(
+    body: dict[str, Any], body_bytes: int, *, decode_chat: DecodeChat
+) -> tuple[InferenceRequest, ChunkStream, str]:
     """The same for another API that streams chat completions as this one's chunks, always with their usage."""
-
-    def work(body: dict[str, Any], body_bytes: int) -> tuple[InferenceRequest, ChunkStream, str]:
-        decoded, reply, digest = decode_chat({**body, "stream": True}, body_bytes)
-        return decoded, ChunkStream(replace(reply, include_usage=True)), digest
-
-    return work
+    decoded, reply, digest = decode_chat({**body, "stream": True}, body_bytes)
+    return decoded, ChunkStream(replace(reply, include_usage=True)), digest
 
 
 # ---------------------------------------------------------------- models
@@ -219,10 +213,10 @@ def exception_handlers(
 ) -> dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]:
     """Handlers for errors of the project, for URLs and methods that are not served, and for clients that left."""
 
-    async def on_error(request: Request, error: Exception) -> Response:
+    async def _on_error(request: Request, error: Exception) -> Response:
         return error_response(cast(ProxyError, error), paid_failure_status=paid_failure_status)
 
-    async def on_unrouted(request: Request, error: Exception) -> Response:
+    async def _on_unrouted(request: Request, error: Exception) -> Response:
         """The message names the URL that is served."""
         error = cast(HTTPException, error)
         what = f"{request.method} {shown_path(request.url.path)}"
@@ -234,7 +228,7 @@ def exception_handlers(
             refusal = UnknownUrl(f"Unknown URL: {what}. This server speaks the Chat Completions API, at {_CHAT_URL}.")
         return error_response(refusal, error.headers)
 
-    async def on_disconnect(request: Request, error: Exception) -> Response:
+    async def _on_disconnect(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    return {ProxyError: on_error, HTTPException: on_unrouted, ClientDisconnect: on_disconnect}
+    return {ProxyError: _on_error, HTTPException: _on_unrouted, ClientDisconnect: _on_disconnect}
