@@ -223,7 +223,7 @@ def pieces(text: str, most: int = MOST_PIECES) -> Iterator[str]:
 def _cut(text: str, start: int, wanted: int) -> int:
     """The first boundary from `wanted` on, behind a word where one ends soon. `start` is a boundary before it."""
     word = _WORD_END.match(text, wanted)
-    if word and text[word.end() - 1].isspace():
+    if word and (word.end() == len(text) or text[word.end() - 1].isspace()):
         wanted = word.end()
     boundary = max(start, wanted - _NEAR)
     # Wherever a search begins, the first end it finds is a boundary, unless it halves one of several flags in a row.
