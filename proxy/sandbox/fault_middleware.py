@@ -127,7 +127,8 @@ class FaultMiddleware:
         cleared = asyncio.Event()
         cancel = self._faults.on_clear(lambda: loop.call_soon_threadsafe(cleared.set))
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(cleared.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await cleared.wait()
         cancel()
 
 

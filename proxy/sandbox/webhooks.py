@@ -182,7 +182,9 @@ class WebhookDeliveries:
                     self._announce(client, job, at)
                     self._schedule(job, job.next_change(at))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._due[0][0] - now if self._due else None)
+                # `wait_for` of Python 3.11 can lose a cancellation that comes together with what it waits for.
+                async with asyncio.timeout(self._due[0][0] - now if self._due else None):
+                    await self._wake.wait()
 
     def _announce(self, client: aiohttp.ClientSession, job: SandboxJob, at: float) -> None:
         state = job.state_at(at)
