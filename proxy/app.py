@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -62,6 +63,8 @@ from proxy.settings import Settings, config_folder
 from proxy.storage import Records, Store, open_storage
 from proxy.storage.cipher import Cipher
 
+_WORKERS = 1
+"""Threads for what takes long to compute. They share the interpreter with the event loop: it waits longer with each, and none is faster."""
 _TOKEN_CHECK_S = 10.0
 _EXPOSED_HEADERS = (
     "x-request-id",
@@ -113,6 +116,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         """Opened from the storage up, and closed in reverse."""
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker"))
         async with AsyncExitStack() as stack:
             storage = await stack.enter_async_context(
                 open_storage(settings.access.home(), _redis_url(settings), settings.state.prefix, metrics.state_failed)

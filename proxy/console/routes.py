@@ -128,20 +128,24 @@ async def plan(request: Request) -> Response:
     if not caller.may_use({decoded.model, found.card.id, *found.card.names}):
         raise PermissionDenied("This API key has no access to that model.", param="model")
     budget = Budget()
+    plane = caller.data_plane_id or UNKNOWN_PLANE
+
+    def plan() -> Response:
+        prepared = prepare(decoded, found.card, services.rules, budget=budget)
+        return _json(
+            {
+                "run": prepared.body(plane, _SHOWN_TAG).model_dump(mode="json", exclude_none=True),
+                "jobs": decoded.choices,
+                "ignored": prepared.ignored,
+                "adjusted": (*((found.adjusted,) if found.adjusted else ()), *prepared.adjusted),
+            }
+        )
+
     try:
-        prepared = await asyncio.to_thread(prepare, decoded, found.card, services.rules, budget=budget)
+        return await asyncio.to_thread(plan)
     except asyncio.CancelledError:
         budget.abandon()
         raise
-    run = prepared.body(caller.data_plane_id or UNKNOWN_PLANE, _SHOWN_TAG)
-    return _json(
-        {
-            "run": run.model_dump(mode="json", exclude_none=True),
-            "jobs": decoded.choices,
-            "ignored": prepared.ignored,
-            "adjusted": (*((found.adjusted,) if found.adjusted else ()), *prepared.adjusted),
-        }
-    )
 
 
 async def recent(request: Request) -> Response:

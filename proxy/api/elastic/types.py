@@ -3,11 +3,13 @@
 Requests are strict: an unknown setting is an error, as it is there. Null is the same as absent.
 """
 
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from proxy.setting_types import is_uuid
+
+_MOST_FIELDS: Final = 100
 
 
 def _uuid(text: str) -> str:
@@ -18,6 +20,13 @@ def _uuid(text: str) -> str:
 
 class _Body(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _MOST_FIELDS:
+            raise ValueError(f"expected at most {_MOST_FIELDS} fields")  # each unknown one would be an error of its own
+        return value
 
 
 class _RateLimit(_Body):
@@ -91,7 +100,8 @@ class CompletionBody(_Body):
     """The body of `POST /_inference/completion/{id}`."""
 
     input: Annotated[
-        Annotated[str, Tag("#string")] | Annotated[list[str], Tag("#list"), Field(min_length=1, max_length=32)],
+        Annotated[str, Tag("#string")]
+        | Annotated[list[str], Tag("#list"), Field(fail_fast=True, min_length=1, max_length=32)],
         Discriminator(_input_tag),
     ]
     task_settings: TaskSettings | None = None

@@ -122,7 +122,7 @@ def _tool_content_tag(value: Any) -> str:
 ToolContent = Annotated[
     Annotated[str, Tag("#string")]
     | Annotated[_Parts, Tag("#parts")]
-    | Annotated[list[ToolResultItem], Tag("#results")]
+    | Annotated[list[ToolResultItem], _FailFast(), Tag("#results")]
     | Annotated[JsonObject, Tag("#object")],
     Discriminator(_tool_content_tag),
 ]
@@ -186,7 +186,7 @@ class AssistantMessage(RequestModel):
     content: Content | None = None
     name: str | None = None
     refusal: str | None = None
-    tool_calls: list[_PastCall] | None = None
+    tool_calls: Annotated[list[_PastCall], _FailFast()] | None = None
     function_call: _CalledFunction | None = None
 
 
@@ -308,7 +308,7 @@ class AllowedTools(RequestModel):
     """A choice of several tools; `required` asks for a call of one of them."""
 
     mode: Literal["auto", "required"]
-    tools: list[_NamedTool]
+    tools: Annotated[list[_NamedTool], _FailFast()]
 
 
 class AllowedToolsChoice(RequestModel):

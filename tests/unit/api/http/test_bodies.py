@@ -5,7 +5,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from proxy.api.elastic.types import PutNarrative
 from proxy.api.http.requests import parse_body
 from proxy.api.openai.types import ChatRequest
 from proxy.errors import InvalidRequest
@@ -92,6 +94,38 @@ def test_a_wrong_field_is_named_with_its_exact_path(fields: dict, param: str) ->
     error = refusal(json.dumps({"model": "m", "messages": HI, **fields}).encode())
     assert error.param == param
     assert param in error.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"messages": [{"role": "nobody"}] * 50},
+        {"messages": [{"role": "user", "content": 1}] * 50},
+        {"messages": [{"role": "user", "content": [{"type": "text"}] * 50}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{}] * 50}]},
+        {"messages": [{"role": "tool", "tool_call_id": "c", "content": [{"type": "text"}] * 50}]},
+        {"stop": [1] * 50},
+        {"tools": [{"type": "function", "function": {}}] * 50},
+        {"functions": [{}] * 50},
+    ],
+)
+def test_validation_ends_at_the_first_wrong_item(fields: dict) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ChatRequest.model_validate({"model": "m", "messages": HI, **fields})
+    assert caught.value.error_count() < 10
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"service": "narrative", "service_settings": dict.fromkeys(map(str, range(101)), 1)},
+        dict.fromkeys(map(str, range(101)), 1),
+    ],
+)
+def test_a_body_of_elastics_api_has_a_bounded_number_of_fields(body: dict) -> None:
+    with pytest.raises(ValidationError, match="at most 100 fields") as caught:
+        PutNarrative.model_validate(body)
+    assert caught.value.error_count() == 1
 
 
 @pytest.mark.parametrize("field", ["model", "messages"])
