@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-KEY = "sk-ant-good"
+KEY = "sk-ant-a-good-key"
 MODEL = "claude-test"
 _DIRECTIVE = re.compile(r"\[\[messages (\{.*\})\]\]", re.DOTALL)
 _FIELDS = {

@@ -7,6 +7,7 @@ an HMAC over it, so that a changed or foreign value is noticed.
 import base64
 import hashlib
 import os
+import secrets
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -41,10 +42,11 @@ class Cipher:
     def __init__(self, passphrase: str | None, file: Path) -> None:
         self._passphrase = passphrase
         self._file = file
-        self._salt = "" if passphrase is None else _encoded(os.urandom(_SALT_BYTES))
+        self._salt = "" if passphrase is None else secrets.token_urlsafe(_SALT_BYTES)
         self._keys: OrderedDict[str, Fernet] = OrderedDict()
 
     def encrypt(self, text: str) -> str:
+        """`<salt>.<token>`."""
         token = self._key(self._salt).encrypt(text.encode()).decode()
         return f"{self._salt}.{token}"
 
@@ -92,10 +94,6 @@ class Cipher:
             dklen=32,
         )
         return base64.urlsafe_b64encode(key)
-
-
-def _encoded(salt: bytes) -> str:
-    return base64.urlsafe_b64encode(salt).decode().rstrip("=")
 
 
 def _key_in(file: Path) -> bytes:

@@ -10,9 +10,6 @@ from uuid import uuid4
 
 from proxy.storage.store import ALONE, Level, Levels, Limit, Membership
 
-MAX_RECORDS: Final = 100_000
-MAX_BYTES: Final = 64 * 1024 * 1024
-MAX_COUNTERS: Final = 100_000
 _OVERHEAD: Final = 400
 """Bytes a record and its fields cost beside their text, about."""
 
@@ -41,9 +38,9 @@ class MemoryStore:
     def __init__(
         self,
         *,
-        max_records: int = MAX_RECORDS,
-        max_bytes: int = MAX_BYTES,
-        max_counters: int = MAX_COUNTERS,
+        max_records: int = 100_000,
+        max_bytes: int = 64 << 20,
+        max_counters: int = 100_000,
         clock: Callable[[], float] = time.monotonic,
         replica: str | None = None,
     ) -> None:
@@ -90,7 +87,9 @@ class MemoryStore:
         if record is None or (field is not None and field not in record.fields):
             return False
         if field is not None:
-            self._resize(record, -_size(field, record.fields.pop(field)))
+            size = len(field) + len(record.fields.pop(field))
+            record.size -= size
+            self._bytes -= size
         if field is None or not record.fields:
             self._drop(name)
         return True
@@ -110,14 +109,13 @@ class MemoryStore:
         self._records.move_to_end(name)
         if ttl_s is not None:
             record.expires = self._clock() + ttl_s
-        self._resize(record, _size(field, value) - _size(field, record.fields.get(field)))
+        known = record.fields.get(field)
+        grown = len(value) - len(known) if known is not None else len(field) + len(value)
+        record.size += grown
+        self._bytes += grown
         record.fields[field] = value
         while len(self._records) > self._max_records or (self._bytes > self._max_bytes and len(self._records) > 1):
             self._drop(next(iter(self._records)))
-
-    def _resize(self, record: _Record, by: int) -> None:
-        record.size += by
-        self._bytes += by
 
     def _drop(self, name: str) -> None:
         self._bytes -= self._records.pop(name).size
@@ -216,7 +214,3 @@ class _Counter:
             self.leases[lease] = (until, amount)
         else:
             self.leases.pop(lease, None)
-
-
-def _size(field: str, value: str | None) -> int:
-    return 0 if value is None else len(field) + len(value)

@@ -37,10 +37,10 @@ class FailOpen:
         return self._store.healthy
 
     async def get(self, name: str, field: str) -> str | None:
-        return await _either(lambda: self._store.get(name, field), lambda: self._mirror.get(name, field))
+        return await _either(self._store.get(name, field), lambda: self._mirror.get(name, field))
 
     async def read(self, name: str) -> Mapping[str, str]:
-        return await _either(lambda: self._store.read(name), lambda: self._mirror.read(name))
+        return await _either(self._store.read(name), lambda: self._mirror.read(name))
 
     async def add(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> str:
         """What this replica knows is offered to the store first: it may have come back empty."""
@@ -56,7 +56,7 @@ class FailOpen:
 
     async def put(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> None:
         await self._mirror.put(name, field, value, ttl_s=min(ttl_s or MIRRORED_S, MIRRORED_S))
-        await _either(lambda: self._store.put(name, field, value, ttl_s=ttl_s), _nothing)
+        await _unless_away(self._store.put(name, field, value, ttl_s=ttl_s), None)
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
         try:
@@ -75,24 +75,24 @@ class FailOpen:
             return known
 
     async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
-        return await _either(lambda: self._store.acquire(lease, limits), lambda: self._mirror.acquire(lease, limits))
+        return await _either(self._store.acquire(lease, limits), lambda: self._mirror.acquire(lease, limits))
 
     async def resize(self, counter: str, lease: str, amount: int, *, ttl_s: float | None = None) -> None:
         await self._mirror.resize(counter, lease, amount)  # if it was acquired during an outage
-        await _either(lambda: self._store.resize(counter, lease, amount, ttl_s=ttl_s), _nothing)
+        await _unless_away(self._store.resize(counter, lease, amount, ttl_s=ttl_s), None)
 
     async def alive(self, replica: str) -> bool:
         """While the store cannot be asked, another replica may well be alive."""
-        return bool(replica) and await _either(lambda: self._store.alive(replica), _yes)
+        return bool(replica) and await _unless_away(self._store.alive(replica), True)
 
     async def join(self, group: str, *, may_lead: bool = True) -> Membership:
-        return await _either(lambda: self._store.join(group, may_lead=may_lead), _alone)
+        return await _unless_away(self._store.join(group, may_lead=may_lead), ALONE)
 
     async def leave(self, group: str) -> None:
-        await _either(lambda: self._store.leave(group), _nothing)
+        await _unless_away(self._store.leave(group), None)
 
     async def publish(self, topic: str, message: str) -> None:
-        await _either(lambda: self._store.publish(topic, message), _nothing)
+        await _unless_away(self._store.publish(topic, message), None)
 
     def subscribe(self, topic: str, on_message: Callable[[str], None]) -> None:
         self._store.subscribe(topic, on_message)
@@ -130,17 +130,17 @@ class FailClosed:
         return found
 
     async def put(self, name: str, field: str, value: str) -> None:
-        await self._changing(name, field, lambda: self._records.put(name, field, value))
+        await self._changing(name, field, self._records.put(name, field, value))
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
-        return await self._changing(name, field, lambda: self._records.compare_and_set(name, field, old, new))
+        return await self._changing(name, field, self._records.compare_and_set(name, field, old, new))
 
     async def remove(self, name: str, field: str | None = None) -> bool:
-        return await self._changing(name, field, lambda: self._records.remove(name, field))
+        return await self._changing(name, field, self._records.remove(name, field))
 
-    async def _changing(self, name: str, field: str | None, write: Callable[[], Awaitable[T]]) -> T:
+    async def _changing(self, name: str, field: str | None, write: Awaitable[T]) -> T:
         try:
-            return await write()
+            return await write
         finally:
             for key in [key for key in self._cache if key[0] == name and field in (None, key[1])]:
                 del self._cache[key]
@@ -165,20 +165,15 @@ class FailClosed:
         return fresh
 
 
-async def _either(call: Callable[[], Awaitable[T]], fallback: Callable[[], Awaitable[T]]) -> T:
+async def _either(call: Awaitable[T], fallback: Callable[[], Awaitable[T]]) -> T:
     try:
-        return await call()
+        return await call
     except StoreUnavailable:
         return await fallback()
 
 
-async def _nothing() -> None:
-    return None
-
-
-async def _yes() -> bool:
-    return True
-
-
-async def _alone() -> Membership:
-    return ALONE
+async def _unless_away(call: Awaitable[T], otherwise: T) -> T:
+    try:
+        return await call
+    except StoreUnavailable:
+        return otherwise

@@ -1,21 +1,18 @@
 """Records in an SQLite file, which all processes of a machine share and which outlives them."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 
 from proxy.storage.store import unavailable
 
-if TYPE_CHECKING:
-    import sqlite3
-
 T = TypeVar("T")
-BUSY_TIMEOUT_S: Final = 5.0
+_BUSY_TIMEOUT_S: Final = 5.0
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS fields (
     name TEXT NOT NULL,
@@ -81,29 +78,25 @@ class SqliteStore:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._attempt, work)
 
     def _attempt(self, work: Callable[[], T]) -> T:
-        import sqlite3  # noqa: PLC0415 (two megabytes that a server with a Redis never needs)
-
         try:
             return work()
         except (sqlite3.Error, OSError) as error:
             log.warning("the storage file cannot be used", error=type(error).__name__)
             raise unavailable() from error
 
-    def _connected(self) -> "sqlite3.Connection":
-        import sqlite3  # noqa: PLC0415
-
+    def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
             self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file.touch(mode=0o600)
-            with ExitStack() as stack:
-                connection = stack.enter_context(
-                    closing(sqlite3.connect(self._file, timeout=BUSY_TIMEOUT_S, check_same_thread=False))
-                )
+            connection = sqlite3.connect(self._file, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+            try:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 with connection:
                     connection.execute(_TABLE)
-                stack.pop_all()  # from here on `aclose` closes it
+            except BaseException:
+                connection.close()
+                raise
             self._connection = connection
         return self._connection
 

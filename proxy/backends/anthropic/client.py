@@ -30,6 +30,7 @@ from proxy.errors import (
     RateLimited,
     RequestTooLarge,
     UpstreamError,
+    redact,
 )
 from proxy.inference.backend import Report, RunOptions
 from proxy.inference.request import Request, Rules
@@ -74,7 +75,7 @@ class AnthropicClient:
             raise PaidFailure("Anthropic's answer is empty.", code="anthropic_failed") from None
         except _SDK_ERRORS as error:
             raise _refused(error, key) from error
-        return AnthropicRun(call, stream, first, Connection(str(self.sdk.base_url), key, deadline))
+        return AnthropicRun(call, stream, first, base_url=str(self.sdk.base_url), api_key=key, deadline=deadline)
 
     async def verify(self, model: str, api_key: str) -> None:
         """Have one token generated, to see that key and model are accepted. Raises ProxyError."""
@@ -94,29 +95,25 @@ class AnthropicClient:
         return await asyncio.to_thread(prepare, request, self.rules, default_max_tokens=self.default_max_tokens)
 
 
-@dataclass(frozen=True, slots=True)
-class Connection:
-    """What a run needs of its connection. `deadline`: in the time of the event loop."""
-
-    base_url: str
-    api_key: str
-    deadline: float
-
-
 class AnthropicRun:
-    """An answer whose first event has arrived; see `proxy.inference.backend.Run`."""
+    """An answer whose first event has arrived; see `proxy.inference.backend.Run`. Its deadline is in the time of the event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         call: MessagesCall,
         stream: AsyncStream[RawMessageStreamEvent],
         first: RawMessageStreamEvent,
-        connection: Connection,
+        *,
+        base_url: str,
+        api_key: str,
+        deadline: float,
     ) -> None:
         self._call = call
         self._stream = stream
         self._first = first
-        self._connection = connection
+        self._fingerprint = hashlib.sha256(base_url.encode()).hexdigest()[:10]
+        self._api_key = api_key
+        self._deadline = deadline
         self._reader = MessageReader(call)
         self._created = int(time.time())
         self._closing: asyncio.Task[None] | None = None
@@ -132,8 +129,7 @@ class AnthropicRun:
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
         message_id = self._first.message.id if isinstance(self._first, RawMessageStartEvent) else ""
-        fingerprint = hashlib.sha256(self._connection.base_url.encode()).hexdigest()[:10]
-        yield (Started(message_id.removeprefix("msg_"), self._created, fingerprint, 1),)
+        yield (Started(message_id.removeprefix("msg_"), self._created, self._fingerprint, 1),)
         async for event in self._received():
             if read := tuple(self._reader.read(event)):
                 yield read
@@ -152,7 +148,7 @@ class AnthropicRun:
         yield self._first
         try:
             while not self._reader.ended:
-                async with asyncio.timeout_at(self._connection.deadline):
+                async with asyncio.timeout_at(self._deadline):
                     event = await anext(self._stream)
                 yield event
         except TimeoutError:
@@ -160,10 +156,8 @@ class AnthropicRun:
         except StopAsyncIteration:
             raise PaidFailure("Anthropic's answer broke off.", code="anthropic_failed") from None
         except _SDK_ERRORS as error:
-            text = type(error).__name__
-            if isinstance(error, anthropic.APIError):
-                text = _text(error, self._connection.api_key)
-            raise PaidFailure(f"Anthropic's answer broke off: {text}", code="anthropic_failed") from error
+            message = f"Anthropic's answer broke off: {_text(error, self._api_key)}"
+            raise PaidFailure(message, code="anthropic_failed") from error
         finally:
             self.close(delivered=False)
 
@@ -217,13 +211,12 @@ def _refused(error: Exception, api_key: str) -> ProxyError:
             return UpstreamError(message, code="anthropic_rejected")
 
 
-def _text(error: anthropic.APIError, api_key: str) -> str:
-    """Anthropic's own message, without the key should it repeat that."""
-    body = error.body
+def _text(error: Exception, api_key: str) -> str:
+    """Anthropic's own message, without keys that it may repeat; else the kind of error."""
+    body = error.body if isinstance(error, anthropic.APIError) else None
     inner = body.get("error") if isinstance(body, dict) else None
     message = inner.get("message") if isinstance(inner, dict) else None
-    text = message if isinstance(message, str) and message else type(error).__name__
-    return text.replace(api_key, "[key]")[:1_000] if api_key else text[:1_000]
+    return redact(message, [api_key])[:1_000] if isinstance(message, str) and message else type(error).__name__
 
 
 def _pause(error: anthropic.APIStatusError) -> float:
