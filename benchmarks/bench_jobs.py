@@ -34,8 +34,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.events import Ended, Event, UpstreamCalled
-from proxy.backends.narrative.jobs import Jobs, JobsOptions
-from proxy.backends.narrative.submit import QueueOptions
+from proxy.backends.narrative.jobs import Jobs, JobsOptions, QueueOptions
 from proxy.backends.narrative.types import InferenceConfig, Job, Message, RunRequest, TextBlock
 from proxy.backends.narrative.webhooks import WebhookOptions, Webhooks
 from proxy.errors import ProxyError

@@ -44,8 +44,8 @@ from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.narrative.backend import NarrativeBackend
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.fallbacks import Fallbacks
-from proxy.backends.narrative.jobs import Jobs, JobsOptions
-from proxy.backends.narrative.submit import QueueOptions, SubmitOptions
+from proxy.backends.narrative.jobs import Jobs, JobsOptions, QueueOptions
+from proxy.backends.narrative.submit import SubmitOptions
 from proxy.backends.narrative.watcher import WatchOptions
 from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
 from proxy.backends.narrative.webhooks import Webhooks, take_delivery, webhook_options

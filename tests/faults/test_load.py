@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.backends.narrative.events import Refused
-from proxy.backends.narrative.submit import QueueOptions
+from proxy.backends.narrative.jobs import QueueOptions
 from proxy.errors import Overloaded
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, always, fickle_narrative, first

@@ -17,11 +17,10 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -124,26 +123,18 @@ class _Connections:
     """What a client shares with its light copies: one bounded pool, without cookies, so that callers share no session."""
 
     session: aiohttp.ClientSession | None = None
-    in_flight: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    in_flight: set[asyncio.Future[None]] = field(default_factory=set)
     closed: bool = False
-    date: tuple[str, float] | None = None
-    """The latest `Date` header and when it came, in seconds since 1970."""
+    date: tuple[str, float] = "", 0.0
+    """The latest `Date` header, "" before the first, and when it came, in seconds since 1970."""
 
 
 class NarrativeClient:
-    """Calls Narrative with one API key.
+    """Calls Narrative with one API key. Every call raises `ProxyError`s only, by the table in docs/client.md.
 
     Args:
-        api_key: the bearer token.
         environment: `prod`, `dev` or a base URL.
-        options: timeouts, pool and retries.
         observe: called with an event for every request and retry, for metrics; it must be quick and must not raise.
-
-    Every call raises `ProxyError`s only: `UpstreamError` by code (`narrative_unauthorized`, `narrative_unavailable`,
-    `narrative_rejected`, `narrative_job_lost`, `narrative_record_unreadable`, `narrative_submit_unknown`),
-    `PermissionDenied`, `RateLimited`, and for refused submissions what `failures.error_for` names.
-    `refusal_of(error)` gives Narrative's own words where it gave some.
     """
 
     def __init__(
@@ -164,9 +155,8 @@ class NarrativeClient:
 
     def _use(self, api_key: str) -> None:
         if not api_key.isascii() or not api_key.isprintable():
-            raise UpstreamError(
-                "the Narrative API key holds characters that no header can carry", code="narrative_unauthorized"
-            )
+            message = "the Narrative API key holds characters that no header can carry"
+            raise UpstreamError(message, code="narrative_unauthorized")
         self._api_key = api_key
         self.account = hashlib.sha256(f"{self.base_url}\0{api_key}".encode()).hexdigest()[:32]
         """A digest of base URL and API key: calls with the same account share Narrative's limits."""
@@ -191,21 +181,16 @@ class NarrativeClient:
     @property
     def clock_ahead(self) -> float | None:
         """Seconds by which Narrative's clock is ahead of ours, to about a second; None before it showed its time."""
-        if self._connections.date is None:
-            return None
         date, at = self._connections.date
         try:
-            shown = parsedate_to_datetime(date)
+            return _http_date(date) - at
         except ValueError:
             return None
-        return None if shown.tzinfo is None else shown.timestamp() - at
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -214,28 +199,21 @@ class NarrativeClient:
             return
         shared = self._connections
         shared.closed = True
-        try:
-            async with asyncio.timeout(self._options.closing_grace if shared.in_flight else None):
-                while shared.in_flight:
-                    shared.idle.clear()
-                    await shared.idle.wait()
-        except TimeoutError:
-            log.warning("closed the Narrative client with %d requests unanswered", shared.in_flight)
+        if shared.in_flight:
+            await asyncio.wait(set(shared.in_flight), timeout=self._options.closing_grace)
+            log.info("closing the Narrative client with %d requests unanswered", len(shared.in_flight))
         if shared.session is not None:
             await shared.session.close()
 
     # ------------------------------------------------------------ calls
 
     async def run_model_inference(self, request: RunRequest, *, deadline: float | None = None) -> Job:
-        """Enqueue one inference. It is retried only where nothing can have been enqueued.
+        """Enqueue one inference; the job is pending, and knows its id. It is retried only where nothing can have been enqueued.
 
         A caller that is cancelled leaves the submission to finish by itself: cancelled in the middle, it would have an unknown outcome.
 
         Args:
             deadline: loop time after which nothing is tried any more; None means `options.patience` from now.
-
-        Returns:
-            A pending job that knows its id.
 
         Raises:
             UpstreamError: `narrative_submit_unknown` when a job may exist but no id came back.
@@ -247,20 +225,20 @@ class NarrativeClient:
         return await asyncio.shield(task)
 
     async def enqueue(
-        self, request: RunRequest, *, deadline: float | None = None, abandoned: Callable[[], bool] | None = None
+        self, request: RunRequest, *, deadline: float | None = None, abandoned: Callable[[], bool] = bool
     ) -> Job:
         """`run_model_inference` for a caller that is never cancelled. Nothing is sent again once `abandoned()` is true."""
         content = request.model_dump_json(exclude_none=True).encode()
-        call = Call(Operation.SUBMIT, "POST", "/model-inference/run", _parse_accepted, content)
-        job_id = await self._call(call, deadline, abandoned)
-        return Job(job_id, data_plane_id=request.data_plane_id)
+        call = Call(Operation.SUBMIT, "POST", "/model-inference/run", parse_record, content)
+        accepted = await self._call(call, deadline, abandoned)
+        if accepted.name is None:
+            raise _unknown("Narrative's answer to the submission names no job")
+        return Job(accepted.name, data_plane_id=request.data_plane_id)
 
     async def get_job(self, job_id: str, *, deadline: float | None = None) -> Job:
         """`GET /jobs/{job_id}`. Raises UpstreamError `narrative_job_lost` when Narrative does not know it."""
-        path = f"/jobs/{quote(job_id, safe='')}"
-        return await self._call(
-            Call(Operation.READ_JOB, "GET", path, partial(_parse_job, job_id), job_id=job_id), deadline
-        )
+        path, parse = f"/jobs/{quote(job_id, safe='')}", partial(_parse_job, job_id)
+        return await self._call(Call(Operation.READ_JOB, "GET", path, parse, job_id=job_id), deadline)
 
     async def wait_for(self, job: Job, *, timeout: float = 60.0) -> Job:  # noqa: ASYNC109  the deadline of many reads
         """The job once it has ended, whatever its end; it is read again and again. To run many jobs, use `Jobs`.
@@ -290,11 +268,9 @@ class NarrativeClient:
         order_by: str | None = None,
         deadline: float | None = None,
     ) -> JobPage:
-        """`GET /jobs`: one page of the company's jobs, newest created first by default; its records are hardly read.
+        """`GET /jobs`: one page of at most 500 of the company's jobs, newest created first by default; `offset` skips records.
 
         Args:
-            per_page: at most 500.
-            offset: records to skip.
             order_by: `created_at_asc`, `created_at_desc`, `updated_at_asc` or `updated_at_desc`.
         """
         names = ("type", "state", "data_plane_id", "per_page", "offset", "order_by")
@@ -325,15 +301,12 @@ class NarrativeClient:
 
     # ------------------------------------------------------------ one request, and its retries
 
-    async def _call(
-        self, call: Call[T], deadline: float | None = None, abandoned: Callable[[], bool] | None = None
-    ) -> T:
+    async def _call(self, call: Call[T], deadline: float | None = None, abandoned: Callable[[], bool] = bool) -> T:
         options, loop = self._options, asyncio.get_running_loop()
-        started = loop.time()
+        started, submits = loop.time(), call.operation is Operation.SUBMIT
         end = started + options.patience if deadline is None else deadline
         if end <= started:
             raise JobTimeout("the deadline passed before Narrative was asked", job_id=call.job_id)
-        submits = call.operation is Operation.SUBMIT
         retry_until = min(end, started + _SUBMIT_PATIENCE) if submits else end
         attempt = rate_limited = 0
         while True:
@@ -348,32 +321,27 @@ class NarrativeClient:
                 attempt += 1
                 exhausted = submits and rate_limited >= _MOST_RATE_LIMITED
                 too_late = loop.time() + pause >= retry_until
-                if not self._retries or error.retry_after is None or exhausted or too_late:
-                    raise
-                if abandoned is not None and abandoned():
+                if not self._retries or error.retry_after is None or exhausted or too_late or abandoned():
                     raise
                 self._observe(Retried(call.operation, pause))
                 await asyncio.sleep(pause)
-                if (abandoned is not None and abandoned()) or loop.time() >= retry_until:
+                if abandoned() or loop.time() >= retry_until:
                     raise
 
     async def _send(self, call: Call[Any], end: float) -> tuple[int, Mapping[str, str], bytes | None]:
-        """Status, headers and body of one answer; no body when it breaks off or is too long: the status alone may say enough.
-
-        Raises:
-            ProxyError: none came until `end` (loop time) or within `total_timeout`.
-        """
-        shared, options = self._connections, self._options
-        timeout = min(options.total_timeout, end - asyncio.get_running_loop().time())
+        """Status, headers and body of one answer; no body when it breaks off or is too long: the status alone may say enough."""
+        shared, options, loop = self._connections, self._options, asyncio.get_running_loop()
+        timeout = min(options.total_timeout, end - loop.time())
         if shared.closed or timeout <= 0:
             raise no_answer(call, "the client is closed" if shared.closed else "the deadline has passed", sent=False)
+        session = shared.session or self._open_session()
         headers = {"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"}
         if call.content is not None:
             headers["Content-Type"] = "application/json"
-        status, started = None, time.monotonic()
-        shared.in_flight += 1
+        status, started, ended = None, time.monotonic(), loop.create_future()
+        shared.in_flight.add(ended)
         try:
-            async with (shared.session or self._open_session()).request(
+            async with session.request(
                 call.method,
                 URL(f"{self.base_url}{call.path}", encoded=True),
                 data=call.content,
@@ -395,18 +363,18 @@ class NarrativeClient:
             # OSError includes every timeout; ValueError an answer that is no HTTP at all.
             raise no_answer(call, type(error).__name__, sent=not isinstance(error, _NEVER_SENT)) from None
         finally:
-            shared.in_flight -= 1
-            shared.idle.set()
+            shared.in_flight.discard(ended)
+            ended.set_result(None)
             self._observe(UpstreamCalled(call.operation, status, time.monotonic() - started))
 
     def _open_session(self) -> aiohttp.ClientSession:
-        options, tls = self._options, True if self.base_url.startswith("http:") else ssl.create_default_context()
-        if isinstance(tls, ssl.SSLContext):
+        tls: ssl.SSLContext | bool = True
+        if self.base_url.startswith("https:"):
+            tls = ssl.create_default_context()
             tls.load_verify_locations(certifi.where())
-        connector = aiohttp.TCPConnector(ssl=tls, limit=options.max_connections, keepalive_timeout=_KEEPALIVE)
-        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        self._connections.session = session
-        return session
+        connector = aiohttp.TCPConnector(ssl=tls, limit=self._options.max_connections, keepalive_timeout=_KEEPALIVE)
+        self._connections.session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        return self._connections.session
 
 
 async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
@@ -422,10 +390,6 @@ async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes | No
     return bytes(body)
 
 
-def _parse_accepted(body: bytes) -> str | None:
-    return parse_record(body).name
-
-
 def _parse_job(job_id: str, body: bytes) -> Job | None:
     job = parse_record(body).job()
     return job if job is not None and job.id.casefold() == job_id.casefold() else None
@@ -439,13 +403,8 @@ def _parse_webhook(body: bytes) -> Webhook:
 
 
 class Refusal(Exception):
-    """The `__cause__` of an error that Narrative itself stated.
-
-    Args:
-        status: the HTTP status.
-        words: Narrative's own words, at most `MAX_WORDS` characters, "" when it gave none.
-        retry_after: the pause in seconds it asked for, None when it asked for none.
-    """
+    """The `__cause__` of an error that Narrative itself stated: HTTP status, its own words ("" when it gave none, at most `MAX_WORDS`
+    characters), and the pause in seconds it asked for, if any."""
 
     def __init__(self, status: int, words: str, retry_after: float | None = None) -> None:
         super().__init__(f"HTTP {status}: {words}" if words else f"HTTP {status}")
@@ -460,15 +419,11 @@ def refusal_of(error: BaseException) -> Refusal | None:
 
 
 def read_answer(call: Call[T], status: int, headers: Mapping[str, str], body: bytes | None, secret: str) -> T:
-    """The body of a 2xx answer, parsed.
-
-    Args:
-        body: None when it broke off or was too long.
-        secret: the API key, struck out of any words that are repeated.
+    """The body of a 2xx answer, parsed; `body` is None when it broke off or was too long.
 
     Raises:
-        ProxyError: the fault, named. `retry_after` is set exactly when a repeat of this very call can help and costs
-            nothing.
+        ProxyError: the fault, named, with Narrative's words but without the `secret` API key. `retry_after` is set exactly when a
+            repeat of this very call can help and costs nothing.
     """
     if not 200 <= status < 300:
         refusal = Refusal(status, _words(body or b"", secret), retry_after(headers.get("retry-after")))
@@ -504,23 +459,25 @@ def retry_after(header: str | None) -> float | None:
         seconds = float(header)
     except ValueError:
         try:
-            when = parsedate_to_datetime(header)
+            seconds = _http_date(header) - time.time()
         except ValueError:
             return None
-        when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
-        seconds = (when - datetime.now(UTC)).total_seconds()
     return min(max(seconds, 0.0), MAX_RETRY_AFTER) if not math.isnan(seconds) else None
+
+
+def _http_date(text: str) -> float:
+    """Seconds since 1970; a missing zone means UTC. Raises ValueError when `text` is no date."""
+    shown = parsedate_to_datetime(text)
+    return (shown.replace(tzinfo=UTC) if shown.tzinfo is None else shown).timestamp()
 
 
 def _words(body: bytes, secret: str) -> str:
     """Narrative's error body as one short line; "" for HTML, nothing, or anything else."""
     try:
         found = parse_json(body)
-    except (ValueError, RecursionError):
+        parts = (found.get("error"), found.get("error_description") or found.get("message"))
+    except (ValueError, RecursionError, AttributeError):
         return ""
-    if not isinstance(found, dict):
-        return ""
-    parts = [found.get("error"), found.get("error_description") or found.get("message")]
     words = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
     return failures.clean(words, secret, MAX_WORDS)
 
@@ -530,9 +487,8 @@ def _refused(call: Call[Any], refusal: Refusal) -> ProxyError:
     pause = DEFAULT_RETRY_AFTER if refusal.retry_after is None else refusal.retry_after
     said = f": {words}" if words else ""
     if status == 401:
-        return UpstreamError(
-            f"Narrative did not accept the API key{said}", code="narrative_unauthorized", job_id=job_id
-        )
+        message = f"Narrative did not accept the API key{said}"
+        return UpstreamError(message, code="narrative_unauthorized", job_id=job_id)
     if status == 403:
         return PermissionDenied(f"Narrative denied access{said}", job_id=job_id)
     if status == 429:

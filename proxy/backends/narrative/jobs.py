@@ -11,17 +11,15 @@ by itself: Narrative cannot cancel it. Whether a job may exist is in `Submission
 import asyncio
 import logging
 import math
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import Abandoned, Observer, ignore
+from proxy.backends.narrative.events import Abandoned, Observer, Queued, Refused, ignore
 from proxy.backends.narrative.submit import (
-    FairQueue,
     PendingSubmission,
-    QueueOptions,
     Submission,
     SubmissionRecord,
     SubmitOptions,
@@ -30,10 +28,115 @@ from proxy.backends.narrative.submit import (
 from proxy.backends.narrative.table import JobTable
 from proxy.backends.narrative.types import Job, RunRequest
 from proxy.backends.narrative.watcher import WatchOptions
-from proxy.errors import JobTimeout
+from proxy.errors import IdempotencyConflict, JobTimeout, Overloaded
 from proxy.storage import Membership, MemoryStore, Store
 
 log = logging.getLogger(__name__)
+
+_CHECK_AGAIN_S: Final = 0.05
+_LONGEST_RETRY_AFTER: Final = 60.0
+_SMOOTHING: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class QueueOptions:
+    """How much may be under way, and how long more is queued. Seconds.
+
+    Args:
+        most: under way.
+        most_waiting: in the queue.
+        patience: longest wait.
+        retry_after: the least that refused callers are asked to wait; more when the queue needs longer.
+    """
+
+    most: int = 10_000
+    most_waiting: int = 1_000
+    patience: float = 5.0
+    retry_after: float = 2.0
+
+
+class FairQueue:
+    """Places that are granted in turn, one caller after the other, and to each caller in the order of arrival.
+
+    Args:
+        what: is under way, for error messages.
+    """
+
+    def __init__(self, options: QueueOptions, what: str) -> None:
+        self._options = options
+        self._what = what
+        self._free = options.most
+        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self.waiting = 0
+        self._draining = False
+        self._granted_at = -math.inf
+        self._interval = 0.0
+
+    async def acquire(self, caller: str, deadline: float) -> None:
+        """Take a place, waiting for one at most until `deadline` (loop time).
+
+        Raises:
+            Overloaded: none became free in time, too many wait already, or the server is shutting down. Nothing was begun.
+        """
+        if self._free:
+            self._free -= 1
+            return
+        if self._draining:
+            raise _shutting_down()
+        if self.waiting >= self._options.most_waiting:
+            raise self._full()
+        loop = asyncio.get_running_loop()
+        granted: asyncio.Future[None] = loop.create_future()
+        self._queues.setdefault(caller, deque()).append(granted)
+        self.waiting += 1
+        try:
+            await asyncio.wait({granted}, timeout=max(min(self._options.patience, deadline - loop.time()), 0.0))
+            if not granted.done():
+                raise self._full()
+        except asyncio.CancelledError:
+            if granted.done() and granted.exception() is None:
+                self.release()
+            raise
+        finally:
+            self.waiting -= 1
+            if not granted.done():
+                queue = self._queues[caller]
+                queue.remove(granted)
+                if not queue:
+                    del self._queues[caller]
+        granted.result()
+
+    def release(self) -> None:
+        """Give a place back, or pass it on."""
+        self._free += 1
+        while self._free and self._queues:
+            caller, queue = self._queues.popitem(last=False)
+            granted = queue.popleft()
+            if queue:
+                self._queues[caller] = queue
+            self._free -= 1
+            granted.set_result(None)
+            now = asyncio.get_running_loop().time()
+            if math.isfinite(self._granted_at):
+                self._interval += _SMOOTHING * (now - self._granted_at - self._interval)
+            self._granted_at = now
+
+    def drain(self) -> None:
+        """Refuse all who wait, and from now on all who would have to."""
+        self._draining = True
+        for queue in self._queues.values():
+            for granted in queue:
+                granted.set_exception(_shutting_down())
+        self._queues.clear()
+
+    def _full(self) -> Overloaded:
+        needed = min(self.waiting * self._interval, _LONGEST_RETRY_AFTER)
+        message = f"too many {self._what}; try again later"
+        return Overloaded(message, retry_after=max(self._options.retry_after, needed))
+
+
+def _shutting_down() -> Overloaded:
+    return Overloaded("The server is shutting down.", retry_after=2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +176,22 @@ class Jobs:
         self._places = FairQueue(options.queue, "jobs are in flight")
         sending = QueueOptions(options.max_submissions, options.queue.most, math.inf, 1.0)
         self._sending = FairQueue(sending, "submissions are being sent")
-        self._submitter = Submitter(options.submit, self._places, self._sending, self._table.jobs.keys(), observe)
+        self._submitter = Submitter(options.submit, self._table.jobs.keys(), observe)
+        self._tasks: set[asyncio.Task[Submission | None]] = set()
 
     async def __aenter__(self) -> Self:
         self._table.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End all waits with `Overloaded`: the jobs may still end, and can be waited for elsewhere."""
         self.stop()
         self._table.fail_all()
-        await self._submitter.aclose(self._options.closing_grace)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=self._options.closing_grace)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._table.aclose()
 
     def __contains__(self, job_id: object) -> bool:
@@ -105,7 +211,7 @@ class Jobs:
     @property
     def submitting(self) -> int:
         """Submissions on their way, those of callers who left among them."""
-        return len(self._submitter.tasks)
+        return len(self._tasks)
 
     @property
     def memberships(self) -> Collection[Membership]:
@@ -156,20 +262,68 @@ class Jobs:
             caller: whose submission it is: the queue is fair between callers.
 
         Raises:
-            Overloaded, IdempotencyConflict, ProxyError: as `Submitter.submit`.
+            Overloaded: too much is in flight, or the server is shutting down; nothing was enqueued.
+            IdempotencyConflict: another replica has been submitting in this slot for too long.
+            ProxyError: as `NarrativeClient.run_model_inference`.
         """
-        pending = PendingSubmission(make_request, form, client, record, slot, deadline, caller)
-        submission = await self._submitter.submit(pending)
-        if submission.new:
-            self._table.open(
-                submission.job,
-                client,
-                deadline=deadline,
-                model=pending.model,
-                sent=pending.sent,
-                on_left=self._places.release,
-            )
-        return submission
+        loop, until = asyncio.get_running_loop(), None
+        while True:
+            if (found := await record.find(slot)) is not None:
+                if found.job is not None:
+                    return Submission(Job(found.job), found.form, new=False)
+                until = until or loop.time() + record.patience_s
+                if loop.time() >= until:
+                    raise IdempotencyConflict("The same request is being submitted elsewhere.", retry_after=1.0)
+                await asyncio.sleep(_CHECK_AGAIN_S)
+                continue
+            await self._take_turn(caller or client.account, deadline)
+            pending = PendingSubmission(make_request, form, client, record, slot, deadline)
+            task = asyncio.create_task(self._submitter.carry(pending))
+            self._tasks.add(task)
+            task.add_done_callback(self._sent)
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError:
+                pending.client_left = True
+                task.add_done_callback(self._sent_for_nobody)
+                raise
+            if task.cancelled() or task.exception() is not None or task.result() is None:
+                self._places.release()
+            if task.cancelled():
+                raise Overloaded("the server is stopping", job_may_exist=True)
+            if (submission := task.result()) is not None:
+                release, model, sent = self._places.release, pending.model, pending.sent
+                self._table.open(submission.job, client, deadline=deadline, model=model, sent=sent, on_left=release)
+                return submission
+
+    async def _take_turn(self, caller: str, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        arrived = loop.time()
+        try:
+            await self._places.acquire(caller, deadline)
+            try:
+                await self._sending.acquire(caller, deadline)
+            except BaseException:
+                self._places.release()
+                raise
+        except Overloaded:
+            self._observe(Refused(self.in_flight))
+            raise
+        self._observe(Queued(loop.time() - arrived))
+
+    def _sent(self, task: "asyncio.Task[Submission | None]") -> None:
+        self._tasks.discard(task)
+        self._sending.release()
+
+    def _sent_for_nobody(self, task: "asyncio.Task[Submission | None]") -> None:
+        self._places.release()
+        submission = None if task.cancelled() or task.exception() else task.result()
+        self._abandon(submission.job.id if submission else None)
+
+    def _abandon(self, job_id: str | None) -> None:
+        """Nobody waits for a job any more. Narrative has no call that cancels it."""
+        log.info("nobody waits for a job any more", extra={"job_id": job_id})
+        self._observe(Abandoned(job_id))
 
     async def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Job:
         """The ended job, whatever its end: completed, failed or cancelled.
@@ -191,8 +345,7 @@ class Jobs:
             watched.waiters -= 1
             if not watched.waiters:
                 if not watched.future.done():
-                    log.info("nobody waits for a job any more", extra={"job_id": job.id})
-                    self._observe(Abandoned(job.id))
+                    self._abandon(job.id)
                 self._table.close(watched)
         raise JobTimeout(f"Job {job.id} did not end in time", job_id=job.id)
 

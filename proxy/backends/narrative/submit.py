@@ -18,26 +18,22 @@ import asyncio
 import logging
 import math
 import time
-from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
 from uuid import UUID, uuid4, uuid5
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from proxy.backends.narrative.client import DEFAULT_RETRY_AFTER, UNKNOWN_OUTCOME, NarrativeClient
-from proxy.backends.narrative.events import Abandoned, Observer, Queued, Refused, Resubmitted, Submitted
+from proxy.backends.narrative.events import Observer, Resubmitted, Submitted
 from proxy.backends.narrative.types import TAG_PREFIX, Job, Record, RunRequest, read_time
-from proxy.errors import IdempotencyConflict, Overloaded, ProxyError, UpstreamError
+from proxy.errors import Overloaded, ProxyError, UpstreamError
 from proxy.storage import Store
 
 log = logging.getLogger(__name__)
 
-_CHECK_AGAIN_S: Final = 0.05
-_LONGEST_RETRY_AFTER: Final = 60.0
-_SMOOTHING: Final = 0.2
 _PER_PAGE: Final = 100
 _MOST_PAGES: Final = 20
 _MOST_OPAQUE: Final = 10
@@ -68,18 +64,16 @@ class Slot(msgspec.Struct, frozen=True):
 
 
 class SubmissionRecord:
-    """The slots of one request, `<choice>.<number>`, in each of which one submission is reserved and recorded.
+    """The slots of one request, in each of which one submission is reserved and recorded.
 
     A slot holds nothing (nobody has submitted here, or Narrative refused it), a reservation (a replica is about to submit; if it was
     killed, the job is looked up by its tag before anything is sent), or a job id, and whoever comes later waits for that job.
-    Preparing and reading are pure, so the ids are all that is needed to resume a request: the prompt comes again with the client's
-    own retry, and neither it nor the result has to be stored.
+    Preparing and reading are pure, so the ids are all that is needed to resume a request: the prompt comes again with its retry.
 
     Args:
         store: where the slots are, shared with all who may work on the same request; None when nobody can repeat it.
-        name: of the record in the store.
+        name: of the record in the store, where it is kept for `ttl_s`.
         seed: what the tags are made from, the same for everyone who works on the request.
-        ttl_s: how long the record is kept.
         patience_s: how long another replica's reservation is waited for.
     """
 
@@ -152,126 +146,15 @@ def _text(slot: Slot) -> str:
     return msgspec.json.encode(slot).decode()
 
 
-# ---------------------------------------------------------------- the queue
-
-
-@dataclass(frozen=True, slots=True)
-class QueueOptions:
-    """How much may be under way, and how long more is queued. Seconds.
-
-    Args:
-        most: under way.
-        most_waiting: in the queue.
-        patience: longest wait.
-        retry_after: the least that refused callers are asked to wait; more when the queue needs longer.
-    """
-
-    most: int = 10_000
-    most_waiting: int = 1_000
-    patience: float = 5.0
-    retry_after: float = 2.0
-
-
-class FairQueue:
-    """Places that are granted in turn, one caller after the other, and to each caller in the order of arrival.
-
-    Args:
-        what: is under way, for error messages.
-    """
-
-    def __init__(self, options: QueueOptions, what: str) -> None:
-        self._options = options
-        self._what = what
-        self._free = options.most
-        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-        self.waiting = 0
-        self._draining = False
-        self._granted_at = -math.inf
-        self._interval = 0.0
-
-    async def acquire(self, caller: str, deadline: float) -> None:
-        """Take a place, waiting for one at most until `deadline` (loop time).
-
-        Raises:
-            Overloaded: none became free in time, too many wait already, or the server is shutting down. Nothing was begun.
-        """
-        if self._free:
-            self._free -= 1
-            return
-        if self._draining:
-            raise _shutting_down()
-        if self.waiting >= self._options.most_waiting:
-            raise self._full()
-        loop = asyncio.get_running_loop()
-        granted: asyncio.Future[None] = loop.create_future()
-        self._queues.setdefault(caller, deque()).append(granted)
-        self.waiting += 1
-        try:
-            await asyncio.wait({granted}, timeout=max(min(self._options.patience, deadline - loop.time()), 0.0))
-            if not granted.done():
-                raise self._full()
-        except asyncio.CancelledError:
-            if granted.done() and granted.exception() is None:
-                self.release()
-            raise
-        finally:
-            self.waiting -= 1
-            if not granted.done():
-                queue = self._queues[caller]
-                queue.remove(granted)
-                if not queue:
-                    del self._queues[caller]
-        granted.result()
-
-    def release(self) -> None:
-        """Give a place back, or pass it on."""
-        self._free += 1
-        while self._free and self._queues:
-            caller, queue = self._queues.popitem(last=False)
-            granted = queue.popleft()
-            if queue:
-                self._queues[caller] = queue
-            self._free -= 1
-            granted.set_result(None)
-            now = asyncio.get_running_loop().time()
-            if math.isfinite(self._granted_at):
-                self._interval += _SMOOTHING * (now - self._granted_at - self._interval)
-            self._granted_at = now
-
-    def drain(self) -> None:
-        """Refuse all who wait, and from now on all who would have to."""
-        self._draining = True
-        for queue in self._queues.values():
-            for granted in queue:
-                granted.set_exception(_shutting_down())
-        self._queues.clear()
-
-    def _full(self) -> Overloaded:
-        needed = min(self.waiting * self._interval, _LONGEST_RETRY_AFTER)
-        message = f"too many {self._what}; try again later"
-        return Overloaded(message, retry_after=max(self._options.retry_after, needed))
-
-
-def _shutting_down() -> Overloaded:
-    return Overloaded("The server is shutting down.", retry_after=2.0)
-
-
 # ---------------------------------------------------------------- looking for a job whose submission was not answered
 
 
-@dataclass(slots=True)
-class Scan:
-    """What one reading of the list showed.
+class Scan(NamedTuple):
+    """What one reading of the list showed: jobs by their tags (the oldest, should Narrative have taken a submission twice), and whether
+    a job that is not among them is surely not there."""
 
-    Args:
-        tagged: jobs by their tags; the oldest, should Narrative have taken a submission twice.
-        opaque: ids of jobs of the time in question whose tags the list does not show.
-        covered: whether the list was read back to before the time in question.
-    """
-
-    tagged: dict[str, Record | Job] = field(default_factory=dict)
-    opaque: set[str] = field(default_factory=set)
-    covered: bool = False
+    tagged: dict[str, Record | Job]
+    conclusive: bool
 
 
 class TagLookup:
@@ -311,7 +194,9 @@ class TagLookup:
     async def _read(self, since: float, deadline: float) -> Scan:
         ahead = self._client.clock_ahead
         oldest = since - _SLACK_WITHOUT_DATE if ahead is None else since + ahead - _SLACK
-        scan = Scan()
+        tagged: dict[str, Record | Job] = {}
+        opaque: set[str] = set()  # jobs of the time in question whose tags the list does not show
+        covered = False
         for number in range(_MOST_PAGES):
             page = await self._client.list_jobs(
                 type="model_inference",
@@ -323,20 +208,20 @@ class TagLookup:
             )
             for record in page.records:
                 if record.name is None:
-                    return scan  # a record that cannot be read could be the one
+                    return Scan(tagged, conclusive=False)  # a record that cannot be read could be the one
                 if tags := record.tags:
-                    scan.tagged.update(dict.fromkeys(tags, record))
+                    tagged.update(dict.fromkeys(tags, record))
                 elif record.name not in self._known and not _older(record, oldest):
-                    scan.opaque.add(record.name)
-            if len(page.records) < _PER_PAGE or _older(page.records[-1], oldest):
-                scan.covered = True
+                    opaque.add(record.name)
+            covered = len(page.records) < _PER_PAGE or _older(page.records[-1], oldest)
+            if covered:
                 break
-        for job_id in list(scan.opaque)[:_MOST_OPAQUE]:  # lists may leave out what the job itself shows
+        for job_id in list(opaque)[:_MOST_OPAQUE]:  # lists may leave out what the job itself shows
             job = await self._client.get_job(job_id, deadline=deadline)
             if job.tags:
-                scan.opaque.discard(job_id)
-                scan.tagged.update(dict.fromkeys(job.tags, job))
-        return scan
+                opaque.discard(job_id)
+                tagged.update(dict.fromkeys(job.tags, job))
+        return Scan(tagged, covered and not opaque)
 
 
 def _older(record: Record, than: float) -> bool:
@@ -365,13 +250,8 @@ class SubmitOptions:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A slot's job.
-
-    Args:
-        job: as far as it is known: from this submission a pending one, or one that was found by its tag; from an earlier one only the id.
-        form: how its request was put to the model.
-        new: whether it was submitted, or found by its tag, for this caller; else it was submitted before, perhaps elsewhere.
-    """
+    """A slot's job, as far as it is known, and how its request was put to the model. `new`: it was submitted, or found by its tag, for
+    this caller; else it was submitted before, perhaps elsewhere, and only its id is known."""
 
     job: Job
     form: str
@@ -385,7 +265,6 @@ class PendingSubmission:
     Args:
         make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
         deadline: loop time.
-        caller: whose it is: the queue is fair between callers.
         client_left: nobody waits for it any more, so nothing is sent again.
         sent: loop time of the latest attempt.
         model: of the body; "" until it is made.
@@ -397,115 +276,33 @@ class PendingSubmission:
     record: SubmissionRecord
     slot: str
     deadline: float
-    caller: str = ""
     client_left: bool = False
     sent: float = 0.0
     model: str = ""
 
 
 class Submitter:
-    """Submits jobs, each once, no more than `places` at one time.
+    """Carries submissions from the reservation to the recorded job id.
 
     Args:
-        places: bounds the jobs in flight; the caller of `submit` gives the place of a new job back.
-        sending: bounds the submissions on their way.
         known: ids of jobs in flight.
-        observe: called with events.
     """
 
-    def __init__(
-        self,
-        options: SubmitOptions,
-        places: FairQueue,
-        sending: FairQueue,
-        known: Collection[str],
-        observe: Observer,
-    ) -> None:
+    def __init__(self, options: SubmitOptions, known: Collection[str], observe: Observer) -> None:
         self._options = options
-        self._places = places
-        self._sending = sending
         self._known = known
         self._observe = observe
         self._lookups: WeakValueDictionary[tuple[str, str], TagLookup] = WeakValueDictionary()
-        self.tasks: set[asyncio.Task[Submission | None]] = set()
-        """Submissions on their way, those of clients that left among them."""
         self.stopped = False
         """Set when nothing may be sent any more."""
 
-    async def submit(self, pending: PendingSubmission) -> Submission:
-        """The slot's job, submitted if there is none. It waits for a replica that is submitting there, and for its turn.
-
-        A caller that is cancelled leaves the submission to finish by itself.
+    async def carry(self, pending: PendingSubmission) -> Submission | None:
+        """Reserve the slot, send, and record the job's id. None when another replica took the slot meanwhile. It is run by a task of its
+        own, which is not to be cancelled with its client: set `pending.client_left` instead.
 
         Raises:
-            IdempotencyConflict: another replica has been submitting in this slot for too long.
-            Overloaded: too much is in flight, or the server is shutting down; nothing was enqueued.
             ProxyError: as `NarrativeClient.run_model_inference`.
         """
-        loop, until = asyncio.get_running_loop(), None
-        while True:
-            if (found := await pending.record.find(pending.slot)) is not None:
-                if found.job is not None:
-                    return Submission(Job(found.job), found.form, new=False)
-                until = until or loop.time() + pending.record.patience_s
-                if loop.time() >= until:
-                    raise IdempotencyConflict("The same request is being submitted elsewhere.", retry_after=1.0)
-                await asyncio.sleep(_CHECK_AGAIN_S)
-                continue
-            await self._take_turn(pending.caller or pending.client.account, pending.deadline)
-            task = asyncio.create_task(self._carry(pending))
-            self.tasks.add(task)
-            task.add_done_callback(self._sent)
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError:
-                pending.client_left = True
-                task.add_done_callback(self._sent_for_nobody)
-                raise
-            if task.cancelled() or task.exception() is not None or task.result() is None:
-                self._places.release()
-            if task.cancelled():
-                raise Overloaded("the server is stopping", job_may_exist=True)
-            if (submission := task.result()) is not None:
-                return submission
-
-    async def _take_turn(self, caller: str, deadline: float) -> None:
-        loop = asyncio.get_running_loop()
-        arrived = loop.time()
-        try:
-            await self._places.acquire(caller, deadline)
-            try:
-                await self._sending.acquire(caller, deadline)
-            except BaseException:
-                self._places.release()
-                raise
-        except Overloaded:
-            self._observe(Refused(len(self._known)))
-            raise
-        self._observe(Queued(loop.time() - arrived))
-
-    def _sent(self, task: "asyncio.Task[Submission | None]") -> None:
-        self.tasks.discard(task)
-        self._sending.release()
-
-    def _sent_for_nobody(self, task: "asyncio.Task[Submission | None]") -> None:
-        self._places.release()
-        submission = None if task.cancelled() or task.exception() else task.result()
-        job_id = submission.job.id if submission else None
-        log.info("nobody waits for a job any more", extra={"job_id": job_id})
-        self._observe(Abandoned(job_id))
-
-    async def aclose(self, grace: float) -> None:
-        """Send nothing any more; submissions on their way get `grace` seconds, so that their jobs are recorded."""
-        self.stopped = True
-        if self.tasks:
-            await asyncio.wait(set(self.tasks), timeout=grace)
-        for task in list(self.tasks):
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    async def _carry(self, pending: PendingSubmission) -> Submission | None:
-        """Reserve the slot, send, and record the job's id. None when another replica took the slot meanwhile."""
         record, slot = pending.record, pending.slot
         reserved = await record.reserve(slot, pending.form)
         if reserved is None:
@@ -533,11 +330,9 @@ class Submitter:
             since: when a submission was made whose outcome is unknown, in seconds since 1970; None when there was none.
         """
         options, loop = self._options, asyncio.get_running_loop()
-        unknown = UpstreamError(
-            "Whether the job was started already is unknown", code=UNKNOWN_OUTCOME, job_may_exist=True
-        )
-        pending.sent = loop.time()
-        number = 0
+        message = "Whether the job was started already is unknown"
+        unknown = UpstreamError(message, code=UNKNOWN_OUTCOME, job_may_exist=True)
+        pending.sent, number = loop.time(), 0
         while True:
             if since is not None:
                 found = await self._look_up(pending, request, since)
@@ -552,7 +347,7 @@ class Submitter:
                 if number:
                     self._observe(Resubmitted(request.model, found))
             if self.stopped:
-                raise _shutting_down()
+                raise Overloaded("The server is shutting down.", retry_after=DEFAULT_RETRY_AFTER)
             number += 1
             since, pending.sent = time.time(), loop.time()
             try:
@@ -576,8 +371,7 @@ class Submitter:
         lookup = self._lookups.get(key)
         if lookup is None:
             lookup = self._lookups[key] = TagLookup(pending.client, request.data_plane_id, self._known)
-        absent = False
-        loop = asyncio.get_running_loop()
+        absent, loop = False, asyncio.get_running_loop()
         for pause in self._options.lookups:
             if loop.time() + pause >= pending.deadline:
                 return False
@@ -589,5 +383,5 @@ class Submitter:
                 continue
             if (found := scan.tagged.get(tag)) is not None:
                 return found if isinstance(found, Job) else found.job() or Job(found.name or "")
-            absent = scan.covered and not scan.opaque
+            absent = scan.conclusive
         return absent

@@ -265,7 +265,7 @@ class _Tagged(msgspec.Struct):
 
 
 class _Page(msgspec.Struct):
-    records: list[msgspec.Raw]
+    records: list[Record]
     total_records: Any = None
 
 
@@ -297,8 +297,7 @@ def parse_page(body: bytes) -> JobPage:
     """Raises ValueError when `body` is no page of jobs."""
     try:
         page = _PAGE.decode(body)
-        records = tuple(_RECORD.decode(record) for record in page.records if bytes(memoryview(record)[:1]) == b"{")
-        total: Any = page.total_records
+        records, total = tuple(page.records), page.total_records
     except msgspec.MsgspecError:
         found = parse_json(body)
         if not isinstance(found, dict) or not isinstance(found.get("records"), list):
@@ -384,9 +383,7 @@ def _failures(found: Any) -> tuple[str, ...]:
     """Failures come as objects with a message under one of several names, or as bare strings, in a list or alone."""
     texts = []
     for failure in found if isinstance(found, list) else [found]:
-        if isinstance(failure, dict):
-            parts = [failure[name] for name in _FAILURE_FIELDS if isinstance(failure.get(name), str) and failure[name]]
-            texts.append(": ".join(dict.fromkeys(parts)) or str(failure))
-        else:
-            texts.append(str(failure))
+        fields = failure if isinstance(failure, dict) else {}
+        parts = [fields[name] for name in _FAILURE_FIELDS if isinstance(fields.get(name), str) and fields[name]]
+        texts.append(": ".join(dict.fromkeys(parts)) or str(failure))
     return tuple(texts)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.submit import FairQueue, QueueOptions
+from proxy.backends.narrative.jobs import FairQueue, QueueOptions
 from proxy.errors import Overloaded
 
 

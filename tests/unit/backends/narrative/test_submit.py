@@ -12,9 +12,8 @@ import pytest
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import ignore
 from proxy.backends.narrative.submit import (
-    FairQueue,
     PendingSubmission,
-    QueueOptions,
+    Submission,
     SubmissionRecord,
     SubmitOptions,
     Submitter,
@@ -78,13 +77,14 @@ def attempt(
 
 
 def submitter_with(**options: Any) -> Submitter:
-    places, sending = FairQueue(QueueOptions(), "jobs"), FairQueue(QueueOptions(), "submissions")
-    return Submitter(SubmitOptions(**options), places, sending, [], ignore)
+    return Submitter(SubmitOptions(**options), [], ignore)
 
 
 async def submit(client: Scripted, *tags: str, seconds: float = 60.0) -> Job:
     submitter = submitter_with(lookups=(0.0, 0.0), attempts=2)
-    return (await submitter.submit(attempt(client, *tags, seconds=seconds))).job
+    submission = await submitter.carry(attempt(client, *tags, seconds=seconds))
+    assert isinstance(submission, Submission)
+    return submission.job
 
 
 async def test_without_a_tag_of_its_own_a_lost_job_is_not_looked_for() -> None:
@@ -145,7 +145,7 @@ async def test_all_who_look_at_the_same_time_share_one_reading() -> None:
     lookup = TagLookup(cast(NarrativeClient, client), "plane", [])
     deadline = asyncio.get_running_loop().time() + 60
     scans = await asyncio.gather(*(lookup.scan(time.time(), deadline) for _ in range(200)))
-    assert all(scan.covered for scan in scans)
+    assert all(scan.conclusive for scan in scans)
     assert client.pages <= 2
 
 
@@ -167,7 +167,8 @@ async def reserved_before(minutes: float) -> SubmissionRecord:
 async def test_a_job_that_another_process_submitted_is_looked_up_before_anything_is_sent() -> None:
     client = Scripted([record(2), record(1, tags=["rid:1"], minutes_old=2)])
     submitter = submitter_with(lookups=(0.0,))
-    found = await submitter.submit(attempt(client, "rid:1", record=await reserved_before(5)))
+    found = await submitter.carry(attempt(client, "rid:1", record=await reserved_before(5)))
+    assert found is not None
     assert found.job.id == "job-1"
     assert client.submissions == 0
 
@@ -203,7 +204,7 @@ async def test_a_client_that_left_has_nothing_sent_again_although_the_job_is_sur
     submitter = submitter_with(lookups=(0.0,), attempts=3)
     going = attempt(client, "rid:1")
     with pytest.raises(UpstreamError) as caught:
-        await submitter.submit(going)
+        await submitter.carry(going)
     assert client.submissions == 1
     assert (caught.value.code, caught.value.job_may_exist) == ("narrative_unavailable", False)
     assert not going.record.job_may_exist
@@ -214,7 +215,7 @@ async def test_nothing_is_sent_once_the_grace_period_is_over() -> None:
     submitter = submitter_with()
     submitter.stopped = True
     with pytest.raises(Overloaded) as caught:
-        await submitter.submit(attempt(client, "rid:1"))
+        await submitter.carry(attempt(client, "rid:1"))
     assert caught.value.retry_after
     assert not caught.value.job_may_exist
     assert client.submissions == 0
@@ -225,5 +226,5 @@ async def test_an_unknown_outcome_is_recorded_as_a_job_that_may_exist() -> None:
     submitter = submitter_with(lookups=(0.0,))
     going = attempt(client, "rid:1")
     with pytest.raises(UpstreamError):
-        await submitter.submit(going)
+        await submitter.carry(going)
     assert going.record.job_may_exist
