@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
-from proxy.backends.narrative.client import Call, NarrativeClient, no_answer
+from proxy.backends.narrative.client import Call, NarrativeClient
 from proxy.backends.narrative.events import Ended, UpstreamCalled
+from proxy.backends.narrative.failures import failed
 from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SandboxOptions
 from proxy.storage.outages import FailOpen
@@ -35,7 +36,7 @@ class Closable(NarrativeClient):
 
     async def _send(self, call: Call[Any], end: float) -> Any:
         if call.path.partition("?")[0] in self.closed:
-            raise no_answer(call, "no connection", sent=False)
+            raise failed(call.operation, "no connection", sent=False)
         return await super()._send(call, end)
 
 

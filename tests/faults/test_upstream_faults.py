@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from proxy.backends.narrative.client import MAX_WORDS, ClientOptions, NarrativeClient, refusal_of
+from proxy.backends.narrative.client import ClientOptions, NarrativeClient
+from proxy.backends.narrative.failures import MAX_WORDS, refusal_of
 from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock
 from proxy.errors import InvalidRequest, ModelNotFound, PermissionDenied, RateLimited, UpstreamError
 from tests.faults.raw_upstream import RawUpstream, Reply, answer, garbage, hang_up, raw_upstream, reset, silence

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from pydantic import BaseModel
 
-from proxy.backends.narrative.client import ClientOptions, NarrativeClient, refusal_of
+from proxy.backends.narrative.client import ClientOptions, NarrativeClient
+from proxy.backends.narrative.failures import refusal_of
 from proxy.backends.narrative.types import (
     InferenceConfig,
     Message,

@@ -22,8 +22,8 @@ import orjson
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.backends.narrative.client import NarrativeClient, refusal_of
-from proxy.backends.narrative.failures import cause_of
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.failures import cause_of, refusal_of
 from proxy.backends.narrative.fallbacks import Fallbacks, simpler
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.output import Outcome, choice_of, invalid_output, read_job, usage_of

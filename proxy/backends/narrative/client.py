@@ -11,15 +11,11 @@ import asyncio
 import copy
 import hashlib
 import logging
-import math
 import random
 import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC
-from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from functools import partial
 from typing import Any, Final, Generic, Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -28,8 +24,20 @@ import aiohttp
 import certifi
 from yarl import URL
 
-from proxy.backends.narrative import failures
 from proxy.backends.narrative.events import Observer, Retried, UpstreamCalled, ignore
+from proxy.backends.narrative.failures import (
+    DEFAULT_RETRY_AFTER,
+    UNREADABLE,
+    Operation,
+    Refusal,
+    clean,
+    failed,
+    http_date,
+    refusal_of,
+    refused,
+    retry_after,
+    words_of,
+)
 from proxy.backends.narrative.types import (
     BASE_URLS,
     Job,
@@ -42,17 +50,11 @@ from proxy.backends.narrative.types import (
     parse_record,
     parse_webhooks,
 )
-from proxy.errors import JobTimeout, PermissionDenied, ProxyError, RateLimited, UpstreamError
+from proxy.errors import JobTimeout, ProxyError, RateLimited, UpstreamError
 
 log = logging.getLogger(__name__)
 
 _MOST_PER_PAGE: Final = 500
-MAX_WORDS: Final = 500
-"""Most characters of Narrative's words that an error repeats."""
-MAX_RETRY_AFTER: Final = 60.0
-DEFAULT_RETRY_AFTER: Final = 1.0
-UNREADABLE: Final = "narrative_record_unreadable"
-UNKNOWN_OUTCOME: Final = "narrative_submit_unknown"
 _SUBMIT_PATIENCE: Final = 45.0
 """Seconds for which a submission is retried at most, even when the deadline is later: somebody waits for its first byte."""
 _MOST_RATE_LIMITED: Final = 5
@@ -88,15 +90,6 @@ class ClientOptions:
     first_backoff: float = 0.25
     max_backoff: float = 8.0
     closing_grace: float = 5.0
-
-
-class Operation(StrEnum):
-    """What is asked; it decides what a missing answer means."""
-
-    SUBMIT = "submit"
-    READ_JOB = "read_job"
-    LIST_JOBS = "list_jobs"
-    WEBHOOKS = "webhooks"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +169,14 @@ class NarrativeClient:
 
     def redact(self, text: str) -> str:
         """A text of Narrative's as one short line without the API key."""
-        return failures.clean(text, self._api_key)
+        return clean(text, self._api_key)
 
     @property
     def clock_ahead(self) -> float | None:
         """Seconds by which Narrative's clock is ahead of ours, to about a second; None before it showed its time."""
         date, at = self._connections.date
         try:
-            return _http_date(date) - at
+            return http_date(date) - at
         except ValueError:
             return None
 
@@ -232,7 +225,7 @@ class NarrativeClient:
         call = Call(Operation.SUBMIT, "POST", "/model-inference/run", parse_record, content)
         accepted = await self._call(call, deadline, abandoned)
         if accepted.name is None:
-            raise _unknown("Narrative's answer to the submission names no job")
+            raise failed(Operation.SUBMIT, "Narrative's answer to the submission names no job")
         return Job(accepted.name, data_plane_id=request.data_plane_id)
 
     async def get_job(self, job_id: str, *, deadline: float | None = None) -> Job:
@@ -333,7 +326,8 @@ class NarrativeClient:
         shared, options, loop = self._connections, self._options, asyncio.get_running_loop()
         timeout = min(options.total_timeout, end - loop.time())
         if shared.closed or timeout <= 0:
-            raise no_answer(call, "the client is closed" if shared.closed else "the deadline has passed", sent=False)
+            reason = "the client is closed" if shared.closed else "the deadline has passed"
+            raise failed(call.operation, f"Narrative could not be reached ({reason})", call.job_id, sent=False)
         session = shared.session or self._open_session()
         headers = {"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"}
         if call.content is not None:
@@ -361,7 +355,9 @@ class NarrativeClient:
                 return status, response.headers, body
         except (aiohttp.ClientError, OSError, ValueError) as error:
             # OSError includes every timeout; ValueError an answer that is no HTTP at all.
-            raise no_answer(call, type(error).__name__, sent=not isinstance(error, _NEVER_SENT)) from None
+            sent, reason = not isinstance(error, _NEVER_SENT), type(error).__name__
+            message = f"Narrative {'did not answer' if sent else 'could not be reached'} ({reason})"
+            raise failed(call.operation, message, call.job_id, sent=sent) from None
         finally:
             shared.in_flight.discard(ended)
             ended.set_result(None)
@@ -399,25 +395,6 @@ def _parse_webhook(body: bytes) -> Webhook:
     return Webhook.model_validate(parse_json(body))
 
 
-# ---------------------------------------------------------------- what an answer means
-
-
-class Refusal(Exception):
-    """The `__cause__` of an error that Narrative itself stated: HTTP status, its own words ("" when it gave none, at most `MAX_WORDS`
-    characters), and the pause in seconds it asked for, if any."""
-
-    def __init__(self, status: int, words: str, retry_after: float | None = None) -> None:
-        super().__init__(f"HTTP {status}: {words}" if words else f"HTTP {status}")
-        self.status = status
-        self.words = words
-        self.retry_after = retry_after
-
-
-def refusal_of(error: BaseException) -> Refusal | None:
-    """The status and words with which Narrative refused, None when the error is not a refusal of Narrative's."""
-    return error.__cause__ if isinstance(error.__cause__, Refusal) else None
-
-
 def read_answer(call: Call[T], status: int, headers: Mapping[str, str], body: bytes | None, secret: str) -> T:
     """The body of a 2xx answer, parsed; `body` is None when it broke off or was too long.
 
@@ -426,8 +403,8 @@ def read_answer(call: Call[T], status: int, headers: Mapping[str, str], body: by
             repeat of this very call can help and costs nothing.
     """
     if not 200 <= status < 300:
-        refusal = Refusal(status, _words(body or b"", secret), retry_after(headers.get("retry-after")))
-        raise _refused(call, refusal) from refusal
+        refusal = Refusal(status, words_of(body or b"", secret), retry_after(headers.get("retry-after")))
+        raise refused(call.operation, refusal, call.job_id) from refusal
     try:
         if body is not None:
             if (parsed := call.parse(body)) is not None:
@@ -437,79 +414,4 @@ def read_answer(call: Call[T], status: int, headers: Mapping[str, str], body: by
                 raise UpstreamError(message, code=UNREADABLE, retry_after=DEFAULT_RETRY_AFTER, job_id=call.job_id)
     except (ValueError, RecursionError):
         pass
-    if call.operation is Operation.SUBMIT:
-        raise _unknown("Narrative's answer to the submission could not be read")
-    raise _unavailable(call, "Narrative's answer could not be read")
-
-
-def no_answer(call: Call[Any], reason: str, *, sent: bool) -> ProxyError:
-    """The error for silence. `sent` is false only when nothing can have reached Narrative."""
-    if not sent:
-        return _unavailable(call, f"Narrative could not be reached ({reason})")
-    if call.operation is Operation.SUBMIT:
-        return _unknown(f"Narrative did not answer the submission ({reason})")
-    return _unavailable(call, f"Narrative did not answer ({reason})")
-
-
-def retry_after(header: str | None) -> float | None:
-    """Seconds to wait by a `Retry-After` header, in seconds or as an HTTP date; within 0 and `MAX_RETRY_AFTER`."""
-    if not header:
-        return None
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = _http_date(header) - time.time()
-        except ValueError:
-            return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if not math.isnan(seconds) else None
-
-
-def _http_date(text: str) -> float:
-    """Seconds since 1970; a missing zone means UTC. Raises ValueError when `text` is no date."""
-    shown = parsedate_to_datetime(text)
-    return (shown.replace(tzinfo=UTC) if shown.tzinfo is None else shown).timestamp()
-
-
-def _words(body: bytes, secret: str) -> str:
-    """Narrative's error body as one short line; "" for HTML, nothing, or anything else."""
-    try:
-        found = parse_json(body)
-        parts = (found.get("error"), found.get("error_description") or found.get("message"))
-    except (ValueError, RecursionError, AttributeError):
-        return ""
-    words = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
-    return failures.clean(words, secret, MAX_WORDS)
-
-
-def _refused(call: Call[Any], refusal: Refusal) -> ProxyError:
-    status, words, job_id, operation = refusal.status, refusal.words, call.job_id, call.operation
-    pause = DEFAULT_RETRY_AFTER if refusal.retry_after is None else refusal.retry_after
-    said = f": {words}" if words else ""
-    if status == 401:
-        message = f"Narrative did not accept the API key{said}"
-        return UpstreamError(message, code="narrative_unauthorized", job_id=job_id)
-    if status == 403:
-        return PermissionDenied(f"Narrative denied access{said}", job_id=job_id)
-    if status == 429:
-        return RateLimited(f"Narrative limits the rate of requests{said}", retry_after=pause, job_id=job_id)
-    if 300 <= status < 400:
-        return UpstreamError("Narrative answered with a redirect; its base URL may be wrong", code="narrative_rejected")
-    transient = status >= 500 or status == 408
-    if status == 503 or (transient and operation is not Operation.SUBMIT):
-        return _unavailable(call, f"Narrative is not available (HTTP {status}){said}", pause)
-    if transient:
-        return _unknown(f"Narrative failed while it took the submission (HTTP {status}){said}")
-    if status == 404 and operation is Operation.READ_JOB:
-        return UpstreamError(f"Narrative does not know job {job_id}{said}", code="narrative_job_lost", job_id=job_id)
-    if status == 404 and operation is Operation.WEBHOOKS:
-        return UpstreamError(f"Narrative does not know the webhook{said}", code="narrative_webhook_lost")
-    return failures.error_for(words, code="narrative_rejected", job_id=job_id)
-
-
-def _unavailable(call: Call[Any], message: str, pause: float = DEFAULT_RETRY_AFTER) -> ProxyError:
-    return UpstreamError(message, code="narrative_unavailable", retry_after=pause, job_id=call.job_id)
-
-
-def _unknown(message: str) -> ProxyError:
-    return UpstreamError(f"{message}; whether a job was started is unknown", code=UNKNOWN_OUTCOME, job_may_exist=True)
+    raise failed(call.operation, "Narrative's answer could not be read", call.job_id)

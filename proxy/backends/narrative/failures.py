@@ -1,14 +1,19 @@
-"""What Narrative's wordings of a failure mean: one table of causes, each with the error that follows from it.
+"""What Narrative's answers and its wordings of a failure mean: one table of causes, each with the error that follows from it.
 
 Narrative reports the same causes in a refused submission (HTTP 400 and an error body) and in a failed job (`failures`). The text is
 that of the model's own platform, passed on, so that text is what is matched: Amazon Bedrock's, Anthropic's, OpenAI's, Snowflake's.
 Sources: contracts `narrative.md` (documented causes of failure) and `heroku-chat.md` (Errors), and for each wording its own.
 """
 
+import math
 import re
-from enum import Enum, auto
+import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from enum import Enum, StrEnum, auto
 from typing import Final, NamedTuple
 
+from proxy.backends.narrative.types import parse_json
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -100,6 +105,12 @@ WORDINGS: Final = (
 # fmt: on
 
 REJECTED: Final = "narrative_rejected"
+UNREADABLE: Final = "narrative_record_unreadable"
+UNKNOWN_OUTCOME: Final = "narrative_submit_unknown"
+MAX_WORDS: Final = 500
+"""Most characters of Narrative's words that an error repeats."""
+MAX_RETRY_AFTER: Final = 60.0
+DEFAULT_RETRY_AFTER: Final = 1.0
 _MAX_TEXT: Final = 2_000
 _THROTTLED_S: Final = 5.0
 _OVERLOADED_S: Final = 2.0
@@ -169,3 +180,101 @@ def _pause(text: str, default: float) -> float:
         return default
     seconds = float(asked[1]) / (1_000 if asked[2].lower() == "ms" else 1)
     return min(max(seconds, 1.0), _MAX_PAUSE_S)
+
+
+# ---------------------------------------------------------------- answers to calls
+
+
+class Operation(StrEnum):
+    """What is asked; it decides what a missing answer means."""
+
+    SUBMIT = "submit"
+    READ_JOB = "read_job"
+    LIST_JOBS = "list_jobs"
+    WEBHOOKS = "webhooks"
+
+
+class Refusal(Exception):
+    """The `__cause__` of an error that Narrative itself stated: HTTP status, its own words ("" when it gave none, at most `MAX_WORDS`
+    characters), and the pause in seconds it asked for, if any."""
+
+    def __init__(self, status: int, words: str, retry_after: float | None = None) -> None:
+        super().__init__(f"HTTP {status}: {words}" if words else f"HTTP {status}")
+        self.status = status
+        self.words = words
+        self.retry_after = retry_after
+
+
+def refusal_of(error: BaseException) -> Refusal | None:
+    """The status and words with which Narrative refused, None when the error is not a refusal of Narrative's."""
+    return error.__cause__ if isinstance(error.__cause__, Refusal) else None
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds to wait by a `Retry-After` header, in seconds or as an HTTP date; within 0 and `MAX_RETRY_AFTER`."""
+    if not header:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = http_date(header) - time.time()
+        except ValueError:
+            return None
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if not math.isnan(seconds) else None
+
+
+def http_date(text: str) -> float:
+    """Seconds since 1970; a missing zone means UTC. Raises ValueError when `text` is no date."""
+    shown = parsedate_to_datetime(text)
+    return (shown.replace(tzinfo=UTC) if shown.tzinfo is None else shown).timestamp()
+
+
+def words_of(body: bytes, secret: str) -> str:
+    """Narrative's error body as one short line; "" for HTML, nothing, or anything else."""
+    try:
+        found = parse_json(body)
+        parts = (found.get("error"), found.get("error_description") or found.get("message"))
+    except (ValueError, RecursionError, AttributeError):
+        return ""
+    words = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
+    return clean(words, secret, MAX_WORDS)
+
+
+def refused(operation: Operation, refusal: Refusal, job_id: str | None) -> ProxyError:
+    """The error for an answer that is not 2xx. `retry_after` is set exactly when a repeat of this very call can help and costs nothing."""
+    status, words = refusal.status, refusal.words
+    pause = DEFAULT_RETRY_AFTER if refusal.retry_after is None else refusal.retry_after
+    said = f": {words}" if words else ""
+    if status == 401:
+        message = f"Narrative did not accept the API key{said}"
+        return UpstreamError(message, code="narrative_unauthorized", job_id=job_id)
+    if status == 403:
+        return PermissionDenied(f"Narrative denied access{said}", job_id=job_id)
+    if status == 429:
+        return RateLimited(f"Narrative limits the rate of requests{said}", retry_after=pause, job_id=job_id)
+    if 300 <= status < 400:
+        return UpstreamError("Narrative answered with a redirect; its base URL may be wrong", code=REJECTED)
+    if status >= 500 or status == 408:
+        message = f"Narrative is not available (HTTP {status}){said}"
+        return failed(operation, message, job_id, sent=status != 503, pause=pause)
+    if status == 404 and operation is Operation.READ_JOB:
+        return UpstreamError(f"Narrative does not know job {job_id}{said}", code="narrative_job_lost", job_id=job_id)
+    if status == 404 and operation is Operation.WEBHOOKS:
+        return UpstreamError(f"Narrative does not know the webhook{said}", code="narrative_webhook_lost")
+    return error_for(words, code=REJECTED, job_id=job_id)
+
+
+def failed(
+    operation: Operation,
+    message: str,
+    job_id: str | None = None,
+    *,
+    sent: bool = True,
+    pause: float = DEFAULT_RETRY_AFTER,
+) -> UpstreamError:
+    """The error for a call without a usable answer. `sent` is false only when nothing can have been enqueued."""
+    if sent and operation is Operation.SUBMIT:
+        message = f"{message}; whether a job was started is unknown"
+        return UpstreamError(message, code=UNKNOWN_OUTCOME, job_may_exist=True)
+    return UpstreamError(message, code="narrative_unavailable", retry_after=pause, job_id=job_id)

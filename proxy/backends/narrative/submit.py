@@ -26,8 +26,9 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from proxy.backends.narrative.client import DEFAULT_RETRY_AFTER, UNKNOWN_OUTCOME, NarrativeClient
+from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import Observer, Resubmitted, Submitted
+from proxy.backends.narrative.failures import DEFAULT_RETRY_AFTER, UNKNOWN_OUTCOME
 from proxy.backends.narrative.types import TAG_PREFIX, Job, Record, RunRequest, read_time
 from proxy.errors import Overloaded, ProxyError, UpstreamError
 from proxy.storage import Store

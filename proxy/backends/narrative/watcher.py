@@ -12,8 +12,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from proxy.backends.narrative.client import UNREADABLE, NarrativeClient
+from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import Ended, Observer, Unreadable
+from proxy.backends.narrative.failures import UNREADABLE
 from proxy.backends.narrative.list_reader import ListReader, give_way
 from proxy.backends.narrative.lists import ListCursor
 from proxy.backends.narrative.polling import (

@@ -6,16 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.client import (
-    MAX_RETRY_AFTER,
-    MAX_WORDS,
-    Call,
-    Operation,
-    no_answer,
-    read_answer,
-    refusal_of,
-    retry_after,
-)
+from proxy.backends.narrative.client import Call, read_answer
+from proxy.backends.narrative.failures import MAX_RETRY_AFTER, MAX_WORDS, Operation, failed, refusal_of, retry_after
 from proxy.errors import ProxyError, UpstreamError
 
 BODIES = st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode))
@@ -86,10 +78,10 @@ def test_a_read_can_be_repeated_after_whatever_may_pass(status: int) -> None:
 
 
 def test_silence_after_sending_a_submission_is_an_unknown_outcome_and_before_it_is_none() -> None:
-    unknown = no_answer(asked(Operation.SUBMIT), "ReadTimeout", sent=True)
+    unknown = failed(Operation.SUBMIT, "ReadTimeout")
     assert isinstance(unknown, UpstreamError)
     assert (unknown.code, unknown.retry_after) == ("narrative_submit_unknown", None)
-    nothing = no_answer(asked(Operation.SUBMIT), "ConnectError", sent=False)
+    nothing = failed(Operation.SUBMIT, "ConnectError", sent=False)
     assert (nothing.code, nothing.retry_after) == ("narrative_unavailable", 1.0)
 
 

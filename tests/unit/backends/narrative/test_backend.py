@@ -13,8 +13,8 @@ import pytest
 from proxy.access.authentication import Caller
 from proxy.backends.narrative import backend as backend_module
 from proxy.backends.narrative.backend import NarrativeBackend, NarrativeRun
-from proxy.backends.narrative.client import NarrativeClient, Refusal
-from proxy.backends.narrative.failures import error_for
+from proxy.backends.narrative.client import NarrativeClient
+from proxy.backends.narrative.failures import Refusal, error_for
 from proxy.backends.narrative.fallbacks import Fallbacks
 from proxy.backends.narrative.submit import Submission, SubmissionRecord
 from proxy.backends.narrative.types import Job, RunRequest
