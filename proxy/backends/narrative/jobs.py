@@ -18,13 +18,7 @@ from typing import Final, Self
 
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import Abandoned, Observer, Queued, Refused, ignore
-from proxy.backends.narrative.submit import (
-    PendingSubmission,
-    Submission,
-    SubmissionRecord,
-    SubmitOptions,
-    Submitter,
-)
+from proxy.backends.narrative.submit import PendingSubmission, Submission, SubmissionRecord, SubmitOptions, Submitter
 from proxy.backends.narrative.table import JobTable
 from proxy.backends.narrative.types import Job, RunRequest
 from proxy.backends.narrative.watcher import WatchOptions
@@ -108,18 +102,17 @@ class FairQueue:
 
     def release(self) -> None:
         """Give a place back, or pass it on."""
-        self._free += 1
-        while self._free and self._queues:
-            caller, queue = self._queues.popitem(last=False)
-            granted = queue.popleft()
-            if queue:
-                self._queues[caller] = queue
-            self._free -= 1
-            granted.set_result(None)
-            now = asyncio.get_running_loop().time()
-            if math.isfinite(self._granted_at):
-                self._interval += _SMOOTHING * (now - self._granted_at - self._interval)
-            self._granted_at = now
+        if not self._queues:
+            self._free += 1
+            return
+        caller, queue = self._queues.popitem(last=False)
+        queue.popleft().set_result(None)
+        if queue:
+            self._queues[caller] = queue
+        now = asyncio.get_running_loop().time()
+        if math.isfinite(self._granted_at):
+            self._interval += _SMOOTHING * (now - self._granted_at - self._interval)
+        self._granted_at = now
 
     def drain(self) -> None:
         """Refuse all who wait, and from now on all who would have to."""
@@ -193,10 +186,6 @@ class Jobs:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._table.aclose()
-
-    def __contains__(self, job_id: object) -> bool:
-        """Whether the job of that id is watched."""
-        return job_id in self._table.jobs
 
     @property
     def in_flight(self) -> int:
