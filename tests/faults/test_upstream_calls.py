@@ -1,5 +1,6 @@
 """What is sent to Narrative, byte for byte, and how often after failures."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -134,3 +135,22 @@ async def test_pauses_between_attempts_follow_retry_after() -> None:
     first, second = (event for event in events if isinstance(event, Retried))
     assert first.pause == 0.5
     assert second.pause <= 0.001
+
+
+async def test_calls_over_an_open_connection_make_no_tasks() -> None:
+    loop, made = asyncio.get_running_loop(), []
+
+    def counted(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(work)
+        return asyncio.Task(work, loop=loop, **options)
+
+    async with raw_upstream(DONE) as upstream, NarrativeClient(KEY, environment=upstream.url) as narrative:
+        await narrative.get_job("job-1")
+        loop.set_task_factory(counted)
+        try:
+            for _ in range(3):
+                await narrative.get_job("job-1")
+        finally:
+            loop.set_task_factory(None)
+        assert len(upstream.seen) == 4
+    assert not made

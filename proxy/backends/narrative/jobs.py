@@ -226,10 +226,10 @@ class Jobs:
         """
         record = SubmissionRecord()
 
-        async def make_request(_: str) -> RunRequest:
+        async def _make_request(_: str) -> RunRequest:
             return request
 
-        return (await self.submit_once(make_request, "", client, record=record, slot="0", deadline=deadline)).job
+        return (await self.submit_once(_make_request, "", client, record=record, slot="0", deadline=deadline)).job
 
     async def submit_once(  # noqa: PLR0913
         self,

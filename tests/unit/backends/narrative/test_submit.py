@@ -173,6 +173,16 @@ async def test_a_job_that_another_process_submitted_is_looked_up_before_anything
     assert client.submissions == 0
 
 
+async def test_a_reservation_that_was_taken_over_is_not_sent_for_a_client_that_left() -> None:
+    client = Scripted()
+    going = attempt(client, "rid:1", record=await reserved_before(5))
+    going.client_left = True
+    with pytest.raises(UpstreamError) as caught:
+        await submitter_with(lookups=(0.0,)).carry(going)
+    assert (caught.value.code, caught.value.job_may_exist) == ("narrative_unavailable", False)
+    assert client.submissions == 0
+
+
 @pytest.mark.parametrize(("seconds_old", "in_doubt"), [(115, True), (125, False)])
 async def test_without_a_date_header_a_job_without_tags_is_in_doubt_within_the_slack(
     seconds_old: float, in_doubt: bool
