@@ -3,7 +3,7 @@
     python -m benchmarks.bench_jobs [--sizes 1,10,100,1000,10000] [--modes direct,polling,webhooks] [--seconds 20]
 
 Three ways are compared against the sandbox, which runs in a process of its own: each job polled every 2 s by its caller
-(direct), the engine with looks and feed (polling), the engine with webhooks (webhooks). Durations are lognormal around 5 s.
+(direct), the engine with list polls and single reads (polling), the engine with webhooks (webhooks). Durations are lognormal around 5 s.
 Up to 1,000 jobs a new one is submitted whenever one ends; more are submitted first and then end within some seconds of each
 other. Small sizes run in several independent engines, so that there is enough to measure; reads a second are per engine.
 
@@ -98,7 +98,7 @@ class Row:
 
 
 HEAD = (
-    "| mode | in flight | jobs measured | reads/s | most reads in 1 s | p50 ms | p95 ms | worst ms | KB/job | errors | first word |\n"
+    "| mode | in flight | jobs measured | reads/s | most reads in 1 s | p50 ms | p95 ms | worst ms | KB/job | errors | noticed by |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
@@ -318,12 +318,12 @@ def row(mode: str, size: int, all_measured: list[Measured], seconds: float, memo
         p95=delays[int(0.95 * (len(delays) - 1))],
         worst=delays[-1],
         memory=memory,
-        errors=told(sum((measured.errors for measured in all_measured), Counter())) or "0",
-        sources=told(sum((measured.sources for measured in all_measured), Counter())),
+        errors=counted(sum((measured.errors for measured in all_measured), Counter())) or "0",
+        sources=counted(sum((measured.sources for measured in all_measured), Counter())),
     )
 
 
-def told(counts: Counter[str]) -> str:
+def counted(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.most_common())
 
 

@@ -113,7 +113,7 @@ async def test_a_delivery_without_a_result_makes_the_job_be_read() -> None:
         assert set(sources(running)) == {"webhook"}
 
 
-async def test_a_delivery_is_told_to_the_replica_that_waits_which_need_not_read_the_job() -> None:
+async def test_a_delivery_is_published_to_the_replica_that_waits_which_need_not_read_the_job() -> None:
     few_reads = replace(OPTIONS, watch=replace(OPTIONS.watch, reads_per_second=FEW_READS))
     with serve_redis() as url:
         async with (
@@ -123,11 +123,11 @@ async def test_a_delivery_is_told_to_the_replica_that_waits_which_need_not_read_
             engine(sandbox.url, few_reads, store=there.live) as other,
         ):
 
-            async def is_told() -> bool:
+            async def is_published() -> bool:
                 await other.run(0.2)
                 return "webhook" in sources(other)
 
-            await until(is_told)
+            await until(is_published)
             before = reads(other)
             await asyncio.gather(*(other.run(0.2) for _ in range(20)))
             assert reads(other) <= before + 2

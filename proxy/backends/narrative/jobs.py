@@ -19,9 +19,8 @@ from typing import Final, Self
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import Abandoned, Observer, Queued, Refused, ignore
 from proxy.backends.narrative.submit import PendingSubmission, Submission, SubmissionRecord, SubmitOptions, Submitter
-from proxy.backends.narrative.table import JobTable
 from proxy.backends.narrative.types import Job, RunRequest
-from proxy.backends.narrative.watcher import WatchOptions
+from proxy.backends.narrative.watcher import Watcher, WatchOptions
 from proxy.errors import IdempotencyConflict, JobTimeout, Overloaded
 from proxy.storage import Membership, MemoryStore, Store
 
@@ -163,7 +162,7 @@ class Jobs:
     ) -> None:
         self._options = options = options or JobsOptions()
         self._observe = observe
-        self._table = JobTable(options.watch, observe, MemoryStore() if store is None else store)
+        self._table = Watcher(options.watch, observe, MemoryStore() if store is None else store)
         self.expect_webhooks = self._table.expect_webhooks
         self.deliver = self._table.deliver
         self._places = FairQueue(options.queue, "jobs are in flight")

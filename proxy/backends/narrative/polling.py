@@ -1,328 +1,368 @@
-"""Which list page or job to read next, decided from the table of jobs, the time and the read budget. Pure: time comes in.
+"""Which job or list to read next. Pure: time comes in.
 
 | situation | single jobs | lists by state |
 |---|---|---|
-| no job can have ended yet | none | none |
-| a few jobs | each, in turn | none |
-| many jobs | those past the usual duration of their model | often |
-| many jobs, lists found unreliable | each, in turn | less often |
-| webhooks found reliable | those past the usual duration of their model | now and then |
+| reading each job fits into the budget | each, in turn | none |
+| more jobs | those past the usual duration | often |
+| more jobs, and the lists omit some | each, in turn | less often |
+| webhooks show all ends | those past the usual duration | now and then |
 
-Replicas that follow one account share one budget: the leader reads the lists for all of them, even for a few jobs, and each has its
-share of the single reads.
+Replicas that watch one account share one budget: the leader reads the lists for all of them, and each has its part of the single reads.
 """
 
+import asyncio
 import heapq
+import itertools
 import math
-from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.backends.narrative.lists import STATES, ListCursor
-from proxy.backends.narrative.types import JobState
+from proxy.backends.narrative.types import Job, JobState
+from proxy.errors import ProxyError, RateLimited
 
-_FEW: Final = 2
-"""Jobs up to which reading each costs no more than the lists."""
-_SHORTEST_GAP: Final = 0.1
-_LONGEST_GAP: Final = 2.0
-_GAP_PER_AGE: Final = 0.015
-"""An end is to be noticed within 2 % of the job's age; the rest is for the read itself."""
-_PLANNED: Final = 0.9
-"""Part of the budget that is planned with; the rest is for second pages and retries."""
-
-_CATCH_UP: Final = 0.05
-"""Seconds by which single reads that are late may come closer together."""
-
-# Parts of the rate for the lists of completed, failed and cancelled jobs. What is left over is for single reads.
-_OFTEN: Final = dict(zip(STATES, (0.55, 0.15, 0.03), strict=True))
+STATES: Final = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
+# Parts of the budget for the lists of completed, failed and cancelled jobs. What is left of `_PLANNED` is for single reads.
+_OFTEN: Final = dict(zip(STATES, (0.66, 0.1, 0.05), strict=True))
 _LESS_OFTEN: Final = dict(zip(STATES, (0.25, 0.05, 0.02), strict=True))
 _NOW_AND_THEN: Final = dict(zip(STATES, (0.05, 0.03, 0.01), strict=True))
+_PLANNED: Final = 0.95
+_SWEEP: Final = 0.2
+"""The largest part of the budget for single jobs that the lists or webhooks may have left out."""
+_FEW: Final = 8
+"""Jobs that may be read each, if the budget suffices."""
+_MOST_READS: Final = 16
+"""Reads of single jobs at one time."""
 
 
 @dataclass(slots=True, eq=False)
-class PolledJob:
-    """What polling knows of a job; all times are loop times.
+class WatchedJob:
+    """A job that somebody waits for, or may wait for soon. All times are loop times.
 
     Args:
         started: its submission.
-        ready_at: when it can have ended at the earliest, going by its model's usual duration.
-        late_at: when it is past that duration.
+        account: whose job it is, as `NarrativeClient.account`.
+        future: the ended job, or the error that ends the wait.
+        on_left: called once, when it is not watched any more.
     """
 
+    id: str
     started: float
-    ready_at: float
-    late_at: float
-    own_read: bool = field(default=False, kw_only=True)
-    """It may be read once outside the budget, as soon as it can have ended."""
-    read_at: float = field(default=-math.inf, kw_only=True)
+    account: str
+    future: asyncio.Future[Job]
+    model: str = ""
+    on_left: Callable[[], None] | None = field(default=None, repr=False)
+    waiters: int = 0
+    expiry: asyncio.TimerHandle | None = field(default=None, repr=False)
+    read_at: float = -math.inf
     """Start of the last read."""
-    reading: bool = field(default=False, kw_only=True)
-    urgent_at: float | None = field(default=None, kw_only=True)
-    """It is said to have ended, and is read from then on outside the budget."""
+    reading: bool = False
+    urgent_at: float | None = None
+    """It is read then, outside the budget: it is said to have ended, or was just submitted."""
+    source: str = "read"
+    """What said that it ended."""
+    hints: int = 0
+    refusals: int = 0
+    """Reads in a row that Narrative answered with 401, 403 or 404."""
+    unreadable_since: float | None = None
+    incomplete_since: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What beside the jobs decides.
-
-    Args:
-        leads: whether this replica reads the lists.
-        members: replicas that follow the account, this one included.
-        lists_reliable, webhooks_reliable: whether they showed the ends that other sources noticed first.
-        free_reads: single reads that may start now, by how many are under way.
-    """
-
-    leads: bool = True
-    members: int = 1
-    lists_reliable: bool = True
-    webhooks_reliable: bool = False
-    free_reads: int = 16
-
-    @property
-    def serves(self) -> bool:
-        return self.leads and self.members > 1
-
-
-@dataclass(frozen=True, slots=True)
-class Polls:
-    """What to read now, and when to ask again unless something happens before.
-
-    `glance`: one page of each list is enough. `closely`: the lists are read often enough that they can be judged by what they miss.
-    """
-
-    lists: tuple[str, ...] = ()
-    jobs: tuple[PolledJob, ...] = ()
-    again_at: float = math.inf
-    glance: bool = False
-    closely: bool = False
-
-
-def next_polls(
-    jobs: Iterable[PolledJob], lists: Mapping[str, ListCursor], situation: Situation, budget: "Budget", now: float
-) -> Polls:
-    """What to read now. Takes from the budget what it returns, jobs with a read of their own and urgent ones apart."""
-    ready, late, free, again_at = _sort(jobs, now)
-    if budget.paused_until(now) > now:
-        free = []
-        again_at = min(again_at, budget.paused_until(now))
-    free = free[: max(situation.free_reads, 0)]
-    if not ready and not situation.serves:
-        return Polls(jobs=tuple(free), again_at=again_at)
-    rate = budget.rate
-    parts = _list_parts(ready, situation, rate * _PLANNED)
-    gap = 0.0 if situation.serves or not ready else gap_at(now - max(job.started for job in ready))
-    polled, again_at = _due_lists(lists, parts if situation.leads else {}, rate, gap, budget, (now, again_at))
-    each = ready if not parts or parts is _LESS_OFTEN else late
-    left = rate * (_PLANNED - sum(parts.values())) / situation.members
-    due, again_at = _due_jobs(each, left, budget, (now, again_at), situation.free_reads - len(free))
-    return Polls(tuple(polled), (*free, *due), again_at, parts is _NOW_AND_THEN, parts in (_OFTEN, _LESS_OFTEN))
-
-
-def gap_at(age: float) -> float:
-    """Seconds between two reads that show the end of a job of that age soon enough."""
-    return min(max(_SHORTEST_GAP, _GAP_PER_AGE * age), _LONGEST_GAP)
-
-
-def _sort(jobs: Iterable[PolledJob], now: float) -> tuple[list[PolledJob], list[PolledJob], list[PolledJob], float]:
-    """Jobs that can have ended, those of them that are late, those that may be read outside the budget; when to ask again."""
-    ready: list[PolledJob] = []
-    late: list[PolledJob] = []
-    free: list[PolledJob] = []
-    again_at = math.inf
-    for job in jobs:
-        if job.urgent_at is not None:
-            if job.reading:
-                continue
-            if job.urgent_at <= now:
-                free.append(job)
-            else:
-                again_at = min(again_at, job.urgent_at)
-        elif job.ready_at > now:
-            again_at = min(again_at, job.ready_at)
-        elif job.own_read:
-            free.append(job)
-        else:
-            ready.append(job)
-            if job.late_at <= now:
-                late.append(job)
-            else:
-                again_at = min(again_at, job.late_at)
-    return ready, late, free, again_at
-
-
-def _list_parts(ready: Collection[PolledJob], situation: Situation, rate: float) -> dict[JobState, float]:
-    """The part of the rate that each list gets; none where reading each job costs no more."""
-    if situation.webhooks_reliable:
-        return _NOW_AND_THEN
-    if situation.members == 1 and len(ready) <= _FEW:
-        return {}
-    return _OFTEN if situation.lists_reliable else _LESS_OFTEN
-
-
-def _due_lists(  # noqa: PLR0913, PLR0917
-    lists: Mapping[str, ListCursor],
-    parts: Mapping[JobState, float],
-    rate: float,
-    gap: float,
-    budget: "Budget",
-    times: tuple[float, float],
-) -> tuple[list[str], float]:
-    now, again_at = times
-    due = []
-    stretch = max(1.0, gap * rate * parts.get(JobState.COMPLETED, 0.0))
-    for state, part in parts.items():
-        cursor = lists[state]
-        if cursor.running:
-            continue
-        at = max(cursor.due(stretch / (rate * part)), budget.ready_at(now))
-        if at <= now:
-            cursor.start(now, stretch / (rate * part))
-            budget.take(now)
-            due.append(state.value)
-        else:
-            again_at = min(again_at, at)
-    return due, again_at
-
-
-def _due_jobs(
-    jobs: Collection[PolledJob], rate: float, budget: "Budget", times: tuple[float, float], free_reads: int
-) -> tuple[list[PolledJob], float]:
-    """The jobs whose turn it is when all of them are read at `rate`, the one read longest ago first."""
-    now, again_at = times
-    gap = len(jobs) / rate
-    waiting = [
-        (job.read_at + max(gap, gap_at(now - job.started)), number, job)
-        for number, job in enumerate(jobs)
-        if not job.reading
-    ]
-    due: list[PolledJob] = []
-    for turn, _, job in heapq.nsmallest(max(free_reads, 0) + 1, waiting):
-        at = max(turn, budget.ready_at(now), budget.single_from)
-        if at > now or len(due) >= free_reads:
-            if at > now:
-                again_at = min(again_at, at)
-            break
-        budget.take(now)
-        budget.single_from = max(budget.single_from, now - _CATCH_UP) + 1 / rate
-        due.append(job)
-    return due, again_at
-
-
-# ---------------------------------------------------------------- the read budget
-
-
-class Budget:
-    """How many reads a second an account may cost: a token bucket that gives way to 429s and outages.
+class ReadBudget:
+    """How many reads an account may cost: a token bucket that gives way to 429s and outages.
 
     Args:
-        rate: reads a second.
-        burst: reads that may come at once after a rest.
+        rate: reads a second. A fifth of it, at least one, may come at once after a rest.
         now: loop time.
     """
 
-    _SHORTEST_PAUSE: Final = 0.1
-    _LONGEST_PAUSE: Final = 5.0
-    _SLOWEST: Final = 0.05
-    _RECOVERY: Final = 0.05
-
-    def __init__(self, rate: float, burst: float, now: float) -> None:
+    def __init__(self, rate: float, now: float) -> None:
         self._full = rate
-        self._part = 1.0
-        self.share = 1.0
-        """Part of the rate that is this replica's."""
-        self.single_from = now
-        """When the next read of a single job is due, where they are read at a rate of their own."""
-        self._burst = burst
-        self._tokens = burst
-        self._seen = now
-        self._paused_until = now
-        self._failures = 0
+        self._part = self.share = 1.0  # after 429s, and of this replica
+        self._burst = self._tokens = max(1.0, rate / 5)
+        self._seen = self.paused_until = now
+        self.failures = 0
+        """Reads in a row that an outage failed; each answer sets it back."""
 
     @property
     def rate(self) -> float:
-        """Reads a second at present, of all replicas."""
-        return self._full * self._part
+        """Reads a second at present."""
+        return self._full * self._part * self.share
 
     def ready_at(self, now: float) -> float:
         """When the next read may start: `now` or later."""
-        self._refill(now)
+        passed, self._seen = max(now - self._seen, 0.0), now
+        self._tokens = min(self._tokens + passed * self.rate, self._burst)
+        if now > self.paused_until:
+            self._part = min(self._part + 0.05 * passed, 1.0)
         missing = 1.0 - self._tokens
-        return max(now, self._paused_until, now + missing / (self.rate * self.share) if missing > 1e-9 else now)
-
-    def paused_until(self, now: float) -> float:
-        """When a read outside the budget may start: `now`, or later after a 429 or in an outage."""
-        return max(now, self._paused_until)
+        return max(now + missing / self.rate if missing > 1e-9 else now, self.paused_until)
 
     def take(self, now: float) -> None:
         """A read starts. It may start before its time; the next ones then start later."""
-        self._refill(now)
+        self.ready_at(now)
         self._tokens = max(self._tokens - 1.0, -self._full)
 
-    def limited(self, started: float, now: float, retry_after: float) -> None:
-        """A read that started at `started` was answered 429: pause, then go slower for a while."""
-        if started >= self._paused_until:
-            self._part = max(self._part / 2, self._SLOWEST)
-        self._paused_until = max(self._paused_until, now + retry_after)
-
-    def failed(self, started: float, now: float) -> None:
-        """A read failed for a reason that is not the job's: pause, longer each time."""
-        if started < self._paused_until:
-            return
-        pause = min(self._SHORTEST_PAUSE * 2**self._failures, self._LONGEST_PAUSE)
-        self._failures += 1
-        self._paused_until = now + pause
-
-    def succeeded(self) -> None:
-        """A read was answered."""
-        self._failures = 0
-
-    def _refill(self, now: float) -> None:
-        passed = max(now - self._seen, 0.0)
-        self._seen = now
-        self._tokens = min(self._tokens + passed * self.rate * self.share, self._burst)
-        if now > self._paused_until:
-            self._part = min(self._part + passed * self._RECOVERY, 1.0)
+    def failed(self, error: ProxyError, started: float, now: float) -> None:
+        """A read that began at `started` failed. Go slower for a while after a 429; pause, longer each time, in an outage."""
+        first = started >= self.paused_until  # of the reads that were under way together
+        if isinstance(error, RateLimited):
+            if first:
+                self._part = max(self._part / 2, 0.05)
+            self.paused_until = max(self.paused_until, now + (error.retry_after or 1.0))
+        elif error.code == "narrative_unavailable" and first:
+            self.paused_until = now + min(0.1 * 2**self.failures, 5.0)
+            self.failures += 1
 
 
-# ---------------------------------------------------------------- usual durations
+class ListCursor:
+    """Where the last read of `GET /jobs?state=…&order_by=updated_at_desc` ended, and how much to ask for next.
 
-
-@dataclass(frozen=True, slots=True)
-class Usual:
-    """When, in seconds after its submission, a job can have ended at the earliest, and when it is late.
-
-    `quick`: jobs of the model end about when their submission is answered. None: nothing is known yet.
+    The cursor is the ids of the last read, so it needs no clock, and equal or missing times and other parties' jobs do no harm. Pages
+    reach a little beyond it, which finds records that were listed late.
     """
 
-    earliest: float = 0.0
-    late: float = 15.0
-    quick: bool | None = None
+    _PAGE_BYTES: Final = 256 * 1024
+    _STALE: Final = 300.0
+    """Seconds without a read after which the cursor means nothing any more."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        self.running = False
+        self.reads = self.failures = 0
+        """Reads that were answered, other replicas' among them; and reads in a row that were not."""
+        self.started = self._read_at = -math.inf
+        self.known: Collection[str] = frozenset()
+        """The ids of the jobs that the last read showed."""
+        self._seen: set[str] = set()
+        self._record_bytes = self._expected = 0.0
+        self._pages_left = 0
+
+    def due(self, gap: float) -> float:
+        """Loop time of the next read when reads are `gap` seconds apart, more after failures."""
+        return self.started + gap * (1 << min(self.failures, 5))
+
+    def start(self, now: float, gap: float = 0.0) -> None:
+        """A read starts. One that starts a little late does not delay the ones after it."""
+        self.started = self.started + gap if now - self.started < 2 * gap else now
+        self.running = True
+
+    def first_page(self, now: float) -> int:
+        """How many records to ask for. Further pages are few, but after an outage, which leaves much to catch up with."""
+        if now - self._read_at > self._STALE:
+            self.known = frozenset()
+        self._seen = set()
+        self._pages_left = 4 if now - self._read_at < 2.0 else 20
+        return self._fitting(20 + int(2 * self._expected) if self.known else 100, self._PAGE_BYTES)
+
+    def next_page(self, ids: Collection[str], records: int, asked: int, size: int = 0) -> int:
+        """How many records to ask for next, 0 when no later page can hold ends not shown yet.
+
+        Args:
+            ids: of the jobs of the page just read.
+            records: how many it held, those without an id among them.
+            asked: how many were asked for.
+            size: bytes of the page.
+        """
+        if records:
+            self._record_bytes += (0.3 if self._record_bytes else 1.0) * (size / records - self._record_bytes)
+        self._seen.update(ids)
+        self._pages_left -= 1
+        more = bool(self.known) and self.misses(ids) and records >= asked and self._pages_left > 0
+        return self._fitting(500, 8 * self._PAGE_BYTES) if more else 0
+
+    def end(self, now: float) -> None:
+        """The read is over."""
+        new = len(self._seen.difference(self.known)) if self.known else 0
+        self._expected = max(new, 0.8 * self._expected)
+        self.answered(self._seen, now)
+
+    def misses(self, ids: Collection[str]) -> bool:
+        """Whether a page, or another replica's read, that showed these jobs leaves a gap after what is known here."""
+        return bool(self.known and ids) and not any(job_id in self.known for job_id in ids)
+
+    def answered(self, ids: Collection[str], now: float) -> None:
+        """A read, here or by another replica, showed these jobs."""
+        self.known, self._read_at = ids, now
+        self.reads += 1
+        self.failures = 0
+
+    def _fitting(self, wanted: int, most_bytes: int) -> int:
+        fitting = int(most_bytes / self._record_bytes) if self._record_bytes else wanted
+        return max(min(wanted, fitting, 500), 1)
 
 
-class Durations:
-    """How long the last jobs of each model took."""
+class Reliability:
+    """Whether a source shows the ends that other sources noticed first. Each end counts for a fifth of the score.
 
-    WINDOW: Final = 64
-    ENOUGH: Final = 8
-    """Durations after which the guess gives way to what was learned."""
-    MODELS: Final = 256
-    _QUICK: Final = 0.05
+    Args:
+        reliable: at the start.
+        patience: seconds after another source noticed an end in which it may still be shown.
+    """
 
-    def __init__(self) -> None:
-        self._models: OrderedDict[str, tuple[deque[float], Usual]] = OrderedDict()
+    _MOST_OWED: Final = 1_000
 
-    def usual(self, model: str) -> Usual:
-        return self._models[model][1] if model in self._models else Usual()
+    def __init__(self, *, reliable: bool, patience: float) -> None:
+        self.reliable = reliable
+        self._score = float(reliable)
+        self._patience = patience
+        self._owed: dict[str, tuple[float, ListCursor | None, int]] = {}
 
-    def learn(self, model: str, seconds: float) -> None:
-        """A job of `model` took `seconds`."""
-        window, usual = self._models.pop(model, (deque(maxlen=self.WINDOW), Usual()))
-        window.append(seconds)
-        if len(window) >= self.ENOUGH:
-            ordered = sorted(window)
-            quick = ordered[len(ordered) // 2] <= self._QUICK
-            usual = Usual(0.7 * ordered[0], 1.5 * ordered[-1] + 1.0, quick)
-        self._models[model] = (window, usual)
-        if len(self._models) > self.MODELS:
-            self._models.popitem(last=False)
+    def count(self, *, shown: bool) -> None:
+        """It showed an end, or missed one."""
+        self._score += 0.2 * (shown - self._score)
+        self.reliable = self._score > (0.6 if self.reliable else 0.9)
+
+    def owe(self, job_id: str, now: float, cursor: ListCursor | None = None) -> None:
+        """Another source noticed an end first. Two more reads of a list must pass before it counts as missed."""
+        if len(self._owed) < self._MOST_OWED:
+            self._owed[job_id] = (now + self._patience, cursor, cursor.reads + 2 if cursor else 0)
+
+    def shown(self, job_id: str) -> None:
+        """It showed an end that may be known already."""
+        if self._owed.pop(job_id, None) is not None:
+            self.count(shown=True)
+
+    def settle(self, now: float, *, followed: bool = True) -> None:
+        """Count what was owed for too long as missed; forget it if the source was not followed closely."""
+        if not followed:
+            self._owed.clear()
+        while self._owed:
+            job_id, (until, cursor, reads) = next(iter(self._owed.items()))
+            if now < until or (cursor is not None and cursor.reads < reads):
+                return
+            del self._owed[job_id]
+            self.count(shown=False)
+
+
+@dataclass(slots=True)
+class Table:
+    """One account's jobs in flight and its lists, in the orders in which they are read; and what decides between them."""
+
+    jobs: OrderedDict[str, WatchedJob] = field(default_factory=OrderedDict)
+    """By id; first those that were submitted or read longest ago."""
+    urgent: list[tuple[float, int, WatchedJob]] = field(default_factory=list)
+    """A heap by time. Entries that differ from their job's `urgent_at` are void."""
+    lists: dict[str, ListCursor] = field(default_factory=lambda: {state: ListCursor(state.value) for state in STATES})
+    reliable: dict[str, bool] = field(default_factory=lambda: {"list": True, "webhook": False})
+    """Whether a source shows the ends that other sources noticed first."""
+    members: int = 1
+    """Replicas that watch the account."""
+    leads: bool = True
+    reads_lists: bool = True
+    usual: float = 3.0
+    """Seconds that the last jobs took, on average."""
+    newest: float = -math.inf
+    """When the last job was submitted."""
+    often: bool = False
+    """Whether the lists are read so often that they should show each end."""
+    reading: int = 0
+    """Reads of single jobs under way."""
+    single_at: float = -math.inf
+    """When the next read of a single job is due, beside lists."""
+    _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def hurry(self, job: WatchedJob, at: float) -> None:
+        """Have a job read at `at`, outside the budget."""
+        job.urgent_at = at
+        heapq.heappush(self.urgent, (at, next(self._numbers), job))
+
+    def drop(self, job: WatchedJob) -> None:
+        """The job is not in flight any more."""
+        job.urgent_at = None
+        self.jobs.pop(job.id, None)
+        if not self.jobs:
+            self.urgent.clear()
+
+    def shares(self, now: float, rate: float) -> Mapping[JobState, float]:
+        """The part of the budget that each list gets; none where each job can be read often enough."""
+        if self.reliable["webhook"]:
+            return _NOW_AND_THEN
+        if self.members == 1 and len(self.jobs) <= 1:
+            return {}
+        if self.members == 1 and len(self.jobs) <= _FEW:
+            needed = sum(1 / gap_at(now - job.started) for job in self.jobs.values())
+            if needed <= rate:
+                return {}
+        return _OFTEN if self.reliable["list"] else _LESS_OFTEN
+
+
+@dataclass(slots=True)
+class Polls:
+    """What to read now, and the loop time to ask again, unless something happens before."""
+
+    lists: list[ListCursor] = field(default_factory=list)
+    jobs: list[WatchedJob] = field(default_factory=list)
+    again_at: float = math.inf
+
+
+def next_polls(table: Table, now: float, budget: ReadBudget) -> Polls:
+    """What to read now. Notes in the table, and takes from the budget, what it returns. It never scans all jobs."""
+    polls = Polls(again_at=budget.paused_until if budget.paused_until > now else math.inf)
+    if budget.paused_until > now:
+        return polls
+    while table.urgent and table.reading < _MOST_READS:
+        at, _, job = table.urgent[0]
+        if at > now:
+            polls.again_at = at
+            break
+        heapq.heappop(table.urgent)
+        if job.urgent_at == at and not job.reading:  # else it left, was hurried again, or will be when its read ends
+            _start(table, job, now, polls)
+    shares = table.shares(now, budget.rate)
+    table.often = bool(shares) and shares is not _NOW_AND_THEN
+    if shares and table.reads_lists and (table.jobs or (table.leads and table.members > 1)):
+        _poll_lists(table, shares, now, budget, polls)
+    if table.jobs:
+        _poll_jobs(table, shares, now, budget, polls)
+    return polls
+
+
+def gap_at(age: float) -> float:
+    """Seconds between two reads that show the end of a job of that age within 2 % of it, or 150 ms."""
+    return min(max(0.11, 0.015 * age), 2.0)
+
+
+def _poll_lists(table: Table, shares: Mapping[JobState, float], now: float, budget: ReadBudget, polls: Polls) -> None:
+    """Add the lists that are due. They are read less often when all jobs are old, unless for other replicas' jobs."""
+    longest = gap_at(now - table.newest) if table.members == 1 else 0.0
+    stretch = max(1.0, longest * budget.rate * shares[JobState.COMPLETED])
+    for state, share in shares.items():
+        cursor, gap = table.lists[state], stretch / (budget.rate * share)
+        at = math.inf if cursor.running else max(cursor.due(gap), budget.ready_at(now))
+        if at <= now:
+            cursor.start(now, gap)
+            budget.take(now)
+            polls.lists.append(cursor)
+        else:
+            polls.again_at = min(polls.again_at, at)
+
+
+def _poll_jobs(table: Table, shares: Mapping[JobState, float], now: float, budget: ReadBudget, polls: Polls) -> None:
+    """Add single jobs, as far as the lists leave something of the budget: those read longest ago first."""
+    each = not shares or shares is _LESS_OFTEN
+    part = _PLANNED - sum(shares.values())
+    rate = budget.rate * (part if each else min(part, _SWEEP)) / (table.members if table.leads else 1)
+    for job in list(itertools.islice(table.jobs.values(), _FEW + _MOST_READS)):
+        if job.reading or job.urgent_at is not None:
+            continue
+        if table.reading >= _MOST_READS:
+            return
+        gap = gap_at(now - job.started) if each else 1.5 * table.usual + 1.0
+        at = max(job.read_at + gap, job.started + gap, budget.ready_at(now), table.single_at if shares else now)
+        if at <= now:
+            budget.take(now)
+            table.single_at = max(table.single_at, now - 0.05) + 1 / rate
+            _start(table, job, now, polls)
+        else:
+            polls.again_at = min(polls.again_at, at)
+            if shares:
+                return
+
+
+def _start(table: Table, job: WatchedJob, now: float, polls: Polls) -> None:
+    job.urgent_at, job.reading, job.read_at = None, True, now
+    table.reading += 1
+    table.jobs.move_to_end(job.id)
+    polls.jobs.append(job)

@@ -1,4 +1,4 @@
-"""Replicas that share a store: one of them reads an account's lists for all, and they pass on what they read.
+"""Replicas that share a store: one of them reads an account's lists for all, and they pass on the ends they read.
 
 The leader of an account, elected by a lease in the store, publishes what each list read showed, and that it is alive. Webhooks reach one
 replica, which publishes the ends they bring. Jobs that a server like this one submitted are published with their results, so that the
@@ -9,20 +9,17 @@ sees no overlap with what it heard last has missed something and reads once itse
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from proxy.backends.narrative.types import TAG_PREFIX, Record, parse_json, parse_record, record_of
+from proxy.backends.narrative.types import TAG_PREFIX, Record, parse_json, record_of
 from proxy.storage import ALONE, Membership, Store
 
 log = logging.getLogger(__name__)
 
-LIST_TOPIC: Final = "feed"
-END_TOPIC: Final = "ended"
+TOPIC: Final = "feed"
 _MOST_BYTES: Final = 8 * 1024 * 1024
-_MOST_BYTES_OF_END: Final = 256 * 1024
 """In longer messages results are left out."""
 _MOST_UNSENT: Final = 1_000
 """Ends that wait to be published; other replicas notice the rest by themselves."""
@@ -32,10 +29,10 @@ _RESTART: Final = 1.0
 
 
 class ListRead(msgspec.Struct):
-    """What one read of a list showed.
+    """Records that one replica read.
 
     Args:
-        account: as `NarrativeClient.account`.
+        account: whose list it read, as `NarrativeClient.account`; "" for the end that a webhook brought.
         state: which list; "" for a mere sign of life.
         records: most of them with id and state only.
     """
@@ -46,6 +43,7 @@ class ListRead(msgspec.Struct):
 
     @property
     def ids(self) -> frozenset[str]:
+        """The ids of the jobs."""
         return frozenset(name for record in self.records if (name := record.name))
 
 
@@ -53,16 +51,24 @@ _LIST_READ: Final = msgspec.json.Decoder(ListRead)
 
 
 def encode_read(account: str, state: str, records: Iterable[Record], known: Collection[str]) -> str:
-    """A message about a read of a list, after earlier ones showed the ids in `known`."""
+    """A message about a read, after earlier ones showed the ids in `known`. Inputs are left out; of other applications' jobs, and of
+    those shown before, all but id and state."""
     named = [record for record in records if record.name]
-    body = msgspec.json.encode(ListRead(account, state, [_outline(record, state, known) for record in named]))
+    body = msgspec.json.encode(ListRead(account, state, [_outline(record, known) for record in named]))
     if len(body) > _MOST_BYTES:
-        body = msgspec.json.encode(ListRead(account, state, [_bare(record, state) for record in named]))
+        bare = [Record(job_id=record.name, state=record.state) for record in named]
+        body = msgspec.json.encode(ListRead(account, state, bare))
     return body.decode("utf-8", "replace")
 
 
+def _outline(record: Record, known: Collection[str]) -> Record:
+    if record.name in known or not any(tag.startswith(TAG_PREFIX) for tag in record.tags):
+        return Record(job_id=record.name, state=record.state)
+    return msgspec.structs.replace(record, job_id=record.name, id=None, input=msgspec.Raw(b"null"))
+
+
 def decode_read(message: str) -> ListRead | None:
-    """None for messages of another version."""
+    """What `encode_read` encoded; None for messages of another version."""
     try:
         return _LIST_READ.decode(message)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
@@ -76,45 +82,8 @@ def decode_read(message: str) -> ListRead | None:
     return ListRead(account, state, records) if isinstance(account, str) and isinstance(state, str) else None
 
 
-def encode_end(record: Record) -> str:
-    """A message about an end that a webhook brought."""
-    body = msgspec.json.encode(_outline(record, record.state, ()))
-    if len(body) > _MOST_BYTES_OF_END:
-        body = msgspec.json.encode(_bare(record, record.state))
-    return body.decode("utf-8", "replace")
-
-
-def decode_end(message: str) -> Record | None:
-    """None for messages of another version."""
-    try:
-        record = parse_record(message.encode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-    return record if record.name else None
-
-
-def _outline(record: Record, state: Any, known: Collection[str]) -> Record:
-    """A record without its input; of other applications' jobs, and of those shown before, only id and state."""
-    if record.name in known or not any(tag.startswith(TAG_PREFIX) for tag in record.tags):
-        return _bare(record, state)
-    return Record(
-        job_id=record.name,
-        state=state,
-        result=record.result,
-        failures=record.failures,
-        data_plane_id=record.data_plane_id,
-        created_at=record.created_at,
-        updated_at=record.updated_at,
-        ended_at=record.ended_at,
-    )
-
-
-def _bare(record: Record, state: Any) -> Record:
-    return Record(job_id=record.name, state=state)
-
-
 class AccountRole:
-    """This replica's role in following an account: leader or follower."""
+    """This replica's role in reading an account's lists: leader or follower."""
 
     def __init__(self, store: Store, account: str) -> None:
         self._loop = asyncio.get_running_loop()
@@ -142,8 +111,8 @@ class AccountRole:
             await self._store.leave(self._name)
 
     async def publish(self, state: str, records: Iterable[Record], known: Collection[str]) -> None:
-        """Publish what a read showed, after earlier ones showed `known`."""
-        await self._store.publish(LIST_TOPIC, encode_read(self._account, state, records, known))
+        """Publish what a read of a list showed, after earlier ones showed `known`."""
+        await self._store.publish(TOPIC, encode_read(self._account, state, records, known))
 
     def heard(self) -> None:
         """The leader has published something."""
@@ -159,33 +128,27 @@ class Replicas:
     """Exchanges messages with other replicas while it runs.
 
     Args:
-        on_read, on_end: called with what other replicas publish.
+        on_read: called with what other replicas publish.
         renew: renews this replica's roles; called every second.
     """
 
     def __init__(
-        self,
-        store: Store,
-        on_read: Callable[[ListRead], None],
-        on_end: Callable[[Record], None],
-        renew: Callable[[], Coroutine[Any, Any, None]],
+        self, store: Store, on_read: Callable[[ListRead], None], renew: Callable[[], Coroutine[Any, Any, None]]
     ) -> None:
         self._store = store
         self._on_read = on_read
-        self._on_end = on_end
         self._renew = renew
         self._unsent: asyncio.Queue[str] = asyncio.Queue(_MOST_UNSENT)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Does nothing where the store is not shared."""
         if self._store.shared:
-            self._store.subscribe(LIST_TOPIC, self._heard_read)
-            self._store.subscribe(END_TOPIC, self._heard_end)
-            self._keep_running(self._renew_roles)
-            self._keep_running(self._publish_ends)
+            self._store.subscribe(TOPIC, self._heard)
+            self._tasks = [asyncio.create_task(_restarting(work)) for work in (self._renew_roles, self._publish_ends)]
 
     async def stop(self) -> None:
+        """Publish nothing more."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -193,7 +156,7 @@ class Replicas:
     def publish_end(self, record: Record) -> None:
         """Publish an end that a webhook brought, soon."""
         if self._store.shared and not self._unsent.full():
-            self._unsent.put_nowait(encode_end(record))
+            self._unsent.put_nowait(encode_read("", "", [record], ()))
 
     async def _renew_roles(self) -> None:
         while True:
@@ -202,23 +165,15 @@ class Replicas:
 
     async def _publish_ends(self) -> None:
         while True:
-            await self._store.publish(END_TOPIC, await self._unsent.get())
+            await self._store.publish(TOPIC, await self._unsent.get())
 
-    def _heard_read(self, message: str) -> None:
+    def _heard(self, message: str) -> None:
         if read := decode_read(message):
             self._on_read(read)
 
-    def _heard_end(self, message: str) -> None:
-        if record := decode_end(message):
-            self._on_end(record)
 
-    def _keep_running(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        task = asyncio.create_task(work())
-        self._tasks.add(task)
-        task.add_done_callback(partial(self._stopped, work))
-
-    def _stopped(self, work: Callable[[], Coroutine[Any, Any, None]], task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("the exchange with other replicas failed; starting again", exc_info=error)
-            asyncio.get_running_loop().call_later(_RESTART, self._keep_running, work)
+async def _restarting(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    while True:
+        results = await asyncio.gather(work(), return_exceptions=True)
+        log.error("the exchange with other replicas failed; starting again", exc_info=results[0])
+        await asyncio.sleep(_RESTART)

@@ -1,170 +1,119 @@
-"""Notices the ends of one account's jobs: a single loop asks `polling.next_polls` what to read, reads run in tasks of their own.
+"""Notices the ends of jobs: one loop per account reads what `polling.next_polls` decides; callers hold futures.
 
-The watcher owns the table of jobs that have not ended; callers hold futures. Webhooks and other replicas only hand in records: an ended job
-that is complete resolves its future, any other hint has the job read at once.
+Webhooks and other replicas only hand in records: a complete one ends the wait, any other makes its job be read at once.
 """
 
 import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Coroutine, Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import Ended, Observer, Unreadable
+from proxy.backends.narrative.events import Ended, Observer, ReliabilityChanged, Unreadable
 from proxy.backends.narrative.failures import UNREADABLE
-from proxy.backends.narrative.list_reader import ListReader, give_way
-from proxy.backends.narrative.lists import ListCursor
-from proxy.backends.narrative.polling import (
-    Budget,
-    Durations,
-    PolledJob,
-    Polls,
-    Situation,
-    next_polls,
-)
-from proxy.backends.narrative.replicas import AccountRole, ListRead
+from proxy.backends.narrative.polling import ListCursor, ReadBudget, Reliability, Table, WatchedJob, next_polls
+from proxy.backends.narrative.replicas import AccountRole, ListRead, Replicas
 from proxy.backends.narrative.types import Job, JobState, Record
-from proxy.errors import PermissionDenied, ProxyError, UpstreamError
+from proxy.errors import Overloaded, PermissionDenied, ProxyError, RateLimited, UpstreamError
+from proxy.storage import Membership, Store
 
 log = logging.getLogger(__name__)
 
-_MOST_READS: Final = 16
-"""Reads of single jobs at one time; as many again may follow hints."""
-_MOST_HINTED_READS: Final = 5
+_MOST_FAILURES: Final = 3
+"""Reads of a list in a row that fail, after which it is not relied on."""
+_HOPELESS: Final = 10.0
+"""Seconds for which a leader whose list reads fail lets another replica lead."""
+_SILENCE: Final = 3.0
+"""Seconds without a message of the leader, which sends one a second, until a follower reads the lists itself."""
+_LOST_READS: Final = 3
+"""Answers in a row that there is no such job for us, before it is given up."""
 _HINT_PAUSE: Final = 0.1
-"""Before the second read of a job that is said to have ended; it doubles."""
-_LINGER: Final = 10.0
-"""Seconds without a job until a leader leaves the account to others."""
-_DOUBT: Final = 2.5
-"""Seconds without a message of the leader, which sends one a second, until a follower reads its jobs itself."""
-_SILENCE: Final = 6.0
-"""Seconds until it reads the lists itself, with its share of the budget."""
+"""Before the second read of a job that is said to have ended; it doubles, five times."""
+_QUICK: Final = 0.1
+"""Usual duration, in seconds, up to which each job is read once as soon as it is submitted."""
+_UNCLAIMED: Final = 5.0
+"""Seconds that a job is watched before anybody waits for it."""
 _RESTART: Final = 1.0
+_MOST_IDLE_ACCOUNTS: Final = 256
+_MOST_EARLY: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class WatchOptions:
-    """How ends are noticed. Seconds."""
-
-    reads_per_second: float = 10.0
-    """Reads an account may cost while jobs are in flight. Reading a job that is said to have ended, and one read of each
-    submitted job, come on top."""
-    lost_after: float = 10.0
-    """A job that Narrative does not know, or does not show us, is given up this long after its submission."""
-    lost_reads: int = 3
-    """And not before this many such answers in a row."""
-    unreadable_after: float = 5.0
-    """How long a record that cannot be read is read again before the wait ends with an error."""
-    result_lag: float = 3.0
-    """How long a completed job without a result is read again before it is taken as it is."""
-
-
-@dataclass(slots=True, eq=False)
-class WatchedJob(PolledJob):
-    """A job that somebody waits for, or may wait for soon.
+    """How ends are noticed. Times are seconds.
 
     Args:
-        id: its id.
-        client: reads it, with the key it was submitted with, and without retries.
-        model: its model, "" when unknown.
-        future: the ended job, or the error that ends the wait.
+        reads_per_second: what an account may cost while jobs are in flight. Reading a job that is said to have ended, and one read of
+            each submitted job, come on top.
+        lost_after: a job that Narrative does not know, or does not show us, is given up this long after its submission.
+        unreadable_after: how long a record that cannot be read is read again before the wait ends with an error.
+        result_lag: how long a completed job without a result is read again before it is taken as it is.
     """
 
-    id: str
-    client: NarrativeClient
-    model: str
-    data_plane_id: str | None
-    future: asyncio.Future[Job]
-    waiters: int = 0
-    deadline: float = 0.0
-    expiry: asyncio.TimerHandle | None = field(default=None, repr=False)
-    on_left: Callable[[], None] | None = field(default=None, repr=False)
-    source: str = ""
-    """What said that it ended."""
-    hinted_reads: int = 0
-    refusals: int = 0
-    """Reads in a row that Narrative answered with 401, 403 or 404."""
-    unreadable_since: float | None = None
-    incomplete_since: float | None = None
+    reads_per_second: float = 10.0
+    lost_after: float = 10.0
+    unreadable_after: float = 5.0
+    result_lag: float = 3.0
 
 
 class AccountWatcher:
     """One account's jobs in flight.
 
     Args:
-        client: lists the account's jobs, without retries.
+        client: reads the account's jobs and lists, without retries.
         role: this replica's role in reading the lists.
-        durations: what is known of how long jobs take; shared by all accounts.
         observe: called when an end is noticed, and when the lists or webhooks become unreliable or reliable again.
     """
 
-    def __init__(
-        self, client: NarrativeClient, role: AccountRole, durations: Durations, options: WatchOptions, observe: Observer
-    ) -> None:
+    def __init__(self, client: NarrativeClient, role: AccountRole, options: WatchOptions, observe: Observer) -> None:
         self._loop = asyncio.get_running_loop()
+        self._client = client
         self.role = role
-        self._durations = durations
         self._options = options
         self._observe = observe
-        now = self._loop.time()
-        self._budget = Budget(options.reads_per_second, max(1.0, options.reads_per_second / 5), now)
-        self._lists = ListReader(client, self._budget, observe)
+        self._table = Table()
+        self._budget = ReadBudget(options.reads_per_second, self._loop.time())
+        self._lists = Reliability(reliable=True, patience=1.0)
+        self.webhooks = Reliability(reliable=False, patience=0.5)
         self.has_webhooks = False
-        self._jobs: dict[str, WatchedJob] = {}
-        self._polls = Polls()
-        self._reading = self._urgent = 0
-        self._last_left = now
+        self._closely = False
+        """The lists are read so often that they owe each end."""
         self._wake = asyncio.Event()
-        self._reads: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
+        self._inline = False
 
     @property
     def idle(self) -> bool:
-        """There is nothing to read: neither for jobs here nor for other replicas."""
-        return not self._jobs and not self.role.membership.leads_others
+        """Whether there is nothing to read, neither for jobs here nor for other replicas."""
+        return not self._table.jobs and not self.role.membership.leads_others
 
-    # ------------------------------------------------------------ the table
-
-    def add(self, job: WatchedJob) -> None:
-        self._jobs[job.id] = job
-        if job.own_read and job.ready_at <= self._loop.time() and self._reading < _MOST_READS:
-            self._start_read(job)
-        elif job.ready_at < self._polls.again_at:
-            self._wake.set()
-        self._begin()
+    def add(self, job: WatchedJob, *, may_have_ended: bool) -> None:
+        """Watch a job. It is read at once if it may have ended, or if that read may well show its end."""
+        now = self._loop.time()
+        self._table.jobs[job.id] = job
+        self._table.newest = job.started
+        quick = self._table.usual <= _QUICK or not self._table.shares(now, self._budget.rate)
+        if may_have_ended or (quick and not self.has_webhooks):
+            self._table.hurry(job, now)
+        self._notify()
 
     def drop(self, job: WatchedJob) -> None:
         """Nobody waits for it any more."""
-        if self._jobs.pop(job.id, None) is not None:
-            self._last_left = self._loop.time()
-            if not self._jobs:
-                self._wake.set()
+        self._table.drop(job)
+        if not self._table.jobs:
+            self._wake.set()
 
     def take(self, job: WatchedJob, found: Job | None, source: str) -> None:
-        """A record of a job came in; None when it cannot be read."""
-        if found is not None and not found.ended:
-            return
-        if found is None or not found.complete:
-            self.hint(job, source)
-        else:
+        """A record of a job came in; None when it cannot be read. One that does not say how the job ended makes it be read."""
+        if found is None or (found.ended and not found.complete):
+            self._hint(job, source)
+        elif found.ended:
             self._end(job, found, source)
-
-    def hint(self, job: WatchedJob, source: str) -> None:
-        """Something says that a job ended, without saying how: read it now."""
-        if job.urgent_at is None and job.id in self._jobs:
-            job.source = source
-            job.urgent_at = now = self._loop.time()
-            if not job.reading and self._urgent < _MOST_READS and self._budget.paused_until(now) <= now:
-                self._start_read(job)
-            else:
-                self._wake.set()
-
-    def webhook_for_another(self, job_id: str) -> None:
-        """A webhook showed the end of a job that is not waited for (any more)."""
-        self._lists.sources.webhooks.shown(job_id)
 
     def fail(self, job: WatchedJob, error: ProxyError) -> None:
         """End the wait for a job with an error."""
@@ -173,202 +122,355 @@ class AccountWatcher:
             job.future.exception()  # marks it as retrieved: a job without waiters is no error to log
         self.drop(job)
 
+    def _hint(self, job: WatchedJob, source: str) -> None:
+        """Something says that a job ended, but not how: read it now; a second time after a pause."""
+        if (job.urgent_at is None or job.source == "read") and job.id in self._table.jobs:
+            pause = _HINT_PAUSE * 2**job.hints if job.hints else 0.0
+            job.source, job.hints = source, min(job.hints + 1, 5)
+            self._table.hurry(job, max(self._loop.time(), job.read_at + pause))
+            self._notify()
+
     def _end(self, job: WatchedJob, found: Job, source: str) -> None:
         if job.future.done():
             return
         job.future.set_result(found)
-        now = self._loop.time()
-        self._durations.learn(job.model, _duration(found, now - job.started))
-        closely = self._polls.closely and self.role.silence < _DOUBT
-        cursor = self._lists.cursors[found.state]
-        self._lists.sources.ended(job.id, source, now, cursor, closely=closely, webhooks=self.has_webhooks)
         self.drop(job)
-        self._observe(Ended(job.id, job.model, found.state, source, now - job.started, _delay(found)))
+        now, ended = self._loop.time(), found.ended_at or found.updated_at
+        seconds = now - job.started
+        took = (found.ended_at - found.created_at).total_seconds() if found.ended_at and found.created_at else seconds
+        self._table.usual += 0.3 * (max(took, 0.0) - self._table.usual)
+        if source == "list":
+            self._lists.count(shown=True)
+        elif self._closely:
+            self._lists.owe(job.id, now, self._table.lists[found.state])
+        if source == "webhook":
+            self.webhooks.count(shown=True)
+        elif self.has_webhooks:
+            self.webhooks.owe(job.id, now)
+        delay = None if ended is None else max(time.time() - ended.timestamp(), 0.0)
+        self._observe(Ended(job.id, job.model, found.state, source, seconds, delay))
 
-    # ------------------------------------------------------------ replicas
+    # ------------------------------------------------------------ the loop
 
-    async def renew_role(self) -> None:
-        """To be called every second. A leader lingers after its last job, so that the role does not change with every job, and lets
-        another replica lead when its own list reads fail."""
-        now = self._loop.time()
-        lingers = self.role.membership.leads and now - self._last_left < _LINGER
-        if lingers or not self.idle:
-            await self.role.renew(may_lead=self.role.membership.members == 1 or not self._lists.hopeless)
-        else:
-            await self.role.resign()
-        self._begin()
-        self._wake.set()
+    def _notify(self) -> None:
+        """Something may be due. A loop that waits for the read of what was the only job is replaced, and ends with that read."""
+        if self._task is not None and not self._task.done() and not self._inline:
+            self._wake.set()
+        elif not self.idle:
+            self._inline = False
+            self._task = self._spawn(self._run())
 
-    def heard(self, read: ListRead) -> None:
-        """Another replica read a list, or just lives."""
-        if not self.role.membership.leads:
-            self.role.heard()
-        if cursor := self._lists.cursors.get(read.state):
-            self._take_all(read.records, cursor.state)
-            if not self.role.membership.leads and self._lists.missed(cursor, read.ids):
+    async def _run(self) -> None:
+        task = asyncio.current_task()
+        while not self.idle:
+            self._wake.clear()
+            self._update()
+            polls = next_polls(self._table, self._loop.time(), self._budget)
+            for cursor in polls.lists:
                 self._spawn(self._read_list(cursor))
+            if len(polls.jobs) == len(self._table.jobs) == 1 and not polls.lists:
+                self._inline = True
+                await self._read_job(polls.jobs[0])
+                if self._task is not task:
+                    return
+                self._inline = False
+                continue
+            for job in polls.jobs:
+                self._spawn(self._read_job(job))
+            timer = None if math.isinf(polls.again_at) else self._loop.call_at(polls.again_at, self._wake.set)
+            await self._wake.wait()
+            if timer is not None:
+                timer.cancel()
+
+    def _update(self) -> None:
+        """Bring the table up to date on the replicas and on what can be relied on."""
+        table, membership, now = self._table, self.role.membership, self._loop.time()
+        hears = membership.leads or self.role.silence < _SILENCE
+        table.members, table.leads, table.reads_lists = (
+            membership.members,
+            membership.leads,
+            membership.leads or not hears,
+        )
+        self._budget.share = 1.0 if membership.leads else 1 / membership.members
+        self._closely = hears and table.often
+        self._lists.settle(now, followed=self._closely)
+        self.webhooks.settle(now)
+        lists_reliable = self._lists.reliable
+        for cursor in table.lists.values():
+            lists_reliable = lists_reliable and cursor.failures < _MOST_FAILURES
+        for source, reliable in (("list", lists_reliable), ("webhook", self.webhooks.reliable)):
+            if reliable != table.reliable[source]:
+                table.reliable[source] = reliable
+                self._observe(ReliabilityChanged(source, reliable))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._stopped)
+        return task
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()):
+            log.error("watching jobs failed; starting again", exc_info=error)
+            self._loop.call_later(_RESTART, self._notify)
 
     async def aclose(self) -> None:
         """Stop reading."""
-        tasks = [*self._reads, *([self._task] if self._task else [])]
+        tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.role.resign()
 
-    # ------------------------------------------------------------ the loop
-
-    async def _run(self) -> None:
-        while not self.idle:
-            self._wake.clear()
-            polls = self._polls = next_polls(
-                self._jobs.values(), self._lists.cursors, self._situation(), self._budget, self._loop.time()
-            )
-            for state in polls.lists:
-                self._spawn(self._read_list(self._lists.cursors[state]))
-            for job in polls.jobs:
-                if isinstance(job, WatchedJob):
-                    self._start_read(job)
-            try:
-                async with asyncio.timeout_at(None if math.isinf(polls.again_at) else polls.again_at):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-        self._polls = Polls()
-
-    def _begin(self) -> None:
-        if not self.idle and (self._task is None or self._task.done()):
-            self._task = self._loop.create_task(self._run())
-            self._task.add_done_callback(self._stopped)
-
-    def _stopped(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()):
-            log.error("watching jobs failed; starting again", exc_info=error)
-            self._loop.call_later(_RESTART, self._begin)
-
-    def _situation(self) -> Situation:
-        membership = self.role.membership
-        alone = membership.leads and membership.members == 1
-        self._budget.share = 1.0 if membership.leads else 1 / membership.members
-        self._lists.judge()
-        if alone and not (self._polls.closely or self._polls.glance):
-            self._lists.sources.forgive()
-        return Situation(
-            leads=membership.leads or self.role.silence >= _SILENCE,
-            members=membership.members,
-            lists_reliable=self._lists.sources.reliable["list"] and self.role.silence < _DOUBT,
-            webhooks_reliable=self._lists.sources.reliable["webhook"],
-            free_reads=_MOST_READS - self._reading,
-        )
-
     # ------------------------------------------------------------ reads
 
-    def _spawn(self, read: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(read)
-        self._reads.add(task)
-        task.add_done_callback(self._ended_read)
-
-    def _ended_read(self, task: asyncio.Task[None]) -> None:
-        self._reads.discard(task)
-        self._wake.set()
-        if not task.cancelled() and (error := task.exception()):
-            log.error("reading jobs failed", exc_info=error)
-
     async def _read_list(self, cursor: ListCursor) -> None:
-        """Read what is new in a list. With other replicas, whose jobs may be in other data planes, that of all of them."""
-        membership, known = self.role.membership, cursor.known
-        planes = {job.data_plane_id for job in self._jobs.values()} if membership.members == 1 else set()
-        plane = planes.pop() if len(planes) == 1 else None
+        """Read what is new in a list, page by page, and publish it to the replicas that rely on it."""
+        started, offset, known = self._loop.time(), 0, cursor.known
         shown: list[Record] = []
-        async for records in self._lists.pages(cursor, plane, glance=self._polls.glance):
-            self._take_all(records, cursor.state)
-            shown += records
-        if membership.leads_others and not cursor.failures:
+        asked = cursor.first_page(started)
+        try:
+            while asked:
+                page = await self._client.list_jobs(
+                    type="model_inference",
+                    state=cursor.state,
+                    per_page=asked,
+                    offset=offset or None,
+                    order_by="updated_at_desc",
+                )
+                self._budget.failures = 0
+                self._take_all(page.records)
+                shown += page.records
+                offset += asked
+                ids = {record.name for record in page.records if record.name}
+                asked = cursor.next_page(ids, len(page.records), asked, page.size)
+                if not self._table.often:  # webhooks showed most of it: more pages would only cost both sides time
+                    break
+                if asked:
+                    self._budget.take(self._loop.time())
+            cursor.end(self._loop.time())
+        except ProxyError as error:
+            self._budget.failed(error, started, self._loop.time())
+            cursor.failures += not isinstance(error, RateLimited)
+            return
+        finally:
+            cursor.running = False
+        if self.role.membership.leads_others:
             await self.role.publish(cursor.state, shown, known)
 
-    def _take_all(self, records: Iterable[Record], state: str) -> None:
-        """Take in the records of a list."""
+    def _take_all(self, records: Iterable[Record]) -> None:
         for record in records:
-            if (job := self._jobs.get(record.name or "")) is not None:
+            if (job := self._table.jobs.get(record.name or "")) is not None:
                 self.take(job, record.job(), "list")
             elif record.name:
-                self._lists.sources.lists[state].shown(record.name)
+                self._lists.shown(record.name)
 
-    def _start_read(self, job: WatchedJob) -> None:
-        job.own_read = False
-        job.reading = True
-        job.read_at = self._loop.time()
-        hinted = job.urgent_at is not None
-        if hinted:
-            self._urgent += 1
-        else:
-            self._reading += 1
-        self._spawn(self._read_job(job, hinted=hinted))
-
-    async def _read_job(self, job: WatchedJob, *, hinted: bool) -> None:
-        """Read a job. One that is said to have ended is read a few times: the list can be ahead of the job."""
-        try:
-            await self._read(job, job.source if hinted else "read")
-        finally:
-            job.reading = False
-            if not hinted:
-                self._reading -= 1
-            else:
-                self._urgent -= 1
-                job.hinted_reads = (job.hinted_reads + 1) % _MOST_HINTED_READS
-                again = self._loop.time() + _HINT_PAUSE * 2**job.hinted_reads
-                job.urgent_at = again if job.hinted_reads else None
-
-    async def _read(self, job: WatchedJob, source: str) -> None:
+    async def _read_job(self, job: WatchedJob) -> None:
         started = self._loop.time()
+        source, job.source = job.source, "read"
         try:
-            found = await job.client.get_job(job.id)
+            found = await self._client.get_job(job.id)
         except ProxyError as error:
             now = self._loop.time()
-            give_way(self._budget, error, started, now)
-            if error.code == UNREADABLE:
-                self._observe(Unreadable(job.id))
-            if final := _verdict(job, error, self._options, now):
-                self.fail(job, final)
+            self._budget.failed(error, started, now)
+            self._judge(job, error, now)
+        else:
+            now = self._loop.time()
+            self._budget.failures = 0
+            job.refusals, job.unreadable_since = 0, None
+            if found.state == JobState.COMPLETED and not found.complete:
+                job.incomplete_since = job.incomplete_since or now
+                if now - job.incomplete_since < self._options.result_lag:
+                    self._hint(job, source)
+                    return
+            if found.ended:
+                self._end(job, found, source)
+        finally:
+            job.reading = False
+            self._table.reading -= 1
+            if job.urgent_at is not None:  # a hint came meanwhile
+                self._table.hurry(job, max(job.urgent_at, self._loop.time()))
+
+    def _judge(self, job: WatchedJob, error: ProxyError, now: float) -> None:
+        """End the wait for a job after repeated answers that there is no such job for us, or that cannot be read; all else may pass."""
+        if error.code == UNREADABLE:
+            self._observe(Unreadable(job.id))
+            if job.unreadable_since is None:
+                job.unreadable_since = now
+                log.warning("the record of a job could not be read", extra={"job_id": job.id})
+            if now - job.unreadable_since >= self._options.unreadable_after:
+                self.fail(job, UpstreamError(error.message, code=UNREADABLE, job_id=job.id))
             return
-        self._budget.succeeded()
-        job.refusals, job.unreadable_since = 0, None
-        if found.state == JobState.COMPLETED and not found.complete and _may_lag(job, self._options, self._loop.time()):
-            if job.urgent_at is None:
-                job.source, job.urgent_at = source, self._loop.time() + _HINT_PAUSE
-        elif found.ended:
-            self._end(job, found, source)
+        lasting = isinstance(error, PermissionDenied) or error.code in {"narrative_job_lost", "narrative_unauthorized"}
+        job.refusals = job.refusals + 1 if lasting else 0
+        if job.refusals >= _LOST_READS and now - job.started >= self._options.lost_after:
+            self.fail(job, error)
+
+    # ------------------------------------------------------------ replicas
+
+    async def renew_role(self) -> None:
+        """To be called every second. A leader whose list reads fail lets another replica lead."""
+        if self.idle:
+            await self.role.resign()
+            return
+        since = self._loop.time() - _HOPELESS
+        lists = self._table.lists.values()
+        hopeless = any(cursor.failures >= _MOST_FAILURES and cursor.started > since for cursor in lists)
+        await self.role.renew(may_lead=self.role.membership.members == 1 or not hopeless)
+        self._notify()
+
+    def heard(self, read: ListRead) -> None:
+        """Another replica read a list, or just lives. After lost messages this replica reads the list once itself."""
+        self.role.heard()
+        self._take_all(read.records)
+        cursor, now = self._table.lists.get(read.state), self._loop.time()
+        if self.role.membership.leads or cursor is None or cursor.running:
+            return
+        if not cursor.misses(read.ids):
+            cursor.answered(read.ids or cursor.known, now)
+        elif now - cursor.started >= 1.0:
+            cursor.start(now)
+            self._budget.take(now)
+            self._spawn(self._read_list(cursor))
 
 
-def _may_lag(job: WatchedJob, options: WatchOptions, now: float) -> bool:
-    """Whether the result of a completed job may still come."""
-    job.incomplete_since = job.incomplete_since or now
-    return now - job.incomplete_since < options.result_lag
+class Watcher:
+    """The jobs in flight of all accounts. A job leaves with its last waiter, or soon when nobody ever came."""
 
+    def __init__(self, options: WatchOptions, observe: Observer, store: Store) -> None:
+        self._options = options
+        self._observe = observe
+        self._store = store
+        self.jobs: dict[str, WatchedJob] = {}
+        self._accounts: OrderedDict[str, AccountWatcher] = OrderedDict()
+        self._replicas = Replicas(store, self._heard, self._renew_roles)
+        self._webhook_accounts: set[str] = set()
+        self._early: OrderedDict[str, None] = OrderedDict()
+        """Ends that webhooks brought of jobs not watched yet."""
 
-def _verdict(job: WatchedJob, error: ProxyError, options: WatchOptions, now: float) -> ProxyError | None:
-    """The error that ends the wait for a job whose read failed. Only repeated answers that there is no such job for us, or that it
-    cannot be read, do; all else may pass."""
-    if error.code == UNREADABLE:
-        if job.unreadable_since is None:
-            job.unreadable_since = now
-            log.warning("the record of a job could not be read", extra={"job_id": job.id})
-        final = now - job.unreadable_since >= options.unreadable_after
-        return UpstreamError(error.message, code=UNREADABLE, job_id=job.id) if final else None
-    lasting = isinstance(error, PermissionDenied) or error.code in {"narrative_job_lost", "narrative_unauthorized"}
-    job.refusals = job.refusals + 1 if lasting else 0
-    lost = job.refusals >= options.lost_reads and now - job.started >= options.lost_after
-    return error if lost else None
+    def start(self) -> None:
+        """Begin to exchange messages with other replicas."""
+        self._replicas.start()
 
+    def fail_all(self) -> None:
+        """End every wait with `Overloaded`: the jobs may still end, and can be waited for elsewhere."""
+        for job in list(self.jobs.values()):
+            self._accounts[job.account].fail(job, Overloaded("the server is stopping", job_id=job.id))
 
-def _duration(job: Job, seconds: float) -> float:
-    """How long Narrative says it took, else how long it took us to notice."""
-    if job.created_at is None or job.ended_at is None:
-        return seconds
-    stated = (job.ended_at - job.created_at).total_seconds()
-    return stated if stated >= 0 else seconds
+    async def aclose(self) -> None:
+        """Stop reading, and leave the accounts to other replicas."""
+        await self._replicas.stop()
+        await asyncio.gather(*(watcher.aclose() for watcher in self._accounts.values()))
 
+    @property
+    def memberships(self) -> Collection[Membership]:
+        """This replica's role in watching each of the accounts that it watches."""
+        return [watcher.role.membership for watcher in self._accounts.values() if not watcher.idle]
 
-def _delay(job: Job) -> float | None:
-    ended = job.ended_at or job.updated_at
-    return None if ended is None else max(time.time() - ended.timestamp(), 0.0)
+    def open(  # noqa: PLR0913
+        self,
+        job: Job,
+        client: NarrativeClient,
+        *,
+        deadline: float,
+        sent: float | None = None,
+        model: str = "",
+        on_left: Callable[[], None] | None = None,
+    ) -> WatchedJob:
+        """Watch a job, if it is not watched yet.
+
+        Args:
+            deadline: loop time after which nobody will begin to wait for it.
+            sent: loop time of its submission; None for one that was submitted a while ago, and may have ended.
+            on_left: called once, when the job leaves; at once when it was watched already.
+        """
+        watched = self.jobs.get(job.id)
+        if watched is not None:
+            if on_left is not None:
+                on_left()
+            return watched
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        started = now - _UNCLAIMED if sent is None else sent
+        if job.created_at is not None:
+            started = now - max(time.time() - job.created_at.timestamp(), 0.0)
+        watcher = self._watcher(client)
+        watched = WatchedJob(job.id, started, client.account, loop.create_future(), model, on_left)
+        self.jobs[job.id] = watched
+        watched.expiry = loop.call_at(min(deadline, now + _UNCLAIMED), self._expire, watched)
+        watcher.add(watched, may_have_ended=sent is None)
+        if job.ended:
+            watcher.take(watched, job, "list")
+        elif self._early and job.id in self._early:
+            del self._early[job.id]
+            watcher.take(watched, None, "webhook")
+        return watched
+
+    def close(self, watched: WatchedJob) -> None:
+        """Watch a job no more."""
+        if self.jobs.get(watched.id) is watched:
+            del self.jobs[watched.id]
+            if watched.expiry is not None:
+                watched.expiry.cancel()
+            if watched.future.cancel():  # else it left the account's table with its end
+                self._accounts[watched.account].drop(watched)
+            if watched.on_left is not None:
+                watched.on_left()
+
+    def _expire(self, watched: WatchedJob) -> None:
+        if not watched.waiters:
+            self.close(watched)
+
+    def expect_webhooks(self, client: NarrativeClient) -> None:
+        """Webhooks of the client's account are subscribed to: `deliver` will be called, and they can prove reliable."""
+        self._webhook_accounts.add(client.account)
+        if watcher := self._accounts.get(client.account):
+            watcher.has_webhooks = True
+
+    def deliver(self, record: Record) -> None:
+        """A webhook says that a job ended, which is watched here, by other replicas that share the store, or by both.
+
+        Args:
+            record: the job as Narrative shows it; it may hold no more than `job_id` and `state`.
+        """
+        self._take(record)
+        self._replicas.publish_end(record)
+
+    def _take(self, record: Record) -> None:
+        watched = self.jobs.get(record.name or "")
+        if watched is not None and not watched.future.done():
+            self._accounts[watched.account].take(watched, record.job(), "webhook")
+        elif record.name:
+            for account in self._webhook_accounts & self._accounts.keys():
+                self._accounts[account].webhooks.shown(record.name)
+            if watched is None:
+                self._early[record.name] = None  # a webhook can overtake the answer to the submission
+                if len(self._early) > _MOST_EARLY:
+                    self._early.popitem(last=False)
+
+    def _heard(self, read: ListRead) -> None:
+        if not read.account:
+            for record in read.records:
+                self._take(record)
+        elif watcher := self._accounts.get(read.account):
+            watcher.heard(read)
+
+    async def _renew_roles(self) -> None:
+        await asyncio.gather(*(watcher.renew_role() for watcher in self._accounts.values()))
+
+    def _watcher(self, client: NarrativeClient) -> AccountWatcher:
+        """The watcher of the client's account. Those without jobs are kept for a while: they know what can be relied on."""
+        watcher = self._accounts.get(client.account)
+        if watcher is None:
+            if len(self._accounts) >= _MOST_IDLE_ACCOUNTS:
+                idle = [account for account, each in self._accounts.items() if each.idle and not each.role.taken]
+                for account in idle[:1]:
+                    del self._accounts[account]
+            role = AccountRole(self._store, client.account)
+            watcher = AccountWatcher(client.without_retries(), role, self._options, self._observe)
+            watcher.has_webhooks = client.account in self._webhook_accounts
+            self._accounts[client.account] = watcher
+        self._accounts.move_to_end(client.account)
+        return watcher

@@ -1,13 +1,14 @@
 """Webhooks: the subscription, which one replica keeps for all, and the route that takes deliveries.
 
 A delivery is a hint. It can come twice, late, out of order, or from someone else; none of these does harm. Whether deliveries come at
-all is measured (`lists.Reliability`), not assumed. Source: shared contract `narrative.md`, section Webhooks.
+all is measured (`polling.Reliability`), not assumed. Source: shared contract `narrative.md`, section Webhooks.
 """
 
 import asyncio
 import hashlib
 import hmac
 import logging
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from yarl import URL
 
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.jobs import Jobs
-from proxy.backends.narrative.lists import STATES
+from proxy.backends.narrative.polling import STATES
 from proxy.backends.narrative.types import Record, Webhook, WebhookRequest, parse_json, parse_record
 from proxy.errors import ProxyError, UnknownUrl, UpstreamError
 from proxy.storage import MemoryStore, Store
@@ -37,25 +38,28 @@ MAX_BODY_BYTES: Final = 256 * 1024
 _MOST_REMEMBERED: Final = 10_000
 _ARCHIVED: Final = frozenset({"archived", "deleted", "disabled", "inactive"})
 _ROLE: Final = "webhooks"
+_ARCHIVE_TIMEOUT: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookOptions:
-    """How to subscribe. Seconds."""
+    """How to subscribe. Times are seconds.
+
+    Args:
+        url: where Narrative posts to; the token is added to its query.
+        name: of the subscription. Older ones of this name, left behind by a crash, are archived.
+        token: proves a delivery. Replicas behind one URL share one token.
+        check_every: between two checks that the subscription still exists.
+        retry_first: before the first new try after a failed one; it doubles up to `check_every`.
+        elect_every: between two renewals of this replica's role.
+    """
 
     url: str
-    """Where Narrative posts to; the token is added to its query."""
     name: str
-    """Of the subscription. Older ones of this name, left behind by a crash, are archived."""
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
-    """Proves a delivery. Replicas behind one URL share one token."""
     check_every: float = 300.0
-    """Between two checks that the subscription still exists."""
     retry_first: float = 2.0
-    """Before the first new try after a failed one; it doubles up to `check_every`."""
     elect_every: float = 1.5
-    """Between two renewals of this replica's role."""
-    archive_timeout: float = 5.0
 
 
 def webhook_options(public_url: str, api_key: str) -> WebhookOptions:
@@ -120,8 +124,6 @@ class Webhooks:
         """Wait until there is a subscription."""
         await self._subscribed.wait()
 
-    # ------------------------------------------------------------ deliveries
-
     async def handle(self, request: Request) -> Response:
         """`POST` of a delivery: 204, or 4xx for one that is forged, too large or unreadable. A forged one's body is not read."""
         token = request.query_params.get(TOKEN_PARAM)
@@ -171,12 +173,9 @@ class Webhooks:
             self._delivered.popitem(last=False)
         return True
 
-    # ------------------------------------------------------------ subscription
-
     async def _follow_role(self) -> None:
         """Subscribe while this replica leads, and again whenever the subscription is gone."""
-        options = self._options
-        loop = asyncio.get_running_loop()
+        options, loop = self._options, asyncio.get_running_loop()
         check_at, pause = loop.time(), options.retry_first
         while True:
             membership = await self._store.join(_ROLE)
@@ -192,13 +191,18 @@ class Webhooks:
             except ProxyError as error:
                 log.warning("webhooks are not subscribed: %s", error.message)
                 check_at, pause = loop.time() + pause, min(2 * pause, options.check_every)
-            await asyncio.sleep(
-                min(options.elect_every, max(check_at - loop.time(), 0.0)) if leads else options.elect_every
-            )
+            until_check = max(check_at - loop.time(), 0.0) if leads else math.inf
+            await asyncio.sleep(min(options.elect_every, until_check))
 
     async def _ensure(self) -> None:
-        if self._webhook is not None and await self._exists(self._webhook.id):
-            return
+        if self._webhook is not None:
+            try:
+                webhook = await self._client.get_webhook(self._webhook.id)
+                if (webhook.status or "").lower() not in _ARCHIVED:
+                    return
+            except UpstreamError as error:
+                if error.code != "narrative_webhook_lost":
+                    raise
         self._webhook = None
         for webhook in await self._client.list_webhooks():
             if webhook.name == self._options.name and (webhook.status or "").lower() not in _ARCHIVED:
@@ -212,21 +216,12 @@ class Webhooks:
         self._webhook = await self._client.create_webhook(request)
         self._subscribed.set()
 
-    async def _exists(self, webhook_id: str) -> bool:
-        try:
-            webhook = await self._client.get_webhook(webhook_id)
-        except UpstreamError as error:
-            if error.code != "narrative_webhook_lost":
-                raise
-            return False
-        return (webhook.status or "").lower() not in _ARCHIVED
-
     async def _archive(self) -> None:
         webhook, self._webhook = self._webhook, None
         self._subscribed.clear()
         if webhook is not None:
             try:
-                async with asyncio.timeout(self._options.archive_timeout):
+                async with asyncio.timeout(_ARCHIVE_TIMEOUT):
                     await self._client.archive_webhook(webhook.id)
             except (ProxyError, TimeoutError):
                 log.warning("the webhook subscription could not be archived", extra={"webhook_id": webhook.id})

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from proxy.backends.narrative import replicas
-from proxy.backends.narrative.replicas import ListRead, decode_end, decode_read, encode_end, encode_read
+from proxy.backends.narrative.replicas import ListRead, decode_read, encode_read
 from proxy.backends.narrative.types import Record, record_of
 
 
@@ -44,7 +44,6 @@ def test_a_result_is_sent_exactly_and_whole(output: Any) -> None:
 
 def test_prompts_are_not_sent() -> None:
     assert "secret" not in encode_read("account", "completed", [record("job-1")], set())
-    assert "secret" not in encode_end(record("job-1"))
 
 
 @pytest.mark.parametrize("tags", [(), ("other:1",), (5, None)])
@@ -75,22 +74,3 @@ def test_records_without_an_id_are_not_sent() -> None:
 )
 def test_messages_that_make_no_sense_are_none(text: str) -> None:
     assert decode_read(text) is None
-    assert decode_end(text) is None
-
-
-def test_an_end_is_sent_like_a_new_record() -> None:
-    shown = decode_end(encode_end(record("job-1")))
-    assert shown is not None
-    assert has_result(shown)
-    other = json.loads(encode_end(record("job-1", tags=())))
-    assert other == {"job_id": "job-1", "state": "completed"}
-
-
-def test_a_long_end_is_sent_without_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicas, "_MOST_BYTES_OF_END", 100)
-    assert json.loads(encode_end(record("job-1", {"text": "long " * 100}))) == {"job_id": "job-1", "state": "completed"}
-
-
-@pytest.mark.parametrize("text", ['{"job_id": 5}'])
-def test_an_end_without_an_id_is_none(text: str) -> None:
-    assert decode_end(text) is None

@@ -1,4 +1,4 @@
-"""Replicas that share a Redis: one reads the feed for all, at the cost of one, and every end is noticed whatever becomes of it."""
+"""Replicas that share a Redis: one reads the lists for all, at the cost of one, and every end is noticed whatever becomes of it."""
 
 import asyncio
 import time
@@ -54,12 +54,12 @@ class Replica:
 
     @property
     def leads(self) -> bool:
-        return any(standing.leads for standing in self.engine.jobs.memberships)
+        return any(membership.leads for membership in self.engine.jobs.memberships)
 
     @property
     def sees(self) -> int:
         """The replicas that it knows to follow the account, itself among them."""
-        return max((standing.members for standing in self.engine.jobs.memberships), default=0)
+        return max((membership.members for membership in self.engine.jobs.memberships), default=0)
 
     @property
     def reads(self) -> Counter[str]:
@@ -103,7 +103,7 @@ class Site:
 
 @asynccontextmanager
 async def site(count: int) -> AsyncIterator[Site]:
-    """Replicas that have agreed on who leads, and are told."""
+    """Replicas that have agreed on a leader and receive what it publishes."""
     async with AsyncExitStack() as stack:
         narrative = stack.enter_context(fickle_narrative(SLOW))
         port = int(stack.enter_context(serve_redis()).rsplit(":", 1)[1].partition("/")[0])
@@ -120,14 +120,14 @@ async def site(count: int) -> AsyncIterator[Site]:
             endless = asyncio.create_task(running.run(3600.0))
             replicas.append(Replica(running, store, relay, client, own.aclose, endless))
 
-        async def all_are_told() -> bool:
+        async def all_follow() -> bool:
             await asyncio.gather(*(replica.run(3, 0.1) for replica in replicas))
             return all(replica.noticed_by("list") for replica in replicas)
 
         try:
             await until(lambda: all(replica.sees == count for replica in replicas))
             await until(lambda: sum(replica.leads for replica in replicas) == 1)
-            await until(all_are_told)
+            await until(all_follow)
             yield Site(narrative, replicas)
         finally:
             for replica in replicas:
@@ -135,14 +135,14 @@ async def site(count: int) -> AsyncIterator[Site]:
             await asyncio.gather(*(replica.endless for replica in replicas), return_exceptions=True)
 
 
-async def test_one_replica_reads_the_feed_and_all_notice_their_jobs_by_it() -> None:
+async def test_one_replica_reads_the_lists_and_all_notice_their_jobs_by_them() -> None:
     async with site(3) as here:
         before = [replica.reads for replica in here.others]
         await asyncio.gather(*(replica.run(40, 1.0) for replica in here.replicas))
         for replica, earlier in zip(here.others, before, strict=True):
             read = replica.reads - earlier
             assert read["list_jobs"] == 0
-            assert read["read_job"] <= 10, "what it is told of is not read again"
+            assert read["read_job"] <= 10, "what the leader published is not read again"
         assert all(replica.noticed_by("list") >= 40 for replica in here.replicas)
 
 
@@ -165,7 +165,7 @@ async def test_a_replica_without_jobs_goes_on_reading_for_those_that_have_some()
         assert other.noticed_by("list") >= 40
 
 
-async def test_when_the_reader_stops_another_one_reads() -> None:
+async def test_when_the_leader_stops_another_one_leads() -> None:
     async with site(2) as here:
         leader, [other] = here.leader, here.others
         asks = asyncio.create_task(other.run(40, 3.0))
@@ -174,7 +174,7 @@ async def test_when_the_reader_stops_another_one_reads() -> None:
         await asks
 
 
-async def test_when_the_reader_cannot_read_another_one_reads() -> None:
+async def test_when_the_leader_cannot_read_another_one_leads() -> None:
     async with site(2) as here:
         leader, [other] = here.leader, here.others
         leader.client.closed.add("/jobs")
@@ -182,7 +182,7 @@ async def test_when_the_reader_cannot_read_another_one_reads() -> None:
         await asyncio.gather(*(replica.run(20, 1.0) for replica in here.replicas))
 
 
-async def test_when_the_reader_loses_redis_both_read_and_nothing_is_missed() -> None:
+async def test_when_the_leader_loses_redis_both_read_and_nothing_is_missed() -> None:
     async with site(2) as here:
         leader, [other] = here.leader, here.others
         asks = asyncio.gather(*(replica.run(40, 1.0) for replica in here.replicas))
@@ -199,7 +199,7 @@ async def mute(topic: str, message: str) -> None:
     """Redis loses every message."""
 
 
-async def test_while_the_reader_s_word_does_not_come_a_replica_helps_itself() -> None:
+async def test_while_the_leader_is_silent_a_follower_reads_the_lists_itself() -> None:
     async with site(2) as here:
         leader, [other] = here.leader, here.others
         leader.store.publish = mute  # type: ignore[method-assign]
@@ -210,22 +210,22 @@ async def test_while_the_reader_s_word_does_not_come_a_replica_helps_itself() ->
         assert not other.leads
 
 
-async def test_what_was_told_while_a_replica_was_deaf_is_read_once_it_hears_again() -> None:
+async def test_what_was_published_while_messages_were_lost_is_read_once_they_come_again() -> None:
     async with site(2) as here:
         leader, [other] = here.leader, here.others
-        speak = leader.store.publish
+        publish = leader.store.publish
         before = here.completed
         leader.store.publish = mute  # type: ignore[method-assign]
         asks = asyncio.create_task(other.run(80, 0.2))
         await until(lambda: here.completed >= before + 80)
         await leader.run(60, 0.1)  # its ends push the others off the page
-        leader.store.publish = speak  # type: ignore[method-assign]
+        leader.store.publish = publish  # type: ignore[method-assign]
         await asks
         assert max(other.took) < 10
 
 
-async def test_words_of_replicas_of_another_version_are_passed_over() -> None:
+async def test_messages_of_replicas_of_another_version_are_ignored() -> None:
     async with site(2) as here:
-        for words in ("", "junk", '{"account": 5}', '{"account": "x", "state": "completed", "ids": ["a"]}'):
-            await here.leader.store.publish("feed", words)
+        for message in ("", "junk", '{"account": 5}', '{"account": "x", "state": "completed", "ids": ["a"]}'):
+            await here.leader.store.publish("feed", message)
         await asyncio.gather(*(replica.run(10, 0.3) for replica in here.replicas))
