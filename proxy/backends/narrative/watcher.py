@@ -96,7 +96,7 @@ class AccountWatcher:
         """Watch a job. It is read at once if it may have ended, or if that read may well show its end."""
         now = self._loop.time()
         self._table.jobs[job.id] = job
-        self._table.newest = job.started
+        self._table.newest = max(self._table.newest, job.started)
         quick = self._table.usual <= _QUICK or not self._table.shares(now, self._budget.rate)
         if may_have_ended or (quick and not self.has_webhooks):
             self._table.hurry(job, now)
@@ -168,7 +168,7 @@ class AccountWatcher:
             polls = next_polls(self._table, self._loop.time(), self._budget)
             for cursor in polls.lists:
                 self._spawn(self._read_list(cursor))
-            if len(polls.jobs) == len(self._table.jobs) == 1 and not polls.lists:
+            if len(polls.jobs) == len(self._table.jobs) == 1 and not polls.lists and math.isinf(polls.again_at):
                 self._inline = True
                 await self._read_job(polls.jobs[0])
                 if self._task is not task:
