@@ -15,8 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from proxy.sandbox.factory import JobFactory
-from proxy.sandbox.fault_middleware import LAG, FaultMiddleware
-from proxy.sandbox.faults import Faults
+from proxy.sandbox.faults import LAG, FaultMiddleware, Faults
 from proxy.sandbox.http import SandboxError, SandboxOptions, check_headers, json_response, read_body
 from proxy.sandbox.jobs import JobQuery, JobStore, RejectedCall
 from proxy.sandbox.webhooks import WebhookDeliveries
@@ -26,6 +25,7 @@ class SandboxApp(Starlette):
     """Starlette with the faults before everything else, where the server's own `send` is at hand."""
 
     def build_middleware_stack(self) -> ASGIApp:
+        """Starlette's own stack inside the faults."""
         self.router.redirect_slashes = False
         return FaultMiddleware(super().build_middleware_stack(), self.state.faults)
 
@@ -35,33 +35,78 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     the task that delivers webhooks.
     """
     options = options or SandboxOptions()
-    store = JobStore(options)
-    faults = Faults()
+    store, faults = JobStore(options), Faults()
     webhooks = WebhookDeliveries(options, store, faults)
-    endpoints = _Endpoints(options, store, webhooks)
+    factory = JobFactory(options, store)
+
+    async def _run(request: Request) -> object:
+        return {options.id_name: factory.submit(await read_body(request, options.max_body_bytes)).id}
+
+    async def _get_job(request: Request) -> object:
+        return store.get(request.path_params["id"]).record(store.clock())
+
+    async def _list_jobs(request: Request) -> object:
+        query = JobQuery.parse(request.query_params)
+        lag: float = request.scope.get(LAG, 0.0)
+        return store.page(query, lag=lag).encoded(query, store.clock() - lag)
+
+    async def _create_webhook(request: Request) -> object:
+        return webhooks.create(await read_body(request, options.max_body_bytes)).record()
+
+    async def _list_webhooks(_: Request) -> object:
+        records = [subscription.record() for subscription in webhooks.all()]
+        return {"records": records, "current_page": 1, "total_pages": 1, "total_records": len(records)}
+
+    async def _get_webhook(request: Request) -> object:
+        return webhooks.get(request.path_params["id"]).record()
+
+    async def _archive_webhook(request: Request) -> object:
+        subscription = webhooks.get(request.path_params["id"])
+        subscription.status = "archived"
+        return subscription.record()
+
+    def _route(method: str, path: str, operation: str, handler: Callable[[Request], Awaitable[object]]) -> Route:
+        """A route that counts its calls and checks their headers."""
+
+        async def _checked(request: Request) -> Response:
+            store.calls[operation] += 1
+            check_headers(request, options)
+            return json_response(await handler(request))
+
+        # A list of methods would let HEAD in where GET is.
+        route = Route(path, _checked, methods=[method])
+        route.methods = {method}
+        return route
+
+    def _on_error(request: Request, error: Exception) -> Response:
+        """The response to a refused call, which is remembered."""
+        assert isinstance(error, SandboxError)  # noqa: S101 - the only class that it is registered for
+        call = f"{request.method} {request.url.path}"
+        store.refused.append(RejectedCall(call, error.status, error.error, error.description))
+        return error.response()
 
     @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def _lifespan(_: Starlette) -> AsyncIterator[None]:
         async with webhooks.running():
             yield
 
     routes = [
-        endpoints.route("POST", "/model-inference/run", "run", endpoints.run),
-        endpoints.route("GET", "/jobs", "list_jobs", endpoints.list_jobs),
-        endpoints.route("GET", "/jobs/{id}", "get_job", endpoints.get_job),
+        _route("POST", "/model-inference/run", "run", _run),
+        _route("GET", "/jobs", "list_jobs", _list_jobs),
+        _route("GET", "/jobs/{id}", "get_job", _get_job),
     ]
     if options.webhooks:
         routes += [
-            endpoints.route("POST", "/webhooks", "webhooks", endpoints.create_webhook),
-            endpoints.route("GET", "/webhooks", "webhooks", endpoints.list_webhooks),
-            endpoints.route("GET", "/webhooks/{id}", "webhooks", endpoints.get_webhook),
-            endpoints.route("DELETE", "/webhooks/{id}", "webhooks", endpoints.archive_webhook),
+            _route("POST", "/webhooks", "webhooks", _create_webhook),
+            _route("GET", "/webhooks", "webhooks", _list_webhooks),
+            _route("GET", "/webhooks/{id}", "webhooks", _get_webhook),
+            _route("DELETE", "/webhooks/{id}", "webhooks", _archive_webhook),
         ]
     app = SandboxApp(
         routes=routes,
-        lifespan=lifespan,
+        lifespan=_lifespan,
         exception_handlers={
-            SandboxError: endpoints.on_error,
+            SandboxError: _on_error,
             HTTPException: _on_http_exception,
             # The client left before its request was read, so nobody receives this.
             ClientDisconnect: lambda *_: Response(status_code=400),
@@ -70,64 +115,6 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     app.state.store = store
     app.state.faults = faults
     return app
-
-
-class _Endpoints:
-    """Narrative's endpoints."""
-
-    def __init__(self, options: SandboxOptions, store: JobStore, webhooks: WebhookDeliveries) -> None:
-        self._options = options
-        self._store = store
-        self._webhooks = webhooks
-        self._factory = JobFactory(options, store)
-
-    def route(self, method: str, path: str, operation: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
-        """A route that counts its calls and checks their headers."""
-
-        async def checked(request: Request) -> Response:
-            self._store.calls[operation] += 1
-            check_headers(request, self._options)
-            return await handler(request)
-
-        # A list of methods would let HEAD in where GET is.
-        route = Route(path, checked, methods=[method])
-        route.methods = {method}
-        return route
-
-    def on_error(self, request: Request, error: Exception) -> Response:
-        """The response to a refused call, which is remembered."""
-        assert isinstance(error, SandboxError)  # noqa: S101 - the only class that it is registered for
-        call = f"{request.method} {request.url.path}"
-        self._store.refused.append(RejectedCall(call, error.status, error.error, error.description))
-        return error.response()
-
-    async def run(self, request: Request) -> Response:
-        job = self._factory.submit(await read_body(request, self._options.max_body_bytes))
-        return json_response({self._options.id_name: job.id})
-
-    async def get_job(self, request: Request) -> Response:
-        return json_response(self._store.get(request.path_params["id"]).record(self._store.clock()))
-
-    async def list_jobs(self, request: Request) -> Response:
-        query = JobQuery.parse(request.query_params)
-        lag: float = request.scope.get(LAG, 0.0)
-        return json_response(self._store.page(query, lag=lag).encoded(query, self._store.clock() - lag))
-
-    async def create_webhook(self, request: Request) -> Response:
-        subscription = self._webhooks.create(await read_body(request, self._options.max_body_bytes))
-        return json_response(subscription.record())
-
-    async def list_webhooks(self, _: Request) -> Response:
-        records = [subscription.record() for subscription in self._webhooks.all()]
-        return json_response({"records": records, "current_page": 1, "total_pages": 1, "total_records": len(records)})
-
-    async def get_webhook(self, request: Request) -> Response:
-        return json_response(self._webhooks.get(request.path_params["id"]).record())
-
-    async def archive_webhook(self, request: Request) -> Response:
-        subscription = self._webhooks.get(request.path_params["id"])
-        subscription.status = "archived"
-        return json_response(subscription.record())
 
 
 def _on_http_exception(_: Request, error: Exception) -> Response:

@@ -8,13 +8,20 @@ from typing import Any, NamedTuple
 import orjson
 
 from proxy.backends.narrative.types import JobState
-from proxy.sandbox.directives import AttemptCounter, Directive, find_directive
 from proxy.sandbox.http import ModelRejection, SandboxError, SandboxOptions, dumps
 from proxy.sandbox.jobs import NEVER, JobStore, SandboxJob, ended_state
 from proxy.sandbox.model import SchemaModel
-from proxy.sandbox.schemas import INVALID_SCHEMA, check_schema
-from proxy.sandbox.submission import RunBody, ToolUseContent, Turn, check_turns, parse_submission
-from proxy.sandbox.values import Unsatisfiable
+from proxy.sandbox.submission import (
+    AttemptCounter,
+    Directive,
+    RunBody,
+    ToolUseContent,
+    Turn,
+    check_turns,
+    find_directive,
+    parse_submission,
+)
+from proxy.sandbox.values import INVALID_SCHEMA, Unsatisfiable, check_schema
 
 _MESSAGES: Mapping[str, str] = {
     INVALID_SCHEMA: "The output_format_schema is malformed",

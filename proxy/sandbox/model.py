@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from proxy.sandbox.directives import ScriptedCall, without_directives
-from proxy.sandbox.submission import Turn
+from proxy.sandbox.submission import ScriptedCall, Turn, without_directives
 from proxy.sandbox.values import READ_CHARACTERS, TextSource, ValueMaker, words_of
 
 _MAX_ECHO = 400

@@ -58,14 +58,6 @@ class Subscription:
         """As the API shows it."""
         return {"id": self.id, "secret": self.secret, "status": self.status, **self.body.model_dump(exclude_none=True)}
 
-    def secret_headers(self, way: str) -> Mapping[str, str]:
-        """The headers that prove a delivery's origin; `way` is `SandboxOptions.webhook_secret`."""
-        headers = {
-            "header": ("X-Narrative-Webhook-Secret", self.secret),
-            "bearer": ("Authorization", f"Bearer {self.secret}"),
-        }
-        return dict([headers[way]]) if way in headers else {}
-
 
 class WebhookDeliveries:
     """The subscriptions of one sandbox, and what delivers to them: one task follows the clock, a task each carries a delivery.
@@ -204,11 +196,12 @@ class WebhookDeliveries:
             "created_at": datetime.fromtimestamp(at, UTC).isoformat(),
             "data": orjson.Fragment(job.record(at, with_result=self._options.webhook_results)),
         }
-        headers = {
-            "Content-Type": "application/json",
-            "Idempotency-Key": str(uuid.uuid4()),
-            **subscription.secret_headers(self._options.webhook_secret),
-        }
+        headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
+        match self._options.webhook_secret:
+            case "header":
+                headers["X-Narrative-Webhook-Secret"] = subscription.secret
+            case "bearer":
+                headers["Authorization"] = f"Bearer {subscription.secret}"
         if fault and fault.kind == "late":
             await asyncio.sleep(fault.delay_s)
         for _ in range({"twice": 2, "lost": 0}.get(fault.kind, 1) if fault else 1):

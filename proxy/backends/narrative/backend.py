@@ -136,7 +136,10 @@ class _Forms:
         """What came of an ended job; see `read_job`. Raises ProxyError."""
         output = job.result.structured_output if job.result else None
         only_text = prepared.expected.is_text and isinstance(output, dict) and {*map(type, output.values())} == {str}
-        heavy = not only_text and _is_heavy_value(output)
+        try:
+            heavy = not only_text and is_heavy(len(orjson.dumps(output)))
+        except TypeError:  # integers beyond 64 bits, lone surrogates
+            heavy = True
         return await self._compute(heavy, read_job, prepared.expected, job, failures, self._budget)
 
     async def _compute(self, heavy: bool, work: Callable[..., T], *arguments: object) -> T:
@@ -425,10 +428,3 @@ class NarrativeRun:
         if job.result is not None:
             self._usage += usage_of(job.result.usage)
         return self._client.redact("; ".join(job.failures)) if job.failures else ""
-
-
-def _is_heavy_value(value: object) -> bool:
-    try:
-        return is_heavy(len(orjson.dumps(value)))
-    except TypeError:  # integers beyond 64 bits, lone surrogates
-        return True

@@ -158,15 +158,15 @@ def prepare(
     schemas = _compile(request, names, card, rules, form, budget) if request.tools or request.output else _NO_SCHEMAS
     text_history = form.text_history or card.tool_history == "text"
     conversation = repair(request.messages, names, rules, tool_blocks=not text_history)
-    limits = _token_limits(request, card, rules)
+    reply, thinking, max_tokens, lowered = _token_limits(request, card, rules)
     sampling, left_out = _sampling(request.sampling, card)
     expected = OutputFormat(
         answer=schemas.answer,
         tools=schemas.tools,
-        reasoning_budget=limits.thinking,
+        reasoning_budget=thinking,
         reasoning_shown=request.reasoning is not None and request.reasoning.shown,
         stop=sampling.stop,
-        max_words=None if schemas.parts else limits.reply,
+        max_words=None if schemas.parts else reply,
     )
     output_schema = expected.schema()
     simple = frozenset([part.name for part in schemas.parts])
@@ -179,13 +179,13 @@ def prepare(
     for turn in conversation.turns:
         budget.spend(0)  # raises when the request was abandoned
         messages.append(_message(turn, schemas.aliases))
-    adjusted = (*request.adjusted, *left_out, *limits.lowered, *conversation.repairs)
+    adjusted = (*request.adjusted, *left_out, *lowered, *conversation.repairs)
     return Prepared(
         model=card.id,
         messages=tuple(messages),
         config=wire.InferenceConfig(
             output_format_schema=output_schema,
-            max_tokens=limits.total,
+            max_tokens=max_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             stop_sequences=sampling.stop if sampling.stop and card.forward_stop else None,
@@ -297,18 +297,11 @@ def _renamed(value: Any, aliases: Mapping[str, str], depth: int = 0) -> Any:
 # ---------------------------------------------------------------- numbers
 
 
-@dataclass(frozen=True, slots=True)
-class _TokenLimits:
-    """In tokens: of the reply, of all output (`max_tokens` upstream), and of thinking; with what was lowered, as sentences."""
+def _token_limits(request: Request, card: ModelCard, rules: Rules) -> tuple[int, int | None, int, list[str]]:
+    """The limits in tokens of the reply, of thinking, and of both with headroom for the JSON around the reply.
 
-    reply: int
-    total: int
-    thinking: int | None
-    lowered: tuple[str, ...] = ()
-
-
-def _token_limits(request: Request, card: ModelCard, rules: Rules) -> _TokenLimits:
-    """The reply's limit, headroom for the JSON around it and the thinking budget, together within the model's largest output."""
+    Together they are within the model's largest output. Last comes what was lowered for that, as sentences.
+    """
     reply = request.max_tokens or card.max_tokens
     thinking = request.reasoning.budget_tokens if request.reasoning else None
     most = card.max_output_tokens or sys.maxsize
@@ -319,8 +312,7 @@ def _token_limits(request: Request, card: ModelCard, rules: Rules) -> _TokenLimi
     if thinking is not None and reply + thinking > most:
         thinking = min(thinking, max(most - reply, _MIN_THINKING))
         lowered.append(f"thinking: lowered to {thinking} tokens, as the model's largest output is {most}")
-    total = min(reply + rules.headroom_tokens + (thinking or 0), most)
-    return _TokenLimits(reply, total, thinking, tuple(lowered))
+    return reply, thinking, min(reply + rules.headroom_tokens + (thinking or 0), most), lowered
 
 
 def _sampling(wanted: Sampling, card: ModelCard) -> tuple[Sampling, tuple[str, ...]]:

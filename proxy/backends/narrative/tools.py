@@ -207,7 +207,7 @@ _ARGUMENTS_TEXT: JsonObject = {
 }
 
 
-def arguments_schema(parameters: CompiledSchema) -> JsonObject:
+def _arguments_schema(parameters: CompiledSchema) -> JsonObject:
     """The schema of a call's arguments: an object, so that parameters of another type are the value of a key `value`."""
     if parameters.is_object:
         return parameters.schema
@@ -231,13 +231,13 @@ def where(tool: OfferedTool) -> str:
 
 def _property(tool: OfferedTool) -> JsonObject:
     """The schema of a tool's property, with the tool's description before the schema's own."""
-    schema = _ARGUMENTS_TEXT if tool.simple else arguments_schema(tool.parameters)
+    schema = _ARGUMENTS_TEXT if tool.simple else _arguments_schema(tool.parameters)
     texts = [text for text in (tool.description, schema.get("description", "")) if text]
     return {**schema, "description": "\n".join(texts)} if texts else schema
 
 
 def _alternative(tool: OfferedTool) -> JsonObject:
-    alternative = _call_schema([tool.upstream_name], arguments_schema(tool.parameters))
+    alternative = _call_schema([tool.upstream_name], _arguments_schema(tool.parameters))
     return {**alternative, "description": tool.description} if tool.description else alternative
 
 
@@ -251,7 +251,7 @@ def _call_schema(names: Sequence[str], arguments: JsonObject) -> JsonObject:
 
 
 def _documentation(tool: OfferedTool) -> str:
-    schema = dump_json(arguments_schema(tool.parameters))
+    schema = dump_json(_arguments_schema(tool.parameters))
     return f"{tool.description}\n  {schema}" if tool.description else schema
 
 

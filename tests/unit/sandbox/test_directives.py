@@ -5,9 +5,9 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.sandbox.directives import without_directives
 from proxy.sandbox.http import SandboxError
 from proxy.sandbox.jobs import JobQuery
+from proxy.sandbox.submission import without_directives
 from tests.unit.sandbox.building import CONTENT, StoppedSandbox, as_text, calls, keyed, results, says, tagged
 
 

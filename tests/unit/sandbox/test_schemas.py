@@ -9,7 +9,7 @@ from jsonschema import Draft202012Validator
 
 from proxy.sandbox import SandboxOptions
 from proxy.sandbox.http import ModelRejection, SandboxError
-from proxy.sandbox.schemas import check_schema
+from proxy.sandbox.values import check_schema
 from tests.unit.sandbox.building import CONTENT, StoppedSandbox
 from tests.unit.sandbox.schema_strategies import documented_objects
 

@@ -597,6 +597,27 @@ async def test_heavy_requests_are_prepared_in_another_thread(
     assert [ident != threading.get_ident() for ident in threads] == [elsewhere]
 
 
+async def test_a_reservation_in_another_form_is_prepared_in_another_thread(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = SubmissionRecord(setting.store, setting.record.name, str(setting.record.seed))
+    reserved = await record.reserve("0.first", "text:mail")
+    assert reserved is not None
+    await record.settle("0.first", reserved[0], None)  # its replica does not know what became of it
+    forms = []
+    prepare = backend_module.prepare
+
+    def observed(*arguments: Any) -> Any:
+        forms.append((str(arguments[3]), threading.current_thread() is not threading.main_thread()))
+        return prepare(*arguments)
+
+    monkeypatch.setattr(backend_module, "prepare", observed)
+    run = await setting.start(replace(TOOLS, body_bytes=100_000))
+    assert forms == [("blocks:", True), ("text:mail", True)]
+    assert sent_tools(setting.jobs.bodies[0])["mail"] == "string"
+    assert any("mail" in sentence for sentence in run.report.adjusted)
+
+
 @pytest.mark.parametrize(("size", "elsewhere"), [(10, False), (100_000, True)])
 async def test_heavy_outputs_are_read_in_another_thread(
     setting: Setting, monkeypatch: pytest.MonkeyPatch, size: int, elsewhere: bool
