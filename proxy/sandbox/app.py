@@ -30,6 +30,10 @@ class SandboxApp(Starlette):
         return FaultMiddleware(super().build_middleware_stack(), self.state.faults)
 
 
+Handler = Callable[[Request], Awaitable[object]]
+"""Answers a call with JSON: as bytes, or as a value."""
+
+
 def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     """An embedded Narrative, to be run by uvicorn. Its `state` has `store` (JobStore) and `faults` (Faults); its lifespan owns
     the task that delivers webhooks.
@@ -37,46 +41,6 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     options = options or SandboxOptions()
     store, faults = JobStore(options), Faults()
     webhooks = WebhookDeliveries(options, store, faults)
-    factory = JobFactory(options, store)
-
-    async def _run(request: Request) -> object:
-        return {options.id_name: factory.submit(await read_body(request, options.max_body_bytes)).id}
-
-    async def _get_job(request: Request) -> object:
-        return store.get(request.path_params["id"]).record(store.clock())
-
-    async def _list_jobs(request: Request) -> object:
-        query = JobQuery.parse(request.query_params)
-        lag: float = request.scope.get(LAG, 0.0)
-        return store.page(query, lag=lag).encoded(query, store.clock() - lag)
-
-    async def _create_webhook(request: Request) -> object:
-        return webhooks.create(await read_body(request, options.max_body_bytes)).record()
-
-    async def _list_webhooks(_: Request) -> object:
-        records = [subscription.record() for subscription in webhooks.all()]
-        return {"records": records, "current_page": 1, "total_pages": 1, "total_records": len(records)}
-
-    async def _get_webhook(request: Request) -> object:
-        return webhooks.get(request.path_params["id"]).record()
-
-    async def _archive_webhook(request: Request) -> object:
-        subscription = webhooks.get(request.path_params["id"])
-        subscription.status = "archived"
-        return subscription.record()
-
-    def _route(method: str, path: str, operation: str, handler: Callable[[Request], Awaitable[object]]) -> Route:
-        """A route that counts its calls and checks their headers."""
-
-        async def _checked(request: Request) -> Response:
-            store.calls[operation] += 1
-            check_headers(request, options)
-            return json_response(await handler(request))
-
-        # A list of methods would let HEAD in where GET is.
-        route = Route(path, _checked, methods=[method])
-        route.methods = {method}
-        return route
 
     def _on_error(request: Request, error: Exception) -> Response:
         """The response to a refused call, which is remembered."""
@@ -90,20 +54,8 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
         async with webhooks.running():
             yield
 
-    routes = [
-        _route("POST", "/model-inference/run", "run", _run),
-        _route("GET", "/jobs", "list_jobs", _list_jobs),
-        _route("GET", "/jobs/{id}", "get_job", _get_job),
-    ]
-    if options.webhooks:
-        routes += [
-            _route("POST", "/webhooks", "webhooks", _create_webhook),
-            _route("GET", "/webhooks", "webhooks", _list_webhooks),
-            _route("GET", "/webhooks/{id}", "webhooks", _get_webhook),
-            _route("DELETE", "/webhooks/{id}", "webhooks", _archive_webhook),
-        ]
     app = SandboxApp(
-        routes=routes,
+        routes=_job_routes(options, store) + (_webhook_routes(options, store, webhooks) if options.webhooks else []),
         lifespan=_lifespan,
         exception_handlers={
             SandboxError: _on_error,
@@ -115,6 +67,66 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     app.state.store = store
     app.state.faults = faults
     return app
+
+
+def _job_routes(options: SandboxOptions, store: JobStore) -> list[Route]:
+    factory = JobFactory(options, store)
+
+    async def _run(request: Request) -> object:
+        return {options.id_name: factory.submit(await read_body(request, options.max_body_bytes)).id}
+
+    async def _get(request: Request) -> object:
+        return store.get(request.path_params["id"]).record(store.clock())
+
+    async def _list(request: Request) -> object:
+        query = JobQuery.parse(request.query_params)
+        lag: float = request.scope.get(LAG, 0.0)
+        return store.page(query, lag=lag).encoded(query, store.clock() - lag)
+
+    return [
+        _route(options, store, "run", "POST /model-inference/run", _run),
+        _route(options, store, "list_jobs", "GET /jobs", _list),
+        _route(options, store, "get_job", "GET /jobs/{id}", _get),
+    ]
+
+
+def _webhook_routes(options: SandboxOptions, store: JobStore, webhooks: WebhookDeliveries) -> list[Route]:
+    async def _create(request: Request) -> object:
+        return webhooks.create(await read_body(request, options.max_body_bytes)).record()
+
+    async def _list(_: Request) -> object:
+        records = [subscription.record() for subscription in webhooks.all()]
+        return {"records": records, "current_page": 1, "total_pages": 1, "total_records": len(records)}
+
+    async def _get(request: Request) -> object:
+        return webhooks.get(request.path_params["id"]).record()
+
+    async def _archive(request: Request) -> object:
+        subscription = webhooks.get(request.path_params["id"])
+        subscription.status = "archived"
+        return subscription.record()
+
+    handlers = {
+        "POST /webhooks": _create,
+        "GET /webhooks": _list,
+        "GET /webhooks/{id}": _get,
+        "DELETE /webhooks/{id}": _archive,
+    }
+    return [_route(options, store, "webhooks", call, handler) for call, handler in handlers.items()]
+
+
+def _route(options: SandboxOptions, store: JobStore, operation: str, call: str, handler: Handler) -> Route:
+    """The route of a call, `<method> <path>`, that counts it and checks its headers."""
+
+    async def _checked(request: Request) -> Response:
+        store.calls[operation] += 1
+        check_headers(request, options)
+        return json_response(await handler(request))
+
+    method, path = call.split()
+    route = Route(path, _checked, methods=[method])
+    route.methods = {method}  # a list of methods would let HEAD in where GET is
+    return route
 
 
 def _on_http_exception(_: Request, error: Exception) -> Response:

@@ -76,6 +76,7 @@ class _ActiveFault:
     fired: int = 0
 
     def is_spent(self, now: float) -> bool:
+        """Whether it cannot happen any more, by its `for_s` or its `times`."""
         out_of_time = self.until is not None and now >= self.until
         return out_of_time or (self.fault.times is not None and self.fired >= self.fault.times)
 
@@ -176,19 +177,20 @@ class _ReceivedCall:
         request = iter([{"type": "http.request", "body": self.body, "more_body": False}])
         sent: list[Message] = []
 
-        async def replay() -> Message:
+        async def _replay() -> Message:
             message = next(request, None)
             return await self.receive() if message is None else message
 
-        async def keep(message: Message) -> None:
+        async def _keep(message: Message) -> None:
             sent.append(message)
 
-        await self.app({**self.scope, **extra}, replay, keep)
+        await self.app({**self.scope, **extra}, _replay, _keep)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent[0]["headers"]}
         del headers["content-length"]  # the body may be changed
         return Response(b"".join(message.get("body", b"") for message in sent[1:]), sent[0]["status"], headers)
 
     async def respond(self, response: Response) -> None:
+        """Sends a response to the call."""
         await response(self.scope, self.receive, self.send)
 
     async def disconnect(self, *, reset: bool) -> None:

@@ -62,6 +62,7 @@ class SandboxJob:
 
     @property
     def tags(self) -> list[str]:
+        """The `tags` of the submission; none where it had no such field."""
         return list(self.body.get("tags", []))
 
     @property

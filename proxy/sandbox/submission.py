@@ -37,11 +37,15 @@ NotBlank = Annotated[str, AfterValidator(_not_blank)]
 
 
 class TextContent(_Strict):
+    """Text, in a turn of any role."""
+
     type: Literal["text"]
     text: NotBlank
 
 
 class ToolUseContent(_Strict):
+    """A tool call, in an assistant turn."""
+
     type: Literal["tool_use"]
     tool_use_id: NotBlank
     name: NotBlank
@@ -49,6 +53,8 @@ class ToolUseContent(_Strict):
 
 
 class ToolResultContent(_Strict):
+    """The result of a call, in the user turn right after it."""
+
     type: Literal["tool_result"]
     tool_use_id: NotBlank
     content: list[TextContent]
@@ -56,6 +62,7 @@ class ToolResultContent(_Strict):
 
     @property
     def text(self) -> str:
+        """Its text blocks, joined by line breaks."""
         return "\n".join(block.text for block in self.content)
 
 
@@ -82,10 +89,12 @@ class Turn(_Strict):
 
     @property
     def calls(self) -> list[ToolUseContent]:
+        """Its tool calls, in order."""
         return [block for block in self.content if isinstance(block, ToolUseContent)]
 
     @property
     def results(self) -> list[ToolResultContent]:
+        """Its tool results, in order."""
         return [block for block in self.content if isinstance(block, ToolResultContent)]
 
 

@@ -13,7 +13,7 @@ slot in that record, from which an equal request takes the job up:
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
@@ -127,10 +127,9 @@ class _Forms:
         self._backend.metrics.further_job("simpler_form")
         return other
 
-    def learn(self, prepared: Prepared, instead_of: Form) -> None:
-        """Remember a form that worked, if it did in place of another one that was refused."""
-        if prepared.form != instead_of:
-            self._backend.fallbacks.learn(self.card, prepared.form, prepared.parts)
+    def learn(self, prepared: Prepared) -> None:
+        """Remember a form that worked after a plainer one was refused."""
+        self._backend.fallbacks.learn(self.card, prepared.form, prepared.parts)
 
     async def read(self, prepared: Prepared, job: Job, failures: str) -> Outcome:
         """What came of an ended job; see `read_job`. Raises ProxyError."""
@@ -278,7 +277,7 @@ class NarrativeRun:
                         else:
                             yield tasks[task], task.result()
                 if failed:
-                    raise self._failure(failed)
+                    raise _failure(failed, self._request.choices, self._job_ids)
             metrics.spent("proxy", self._forms.seconds)
         except Overloaded as error:
             error.job_id = error.job_id or next(iter(self._job_ids), None)
@@ -290,15 +289,6 @@ class NarrativeRun:
             for task in tasks:
                 task.cancel()
             metrics.spent("narrative", time.perf_counter() - started)
-
-    def _failure(self, failed: dict[int, ProxyError]) -> ProxyError:
-        """The error of a request for several choices: the first one's, naming every job."""
-        error, jobs = failed[min(failed)], ", ".join(self._job_ids)
-        error.message = (
-            f"{error.message.removesuffix('.')}. {len(failed)} of {self._request.choices} choices failed; jobs: {jobs}."
-        )
-        error.job_id = jobs
-        return error
 
     async def _choice(self, number: int) -> Choice:
         """One choice. It is tried once more when Narrative forgot the job that was taken up, or when it fails beside others."""
@@ -356,7 +346,8 @@ class NarrativeRun:
             await self._submit(attempt, f"{attempt.slot}.simpler{number}", other)
             failures = await self._wait(attempt)
         outcome = await self._forms.read(attempt.prepared, attempt.job, failures)
-        self._forms.learn(attempt.prepared, form)
+        if attempt.prepared.form != form:
+            self._forms.learn(attempt.prepared)
         return outcome
 
     # ------------------------------------------------------------ jobs
@@ -374,8 +365,8 @@ class NarrativeRun:
                     raise
                 attempt.prepared = other
                 continue
-            if attempt.new:
-                self._forms.learn(attempt.prepared, prepared.form)
+            if attempt.new and attempt.prepared.form != prepared.form:
+                self._forms.learn(attempt.prepared)
             return attempt
 
     async def _submit(self, attempt: _Try, slot: str, prepared: Prepared, wrong: Outcome | None = None) -> None:
@@ -386,7 +377,7 @@ class NarrativeRun:
         """
         by_form = {str(prepared.form): prepared}
 
-        async def body(form: str) -> RunRequest:
+        async def _body(form: str) -> RunRequest:
             if form not in by_form:
                 by_form[form] = await self._forms.prepare(Form.parse(form))
             made = by_form[form]
@@ -398,7 +389,7 @@ class NarrativeRun:
         attempt.job = _NO_JOB
         try:
             submission = await self._backend.jobs.submit_once(
-                body,
+                _body,
                 str(prepared.form),
                 self._client,
                 record=self._record,
@@ -428,3 +419,11 @@ class NarrativeRun:
         if job.result is not None:
             self._usage += usage_of(job.result.usage)
         return self._client.redact("; ".join(job.failures)) if job.failures else ""
+
+
+def _failure(failed: Mapping[int, ProxyError], choices: int, job_ids: Sequence[str]) -> ProxyError:
+    """The error of a request for several choices: that of the first one that failed, naming every job."""
+    error, jobs = failed[min(failed)], ", ".join(job_ids)
+    error.message = f"{error.message.removesuffix('.')}. {len(failed)} of {choices} choices failed; jobs: {jobs}."
+    error.job_id = jobs
+    return error

@@ -13,7 +13,7 @@ from proxy.backends.narrative import types as wire
 from proxy.backends.narrative.output import MAX_ERRORS, OutputFormat, StructuredOutput
 from proxy.backends.narrative.tools import OfferedTool, Toolset, sent_names, where
 from proxy.catalog import ModelCard
-from proxy.inference.history import Turn, called_names, repair, upstream_names
+from proxy.inference.history import Conversation, Turn, called_names, repair, upstream_names
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import Request, Rules, Sampling, Text, ToolCall, ToolResult
 from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema, without_bounds
@@ -172,17 +172,11 @@ def prepare(
     simple = frozenset([part.name for part in schemas.parts])
     if not form.simple >= simple and len(dump_json(output_schema)) > card.max_schema_bytes:
         return prepare(request, card, rules, replace(form, simple=simple), budget)
-    messages = []
-    system = [conversation.system, expected.instructions() if schemas.parts else ""]
-    if blocks := tuple([wire.TextBlock(text=text) for text in system if text]):
-        messages.append(wire.Message(role="system", content=blocks))
-    for turn in conversation.turns:
-        budget.spend(0)  # raises when the request was abandoned
-        messages.append(_message(turn, schemas.aliases))
+    instructions = expected.instructions() if schemas.parts else ""
     adjusted = (*request.adjusted, *left_out, *lowered, *conversation.repairs)
     return Prepared(
         model=card.id,
-        messages=tuple(messages),
+        messages=_messages(conversation, instructions, schemas.aliases, budget),
         config=wire.InferenceConfig(
             output_format_schema=output_schema,
             max_tokens=max_tokens,
@@ -262,12 +256,25 @@ def _bounded(compiled: CompiledSchema, card: ModelCard) -> CompiledSchema:
     return compiled if card.schema_bounds else without_bounds(compiled)
 
 
-def _message(turn: Turn, aliases: Mapping[str, Mapping[str, str]]) -> wire.Message:
-    """A turn in Narrative's blocks.
+def _messages(
+    conversation: Conversation, instructions: str, aliases: Mapping[str, Mapping[str, str]], budget: Budget
+) -> tuple[wire.Message, ...]:
+    """The system text, with the instructions at its end, and the turns.
 
     Args:
         aliases: as of `_Schemas`.
     """
+    messages = []
+    if system := tuple([wire.TextBlock(text=text) for text in (conversation.system, instructions) if text]):
+        messages.append(wire.Message(role="system", content=system))
+    for turn in conversation.turns:
+        budget.spend(0)  # raises when the request was abandoned
+        messages.append(_message(turn, aliases))
+    return tuple(messages)
+
+
+def _message(turn: Turn, aliases: Mapping[str, Mapping[str, str]]) -> wire.Message:
+    """A turn in Narrative's blocks."""
     blocks: list[wire.Block] = []
     for block in turn.content:
         match block:
