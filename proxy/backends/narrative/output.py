@@ -48,12 +48,6 @@ class StructuredOutput:
     strict: bool = False
     simple: bool = False
 
-    def schema(self) -> JsonObject:
-        """The schema of `answer`."""
-        if not self.simple:
-            return self.compiled.schema
-        return {"type": "string", "description": "The answer: the text of a JSON value matching the schema given."}
-
 
 @dataclass(frozen=True, slots=True)
 class OutputFormat:
@@ -92,13 +86,13 @@ class OutputFormat:
     def schema(self) -> JsonObject:
         """The `output_format_schema`; documented keywords only, unless the model's card allows more."""
         if self.answer is not None and self.is_bare:
-            return self.answer.schema()
+            return self.answer.compiled.schema
         properties: dict[str, JsonObject] = {}
         optional = None
         if self.reasoning_budget is not None:
             properties["reasoning"] = {"type": "string", "description": _THINKING.format(self.reasoning_budget)}
         if self.answer is not None:
-            properties["answer"] = self.answer.schema()
+            properties["answer"] = _ANSWER_TEXT if self.answer.simple else self.answer.compiled.schema
         else:
             properties["content"] = {"type": "string", "description": _BESIDE_CALLS if self.tools else _WHOLE_REPLY}
         if self.tools is not None:
@@ -216,8 +210,7 @@ class OutputFormat:
 
 _WHOLE_REPLY = "Your whole reply to the user."
 _BESIDE_CALLS = "What you say to the user; an empty string when you only call tools."
-
-
+_ANSWER_TEXT = {"type": "string", "description": "The answer: the text of a JSON value matching the schema given."}
 _THINKING = "Think here, step by step, before you answer: at most about {} tokens. The user's answer does not go here."
 
 
