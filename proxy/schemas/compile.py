@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from threading import Lock
@@ -198,8 +199,7 @@ def _compile(data: bytes, options: _Options, budget: Budget) -> tuple[CompiledSc
     most = options.limits.max_compiled_bytes
     try:
         document = read_document(data, options.limits, budget)
-        attempts = _Attempts(document, options, budget)
-        written, writer = attempts.best()
+        written, writer, must_be_object = _write(document, options, budget)
         if written.shape.empty:
             raise SchemaError("no value can match the schema")
     except SchemaError as error:
@@ -216,7 +216,7 @@ def _compile(data: bytes, options: _Options, budget: Budget) -> tuple[CompiledSc
         document=document,
         aliases={alias: name for name, alias in writer.aliases.items()},
         json_texts=writer.json_texts,
-        must_be_object=attempts.must_be_object,
+        must_be_object=must_be_object,
         limits=options.limits,
     )
     return compiled, written.size
@@ -224,76 +224,55 @@ def _compile(data: bytes, options: _Options, budget: Budget) -> tuple[CompiledSc
 
 def _as_parameters(schema: JsonObject, document: Document) -> JsonObject:
     """Parameters that declare nothing are an object without properties, as OpenAI means them, not a free-form one."""
-    root = document.root if isinstance(document.root, dict) else {}
-    if (
-        schema.get("type") != "object"
-        or schema.get("additionalProperties") is not True
-        or "additionalProperties" in root
-    ):
+    declared = isinstance(document.root, dict) and "additionalProperties" in document.root
+    if declared or schema.get("type") != "object" or schema.get("additionalProperties") is not True:
         return schema
     return {**{key: value for key, value in schema.items() if key != "additionalProperties"}, "properties": {}}
 
 
-class _Attempts:
-    """Writes a document in a dialect, in as much detail as the size and the steps allow."""
+def _write(document: Document, options: _Options, budget: Budget) -> tuple[Written, Writer, bool]:
+    """The most detailed form: recursive definitions to as many levels as fit; else fewer references followed; else the types alone.
 
-    def __init__(self, document: Document, options: _Options, budget: Budget) -> None:
-        self._document = document
-        self._options = options
-        self._steps = _STEPS + document.size // _BYTES_PER_STEP
-        self._max_bytes = min(options.limits.max_compiled_bytes, max(_MAX_GROWN, 4 * document.size))
-        self._budget = budget
-        self.must_be_object = options.parameters and self._types() == ALL_TYPES
-        """The parameters of a tool do not say that they are an object."""
+    Returns:
+        The form, what wrote it, and whether these are parameters of a tool that do not say that they are an object.
 
-    def best(self) -> tuple[Written, Writer]:
-        """The most detailed form: recursive definitions to as many levels as fit; else fewer references followed; else the types alone.
+    Raises:
+        TooLarge: it is larger than the limit even so.
+    """
+    limits, most_steps = options.limits, _STEPS + document.size // _BYTES_PER_STEP
+    largest = min(limits.max_compiled_bytes, max(_MAX_GROWN, 4 * document.size))
 
-        Raises:
-            TooLarge: it is larger than the limit even so.
-        """
-        reader = self._reader(self._steps)
-        writer = self._writer(reader)
+    def attempt(steps: int) -> tuple[Reader, Writer]:
+        memo = Memo(steps, budget)
+        reader = Reader(document, options.dialect != "documented", memo)
+        return reader, Writer(options.dialect, limits.note_chars, largest, memo, document)
+
+    def written(reader: Reader, writer: Writer, recursions: int, references: int | None) -> Written:
+        shape = reader.read(document.root, Expansion(MAX_LEVELS, recursions, references))
+        return writer.write(intersect(shape, of_types("object"), reader.memo) if must_be_object else shape)
+
+    must_be_object = options.parameters and _types(attempt(most_steps)[0]) == ALL_TYPES
+    for steps, references in ((most_steps, None), (most_steps // 3, 6), (most_steps // 3, 2), (most_steps // 3, 0)):
+        reader, writer = attempt(steps)
         try:
-            best = self._written(reader, writer, 0, None)
+            best = written(reader, writer, 0, references)
         except TooLarge:
-            return self._with_fewer_references()
-        writer.max_bytes = min(self._options.limits.unrolled_bytes, self._max_bytes)
-        try:
-            others = len(self._document.recursive) - 1
-            deepest = self._options.limits.recursion_depth + min(others, _MAX_EXTRA) if others >= 0 else 0
-            for recursions in range(1, deepest + 1):
-                best = self._written(reader, writer, recursions, None)
-        except TooLarge:
-            pass
-        return best, writer
+            continue
+        if references is None and document.recursive:
+            writer.max_bytes = min(limits.unrolled_bytes, largest)
+            with suppress(TooLarge):
+                for recursions in range(1, 1 + limits.recursion_depth + min(len(document.recursive) - 1, _MAX_EXTRA)):
+                    best = written(reader, writer, recursions, None)
+        return best, writer, must_be_object
+    reader, _ = attempt(most_steps)
+    _, writer = attempt(most_steps)
+    shape = of_types("object") if must_be_object else Shape(types=_types(reader))
+    return writer.write(with_notes(shape, ["Its form is too complex to be described."])), writer, must_be_object
 
-    def _with_fewer_references(self) -> tuple[Written, Writer]:
-        for references in (6, 2, 0):
-            reader = self._reader(self._steps // 3)
-            writer = self._writer(reader)
-            try:
-                return self._written(reader, writer, 0, references), writer
-            except TooLarge:
-                continue
-        writer = self._writer(self._reader(self._steps))
-        shape = of_types("object") if self.must_be_object else Shape(types=self._types())
-        return writer.write(with_notes(shape, ["Its form is too complex to be described."])), writer
 
-    def _types(self) -> frozenset[JsonType]:
-        """The types of the values that the schema accepts."""
-        try:
-            return self._reader(self._steps).outline(self._document.root).types
-        except TooLarge:
-            return ALL_TYPES
-
-    def _reader(self, steps: int) -> Reader:
-        return Reader(self._document, self._options.dialect != "documented", Memo(steps, self._budget))
-
-    def _writer(self, reader: Reader) -> Writer:
-        limits = self._options.limits
-        return Writer(self._options.dialect, limits.note_chars, self._max_bytes, reader.memo, self._document)
-
-    def _written(self, reader: Reader, writer: Writer, recursions: int, references: int | None) -> Written:
-        shape = reader.read(self._document.root, Expansion(MAX_LEVELS, recursions, references))
-        return writer.write(intersect(shape, of_types("object"), reader.memo) if self.must_be_object else shape)
+def _types(reader: Reader) -> frozenset[JsonType]:
+    """The types of the values that the schema accepts."""
+    try:
+        return reader.outline(reader.document.root).types
+    except TooLarge:
+        return ALL_TYPES

@@ -10,6 +10,7 @@ that, so writing one as a schema loses nothing; what is lost between a schema an
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import and_
 from typing import Any
 
 from proxy.schemas.values import Json, JsonType, Memo, identity, is_integer, type_of
@@ -34,18 +35,6 @@ Bounds that say nothing (`minLength: 0`) are left out.
 _MAX_LCM = 2**53
 
 
-def _either(one: Any, _other: Any) -> Any:
-    return one
-
-
-def _only_equal(one: Any, other: Any) -> Any:
-    return one if one == other else None
-
-
-def _all_patterns(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*one, *other)))
-
-
 def _common_patterns(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
     return tuple(source for source in one if source in other) or None
 
@@ -67,15 +56,15 @@ def _divisor(one: int | float, other: int | float) -> int | float | None:
 BOUNDS: Mapping[str, tuple[JsonType, Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = {
     "minLength": ("string", max, min),
     "maxLength": ("string", min, max),
-    "pattern": ("string", _all_patterns, _common_patterns),
-    "format": ("string", _either, _only_equal),
-    "integer": ("number", _either, _either),
+    "pattern": ("string", lambda one, other: tuple(dict.fromkeys((*one, *other))), _common_patterns),
+    "format": ("string", lambda one, _: one, lambda one, other: one if one == other else None),
+    "integer": ("number", and_, and_),
     "minimum": ("number", max, min),
     "maximum": ("number", min, max),
     "multipleOf": ("number", _multiple, _divisor),
     "minItems": ("array", max, min),
     "maxItems": ("array", min, max),
-    "uniqueItems": ("array", _either, _either),
+    "uniqueItems": ("array", and_, and_),
 }
 """Bound → the type it is about, what two of them mean together, and what is left where one of them holds (None: nothing)."""
 

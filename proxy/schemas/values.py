@@ -28,21 +28,12 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*\Z")
 # ---------------------------------------------------------------- values
 
 
+_TYPES: dict[type, JsonType] = {type(None): "null", bool: "boolean", int: "number", float: "number", str: "string"}
+
+
 def type_of(value: Json) -> JsonType:
     """The JSON type of a value; integers are numbers."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case str():
-            return "string"
-        case list() | tuple():
-            return "array"
-        case _:
-            return "object"
+    return _TYPES.get(type(value)) or ("array" if isinstance(value, list | tuple) else "object")
 
 
 def is_integer(value: Json) -> bool:
@@ -86,16 +77,15 @@ def json_bytes(value: object) -> bytes:
 
 def format_path(root: str, path: Iterable[str | int]) -> str:
     """`format_path("$", ("items", 2, "unit price"))` is `$.items[2]["unit price"]`."""
-    return root + "".join(_format_step(step) for step in path)
-
-
-def _format_step(step: str | int) -> str:
-    if isinstance(step, int):
-        return f"[{step}]"
-    if _PLAIN_KEY.match(step):
-        return f".{step}"
-    quoted = step.replace("\\", "\\\\").replace('"', '\\"')
-    return f'["{quoted}"]'
+    text = root
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif _PLAIN_KEY.match(step):
+            text += f".{step}"
+        else:
+            text += json.dumps([step], ensure_ascii=False)
+    return text
 
 
 # ---------------------------------------------------------------- errors and limits
@@ -224,11 +214,7 @@ class Memo:
         known = self._results.get(key)
         if known is None:
             self.spend()
-            known = self._results[key] = (
-                operation(one, other, self),
-                one,
-                other,
-            )  # the operands are kept: their ids stay theirs
+            known = self._results[key] = (operation(one, other, self), one, other)
         result: T = known[0]
         return result
 

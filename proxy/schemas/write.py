@@ -28,34 +28,26 @@ _SAFE_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}\Z")
 _MAX_NAME = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Written:
     """A shape as a schema.
 
     Attributes:
-        schema: the schema; parts of it may be shared with others.
-        size: its bytes as compact JSON, a few more at most.
-        exact: it accepts no more values than the schema that the shape was read from.
         shape: the shape.
+        exact: the schema accepts no more values than the one that the shape was read from.
+        schema: the schema; parts of it may be shared with others.
+        notes: what it does not say.
+        size: its bytes as compact JSON, a few more at most.
     """
 
-    schema: JsonObject
-    size: int
-    exact: bool
     shape: Shape
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A schema under construction: what was written, what is left for notes."""
-
-    body: JsonObject = field(default_factory=dict)
+    exact: bool
+    schema: JsonObject = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     size: int = 2
-    exact: bool = True
 
     def put(self, keyword: str, value: Json) -> None:
-        self.body[keyword] = value
+        self.schema[keyword] = value
         self.size += len(keyword) + 4 + _size(value)
 
     def put_number(self, keyword: str, number: int | float) -> None:
@@ -118,7 +110,7 @@ class Writer:
         return known
 
     def _new(self, shape: Shape) -> Written:
-        draft = _Draft(exact=shape.exact)
+        draft = Written(shape, shape.exact)
         if self.dialect == "anthropic":
             self._closed(shape, draft)
         elif shape.values is not None and _writable(shape.values):
@@ -129,12 +121,15 @@ class Writer:
         notes = cut(" ".join(dict.fromkeys((*shape.notes, *draft.notes))), self.note_chars)
         if shape.description or notes:
             head["description"] = "\n".join(filter(None, (shape.description, notes)))
-        schema = {**head, **draft.body}
-        if id(draft.body) in self.json_texts:
-            self.json_texts[id(schema)] = schema
-        return Written(schema, draft.size + (_size(head) if head else 0), draft.exact, shape)
+        if head:
+            draft.size += _size(head)
+        is_text = id(draft.schema) in self.json_texts
+        draft.schema = {**head, **draft.schema}
+        if is_text:
+            self.json_texts[id(draft.schema)] = draft.schema
+        return draft
 
-    def _inner(self, shape: Shape, draft: _Draft) -> JsonObject:
+    def _inner(self, shape: Shape, draft: Written) -> JsonObject:
         written = self.write(shape)
         draft.size += written.size + 2
         draft.exact = draft.exact and written.exact
@@ -142,7 +137,7 @@ class Writer:
 
     # ------------------------------------------------------------ documented and full
 
-    def _values(self, shape: Shape, draft: _Draft) -> None:
+    def _values(self, shape: Shape, draft: Written) -> None:
         values = list(shape.values or ())
         draft.put("type", _types(shape))
         if self.dialect == "full" and len(values) == 1:
@@ -150,7 +145,7 @@ class Writer:
         else:
             draft.put("enum", values)
 
-    def _parts(self, shape: Shape, draft: _Draft) -> None:
+    def _parts(self, shape: Shape, draft: Written) -> None:
         draft.exact = draft.exact and shape.values is None
         if shape.types != ALL_TYPES or "integer" in shape.bounds:
             draft.put("type", _types(shape))
@@ -162,9 +157,9 @@ class Writer:
         if "object" in shape.types:
             self._objects(shape.objects, draft, typed=shape.types != ALL_TYPES)
         if shape.options:
-            draft.body["anyOf"] = [self._inner(option, draft) for option in shape.options]
+            draft.schema["anyOf"] = [self._inner(option, draft) for option in shape.options]
 
-    def _bound(self, keyword: str, bound: Any, draft: _Draft) -> None:
+    def _bound(self, keyword: str, bound: Any, draft: Written) -> None:
         match keyword:
             case "pattern":
                 plain = next((source for source in bound if source in self.document.plain_patterns), None)
@@ -186,34 +181,34 @@ class Writer:
             case _ if keyword != "integer":
                 draft.put(keyword, bound)
 
-    def _arrays(self, shape: Shape, draft: _Draft) -> None:
+    def _arrays(self, shape: Shape, draft: Written) -> None:
         bounds = bounds_of(shape, "array")
         if shape.items is not None and shape.items.empty:
             bounds = {**bounds, "maxItems": 0}
         elif shape.items is not None and shape.items != ANYTHING:
-            draft.body["items"] = self._inner(shape.items, draft)
+            draft.schema["items"] = self._inner(shape.items, draft)
         for keyword in BOUNDS:
             if keyword in bounds:
                 self._bound(keyword, bounds[keyword], draft)
 
-    def _objects(self, objects: Objects, draft: _Draft, *, typed: bool) -> None:
+    def _objects(self, objects: Objects, draft: Written, *, typed: bool) -> None:
         """`typed`: the schema names its type, so that what is said of objects is not all it says."""
         closed = objects.others is not None and objects.others.empty
         written, forbidden = self._properties(objects, draft)
         if forbidden and not closed:
             draft.add_note(f"Without {names(forbidden)}.")
         if written or (closed and typed):
-            draft.body["properties"] = written
+            draft.schema["properties"] = written
         if objects.required:
             draft.put("required", [self._alias(name) for name in objects.required])
         if closed:
             draft.put("additionalProperties", False)
         elif objects.others is not None and objects.others != ANYTHING:
-            draft.body["additionalProperties"] = self._inner(objects.others, draft)
+            draft.schema["additionalProperties"] = self._inner(objects.others, draft)
         elif typed and not written:
             draft.put("additionalProperties", True)
 
-    def _properties(self, objects: Objects, draft: _Draft) -> tuple[JsonObject, list[str]]:
+    def _properties(self, objects: Objects, draft: Written) -> tuple[JsonObject, list[str]]:
         """The declared properties, and the names of those that may not be there."""
         declared = dict.fromkeys((*objects.properties, *objects.required))
         written: JsonObject = {}
@@ -253,9 +248,10 @@ class Writer:
 
     # ------------------------------------------------------------ anthropic
 
-    def _closed(self, shape: Shape, draft: _Draft) -> None:
+    def _closed(self, shape: Shape, draft: Written) -> None:
+        bare = replace(shape, title=None, description=None, notes=())
         if shape.options:
-            base = replace(shape, options=(), title=None, description=None, notes=())
+            base = replace(bare, options=())
             options = [intersect(base, option, self.memo) for option in shape.options]
             self._alternatives([option for option in options if not option.empty], draft)
         elif shape.values is not None:
@@ -265,42 +261,30 @@ class Writer:
             else:
                 draft.exact = False
                 scalar = of_values(value for value in scalars if _writable(value))
-                texts = [scalar] if scalar.values else []
-                self._alternatives(texts, draft, also=self._json_text(f"One of: {describe(shape)}."))
-        elif shape.types == ALL_TYPES:
-            text = describe(replace(shape, title=None, description=None, notes=()))
-            note = (
-                "Any JSON value; an object or array as JSON text."
-                if text == "any"
-                else f"Meant: {text}; an object or array as JSON text."
-            )
-            scalars_of = [
-                replace(shape, types=frozenset({name}), title=None, description=None, notes=())
-                for name in ("number", "boolean", "null")
-            ]
-            self._alternatives(scalars_of, draft, also=self._json_text(note))
+                self._alternatives([scalar] if scalar.values else [], draft, f"One of: {describe(shape)}.")
         elif len(shape.types) > 1:
-            parts = [
-                replace(shape, types=frozenset({name}), title=None, description=None, notes=())
-                for name in TYPES
-                if name in shape.types
-            ]
-            self._alternatives(parts, draft)
+            text, types, note = describe(bare), shape.types, None
+            if types == ALL_TYPES:
+                start = "Any JSON value" if text == "any" else f"Meant: {text}"
+                types, note = frozenset({"number", "boolean", "null"}), f"{start}; an object or array as JSON text."
+            parts = [replace(bare, types=frozenset({name})) for name in TYPES if name in types]
+            self._alternatives(parts, draft, note)
         else:
             self._of_one_type(shape, next(iter(shape.types), "null"), draft)
 
-    def _alternatives(self, shapes: list[Shape], draft: _Draft, also: JsonObject | None = None) -> None:
-        options = [self._inner(shape, draft) for shape in shapes] + ([also] if also else [])
-        if also:
-            draft.size += _size(also)
-        draft.body["anyOf"] = options
+    def _alternatives(self, shapes: list[Shape], draft: Written, text: str | None = None) -> None:
+        """`text`: what is described so may be given as JSON text too."""
+        draft.schema["anyOf"] = [self._inner(shape, draft) for shape in shapes]
+        if text:
+            draft.schema["anyOf"].append(self._json_text(text))
+            draft.size += _size(text) + 40
 
     def _json_text(self, note: str) -> JsonObject:
         schema: JsonObject = {"type": "string", "description": note}
         self.json_texts[id(schema)] = schema
         return schema
 
-    def _of_one_type(self, shape: Shape, name: JsonType, draft: _Draft) -> None:
+    def _of_one_type(self, shape: Shape, name: JsonType, draft: Written) -> None:
         match name:
             case "array":
                 self._closed_array(shape, draft)
@@ -314,10 +298,10 @@ class Writer:
                     bounds = {keyword: bound for keyword, bound in bounds.items() if keyword != "format"}
                 draft.add_bounds(bounds_texts(bounds, name))
 
-    def _closed_array(self, shape: Shape, draft: _Draft) -> None:
+    def _closed_array(self, shape: Shape, draft: Written) -> None:
         draft.put("type", "array")
         empty = shape.items is not None and shape.items.empty
-        draft.body["items"] = self._inner(ANYTHING if shape.items is None or empty else shape.items, draft)
+        draft.schema["items"] = self._inner(ANYTHING if shape.items is None or empty else shape.items, draft)
         bounds = dict(bounds_of(shape, "array"))
         if bounds.get("minItems") == 1:
             draft.put("minItems", 1)
@@ -325,20 +309,20 @@ class Writer:
                 del bounds["minItems"]
         draft.add_bounds(["without items"] if empty else bounds_texts(bounds, "array"))
 
-    def _closed_object(self, shape: Shape, draft: _Draft) -> None:
+    def _closed_object(self, shape: Shape, draft: Written) -> None:
         """An object without declared properties could only be empty, so it is asked for as JSON text."""
         objects = shape.objects
         closed = objects.others is not None and objects.others.empty
         if not closed and all(member.empty for member in objects.properties.values()) and not objects.required:
             text = describe(Shape(types=shape.types, objects=objects))
-            draft.body = self._json_text("")
-            del draft.body["description"]
+            draft.schema = self._json_text("")
+            del draft.schema["description"]
             draft.size += 20
             draft.add_bounds([f"a JSON object, as text{'' if text == 'object' else f': {text}'}"])
             return
         draft.put("type", "object")
         written, _ = self._properties(objects, draft)
-        draft.body["properties"] = written
+        draft.schema["properties"] = written
         if objects.required:
             draft.put("required", [self._alias(name) for name in objects.required])
         draft.put("additionalProperties", False)
@@ -380,28 +364,27 @@ def move_bounds(schema: JsonObject, known: dict[int, JsonObject]) -> JsonObject:
         known: results so far by id(); a schema that occurs twice is converted once.
     """
     if id(schema) not in known:
-        known[id(schema)] = _moved(
-            {keyword: _converted(keyword, value, known) for keyword, value in schema.items()}, schema
-        )
+        moved = {keyword: _inside(keyword, value, known) for keyword, value in schema.items()}
+        known[id(schema)] = schema if moved == schema and not schema.keys() & _BOUNDS else _moved(moved)
     return known[id(schema)]
 
 
-def _converted(keyword: str, value: object, known: dict[int, JsonObject]) -> object:
-    match keyword, value:
-        case "properties", dict():
+def _inside(keyword: str, value: Json, known: dict[int, JsonObject]) -> Json:
+    match keyword:
+        case "properties":
             return {name: move_bounds(member, known) for name, member in value.items()}
-        case "anyOf", list():
+        case "anyOf":
             return [move_bounds(member, known) for member in value]
-        case (("items" | "additionalProperties"), dict()):
+        case "items" | "additionalProperties" if isinstance(value, dict):
             return move_bounds(value, known)
         case _:
             return value
 
 
-def _moved(schema: JsonObject, before: JsonObject) -> JsonObject:
+def _moved(schema: JsonObject) -> JsonObject:
     bounds = {keyword: value for keyword, value in schema.items() if keyword in _BOUNDS}
     if not bounds:
-        return before if schema == before else schema
+        return schema
     kinds: tuple[JsonType, ...] = ("string", "number", "array")
     texts = [text for kind in kinds for text in bounds_texts(bounds_from(bounds), kind)]
     description = "\n".join(filter(None, (schema.get("description"), sentence(", ".join(texts)))))
