@@ -99,19 +99,8 @@ def compile_parameters(
 ) -> CompiledSchema:
     """Compile the parameters of a tool: like `compile_schema`, except that a schema without a type means an object.
 
-    Args:
-        parameters: a JSON Schema; None where the tool has none.
-        param: where it stands in the request, such as `tools[3].function.parameters`.
-        dialect: what the result may use.
-        limits: bounds on the schema.
-        budget: the request's; None: a budget for this schema alone.
-
-    Returns:
-        A schema whose `is_object` is false only where the original excludes objects or names other types too.
-
-    Raises:
-        InvalidRequest: as `compile_schema`.
-        SchemaTooComplex: as `compile_schema`.
+    `parameters` is None where the tool has none, `is_object` of the result false only where the original excludes objects or names other
+    types too. The other arguments and the errors are those of `compile_schema`.
     """
     options = _Options(dialect, limits, parameters=True)
     return _cached({} if parameters is None else parameters, param, options, budget or Budget())

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 from proxy.schemas.describe import cut, quoted
-from proxy.schemas.formats import has_format
+from proxy.schemas.patterns import has_format
 from proxy.schemas.values import Json, JsonObject, JsonType, is_integer, type_of
 
 if TYPE_CHECKING:

@@ -55,7 +55,10 @@ def union(shapes: Sequence[Shape], memo: Memo, *, keep: bool = False) -> Shape:
     if keep and not exact:
         return Shape(types=joined.types, options=tuple(possible), exact=all_exact)
     without_texts = not any(shape.description or shape.title or shape.notes for shape in other_than_null)
-    needs_no_note = exact and without_texts and not _unlists_values(joined, possible)
+    keeps_lists = joined.values is not None or all(
+        shape.values is None or shape.values == (None,) for shape in possible
+    )
+    needs_no_note = exact and without_texts and keeps_lists
     notes = () if needs_no_note else (f"One of: {alternatives(possible)}.",)
     return replace(joined, title=None, description=None, notes=notes, exact=exact and all_exact)
 
@@ -66,11 +69,6 @@ def _joined(shapes: Sequence[Shape], memo: Memo) -> Shape:
         return shapes[0]
     middle = len(shapes) // 2
     return unite(_joined(shapes[:middle], memo), _joined(shapes[middle:], memo), memo)
-
-
-def _unlists_values(joined: Shape, shapes: Sequence[Shape]) -> bool:
-    """Whether some listed values are no longer listed."""
-    return joined.values is None and any(shape.values is not None and shape.values != (None,) for shape in shapes)
 
 
 def disjoint(shapes: Sequence[Shape]) -> bool:

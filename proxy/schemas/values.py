@@ -84,7 +84,8 @@ def format_path(root: str, path: Iterable[str | int]) -> str:
         elif _PLAIN_KEY.match(step):
             text += f".{step}"
         else:
-            text += json.dumps([step], ensure_ascii=False)
+            quoted = step.replace("\\", "\\\\").replace('"', '\\"')
+            text += f'["{quoted}"]'
     return text
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.schemas.formats import has_format
+from proxy.schemas.patterns import has_format
 
 RIGHT = {
     "date-time": ["2024-02-29T23:59:60Z", "2024-01-01t00:00:00.123+02:00"],

@@ -8,7 +8,7 @@ import pytest
 
 from proxy.backends.narrative.prompt import ANSWER, PLAIN, Form, Prepared, prepare
 from proxy.catalog import ModelCard, load_catalog
-from proxy.errors import InvalidRequest
+from proxy.errors import InvalidRequest, SchemaTooComplex
 from proxy.inference.request import (
     JsonOutput,
     Message,
@@ -22,8 +22,9 @@ from proxy.inference.request import (
     ToolChoice,
     ToolResult,
 )
-from proxy.schemas import SchemaLimits
+from proxy.schemas import Budget, SchemaLimits
 from proxy.settings import config_folder
+from tests.unit.schemas.test_budget import entangled
 
 CARD = ModelCard(id="anthropic.claude-haiku-4.5", names=("haiku",), max_tokens=4096)
 HI = Message("user", (Text("hi", "messages[0].content"),), "messages[0]")
@@ -202,6 +203,19 @@ def test_a_schema_that_cannot_be_compiled_names_its_path() -> None:
     assert caught.value.param.startswith("tools[0].function.parameters")
     with pytest.raises(InvalidRequest):
         prepared(rules=Rules(schema_limits=SchemaLimits(max_bytes=10)), tools=(WEATHER,))
+
+
+def test_the_schemas_of_one_request_share_one_budget() -> None:
+    """A hundred tools of definitions that contain each other took minutes of CPU time."""
+    tools = tuple(
+        Tool(f"t{number}", parameters=entangled(5_000 + number), schema_path=f"tools[{number}].function.parameters")
+        for number in range(100)
+    )
+    with pytest.raises(SchemaTooComplex) as caught:
+        prepare(Request("haiku", (HI,), tools=tools), CARD, RULES, budget=Budget(20_000))
+    assert caught.value.param is not None
+    assert caught.value.param.startswith("tools[")
+    assert offered(prepared(tools=tools[:1])) == ["t0"]
 
 
 def test_bounds_that_an_upstream_refuses_are_described_and_still_validated() -> None:
