@@ -203,7 +203,7 @@ def _compile(data: bytes, options: _Options, budget: Budget) -> tuple[CompiledSc
         original=document.root,
         lossy=not written.exact,
         document=document,
-        aliases={alias: name for name, alias in writer.aliases.items()},
+        aliases=writer.aliases.names,
         json_texts=writer.json_texts,
         must_be_object=must_be_object,
         limits=options.limits,

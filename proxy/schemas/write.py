@@ -9,6 +9,7 @@ Source of the last: `transform_schema` of the `anthropic` package, and the struc
 
 import re
 import unicodedata
+from collections.abc import Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -47,6 +48,7 @@ class Written:
     size: int = 2
 
     def put(self, keyword: str, value: Json) -> None:
+        """A keyword, its size counted; subschemas are put into `schema` directly, as their size is known."""
         self.schema[keyword] = value
         self.size += len(keyword) + 4 + _size(value)
 
@@ -58,16 +60,43 @@ class Written:
             self.add_note(f"{keyword}: {quoted(number)}.")
 
     def add_bounds(self, texts: list[str]) -> None:
+        """Notes for bounds as `bounds_texts` gives them, each a sentence."""
         for text in texts:
             self.add_note(sentence(text))
 
     def add_note(self, note: str) -> None:
+        """What the schema does not say, so that it accepts more."""
         self.notes.append(note)
         self.exact = False
 
 
 def _size(value: Json) -> int:
     return len(json_bytes(value))
+
+
+@dataclass(slots=True)
+class Aliases:
+    """Property names that are safe, and unique in the whole schema. `names`: alias → the client's name."""
+
+    names: dict[str, str] = field(default_factory=dict)
+    _known: dict[str, str] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
+
+    def of(self, name: str, taken: Set[str]) -> str:
+        """The name itself where it is safe, else an alias that differs from those taken."""
+        if _SAFE_NAME.match(name):
+            return name
+        if name not in self._known:
+            plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+            stem = re.sub(r"[^a-zA-Z0-9_.-]+", "_", plain).strip("_")[:_MAX_NAME] or "property"
+            alias, number = stem, self._numbers.get(stem, 1)
+            while alias in taken or alias in self.names:
+                number += 1
+                alias = f"{stem[: _MAX_NAME - len(str(number)) - 1]}_{number}"
+            self._numbers[stem] = number
+            self._known[name] = alias
+            self.names[alias] = name
+        return self._known[name]
 
 
 @dataclass(slots=True)
@@ -80,7 +109,7 @@ class Writer:
         max_bytes: the size beyond which writing stops.
         memo: steps left.
         document: the client's schema, whose property names an alias must differ from.
-        aliases: the client's property name → the name written for it.
+        aliases: of property names that upstreams refuse.
         json_texts: id() of the schemas written for values that are asked for as JSON text.
     """
 
@@ -89,11 +118,9 @@ class Writer:
     max_bytes: int
     memo: Memo
     document: Document
-    aliases: dict[str, str] = field(default_factory=dict)
+    aliases: Aliases = field(default_factory=Aliases)
     json_texts: dict[int, JsonObject] = field(default_factory=dict)
     _known: dict[int, Written] = field(default_factory=dict)
-    _used: set[str] = field(default_factory=set)
-    _numbers: dict[str, int] = field(default_factory=dict)
 
     def write(self, shape: Shape) -> Written:
         """The shape as a schema.
@@ -200,7 +227,7 @@ class Writer:
         if written or (closed and typed):
             draft.schema["properties"] = written
         if objects.required:
-            draft.put("required", [self._alias(name) for name in objects.required])
+            draft.put("required", [self.aliases.of(name, self.document.names) for name in objects.required])
         if closed:
             draft.put("additionalProperties", False)
         elif objects.others is not None and objects.others != ANYTHING:
@@ -214,7 +241,7 @@ class Writer:
         written: JsonObject = {}
         for name in declared:
             if not objects.at(name).empty:
-                alias = self._alias(name)
+                alias = self.aliases.of(name, self.document.names)
                 schema = self._inner(objects.at(name), draft)
                 written[alias] = schema if alias == name else self._with_name(schema, name)
                 draft.size += _size(name) + 2 + (0 if alias == name else _size(name) + 40)
@@ -228,23 +255,6 @@ class Writer:
         if id(schema) in self.json_texts:
             self.json_texts[id(named)] = named
         return named
-
-    def _alias(self, name: str) -> str:
-        """The name itself, or a safe one that is unique in the whole schema."""
-        if _SAFE_NAME.match(name):
-            return name
-        alias = self.aliases.get(name)
-        if alias is None:
-            plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-            stem = re.sub(r"[^a-zA-Z0-9_.-]+", "_", plain).strip("_")[:_MAX_NAME] or "property"
-            alias, number = stem, self._numbers.get(stem, 1)
-            while alias in self.document.names or alias in self._used:
-                number += 1
-                alias = f"{stem[: _MAX_NAME - len(str(number)) - 1]}_{number}"
-            self._numbers[stem] = number
-            self._used.add(alias)
-            self.aliases[name] = alias
-        return alias
 
     # ------------------------------------------------------------ anthropic
 
@@ -324,7 +334,7 @@ class Writer:
         written, _ = self._properties(objects, draft)
         draft.schema["properties"] = written
         if objects.required:
-            draft.put("required", [self._alias(name) for name in objects.required])
+            draft.put("required", [self.aliases.of(name, self.document.names) for name in objects.required])
         draft.put("additionalProperties", False)
 
 
