@@ -20,60 +20,41 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        r = self.registry
-        self._requests = Counter("proxy_requests", "Requests.", ("route", "model", "status"), registry=r)
-        self._seconds = Histogram(
-            "proxy_request_seconds",
-            "From a request's arrival to the last byte of its answer.",
-            ("route",),
-            buckets=_LONG,
-            registry=r,
-        )
-        self._stages = Histogram(
-            "proxy_stage_seconds",
-            "Seconds of an answered request by where they went: queue, narrative or proxy.",
-            ("stage",),
-            buckets=(*_SHORT[:6], *_LONG[1:]),
-            registry=r,
-        )
-        self._jobs = Counter("proxy_jobs", "Jobs that ended, by how.", ("model", "state"), registry=r)
-        self._submitted = Counter("proxy_jobs_submitted", "Jobs submitted.", ("model",), registry=r)
-        self._news = Counter("proxy_news", "Ends of jobs, by who noticed first.", ("source",), registry=r)
-        self._delay = Histogram(
-            "proxy_news_delay_seconds",
-            "From the end of a job, by Narrative's clock, to our notice of it.",
-            ("source",),
-            buckets=_SHORT,
-            registry=r,
-        )
+
+        def _counter(name: str, what: str, *labels: str) -> Counter:
+            return Counter(f"proxy_{name}", what, labels, registry=self.registry)
+
+        def _histogram(name: str, what: str, label: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"proxy_{name}_seconds", what, (label,), buckets=buckets, registry=self.registry)
+
+        self._requests = _counter("requests", "Requests.", "route", "model", "status")
+        arrival = "From a request's arrival to the last byte of its answer."
+        self._seconds = _histogram("request", arrival, "route", _LONG)
+        stages = "Seconds of an answered request by where they went: queue, narrative or proxy."
+        self._stages = _histogram("stage", stages, "stage", (*_SHORT[:6], *_LONG[1:]))
+        self._jobs = _counter("jobs", "Jobs that ended, by how.", "model", "state")
+        self._submitted = _counter("jobs_submitted", "Jobs submitted.", "model")
+        self._news = _counter("news", "Ends of jobs, by who noticed first.", "source")
+        delay = "From the end of a job, by Narrative's clock, to our notice of it."
+        self._delay = _histogram("news_delay", delay, "source", _SHORT)
         self._trusted = Gauge(
             "proxy_news_source_reliable",
             "Whether a source shows the ends that others noticed first.",
             ("source",),
-            registry=r,
+            registry=self.registry,
         )
-        self._calls = Counter("proxy_upstream_calls", "Calls to Narrative.", ("operation", "status"), registry=r)
-        self._call_seconds = Histogram(
-            "proxy_upstream_call_seconds", "Their duration.", ("operation",), buckets=_SHORT, registry=r
-        )
-        self._repeats = Counter(
-            "proxy_upstream_retries", "Calls to Narrative that were repeated.", ("operation",), registry=r
-        )
-        self._resubmitted = Counter(
-            "proxy_jobs_resubmitted", "Submissions with an unknown outcome that were made again.", registry=r
-        )
-        self._adopted = Counter(
-            "proxy_adoptions", "Jobs and answers that were taken up instead of paid again.", ("how",), registry=r
-        )
-        self._tries = Counter("proxy_further_jobs", "Further jobs for the same answer.", ("why",), registry=r)
-        self._unreadable = Counter(
-            "proxy_unreadable_records", "Reads of a job whose record could not be read.", registry=r
-        )
-        self._abandoned = Counter("proxy_jobs_abandoned", "Jobs that nobody waits for any more.", registry=r)
-        self._refused = Counter("proxy_requests_refused", "Submissions turned away under load.", registry=r)
-        self._state_errors = Counter("proxy_state_errors", "Calls to the shared state that failed.", registry=r)
+        self._calls = _counter("upstream_calls", "Calls to Narrative.", "operation", "status")
+        self._call_seconds = _histogram("upstream_call", "Their duration.", "operation", _SHORT)
+        self._repeats = _counter("upstream_retries", "Calls to Narrative that were repeated.", "operation")
+        self._resubmitted = _counter("jobs_resubmitted", "Submissions with an unknown outcome that were made again.")
+        self._adopted = _counter("adoptions", "Jobs and answers that were taken up instead of paid again.", "how")
+        self._tries = _counter("further_jobs", "Further jobs for the same answer.", "why")
+        self._unreadable = _counter("unreadable_records", "Reads of a job whose record could not be read.")
+        self._abandoned = _counter("jobs_abandoned", "Jobs that nobody waits for any more.")
+        self._refused = _counter("requests_refused", "Submissions turned away under load.")
+        self._state_errors = _counter("state_errors", "Calls to the shared state that failed.")
         self._watched: dict[str, tuple[str, Callable[[], float]]] = {}
-        r.register(_Watched(self._watched))
+        self.registry.register(_Watched(self._watched))
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
         """Register a gauge whose value is read for every scrape."""
