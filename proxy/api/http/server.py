@@ -146,7 +146,8 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.config.waiting.pop(self, None)
         self._expect("nothing")
-        self._cancel_write_timer()
+        if self._write_timer is not None:
+            self._cancel_write_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:

@@ -99,17 +99,11 @@ def decode(
             every API.
     """
     tools: tuple[Tool, ...] = ()
-    dropped: tuple[str, ...] = ()
+    adjusted: tuple[str, ...] = ()
     legacy, custom_tools = bool(body.functions) and not body.tools, frozenset[str]()
-    if body.tools:
-        tools, dropped = decode_tools(body.tools, drop_hosted=rules.drop_hosted_tools)
-        custom_tools = frozenset(tool.custom.name for tool in body.tools if isinstance(tool, CustomTool))
-    elif body.functions:
-        tools = decode_functions(body.functions)
     tool_choice = ToolChoice(single=body.parallel_tool_calls is False or legacy)
-    if body.tool_choice is not None or body.function_call is not None:
-        names = {tool.name for tool in tools}
-        tool_choice = decode_tool_choice(body.tool_choice, body.function_call, names, single=tool_choice.single)
+    if (body.tools, body.functions, body.tool_choice, body.function_call) != (None, None, None, None):
+        tools, tool_choice, custom_tools, adjusted = _tools(body, rules, single=tool_choice.single)
     reasoning: Reasoning | None = None
     by_heroku = False
     overruled: tuple[str, ...] = ()
@@ -120,9 +114,8 @@ def decode(
     top_k = (body.model_extra or {}).get("top_k")
     if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k < 2**31:
         top_k = None
-    adjusted = dropped
     if body.temperature is not None and body.temperature > 1:
-        adjusted = ("temperature: lowered to 1", *dropped)
+        adjusted = ("temperature: lowered to 1", *adjusted)
     request = Request(
         model=body.model,
         messages=tuple(decode_messages(body.messages)),
@@ -153,6 +146,22 @@ def decode(
         custom_tools=custom_tools,
     )
     return request, reply
+
+
+def _tools(
+    body: ChatRequest, rules: Rules, *, single: bool
+) -> tuple[tuple[Tool, ...], ToolChoice, frozenset[str], tuple[str, ...]]:
+    """The tools, the choice of them, the names of those that are custom, and sentences about those that were left out."""
+    tools: tuple[Tool, ...] = ()
+    dropped: tuple[str, ...] = ()
+    if body.tools:
+        tools, dropped = decode_tools(body.tools, drop_hosted=rules.drop_hosted_tools)
+    elif body.functions:
+        tools = decode_functions(body.functions)
+    names = {tool.name for tool in tools}
+    choice = decode_tool_choice(body.tool_choice, body.function_call, names, single=single)
+    custom = frozenset(tool.custom.name for tool in body.tools or () if isinstance(tool, CustomTool))
+    return tools, choice, custom, dropped
 
 
 def body_digest(body: dict[str, Any]) -> str:
@@ -215,7 +224,7 @@ def decode_messages(messages: Sequence[ChatMessage]) -> Iterator[Message]:
                 yield Message("user", (ToolResult(None, content, name=message.name, path=path),), path)
             case SystemMessage() | UserMessage():
                 blocks = list(_content(message.content, f"{path}.content"))
-                yield Message(message.role, tuple(_named(blocks, message.name)), path)
+                yield Message(message.role, tuple(_named(blocks, message.name) if message.name else blocks), path)
             case _:
                 raise InvalidRequest(f"`{path}.role` is unknown.", param=f"{path}.role")
 
