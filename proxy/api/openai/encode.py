@@ -147,13 +147,16 @@ class ModelList(TypedDict):
 
 def completion(result: Result, reply: ChatReply) -> ChatCompletion:
     """The whole response."""
+    choices: list[_ChoiceOut] = []
+    for choice in result.choices:
+        choices.append(_choice(len(choices), choice, reply))
     return {
         "id": f"chatcmpl-{result.id}",
         "object": "chat.completion",
         "created": result.created,
         "model": reply.model,
         "system_fingerprint": f"fp_{result.fingerprint}",
-        "choices": [_choice(index, choice, reply) for index, choice in enumerate(result.choices)],
+        "choices": choices,
         "usage": _usage(result.usage),
     }
 
@@ -183,7 +186,9 @@ class ChunkStream:
                 call: _ToolCallOut = {"index": event.index, **_call(event.call, self._reply)}
                 yield self._chunk(event.choice, {"tool_calls": [call]})
             case ChoiceEnded():
-                yield self._chunk(event.choice, {}, _finish_reason(event.finish_reason, self._reply))
+                legacy = self._reply.function_call
+                reason = _finish_reason(event.finish_reason) if legacy else event.finish_reason
+                yield self._chunk(event.choice, {}, reason)
             case Ended() if self._reply.include_usage:
                 yield {**self._envelope(), "usage": _usage(event.usage)}
 
@@ -226,7 +231,7 @@ def _choice(index: int, choice: Choice, reply: ChatReply) -> _ChoiceOut:
         message["tool_calls"] = [_call(call, reply) for call in choice.tool_calls]
     if choice.reasoning:
         message |= cast(_MessageOut, _reasoning(choice.reasoning, reply))
-    finish_reason = _finish_reason(choice.finish_reason, reply)
+    finish_reason = _finish_reason(choice.finish_reason) if reply.function_call else choice.finish_reason
     return {"index": index, "message": message, "finish_reason": finish_reason, "logprobs": None}
 
 
@@ -258,8 +263,9 @@ def _custom_input(arguments: Any) -> str:
             return dump_json(arguments)
 
 
-def _finish_reason(reason: FinishReason, reply: ChatReply) -> _FinishReasonOut:
-    return "function_call" if reason == "tool_calls" and reply.function_call else reason
+def _finish_reason(reason: FinishReason) -> _FinishReasonOut:
+    """As of the retired `functions` field."""
+    return "function_call" if reason == "tool_calls" else reason
 
 
 def _usage(usage: Usage) -> _UsageOut:

@@ -1,16 +1,20 @@
 """Bytes → request, or a 400 that names the field."""
 
 import json
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.types import Message
 
 from proxy.api.elastic.types import PutNarrative
-from proxy.api.http.requests import parse_body
+from proxy.api.http.requests import parse_body, read_object
 from proxy.api.openai.types import ChatRequest
 from proxy.errors import InvalidRequest
+from proxy.settings import ServerSettings
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -170,3 +174,32 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 
 def test_a_byte_order_mark_is_tolerated() -> None:
     assert parse_body(ChatRequest, b"\xef\xbb\xbf" + json.dumps({"model": "m", "messages": HI}).encode()).model == "m"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": [{"type": "text"}] * 1000}],
+        [{"role": "user", "content": 5}] * 1000,
+        [{"role": "user", "content": [5] * 1000}],
+    ],
+)
+def test_a_list_is_read_up_to_its_first_error(messages: list[object]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ChatRequest.model_validate({"model": "m", "messages": messages})
+    assert caught.value.error_count() <= 2, "one for each member of a union"
+
+
+@pytest.mark.parametrize(("size", "elsewhere"), [(1_000, False), (100_000, True)])
+async def test_a_large_body_does_not_hold_up_the_event_loop(size: int, elsewhere: bool) -> None:
+    body = json.dumps({"text": "x" * size}).encode()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    thread, length = await read_object(
+        request, lambda _, length: (threading.current_thread(), length), ServerSettings()
+    )
+    assert (thread is not threading.current_thread()) is elsewhere
+    assert length == len(body)
