@@ -121,6 +121,7 @@ class _Watched(Collector):
         self._watched = watched
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Called by the registry for every scrape."""
         for name, (what, value) in self._watched.items():
             yield GaugeMetricFamily(name, what, value())
 

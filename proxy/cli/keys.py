@@ -28,6 +28,7 @@ class _Moment(click.ParamType[int]):
     name = "when"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Fails as click's types do, with what was expected."""
         if isinstance(value, int):
             return value
         if span := re.fullmatch(r"(\d{1,6})([mhd])", value):

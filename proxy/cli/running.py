@@ -74,10 +74,12 @@ class _Server(uvicorn.Server):
         self._banner = banner
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Print the banner, unless the server could not start."""
         await super().startup(sockets)
         if self.started:
             click.echo(self._banner)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop in order."""
         # uvicorn's own also notes the signal and raises it again at the end, which would be the exit status.
         self.should_exit = True

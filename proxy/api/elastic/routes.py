@@ -129,7 +129,7 @@ class _ElasticEndpoint:
         request = Request(scope, receive, send)
         accepted = _COMPATIBLE.search(request.headers.get("accept", ""))
 
-        async def send_on(message: Message) -> None:
+        async def _send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if accepted and headers.get("content-type") == "application/json":
@@ -139,11 +139,11 @@ class _ElasticEndpoint:
 
         try:
             response = await self._handler(request, request.state.elastic)
-            await response(scope, receive, send_on)
+            await response(scope, receive, _send_on)
         except ClientDisconnect:
-            await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send_on)
+            await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, _send_on)
         except ProxyError as error:
-            await error_response(error)(scope, receive, send_on)
+            await error_response(error)(scope, receive, _send_on)
 
 
 def error_response(error: ProxyError) -> Response:
@@ -341,9 +341,11 @@ class _JoinedRun:
 
     @property
     def report(self) -> Report:
+        """That of the request which was accepted last."""
         return self._runs[-1].report if self._runs else Report()
 
     async def result(self) -> Result:
+        """Wait for all of them. The first error cancels the rest."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._answer(start)) for start in self._starts]
@@ -356,9 +358,11 @@ class _JoinedRun:
         return replace(results[0], choices=tuple(result.choices[0] for result in results))
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
+        """All at once, since nothing streams several answers."""
         yield result_events(await self.result())
 
     def close(self, *, delivered: bool) -> None:
+        """Close those that were accepted."""
         for run in self._runs:
             run.close(delivered=delivered)
 

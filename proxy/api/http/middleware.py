@@ -117,7 +117,7 @@ class HttpMiddleware:
             options.records.append(record)
         held: Message | None = None
 
-        async def send_on(message: Message) -> None:
+        async def _send_on(message: Message) -> None:
             nonlocal held
             if message["type"] == "http.response.start":
                 sent = MutableHeaders(scope=message)
@@ -145,12 +145,12 @@ class HttpMiddleware:
             refusal = None if operational else lifecycle.enter()
             app = self._app if refusal is None else options.render_error(refusal)
             try:
-                await app(scope, receive, send_on)
+                await app(scope, receive, _send_on)
             except Exception:
                 log.exception("unforeseen error")
                 if not record.status:
                     error = InternalError("The server had an error while processing the request.")
-                    await options.render_error(error)(scope, receive, send_on)
+                    await options.render_error(error)(scope, receive, _send_on)
             finally:
                 if not operational and refusal is None:
                     lifecycle.leave()

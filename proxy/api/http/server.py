@@ -111,6 +111,7 @@ class _Connection(H11Protocol):
     _overdue = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Count the connection; at the limit the one that has waited longest for a request makes room."""
         super().connection_made(transport)
         waiting = self.config.waiting
         if len(self.connections) > self.config.limits.max_connections:
@@ -125,6 +126,7 @@ class _Connection(H11Protocol):
         self._expect("headers")
 
     def data_received(self, data: bytes) -> None:
+        """Read on, and give the client time for what it has to send next."""
         if self.transport.is_closing():
             return
         super().data_received(data)
@@ -139,11 +141,13 @@ class _Connection(H11Protocol):
                 self._expect("nothing")
 
     def on_response_complete(self) -> None:
+        """The client may send another request."""
         super().on_response_complete()
         if self.conn.their_state is h11.IDLE:
             self.config.waiting[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop every timer."""
         self.config.waiting.pop(self, None)
         self._expect("nothing")
         if self._write_timer is not None:
@@ -151,14 +155,17 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
+        """The client reads more slowly than the response is written."""
         super().pause_writing()
         self._watch_writing()
 
     def resume_writing(self) -> None:
+        """The client has caught up."""
         super().resume_writing()
         self._cancel_write_timer()
 
     def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, also that of a client that has not read its response."""
         if self.transport.get_write_buffer_size():
             self.transport.abort()  # a plain close would wait for a client that does not read
         else:
