@@ -124,6 +124,17 @@ async def test_nothing_is_sent_again_for_a_caller_that_left() -> None:
         assert len(upstream.seen) == 1
 
 
+async def test_nothing_is_sent_again_for_a_caller_that_leaves_during_the_pause() -> None:
+    events: list[object] = []
+    async with (
+        raw_upstream(answer(503)) as upstream,
+        NarrativeClient(KEY, environment=upstream.url, options=QUICK, observe=events.append) as narrative,
+    ):
+        with pytest.raises(UpstreamError):
+            await narrative.enqueue(request(), abandoned=lambda: any(isinstance(event, Retried) for event in events))
+        assert len(upstream.seen) == 1
+
+
 async def test_pauses_between_attempts_follow_retry_after() -> None:
     options = ClientOptions(patience=30.0, first_backoff=0.001, max_backoff=0.001)
     events: list[object] = []
