@@ -66,11 +66,13 @@ class Terms:
     """How a client wants its request to be handled, beside what it asks; read from its headers.
 
     Attributes:
+        client: tells clients apart that need no key and so are one caller; a digest of the key that they send all the same.
         key: the idempotency key, if the client sent one.
         is_retry: the client's library says that it repeats a request.
         timeout_s: seconds the client waits for the whole answer.
     """
 
+    client: str = ""
     key: str | None = None
     is_retry: bool = False
     timeout_s: float = math.inf
@@ -163,7 +165,7 @@ class Idempotency:
             ProxyError: that of an equal request whose job failed a moment ago.
         """
         options = self._options
-        identity = (caller.id, caller.data_plane_id or "", api)
+        identity = (terms.client, caller.id, caller.data_plane_id or "", api)
         index = f"sent:{_digest(*identity, body)}"
         if terms.key is None:
             place = await self._place(index, request.choices, is_retry=terms.is_retry)

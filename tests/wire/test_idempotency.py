@@ -458,6 +458,18 @@ async def test_a_paid_failure_is_given_again_to_the_same_caller_only(make_house:
     assert house.jobs_submitted() == 3
 
 
+async def test_clients_that_need_no_key_are_told_apart_by_the_one_they_send(make_house: Any) -> None:
+    house: House = make_house({"PROXY_API_KEYS": "", "PROXY_SERVER__ALLOW_UNAUTHENTICATED": "always"})
+    one, other = (
+        {"authorization": f"Bearer {name}", "idempotency-key": "1"} for name in ("ann-example", "bob-example")
+    )
+    house.chat(failing(), headers=one)
+    house.chat(failing(), headers=other)
+    assert house.jobs_submitted() == 2
+    assert house.chat(failing(), headers={**other, "authorization": "bearer bob-example"}).status_code == 424
+    assert house.jobs_submitted() == 2
+
+
 async def test_giving_failures_again_can_be_switched_off(make_house: Any) -> None:
     house: House = make_house({"PROXY_STATE__REPLAY_FAILURES_S": "0"})
     for jobs in (1, 2):

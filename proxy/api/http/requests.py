@@ -263,7 +263,7 @@ def terms_of(headers: Mapping[str, str], heartbeat_s: float) -> tuple[Terms, flo
         overall = min(overall, silence)
     retries = headers.get("x-stainless-retry-count", "")
     is_retry = retries.isdecimal() and int(retries[:9]) >= 1
-    return Terms(key=key, is_retry=is_retry, timeout_s=overall), heartbeat_s
+    return Terms(client=credentials_digest(headers), key=key, is_retry=is_retry, timeout_s=overall), heartbeat_s
 
 
 def _seconds(text: str) -> float:
