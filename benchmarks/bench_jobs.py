@@ -33,9 +33,9 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
-from proxy.backends.narrative.events import Ended, Event, UpstreamCalled
+from proxy.backends.narrative.events import Event, JobEnded, UpstreamCalled
 from proxy.backends.narrative.jobs import Jobs, JobsOptions, QueueOptions
-from proxy.backends.narrative.types import InferenceConfig, Job, Message, RunRequest, TextBlock
+from proxy.backends.narrative.types import InferenceConfig, Job, RunMessage, RunRequest, TextBlock
 from proxy.backends.narrative.webhooks import WebhookOptions, Webhooks
 from proxy.errors import ProxyError
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
@@ -70,7 +70,7 @@ class Measured:
         match event:
             case UpstreamCalled(operation="read_job" | "list_jobs"):
                 self.reads.append(now)
-            case Ended(delay=float(delay), source=source) if now >= self.since:
+            case JobEnded(delay=float(delay), source=source) if now >= self.since:
                 self.delays.append(delay)
                 self.sources[source] += 1
 
@@ -110,7 +110,7 @@ def request(seconds: float) -> RunRequest:
     return RunRequest(
         data_plane_id=SANDBOX_DATA_PLANE,
         model="anthropic.claude-haiku-4.5",
-        messages=(Message(role="user", content=(TextBlock(text=text),)),),
+        messages=(RunMessage(role="user", content=(TextBlock(text=text),)),),
         inference_config=InferenceConfig(output_format_schema=schema),
         tags=(f"rid:{uuid.uuid4()}",),
     )
@@ -135,7 +135,7 @@ async def direct(url: str, measured: Measured) -> AsyncIterator[Run]:
                 await asyncio.sleep(2.0)
                 job = await client.get_job(job.id)
             delay = time.time() - job.ended_at.timestamp() if job.ended_at else 0.0
-            measured.observe(Ended(job.id, "", job.state, "read", 0.0, delay))
+            measured.observe(JobEnded(job.id, "", job.state, "read", 0.0, delay))
             return job
 
         yield run

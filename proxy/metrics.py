@@ -76,7 +76,7 @@ class Metrics:
                     self._adopted.labels("tag").inc()
             case events.Resubmitted():
                 self._resubmitted.inc()
-            case events.Ended(model=model, state=state, source=source, delay=delay):
+            case events.JobEnded(model=model, state=state, source=source, delay=delay):
                 self._jobs.labels(model or "unknown", state).inc()
                 self._news.labels(source).inc()
                 if delay is not None:

@@ -15,8 +15,8 @@ from proxy.sandbox.submission import (
     AttemptCounter,
     Directive,
     RunBody,
+    SandboxTurn,
     ToolUseContent,
-    Turn,
     check_turns,
     find_directive,
     parse_submission,
@@ -100,7 +100,7 @@ class JobFactory:
             return ModelRejection("Prompt too long", f"The prompt is too long: {tokens} tokens of at most {most}")
         return None
 
-    def _directive(self, turns: Sequence[Turn]) -> tuple[Directive, bool]:
+    def _directive(self, turns: Sequence[SandboxTurn]) -> tuple[Directive, bool]:
         """The directive for this submission, and whether its calls were made before.
 
         Calls are made once, in the turn that asks for them; later turns still contain the directive and continue from
@@ -188,7 +188,7 @@ def _tokens(characters: int) -> int:
     return max(1, -(-characters // 4))
 
 
-def _turn_size(turn: Turn) -> int:
+def _turn_size(turn: SandboxTurn) -> int:
     """Characters of a turn's content."""
     size = 0
     for block in turn.content:

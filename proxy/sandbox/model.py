@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from proxy.sandbox.submission import ScriptedCall, Turn, without_directives
+from proxy.sandbox.submission import SandboxTurn, ScriptedCall, without_directives
 from proxy.sandbox.values import READ_CHARACTERS, TextSource, ValueMaker, words_of
 
 _MAX_ECHO = 400
@@ -137,7 +137,7 @@ class ConversationState:
     system: str
 
     @classmethod
-    def read(cls, turns: Sequence[Turn]) -> "ConversationState":
+    def read(cls, turns: Sequence[SandboxTurn]) -> "ConversationState":
         """From checked turns, the last of which is the user's."""
         names = {call.tool_use_id: call.name for turn in turns for call in turn.calls}
         user_turns = [at for at, turn in enumerate(turns) if turn.role == "user"]
@@ -180,7 +180,7 @@ class SchemaModel:
         self.offer = read_offer(schema)
 
     def reply(
-        self, turns: Sequence[Turn], *, text: str | None = None, calls: Sequence[ScriptedCall] | None = None
+        self, turns: Sequence[SandboxTurn], *, text: str | None = None, calls: Sequence[ScriptedCall] | None = None
     ) -> Any:
         """An output that matches the schema, or has the scripted text and calls, which need not match it.
         Raises Unsatisfiable: nothing matches the schema.

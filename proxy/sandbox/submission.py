@@ -69,7 +69,7 @@ class ToolResultContent(_Strict):
 Content = Annotated[TextContent | ToolUseContent | ToolResultContent, Field(discriminator="type")]
 
 
-class Turn(_Strict):
+class SandboxTurn(_Strict):
     """One message, in content blocks."""
 
     role: Literal["system", "user", "assistant"]
@@ -113,7 +113,7 @@ class RunBody(_Strict):
 
     data_plane_id: Annotated[str, AfterValidator(_uuid)]
     model: str
-    messages: list[Turn] = Field(min_length=1)
+    messages: list[SandboxTurn] = Field(min_length=1)
     inference_config: RunConfig
     tags: list[str] = []
 
@@ -140,7 +140,7 @@ def parse_submission(body: bytes) -> tuple[RunBody, bytes]:
     return run, dumps(run.model_dump(exclude_unset=True)) if has_older_form else body
 
 
-def check_turns(turns: Sequence[Turn]) -> None:
+def check_turns(turns: Sequence[SandboxTurn]) -> None:
     """Refuses a conversation that the models behind Narrative would refuse.
 
     System turns come first; then user and assistant turns alternate, beginning and ending with the user's; every call of
@@ -168,7 +168,7 @@ def check_turns(turns: Sequence[Turn]) -> None:
         raise SandboxError(400, f"messages[{len(turns) - 1}]: the conversation must end with a user turn")
 
 
-def _check_blocks(at: int, turn: Turn, due: list[str]) -> list[str]:
+def _check_blocks(at: int, turn: SandboxTurn, due: list[str]) -> list[str]:
     """Checks the blocks of a turn, whose results must be those of the calls that are `due`; returns the ids of its calls."""
     text_seen = False
     for index, block in enumerate(turn.content):
@@ -261,7 +261,7 @@ class AttemptCounter:
         return directive.model_copy(update=changes)
 
 
-def find_directive(turns: Sequence[Turn]) -> tuple[Directive, int] | None:
+def find_directive(turns: Sequence[SandboxTurn]) -> tuple[Directive, int] | None:
     """The directive of the last user turn that has one, and the index of that turn.
     Raises SandboxError: 400, the directive cannot be read.
     """

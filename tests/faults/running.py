@@ -9,7 +9,7 @@ from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.events import Event
 from proxy.backends.narrative.jobs import Jobs, JobsOptions
 from proxy.backends.narrative.submit import SubmitOptions
-from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock
+from proxy.backends.narrative.types import InferenceConfig, RunMessage, RunRequest, TextBlock
 from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SANDBOX_DATA_PLANE
 from proxy.storage import Store
@@ -32,7 +32,7 @@ def request(seconds: float = 0.0) -> RunRequest:
     return RunRequest(
         data_plane_id=SANDBOX_DATA_PLANE,
         model=MODEL,
-        messages=(Message(role="user", content=(TextBlock(text=text),)),),
+        messages=(RunMessage(role="user", content=(TextBlock(text=text),)),),
         inference_config=InferenceConfig(output_format_schema=schema),
         tags=(f"rid:{uuid.uuid4()}",),
     )

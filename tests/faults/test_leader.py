@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from proxy.backends.narrative.client import Call, NarrativeClient
-from proxy.backends.narrative.events import Ended, UpstreamCalled
+from proxy.backends.narrative.events import JobEnded, UpstreamCalled
 from proxy.backends.narrative.failures import failed
 from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SandboxOptions
@@ -68,12 +68,12 @@ class Replica:
         return Counter(call.operation for call in calls if call.operation != "submit")
 
     def noticed_by(self, source: str) -> int:
-        return sum(isinstance(event, Ended) and event.source == source for event in self.engine.events)
+        return sum(isinstance(event, JobEnded) and event.source == source for event in self.engine.events)
 
     @property
     def took(self) -> list[float]:
         """Seconds from each job's submission to the notice of its end."""
-        return [event.seconds for event in self.engine.events if isinstance(event, Ended)]
+        return [event.seconds for event in self.engine.events if isinstance(event, JobEnded)]
 
     async def run(self, jobs: int, seconds: float) -> None:
         await asyncio.gather(*(self.engine.run(seconds) for _ in range(jobs)))

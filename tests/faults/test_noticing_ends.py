@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.narrative.events import Abandoned, Ended, ReliabilityChanged, UpstreamCalled
+from proxy.backends.narrative.events import Abandoned, JobEnded, ReliabilityChanged, UpstreamCalled
 from proxy.backends.narrative.polling import WatchedJob
 from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SandboxOptions
@@ -23,7 +23,7 @@ LATE = 15.0
 
 
 def sources(events: list[Any]) -> set[str]:
-    return {event.source for event in events if isinstance(event, Ended)}
+    return {event.source for event in events if isinstance(event, JobEnded)}
 
 
 async def test_many_jobs_are_noticed_by_the_lists() -> None:
@@ -87,7 +87,7 @@ async def test_a_job_that_ended_before_the_answer_to_its_submission_came_is_noti
             await until(lambda: running.jobs.in_flight == len(others))
             narrative.meddler.delays["run"] = 1.0
             await running.run()
-            [ended] = [event for event in running.events if isinstance(event, Ended)]
+            [ended] = [event for event in running.events if isinstance(event, JobEnded)]
             assert ended.seconds < LATE
             for other in others:
                 other.cancel()

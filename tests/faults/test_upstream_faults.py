@@ -7,7 +7,7 @@ import pytest
 
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.failures import MAX_WORDS, refusal_of
-from proxy.backends.narrative.types import InferenceConfig, Message, RunRequest, TextBlock
+from proxy.backends.narrative.types import InferenceConfig, RunMessage, RunRequest, TextBlock
 from proxy.errors import InvalidRequest, ModelNotFound, PermissionDenied, RateLimited, UpstreamError
 from tests.faults.raw_upstream import RawUpstream, Reply, answer, garbage, hang_up, raw_upstream, reset, silence
 from tests.waiting import until
@@ -23,7 +23,7 @@ def request() -> RunRequest:
     return RunRequest(
         data_plane_id="plane",
         model="anthropic.claude-haiku-4.5",
-        messages=(Message(role="user", content=(TextBlock(text="hello"),)),),
+        messages=(RunMessage(role="user", content=(TextBlock(text="hello"),)),),
         inference_config=InferenceConfig(output_format_schema={"type": "object", "default": None}),
         tags=("rid:1",),
     )

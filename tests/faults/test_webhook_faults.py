@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.backends.narrative.events import Ended, ReliabilityChanged, UpstreamCalled
+from proxy.backends.narrative.events import JobEnded, ReliabilityChanged, UpstreamCalled
 from proxy.backends.narrative.webhooks import Receipt, WebhookOptions, Webhooks
 from proxy.sandbox import RunningSandbox, SandboxOptions, serve_sandbox
 from proxy.storage import Store, open_storage
@@ -68,7 +68,7 @@ async def subscribed(
 
 
 def sources(running: Engine) -> list[str]:
-    return [event.source for event in running.events if isinstance(event, Ended)]
+    return [event.source for event in running.events if isinstance(event, JobEnded)]
 
 
 def reads(running: Engine) -> int:
@@ -159,7 +159,7 @@ async def test_forged_deliveries_change_nothing() -> None:
             ({"authorization": "Bearer gü\xdfss"}, "\u2603"),
         ]:
             assert inbox.hooks.deliver(headers, token, body) is Receipt.FORGED
-        assert running.count(Ended) == 0
+        assert running.count(JobEnded) == 0
 
 
 def forged(job_id: str) -> dict[str, Any]:
@@ -180,7 +180,7 @@ async def test_deliveries_for_other_parties_jobs_are_taken_and_forgotten() -> No
         await running.client.run_model_inference(request(0.0))
         await until(lambda: inbox.receipts)
         assert set(inbox.receipts) == {Receipt.ACCEPTED}
-        assert running.count(Ended) == 0
+        assert running.count(JobEnded) == 0
 
 
 async def test_webhooks_that_prove_themselves_replace_reads_and_are_demoted_when_they_stop() -> None:

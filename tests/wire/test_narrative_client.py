@@ -10,7 +10,7 @@ from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.failures import refusal_of
 from proxy.backends.narrative.types import (
     InferenceConfig,
-    Message,
+    RunMessage,
     RunRequest,
     TextBlock,
     WebhookRequest,
@@ -33,7 +33,7 @@ def request(**directive: object) -> RunRequest:
     return RunRequest(
         data_plane_id=SANDBOX_DATA_PLANE,
         model="anthropic.claude-haiku-4.5",
-        messages=(Message(role="user", content=(TextBlock(text=f"How warm is it? {script(**directive)}"),)),),
+        messages=(RunMessage(role="user", content=(TextBlock(text=f"How warm is it? {script(**directive)}"),)),),
         inference_config=InferenceConfig(output_format_schema=schema),
         tags=(f"rid:{uuid.uuid4()}",),
     )

@@ -41,7 +41,7 @@ class Resubmitted(NamedTuple):
     sure: bool
 
 
-class Ended(NamedTuple):
+class JobEnded(NamedTuple):
     """The end of a job was noticed.
 
     Args:
@@ -84,7 +84,7 @@ class ReliabilityChanged(NamedTuple):
 
 
 Event = (
-    UpstreamCalled | Retried | Queued | Submitted | Resubmitted | Ended | Abandoned | Refused | Unreadable
+    UpstreamCalled | Retried | Queued | Submitted | Resubmitted | JobEnded | Abandoned | Refused | Unreadable
     | ReliabilityChanged
 )  # fmt: skip
 Observer = Callable[[Event], None]

@@ -82,7 +82,7 @@ class Prepared:
     """
 
     model: str
-    messages: tuple[wire.Message, ...]
+    messages: tuple[wire.RunMessage, ...]
     config: wire.InferenceConfig
     expected: OutputFormat
     form: Form
@@ -116,8 +116,8 @@ class Prepared:
         wrong = "\n".join(f"- {_as_sent(error, self.expected)}" for error in errors[:MAX_ERRORS])
         complaint = f"That output cannot be used:\n{wrong}\nGive the whole output again, corrected. Do not mention this correction."
         turns = (
-            wire.Message(role="assistant", content=(wire.TextBlock(text=dump_json(output)[:_MAX_ECHO]),)),
-            wire.Message(role="user", content=(wire.TextBlock(text=complaint),)),
+            wire.RunMessage(role="assistant", content=(wire.TextBlock(text=dump_json(output)[:_MAX_ECHO]),)),
+            wire.RunMessage(role="user", content=(wire.TextBlock(text=complaint),)),
         )
         return replace(self, messages=(*self.messages, *turns))
 
@@ -258,7 +258,7 @@ def _bounded(compiled: CompiledSchema, card: ModelCard) -> CompiledSchema:
 
 def _messages(
     conversation: Conversation, instructions: str, aliases: Mapping[str, Mapping[str, str]], budget: Budget
-) -> tuple[wire.Message, ...]:
+) -> tuple[wire.RunMessage, ...]:
     """The system text, with the instructions at its end, and the turns.
 
     Args:
@@ -266,14 +266,14 @@ def _messages(
     """
     messages = []
     if system := tuple([wire.TextBlock(text=text) for text in (conversation.system, instructions) if text]):
-        messages.append(wire.Message(role="system", content=system))
+        messages.append(wire.RunMessage(role="system", content=system))
     for turn in conversation.turns:
         budget.spend(0)  # raises when the request was abandoned
         messages.append(_message(turn, aliases))
     return tuple(messages)
 
 
-def _message(turn: Turn, aliases: Mapping[str, Mapping[str, str]]) -> wire.Message:
+def _message(turn: Turn, aliases: Mapping[str, Mapping[str, str]]) -> wire.RunMessage:
     """A turn in Narrative's blocks."""
     blocks: list[wire.Block] = []
     for block in turn.content:
@@ -289,7 +289,7 @@ def _message(turn: Turn, aliases: Mapping[str, Mapping[str, str]]) -> wire.Messa
                 blocks.append(wire.ToolResultBlock(tool_use_id=block.call_id or "", content=texts, is_error=is_error))
             case Text():
                 blocks.append(wire.TextBlock(text=block.text))
-    return wire.Message(role=turn.role, content=tuple(blocks))
+    return wire.RunMessage(role=turn.role, content=tuple(blocks))
 
 
 def _renamed(value: Any, aliases: Mapping[str, str], depth: int = 0) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from proxy.backends.narrative.types import TAG_PREFIX, Record, parse_json, record_of
+from proxy.backends.narrative.types import TAG_PREFIX, JobRecord, parse_json, record_of
 from proxy.storage import ALONE, Membership, Store
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class ListRead(msgspec.Struct):
 
     account: str
     state: str
-    records: list[Record]
+    records: list[JobRecord]
 
     @property
     def ids(self) -> frozenset[str]:
@@ -50,20 +50,20 @@ class ListRead(msgspec.Struct):
 _LIST_READ: Final = msgspec.json.Decoder(ListRead)
 
 
-def encode_read(account: str, state: str, records: Iterable[Record], known: Collection[str]) -> str:
+def encode_read(account: str, state: str, records: Iterable[JobRecord], known: Collection[str]) -> str:
     """A message about a read, after earlier ones showed the ids in `known`. Inputs are left out; of other applications' jobs, and of
     those shown before, all but id and state."""
     named = [record for record in records if record.name]
     body = msgspec.json.encode(ListRead(account, state, [_outline(record, known) for record in named]))
     if len(body) > _MOST_BYTES:
-        bare = [Record(job_id=record.name, state=record.state) for record in named]
+        bare = [JobRecord(job_id=record.name, state=record.state) for record in named]
         body = msgspec.json.encode(ListRead(account, state, bare))
     return body.decode("utf-8", "replace")
 
 
-def _outline(record: Record, known: Collection[str]) -> Record:
+def _outline(record: JobRecord, known: Collection[str]) -> JobRecord:
     if record.name in known or not any(tag.startswith(TAG_PREFIX) for tag in record.tags):
-        return Record(job_id=record.name, state=record.state)
+        return JobRecord(job_id=record.name, state=record.state)
     return msgspec.structs.replace(record, job_id=record.name, id=None, input=msgspec.Raw(b"null"))
 
 
@@ -110,7 +110,7 @@ class AccountRole:
             self.membership = ALONE
             await self._store.leave(self._name)
 
-    async def publish(self, state: str, records: Iterable[Record], known: Collection[str]) -> None:
+    async def publish(self, state: str, records: Iterable[JobRecord], known: Collection[str]) -> None:
         """Publish what a read of a list showed, after earlier ones showed `known`."""
         await self._store.publish(TOPIC, encode_read(self._account, state, records, known))
 
@@ -153,7 +153,7 @@ class Replicas:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def publish_end(self, record: Record) -> None:
+    def publish_end(self, record: JobRecord) -> None:
         """Publish an end that a webhook brought, soon."""
         if self._store.shared and not self._unsent.full():
             self._unsent.put_nowait(encode_read("", "", [record], ()))

@@ -29,7 +29,7 @@ import msgspec
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import Observer, Resubmitted, Submitted
 from proxy.backends.narrative.failures import DEFAULT_RETRY_AFTER, UNKNOWN_OUTCOME
-from proxy.backends.narrative.types import TAG_PREFIX, Job, Record, RunRequest, read_time
+from proxy.backends.narrative.types import TAG_PREFIX, Job, JobRecord, RunRequest, read_time
 from proxy.errors import Overloaded, ProxyError, UpstreamError
 from proxy.storage import Store
 
@@ -154,7 +154,7 @@ class Scan(NamedTuple):
     """What one reading of the list showed: jobs by their tags (the oldest, should Narrative have taken a submission twice), and whether
     a job that is not among them is surely not there."""
 
-    tagged: dict[str, Record | Job]
+    tagged: dict[str, JobRecord | Job]
     conclusive: bool
 
 
@@ -195,7 +195,7 @@ class TagLookup:
     async def _read(self, since: float, deadline: float) -> Scan:
         ahead = self._client.clock_ahead
         oldest = since - _SLACK_WITHOUT_DATE if ahead is None else since + ahead - _SLACK
-        tagged: dict[str, Record | Job] = {}
+        tagged: dict[str, JobRecord | Job] = {}
         opaque: set[str] = set()  # jobs of the time in question whose tags the list does not show
         covered = False
         for number in range(_MOST_PAGES):
@@ -225,7 +225,7 @@ class TagLookup:
         return Scan(tagged, covered and not opaque)
 
 
-def _older(record: Record, than: float) -> bool:
+def _older(record: JobRecord, than: float) -> bool:
     created = read_time(record.created_at)
     return created is not None and created.timestamp() < than
 

@@ -65,7 +65,7 @@ class ToolResultBlock(_Sent):
 Block = Annotated[TextBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
 
 
-class Message(_Sent):
+class RunMessage(_Sent):
     """One turn."""
 
     role: Literal["system", "user", "assistant"]
@@ -87,7 +87,7 @@ class RunRequest(_Sent):
 
     data_plane_id: str
     model: str
-    messages: tuple[Message, ...]
+    messages: tuple[RunMessage, ...]
     inference_config: InferenceConfig
     tags: tuple[str, ...] = ()
 
@@ -204,7 +204,7 @@ _FAILURE_FIELDS: Final = (
 )  # fmt: skip
 
 
-class Record(msgspec.Struct, omit_defaults=True):
+class JobRecord(msgspec.Struct, omit_defaults=True):
     """One job of an answer, hardly read. `input`, `result` and `failures` are JSON text."""
 
     job_id: Any = None
@@ -265,12 +265,12 @@ class _Tagged(msgspec.Struct):
 
 
 class _Page(msgspec.Struct):
-    records: list[Record]
+    records: list[JobRecord]
     total_records: Any = None
 
 
 _TAGS: Final = msgspec.json.Decoder(_Tagged)
-_RECORD: Final = msgspec.json.Decoder(Record)
+_RECORD: Final = msgspec.json.Decoder(JobRecord)
 _PAGE: Final = msgspec.json.Decoder(_Page)
 
 
@@ -284,7 +284,7 @@ class JobPage:
         size: bytes of the answer.
     """
 
-    records: tuple[Record, ...]
+    records: tuple[JobRecord, ...]
     total_records: int | None = None
     size: int = 0
 
@@ -307,7 +307,7 @@ def parse_page(body: bytes) -> JobPage:
     return JobPage(records, total if isinstance(total, int) else None, len(body))
 
 
-def parse_record(body: bytes) -> Record:
+def parse_record(body: bytes) -> JobRecord:
     """Raises ValueError when `body` is no JSON object. What msgspec refuses (half a surrogate pair, `NaN`) is read the slow way."""
     try:
         return _RECORD.decode(body)
@@ -318,11 +318,11 @@ def parse_record(body: bytes) -> Record:
         return record_of(found)
 
 
-def record_of(fields: Mapping[str, Any]) -> Record:
+def record_of(fields: Mapping[str, Any]) -> JobRecord:
     """A record of parsed JSON."""
     raw = {name: msgspec.Raw(json.dumps(fields[name]).encode()) for name in _RAW if fields.get(name) is not None}
-    plain = {name: fields[name] for name in Record.__struct_fields__ if name in fields and name not in _RAW}
-    return Record(**plain, **raw)
+    plain = {name: fields[name] for name in JobRecord.__struct_fields__ if name in fields and name not in _RAW}
+    return JobRecord(**plain, **raw)
 
 
 def parse_json(body: bytes | msgspec.Raw) -> Any:

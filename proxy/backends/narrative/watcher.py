@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import Ended, Observer, ReliabilityChanged, Unreadable
+from proxy.backends.narrative.events import JobEnded, Observer, ReliabilityChanged, Unreadable
 from proxy.backends.narrative.failures import UNREADABLE
 from proxy.backends.narrative.polling import ListCursor, ReadBudget, Reliability, Table, WatchedJob, next_polls
 from proxy.backends.narrative.replicas import AccountRole, ListRead, Replicas
-from proxy.backends.narrative.types import Job, JobState, Record
+from proxy.backends.narrative.types import Job, JobRecord, JobState
 from proxy.errors import Overloaded, PermissionDenied, ProxyError, RateLimited, UpstreamError
 from proxy.storage import Membership, Store
 
@@ -148,7 +148,7 @@ class AccountWatcher:
         elif self.has_webhooks:
             self.webhooks.owe(job.id, now)
         delay = None if ended is None else max(time.time() - ended.timestamp(), 0.0)
-        self._observe(Ended(job.id, job.model, found.state, source, seconds, delay))
+        self._observe(JobEnded(job.id, job.model, found.state, source, seconds, delay))
 
     # ------------------------------------------------------------ the loop
 
@@ -229,7 +229,7 @@ class AccountWatcher:
     async def _read_list(self, cursor: ListCursor) -> None:
         """Read what is new in a list, page by page, and publish it to the replicas that rely on it."""
         started, offset, known = self._loop.time(), 0, cursor.known
-        shown: list[Record] = []
+        shown: list[JobRecord] = []
         asked = cursor.first_page(started)
         try:
             while asked:
@@ -260,7 +260,7 @@ class AccountWatcher:
         if self.role.membership.leads_others:
             await self.role.publish(cursor.state, shown, known)
 
-    def _take_all(self, records: Iterable[Record]) -> None:
+    def _take_all(self, records: Iterable[JobRecord]) -> None:
         for record in records:
             if (job := self._table.jobs.get(record.name or "")) is not None:
                 self.take(job, record.job(), "list")
@@ -429,7 +429,7 @@ class Watcher:
         if watcher := self._accounts.get(client.account):
             watcher.has_webhooks = True
 
-    def deliver(self, record: Record) -> None:
+    def deliver(self, record: JobRecord) -> None:
         """A webhook says that a job ended, which is watched here, by other replicas that share the store, or by both.
 
         Args:
@@ -438,7 +438,7 @@ class Watcher:
         self._take(record)
         self._replicas.publish_end(record)
 
-    def _take(self, record: Record) -> None:
+    def _take(self, record: JobRecord) -> None:
         watched = self.jobs.get(record.name or "")
         if watched is not None and not watched.future.done():
             self._accounts[watched.account].take(watched, record.job(), "webhook")

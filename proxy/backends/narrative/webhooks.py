@@ -25,7 +25,7 @@ from yarl import URL
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.polling import STATES
-from proxy.backends.narrative.types import Record, Webhook, WebhookRequest, parse_json, parse_record
+from proxy.backends.narrative.types import JobRecord, Webhook, WebhookRequest, parse_json, parse_record
 from proxy.errors import ProxyError, UnknownUrl, UpstreamError
 from proxy.storage import MemoryStore, Store
 
@@ -235,7 +235,7 @@ async def take_delivery(request: Request) -> Response:
     return await webhooks.handle(request)
 
 
-def _parse_delivery(body: bytes) -> tuple[str | None, Record]:
+def _parse_delivery(body: bytes) -> tuple[str | None, JobRecord]:
     try:
         delivery = msgspec.json.decode(body, type=_Delivery)
         return delivery.id, parse_record(bytes(delivery.data))

@@ -7,7 +7,7 @@ import orjson
 from proxy.sandbox import SANDBOX_DATA_PLANE, JobStore, SandboxOptions
 from proxy.sandbox.factory import JobFactory
 from proxy.sandbox.jobs import SandboxJob
-from proxy.sandbox.submission import Turn
+from proxy.sandbox.submission import SandboxTurn
 
 CONTENT: dict[str, Any] = {
     "type": "object",
@@ -82,8 +82,8 @@ def results(text: str | None = None, **texts: str) -> dict[str, Any]:
     return {"role": "user", "content": [*blocks, *([{"type": "text", "text": text}] if text else [])]}
 
 
-def turns(*messages: dict[str, Any]) -> list[Turn]:
-    return [Turn.model_validate(message) for message in messages]
+def turns(*messages: dict[str, Any]) -> list[SandboxTurn]:
+    return [SandboxTurn.model_validate(message) for message in messages]
 
 
 def body(*messages: dict[str, Any], schema: dict[str, Any] = CONTENT, **more: Any) -> dict[str, Any]:

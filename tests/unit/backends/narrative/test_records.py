@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.types import Job, Record, parse_json, parse_page, parse_record, record_of
+from proxy.backends.narrative.types import Job, JobRecord, parse_json, parse_page, parse_record, record_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = (*Record.__struct_fields__, "unknown")
+FIELDS = (*JobRecord.__struct_fields__, "unknown")
 
 
 def job(**fields: Any) -> Job:

@@ -5,10 +5,10 @@ import pytest
 
 from proxy.backends.narrative import replicas
 from proxy.backends.narrative.replicas import ListRead, decode_read, encode_read
-from proxy.backends.narrative.types import Record, record_of
+from proxy.backends.narrative.types import JobRecord, record_of
 
 
-def record(job_id: str, output: Any = None, tags: Any = ("rid:1",)) -> Record:
+def record(job_id: str, output: Any = None, tags: Any = ("rid:1",)) -> JobRecord:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     return record_of(
         {
@@ -20,13 +20,13 @@ def record(job_id: str, output: Any = None, tags: Any = ("rid:1",)) -> Record:
     )
 
 
-def sent(records: list[Record], known: set[str] | None = None) -> ListRead:
+def sent(records: list[JobRecord], known: set[str] | None = None) -> ListRead:
     read = decode_read(encode_read("account", "completed", records, known or set()))
     assert read is not None
     return read
 
 
-def has_result(shown: Record) -> bool:
+def has_result(shown: JobRecord) -> bool:
     job = shown.job()
     return job is not None and job.result is not None
 
@@ -66,7 +66,7 @@ def test_too_much_is_sent_without_results(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_records_without_an_id_are_not_sent() -> None:
-    assert sent([Record(), record_of({"job_id": 5}), record("job-1")]).ids == {"job-1"}
+    assert sent([JobRecord(), record_of({"job_id": 5}), record("job-1")]).ids == {"job-1"}
 
 
 @pytest.mark.parametrize(

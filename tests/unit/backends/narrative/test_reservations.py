@@ -8,7 +8,7 @@ import pytest
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.jobs import Jobs, JobsOptions
 from proxy.backends.narrative.submit import Submission, SubmissionRecord, SubmitOptions
-from proxy.backends.narrative.types import InferenceConfig, Job, Message, RunRequest, TextBlock
+from proxy.backends.narrative.types import InferenceConfig, Job, RunMessage, RunRequest, TextBlock
 from proxy.errors import IdempotencyConflict, RateLimited, UpstreamError
 from proxy.storage import MemoryStore
 from tests.waiting import until
@@ -78,7 +78,7 @@ def request(form: str, tag: str) -> RunRequest:
     return RunRequest(
         data_plane_id="plane",
         model=f"in form {form}",
-        messages=(Message(role="user", content=(TextBlock(text="hi"),)),),
+        messages=(RunMessage(role="user", content=(TextBlock(text="hi"),)),),
         inference_config=InferenceConfig(output_format_schema={}),
         tags=(f"rid:{tag}",),
     )

@@ -19,7 +19,7 @@ from proxy.backends.narrative.submit import (
     Submitter,
     TagLookup,
 )
-from proxy.backends.narrative.types import InferenceConfig, Job, JobPage, Message, RunRequest, TextBlock, record_of
+from proxy.backends.narrative.types import InferenceConfig, Job, JobPage, RunMessage, RunRequest, TextBlock, record_of
 from proxy.errors import Overloaded, UpstreamError
 from proxy.storage import MemoryStore
 
@@ -53,7 +53,7 @@ def request(*tags: str) -> RunRequest:
     return RunRequest(
         data_plane_id="plane",
         model="model",
-        messages=(Message(role="user", content=(TextBlock(text="hi"),)),),
+        messages=(RunMessage(role="user", content=(TextBlock(text="hi"),)),),
         inference_config=InferenceConfig(output_format_schema={}),
         tags=tags,
     )
