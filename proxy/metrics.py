@@ -34,11 +34,11 @@ class Metrics:
         self._stages = _histogram("stage", stages, "stage", (*_SHORT[:6], *_LONG[1:]))
         self._jobs = _counter("jobs", "Jobs that ended, by how.", "model", "state")
         self._submitted = _counter("jobs_submitted", "Jobs submitted.", "model")
-        self._news = _counter("news", "Ends of jobs, by who noticed first.", "source")
+        self._ends_noticed = _counter("ends_noticed", "Ends of jobs, by who noticed first.", "source")
         delay = "From the end of a job, by Narrative's clock, to our notice of it."
-        self._delay = _histogram("news_delay", delay, "source", _SHORT)
+        self._delay = _histogram("end_notice", delay, "source", _SHORT)
         self._trusted = Gauge(
-            "proxy_news_source_reliable",
+            "proxy_end_source_reliable",
             "Whether a source shows the ends that others noticed first.",
             ("source",),
             registry=self.registry,
@@ -78,7 +78,7 @@ class Metrics:
                 self._resubmitted.inc()
             case events.JobEnded(model=model, state=state, source=source, delay=delay):
                 self._jobs.labels(model or "unknown", state).inc()
-                self._news.labels(source).inc()
+                self._ends_noticed.labels(source).inc()
                 if delay is not None:
                     self._delay.labels(source).observe(delay)
             case events.Unreadable():

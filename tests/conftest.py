@@ -35,7 +35,7 @@ configure_logging("json", "error")
 collect_ignore = ["browser"]
 
 
-class House:
+class Deployment:
     """A proxy and the sandbox it runs on.
 
     Attributes:
@@ -78,10 +78,10 @@ class House:
 
 
 @pytest.fixture(scope="session")
-def house() -> Iterator[House]:
+def deployment() -> Iterator[Deployment]:
     """One for all tests that do not mind company."""
     with ExitStack() as stack:
-        yield House(stack, {}, {})
+        yield Deployment(stack, {}, {})
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def unbounded(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def make_house() -> Iterator[Any]:
-    """Makes houses with settings of their own: `make_house({"PROXY_…": …}, running_s=…)`."""
+def make_deployment() -> Iterator[Any]:
+    """Starts deployments with settings of their own: `make_deployment({"PROXY_…": …}, running_s=…)`."""
     with ExitStack() as stack:
-        yield lambda environ=None, **options: House(stack, environ or {}, options)
+        yield lambda environ=None, **options: Deployment(stack, environ or {}, options)

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.browser.chromium import ARGUMENTS, find_chromium
-from tests.conftest import House
+from tests.conftest import Deployment
 
 expect.set_options(timeout=15_000)
 
@@ -24,11 +24,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def open_house() -> Iterator[House]:
+def open_deployment() -> Iterator[Deployment]:
     """One that needs no key, as `make run` gives."""
     with ExitStack() as stack:
         # A failed request is sent again here within seconds, and its job is to be a new one.
-        yield House(stack, {"PROXY_API_KEYS": "", "PROXY_STATE__REPLAY_FAILURES_S": "0"}, {})
+        yield Deployment(stack, {"PROXY_API_KEYS": "", "PROXY_STATE__REPLAY_FAILURES_S": "0"}, {})
 
 
 class Watched:
@@ -55,17 +55,17 @@ Opener = Callable[..., Page]
 
 
 @pytest.fixture
-def open_console(browser: Browser, open_house: House) -> Iterator[Opener]:
-    """Opens the console in a context of its own: `open_console(house, view="live", viewport=…)`."""
+def open_console(browser: Browser, open_deployment: Deployment) -> Iterator[Opener]:
+    """Opens the console in a context of its own: `open_console(deployment, view="live", viewport=…)`."""
     with ExitStack() as stack:
         watched = []
 
-        def open_(house: House = open_house, view: str = "", **options: Any) -> Page:
+        def open_(deployment: Deployment = open_deployment, view: str = "", **options: Any) -> Page:
             context = stack.enter_context(browser.new_context(**options))
-            context.grant_permissions(["clipboard-read", "clipboard-write"], origin=house.url)
-            watched.append(Watched(context, house.url))
+            context.grant_permissions(["clipboard-read", "clipboard-write"], origin=deployment.url)
+            watched.append(Watched(context, deployment.url))
             page = context.new_page()
-            page.goto(f"{house.url}/console/{view and '#' + view}")
+            page.goto(f"{deployment.url}/console/{view and '#' + view}")
             return page
 
         yield open_

@@ -12,7 +12,7 @@ from playwright._impl._driver import compute_driver_executable
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import Opener, last_turn, say, settle
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.scripts import script
 
 PHONE = {"width": 390, "height": 844}
@@ -21,8 +21,10 @@ PHONE = {"width": 390, "height": 844}
 # ---------------------------------------------------------------- keys
 
 
-def test_a_key_is_asked_for_when_the_server_wants_one_and_stays_in_the_tab(house: House, open_console: Opener) -> None:
-    page = open_console(house)
+def test_a_key_is_asked_for_when_the_server_wants_one_and_stays_in_the_tab(
+    deployment: Deployment, open_console: Opener
+) -> None:
+    page = open_console(deployment)
     dialog = page.get_by_role("dialog", name="API key")
     expect(dialog).to_contain_text("No API key provided")
     expect(dialog.get_by_label("Key", exact=True)).to_be_focused()
@@ -40,12 +42,12 @@ def test_a_key_is_asked_for_when_the_server_wants_one_and_stays_in_the_tab(house
     expect(page.get_by_label("Model", exact=True)).to_have_value("claude-4-5-haiku")
     expect(dialog).to_be_hidden()
     other = page.context.new_page()
-    other.goto(f"{house.url}/console/")
+    other.goto(f"{deployment.url}/console/")
     expect(other.get_by_role("dialog", name="API key")).to_be_visible()
 
 
-def test_without_a_key_nothing_is_sent(house: House, open_console: Opener) -> None:
-    page = open_console(house)
+def test_without_a_key_nothing_is_sent(deployment: Deployment, open_console: Opener) -> None:
+    page = open_console(deployment)
     page.get_by_role("button", name="Cancel").click()
     page.get_by_label("Message", exact=True).fill("Hi")
     page.get_by_role("button", name="Send", exact=True).click()
@@ -68,8 +70,8 @@ def test_a_message_sent_before_the_models_are_listed_waits_for_them(open_console
     expect(page.locator(".turn")).to_have_count(2)
 
 
-def test_a_key_can_be_taken_away(house: House, open_console: Opener) -> None:
-    page = open_console(house)
+def test_a_key_can_be_taken_away(deployment: Deployment, open_console: Opener) -> None:
+    page = open_console(deployment)
     page.get_by_label("Key", exact=True).fill("test-key")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Key set").click()
@@ -79,9 +81,9 @@ def test_a_key_can_be_taken_away(house: House, open_console: Opener) -> None:
     assert page.evaluate("sessionStorage.length") == 0
 
 
-def test_a_narrative_tokens_data_plane_goes_with_it(make_house: Any, open_console: Opener) -> None:
-    house = make_house({"NARRATIVE_API_KEY": "", "PROXY_API_KEYS": "", "NARRATIVE_DATA_PLANE_ID": ""})
-    page = open_console(house)
+def test_a_narrative_tokens_data_plane_goes_with_it(make_deployment: Any, open_console: Opener) -> None:
+    deployment = make_deployment({"NARRATIVE_API_KEY": "", "PROXY_API_KEYS": "", "NARRATIVE_DATA_PLANE_ID": ""})
+    page = open_console(deployment)
     plane = "11111111-2222-4333-8444-555555555555"
     page.get_by_label("Key", exact=True).fill("my-token")
     page.get_by_label("Data plane").fill(plane)
@@ -89,7 +91,7 @@ def test_a_narrative_tokens_data_plane_goes_with_it(make_house: Any, open_consol
     expect(page.get_by_label("Model", exact=True)).to_have_value("claude-4-5-haiku")
     say(page, script(text="Mine."))
     expect(last_turn(page).locator(".said")).to_have_text("Mine.")
-    assert house.submissions()[-1]["data_plane_id"] == plane
+    assert deployment.submissions()[-1]["data_plane_id"] == plane
 
 
 # ---------------------------------------------------------------- keyboard, phones, colours
@@ -169,8 +171,10 @@ def test_colours_follow_the_system_until_they_are_chosen(open_console: Opener) -
 # ---------------------------------------------------------------- live
 
 
-def test_live_draws_the_metrics_and_lists_requests_without_content(open_house: House, open_console: Opener) -> None:
-    open_house.chat({"messages": [{"role": "user", "content": "quokka"}]})
+def test_live_draws_the_metrics_and_lists_requests_without_content(
+    open_deployment: Deployment, open_console: Opener
+) -> None:
+    open_deployment.chat({"messages": [{"role": "user", "content": "quokka"}]})
     page = open_console(view="live")
     expect(page.locator("#charts figcaption")).to_have_text(
         [
@@ -189,8 +193,8 @@ def test_live_draws_the_metrics_and_lists_requests_without_content(open_house: H
     expect(page.locator("#live")).not_to_contain_text("quokka")
 
 
-def test_limits_are_shown_as_the_last_answer_named_them(make_house: Any, open_console: Opener) -> None:
-    page = open_console(make_house({"PROXY_API_KEYS": "", "PROXY_ACCESS__REQUESTS_PER_MINUTE": "40"}))
+def test_limits_are_shown_as_the_last_answer_named_them(make_deployment: Any, open_console: Opener) -> None:
+    page = open_console(make_deployment({"PROXY_API_KEYS": "", "PROXY_ACCESS__REQUESTS_PER_MINUTE": "40"}))
     say(page, "Hi")
     page.get_by_role("link", name="Live").click()
     expect(page.locator(".limits")).to_contain_text("requests: 1 of 40 a minute")
@@ -203,9 +207,9 @@ proxy_requests_total{model="m",route="/chat/completions",status="200"} ${6 * n}
 proxy_requests_total{model="m",route="/chat/completions",status="502"} ${2 * n}
 proxy_requests_total{model="m",route="/chat/completions",status="499"} ${n}
 proxy_requests_total{model="none",route="/console",status="404"} ${100 * n}
-proxy_news_delay_seconds_bucket{le="0.1",source="feed"} ${5 * n}
-proxy_news_delay_seconds_bucket{le="0.2",source="feed"} ${10 * n}
-proxy_news_delay_seconds_bucket{le="+Inf",source="feed"} ${10 * n}
+proxy_end_notice_seconds_bucket{le="0.1",source="feed"} ${5 * n}
+proxy_end_notice_seconds_bucket{le="0.2",source="feed"} ${10 * n}
+proxy_end_notice_seconds_bucket{le="+Inf",source="feed"} ${10 * n}
 proxy_jobs_in_flight 3.0`;
     const [one, two] = [sampleOf(text(1), 0), sampleOf(text(3), 10_000)];
     return [two.jobs, rate(one, two, "requests"), rate(one, two, "errors"), rate(two, one, "errors"),
@@ -248,19 +252,19 @@ def run(command: list[str], **options: Any) -> str:
     ).stdout
 
 
-def last_two_agree(house: House) -> bool:
-    one, other = ({**body, "tags": None} for body in house.submissions()[-2:])
+def last_two_agree(deployment: Deployment) -> bool:
+    one, other = ({**body, "tags": None} for body in deployment.submissions()[-2:])
     return one == other
 
 
-def test_the_curl_snippet_sends_the_same_request(open_house: House, sent: Page) -> None:
+def test_the_curl_snippet_sends_the_same_request(open_deployment: Deployment, sent: Page) -> None:
     assert "sandbox" in run(["sh", "-c", copied(sent, "curl")])
-    assert last_two_agree(open_house)
+    assert last_two_agree(open_deployment)
 
 
-def test_the_python_snippet_sends_the_same_request(open_house: House, sent: Page) -> None:
+def test_the_python_snippet_sends_the_same_request(open_deployment: Deployment, sent: Page) -> None:
     assert "Said by the sandbox." in run([sys.executable, "-c", copied(sent, "Python")])
-    assert last_two_agree(open_house)
+    assert last_two_agree(open_deployment)
 
 
 STAND_IN = """export default class {
@@ -274,7 +278,9 @@ STAND_IN = """export default class {
 }"""
 
 
-def test_the_node_snippet_hands_the_same_request_to_the_library(open_house: House, sent: Page, tmp_path: Path) -> None:
+def test_the_node_snippet_hands_the_same_request_to_the_library(
+    open_deployment: Deployment, sent: Page, tmp_path: Path
+) -> None:
     library = tmp_path / "node_modules/openai"
     library.mkdir(parents=True)
     (library / "package.json").write_text('{"type": "module", "exports": "./index.js"}')
@@ -282,6 +288,6 @@ def test_the_node_snippet_hands_the_same_request_to_the_library(open_house: Hous
     (tmp_path / "snippet.mjs").write_text(copied(sent, "Node"), "utf-8")
     node = compute_driver_executable()[0]
     handed = json.loads(run([node, "snippet.mjs"], cwd=tmp_path).split("\n")[0])
-    assert handed["options"] == {"baseURL": f"{open_house.url}/v1", "apiKey": "any-key"}
+    assert handed["options"] == {"baseURL": f"{open_deployment.url}/v1", "apiKey": "any-key"}
     sent.locator("#wire-toggle").click()
     assert handed["request"] == json.loads(sent.locator("#wire-request").text_content() or "")

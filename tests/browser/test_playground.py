@@ -7,7 +7,7 @@ from typing import Any
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Opener, last_turn, say, settle
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.scripts import script
 
 TEXT = "Once there was a **very** long tale. " * 12
@@ -21,14 +21,14 @@ def test_a_message_is_sent_and_its_answer_comes_with_usage_finish_and_time(page:
     expect(page.get_by_role("status").filter(has_text="The answer is complete")).to_have_count(1)
 
 
-def test_the_stream_is_seen_as_it_comes(open_house: House, page: Page) -> None:
+def test_the_stream_is_seen_as_it_comes(open_deployment: Deployment, page: Page) -> None:
     page.get_by_label("Message", exact=True).fill(script(state="running", text=TEXT))
     page.get_by_role("button", name="Send", exact=True).click()
     expect(last_turn(page)).to_have_attribute("aria-busy", "true")
     expect(last_turn(page).locator(".waiting")).to_be_visible()
     page.locator("#wire-toggle").click()
     expect(page.locator("#wire-chunks")).to_contain_text('"role":"assistant"')
-    store = open_house.sandbox.state.store
+    store = open_deployment.sandbox.state.store
     store.finish(list(store.jobs())[-1].id, "completed")
     settle(page)
     expect(last_turn(page).locator(".said")).to_have_text(TEXT.replace("**", "").strip())
@@ -122,7 +122,7 @@ def test_every_setting_reaches_the_request(page: Page) -> None:
     }
 
 
-def test_request_job_and_chunks_stand_side_by_side(open_house: House, page: Page) -> None:
+def test_request_job_and_chunks_stand_side_by_side(open_deployment: Deployment, page: Page) -> None:
     say(page, "Hi")
     page.locator("#wire-toggle").click()
     expect(page.locator("#wire-job")).to_contain_text("POST /model-inference/run")
@@ -162,8 +162,8 @@ def test_a_job_that_fails_within_the_stream_is_shown_and_can_be_sent_again(page:
     expect(last_turn(page).locator(".said")).to_have_text("Better.")
 
 
-def test_tools_that_are_no_json_are_pointed_out_and_nothing_is_sent(open_house: House, page: Page) -> None:
-    before = open_house.jobs_submitted()
+def test_tools_that_are_no_json_are_pointed_out_and_nothing_is_sent(open_deployment: Deployment, page: Page) -> None:
+    before = open_deployment.jobs_submitted()
     page.get_by_label(re.compile("^Tools")).fill("[{]")
     expect(page.locator("#tools-note")).to_contain_text("Not JSON")
     page.get_by_label("Message", exact=True).fill("Hi")
@@ -171,7 +171,7 @@ def test_tools_that_are_no_json_are_pointed_out_and_nothing_is_sent(open_house: 
     expect(page.get_by_role("alert")).to_contain_text("Not JSON")
     expect(page.get_by_label(re.compile("^Tools"))).to_be_focused()
     expect(page.get_by_label("Message", exact=True)).to_have_value("Hi")
-    assert open_house.jobs_submitted() == before
+    assert open_deployment.jobs_submitted() == before
 
 
 def test_a_new_conversation_forgets_the_old_one(page: Page) -> None:

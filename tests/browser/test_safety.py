@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.conftest import last_turn, say
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.scripts import script
 
 HTML = [
@@ -111,9 +111,9 @@ BLOCKED = """() => new Promise((resolve) => {
 })"""
 
 
-def test_the_policy_holds_in_this_browser(browser: Browser, open_house: House) -> None:
+def test_the_policy_holds_in_this_browser(browser: Browser, open_deployment: Deployment) -> None:
     """Without it, the tests above would prove less than they seem to."""
     with browser.new_context() as context:
         page = context.new_page()
-        page.goto(f"{open_house.url}/console/")
+        page.goto(f"{open_deployment.url}/console/")
         assert page.evaluate(BLOCKED) == "img-src"

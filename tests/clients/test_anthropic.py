@@ -11,7 +11,7 @@ import pytest
 from elasticsearch import ApiError, BadRequestError, Elasticsearch
 from openai import OpenAI
 
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.folding import assert_completion_is_openais, fold
 from tests.messages_api import KEY, MODEL, directive, messages_api
 from tests.serving import serve
@@ -28,15 +28,15 @@ CALL: Any = {"name": "get_weather", "input": {"city": "Ulm"}}
 
 
 class Service:
-    """A house whose endpoint `claude` is on a Messages API."""
+    """A deployment whose endpoint `claude` is on a Messages API."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.api = messages_api()
         environ = {"ANTHROPIC_BASE_URL": stack.enter_context(serve(self.api)), "PROXY_ANTHROPIC__MAX_RETRIES": "0"}
-        self.house = House(stack, {**environ, "PROXY_ACCESS__WAIT_S": "0"}, {})
-        self.elastic = stack.enter_context(Elasticsearch(self.house.url, api_key="test-key", max_retries=0))
+        self.deployment = Deployment(stack, {**environ, "PROXY_ACCESS__WAIT_S": "0"}, {})
+        self.elastic = stack.enter_context(Elasticsearch(self.deployment.url, api_key="test-key", max_retries=0))
         self.put("claude")
-        self.openai = OpenAI(base_url=f"{self.house.url}/v1", api_key="test-key", max_retries=0)
+        self.openai = OpenAI(base_url=f"{self.deployment.url}/v1", api_key="test-key", max_retries=0)
 
     def put(self, name: str, **settings: Any) -> Any:
         service_settings = {
@@ -141,11 +141,11 @@ def test_key_and_model_are_tried_before_anything_is_stored(
     assert "refused" not in str(service.elastic.inference.get().body)
 
 
-def test_a_service_that_is_away_does_not_make_a_key_wrong(make_house: Any) -> None:
-    house = make_house({"ANTHROPIC_BASE_URL": "http://127.0.0.1:1", "PROXY_ANTHROPIC__MAX_RETRIES": "0"})
+def test_a_service_that_is_away_does_not_make_a_key_wrong(make_deployment: Any) -> None:
+    deployment = make_deployment({"ANTHROPIC_BASE_URL": "http://127.0.0.1:1", "PROXY_ANTHROPIC__MAX_RETRIES": "0"})
     settings = {"api_key": KEY, "model_id": MODEL}
     config = {"service": "anthropic", "service_settings": settings, "task_settings": {"max_tokens": 9}}
-    answer = house.http.put("/_inference/completion/claude", json=config)
+    answer = deployment.http.put("/_inference/completion/claude", json=config)
     assert answer.status_code == 502
     assert answer.headers["retry-after"]
 
@@ -266,7 +266,7 @@ def test_thinking_is_native_and_shown_to_whoever_asked_for_it(service: Service) 
 
 
 def raw(service: Service, **body: Any) -> httpx.Response:
-    return service.house.chat({"model": "claude", "messages": [{"role": "user", "content": "hi"}], **body})
+    return service.deployment.chat({"model": "claude", "messages": [{"role": "user", "content": "hi"}], **body})
 
 
 def test_what_thinking_forbids_is_changed_and_told(service: Service) -> None:
@@ -405,26 +405,26 @@ def test_while_anthropic_is_down_the_fallback_answers_and_is_named(service: Serv
     service.put("with_fallback", fallback="claude-4-5-haiku")
     down = {"model": "with_fallback", "messages": [{"role": "user", "content": directive(status=529)}]}
     for stream in (False, True):
-        answer = service.house.chat({**down, "stream": stream})
+        answer = service.deployment.chat({**down, "stream": stream})
         assert answer.status_code == 200
         assert answer.headers["x-proxy-served-by"] == "claude-4-5-haiku"
         assert answer.headers["x-narrative-job-id"]
         assert '"model":"with_fallback"' in answer.text
     up = {"model": "with_fallback", "messages": [{"role": "user", "content": "hi"}]}
-    assert "x-proxy-served-by" not in service.house.chat(up).headers
+    assert "x-proxy-served-by" not in service.deployment.chat(up).headers
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429])
 def test_a_4xx_is_no_reason_to_fall_back(service: Service, status: int) -> None:
     if not any(each["inference_id"] == "careful" for each in service.elastic.inference.get()["endpoints"]):
         service.put("careful", fallback="claude-4-5-haiku")
-    before = service.house.jobs_submitted()
-    answer = service.house.chat(
+    before = service.deployment.jobs_submitted()
+    answer = service.deployment.chat(
         {"model": "careful", "messages": [{"role": "user", "content": directive(status=status)}]}
     )
     assert answer.status_code in (status, 502)
     assert "x-proxy-served-by" not in answer.headers
-    assert service.house.jobs_submitted() == before
+    assert service.deployment.jobs_submitted() == before
 
 
 def test_fallbacks_that_point_at_each_other_end(service: Service) -> None:
@@ -432,6 +432,8 @@ def test_fallbacks_that_point_at_each_other_end(service: Service) -> None:
     service.put("ping", fallback="pong")
     service.elastic.inference.delete(inference_id="pong")
     service.put("pong", fallback="ping")
-    answer = service.house.chat({"model": "ping", "messages": [{"role": "user", "content": directive(status=529)}]})
+    answer = service.deployment.chat(
+        {"model": "ping", "messages": [{"role": "user", "content": directive(status=529)}]}
+    )
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "anthropic_unavailable"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from elasticsearch import ApiError, AuthenticationException, BadRequestError, Elasticsearch, NotFoundError
 
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.scripts import script
 
 CONFIG: dict[str, Any] = {
@@ -18,8 +18,8 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.fixture
-def client(house: House) -> Iterator[Elasticsearch]:
-    with Elasticsearch(house.url, api_key="test-key") as client:
+def client(deployment: Deployment) -> Iterator[Elasticsearch]:
+    with Elasticsearch(deployment.url, api_key="test-key") as client:
         client.inference.put(task_type="completion", inference_id="made", inference_config=CONFIG)
         yield client
         client.inference.delete(inference_id="made")
@@ -79,13 +79,13 @@ def test_chat_completion_streamed(client: Elasticsearch) -> None:
     "credentials",
     [{"api_key": ("an-id", "test-key")}, {"basic_auth": ("elastic", "test-key")}, {"bearer_auth": "test-key"}],
 )
-def test_every_way_to_authenticate(house: House, credentials: dict[str, Any]) -> None:
-    with Elasticsearch(house.url, **credentials) as client:
+def test_every_way_to_authenticate(deployment: Deployment, credentials: dict[str, Any]) -> None:
+    with Elasticsearch(deployment.url, **credentials) as client:
         assert "endpoints" in client.inference.get().body
 
 
-def test_errors_are_the_clients_own(client: Elasticsearch, house: House) -> None:
-    with Elasticsearch(house.url, api_key="wrong") as stranger, pytest.raises(AuthenticationException):
+def test_errors_are_the_clients_own(client: Elasticsearch, deployment: Deployment) -> None:
+    with Elasticsearch(deployment.url, api_key="wrong") as stranger, pytest.raises(AuthenticationException):
         stranger.inference.get()
     with pytest.raises(BadRequestError) as caught:
         client.inference.put(task_type="completion", inference_id="bad", inference_config={"service": "none"})
@@ -94,9 +94,9 @@ def test_errors_are_the_clients_own(client: Elasticsearch, house: House) -> None
         client.inference.completion(inference_id="absent", input="hi")
 
 
-def test_a_failed_job_is_not_repeated_by_the_client(client: Elasticsearch, house: House) -> None:
-    before = house.jobs_submitted()
+def test_a_failed_job_is_not_repeated_by_the_client(client: Elasticsearch, deployment: Deployment) -> None:
+    before = deployment.jobs_submitted()
     with pytest.raises(ApiError) as caught:
         client.inference.completion(inference_id="made", input=script(fail="It broke"))
     assert caught.value.status_code == 500
-    assert house.jobs_submitted() == before + 1
+    assert deployment.jobs_submitted() == before + 1

@@ -8,7 +8,7 @@ import pytest
 from openai import OpenAI
 from pydantic import BaseModel
 
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.folding import assert_completion_is_openais, fold
 from tests.scripts import script
 
@@ -32,8 +32,8 @@ TIME: Any = {
 
 
 @pytest.fixture
-def client(house: House) -> OpenAI:
-    return OpenAI(base_url=f"{house.url}/v1", api_key="test-key", max_retries=0)
+def client(deployment: Deployment) -> OpenAI:
+    return OpenAI(base_url=f"{deployment.url}/v1", api_key="test-key", max_retries=0)
 
 
 def ask(client: OpenAI, text: str, **options: Any) -> Any:
@@ -264,9 +264,9 @@ def test_content_filter(client: OpenAI) -> None:
     assert (choice.finish_reason, choice.message.content or "") == ("content_filter", "")
 
 
-def test_a_wrong_key_is_an_authentication_error(house: House) -> None:
+def test_a_wrong_key_is_an_authentication_error(deployment: Deployment) -> None:
     with pytest.raises(openai.AuthenticationError) as caught:
-        ask(OpenAI(base_url=f"{house.url}/v1", api_key="wrong", max_retries=0), "hi")
+        ask(OpenAI(base_url=f"{deployment.url}/v1", api_key="wrong", max_retries=0), "hi")
     assert caught.value.code == "invalid_api_key"
 
 
@@ -280,13 +280,13 @@ def test_a_refusal_before_the_stream_begins_keeps_its_own_status(client: OpenAI)
         client.chat.completions.create(model="gpt-99", messages=[{"role": "user", "content": "hi"}], stream=True)
 
 
-def test_the_library_does_not_repeat_what_was_paid_for(house: House) -> None:
-    client = OpenAI(base_url=f"{house.url}/v1", api_key="test-key", max_retries=2)
-    before = house.jobs_submitted()
+def test_the_library_does_not_repeat_what_was_paid_for(deployment: Deployment) -> None:
+    client = OpenAI(base_url=f"{deployment.url}/v1", api_key="test-key", max_retries=2)
+    before = deployment.jobs_submitted()
     with pytest.raises(openai.APIStatusError) as caught:
         ask(client, script(fail="The GPU melted, and was paid for"))
     assert caught.value.status_code == 424
-    assert house.jobs_submitted() == before + 1
+    assert deployment.jobs_submitted() == before + 1
 
 
 def test_models(client: OpenAI) -> None:

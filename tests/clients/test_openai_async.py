@@ -9,7 +9,7 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.scripts import script
 from tests.waiting import until
 
@@ -17,8 +17,8 @@ MODEL = "claude-4-5-haiku"
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(base_url=f"{house.url}/v1", api_key="test-key") as client:
+async def client(deployment: Deployment) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="test-key") as client:
         yield client
 
 
@@ -52,30 +52,30 @@ async def test_many_at_once_each_get_their_own_answer(client: AsyncOpenAI) -> No
     assert [answer.choices[0].message.content for answer in answers] == [f"Answer {number}." for number in range(20)]
 
 
-async def test_cancelling_stops_the_waiting(make_house: Any) -> None:
-    house: House = make_house()
-    async with AsyncOpenAI(base_url=f"{house.url}/v1", api_key="test-key") as client:
+async def test_cancelling_stops_the_waiting(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="test-key") as client:
         call = asyncio.create_task(client.chat.completions.create(**ask(script(state="running"))))
-        await until(lambda: house.in_flight() == 1)
+        await until(lambda: deployment.in_flight() == 1)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await until(lambda: house.in_flight() == 0)
+        await until(lambda: deployment.in_flight() == 0)
 
 
-async def test_leaving_a_stream_stops_the_waiting(make_house: Any) -> None:
-    house: House = make_house()
-    async with AsyncOpenAI(base_url=f"{house.url}/v1", api_key="test-key") as client:
+async def test_leaving_a_stream_stops_the_waiting(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="test-key") as client:
         async with client.chat.completions.stream(**ask(script(state="running"))) as stream:
             await anext(aiter(stream))
-            assert house.in_flight() == 1
-        await until(lambda: house.in_flight() == 0)
+            assert deployment.in_flight() == 1
+        await until(lambda: deployment.in_flight() == 0)
 
 
-async def test_a_failed_job_is_not_repeated(house: House) -> None:
-    before = house.jobs_submitted()
-    async with AsyncOpenAI(base_url=f"{house.url}/v1", api_key="test-key", max_retries=2) as client:
+async def test_a_failed_job_is_not_repeated(deployment: Deployment) -> None:
+    before = deployment.jobs_submitted()
+    async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="test-key", max_retries=2) as client:
         with pytest.raises(openai.APIStatusError) as caught:
             await client.chat.completions.create(**ask(script(fail="The GPU melted, asked for by the async client")))
     assert caught.value.status_code == 424
-    assert house.jobs_submitted() == before + 1
+    assert deployment.jobs_submitted() == before + 1

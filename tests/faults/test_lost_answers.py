@@ -7,19 +7,19 @@ from typing import Any
 import httpx
 
 from proxy.sandbox import Fault
-from tests.conftest import House
+from tests.conftest import Deployment
 
 REQUESTS = 2_000
 AT_ONCE = 200
 
 
-async def test_two_thousand_requests_with_lost_answers_are_two_thousand_answers_and_jobs(make_house: Any) -> None:
-    house: House = make_house(pending_s=0.1, running_s=0.1)
-    house.sandbox.state.faults.add(Fault(kind="close", operation="run", handled=True, every=10))
+async def test_two_thousand_requests_with_lost_answers_are_two_thousand_answers_and_jobs(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment(pending_s=0.1, running_s=0.1)
+    deployment.sandbox.state.faults.add(Fault(kind="close", operation="run", handled=True, every=10))
     places = asyncio.Semaphore(AT_ONCE)
 
     async with httpx.AsyncClient(
-        base_url=house.url,
+        base_url=deployment.url,
         headers={"authorization": "Bearer test-key"},
         timeout=120,
         limits=httpx.Limits(max_connections=AT_ONCE, keepalive_expiry=1.0),  # sooner than the server's
@@ -39,7 +39,7 @@ async def test_two_thousand_requests_with_lost_answers_are_two_thousand_answers_
     assert Counter(answer.status_code for answer in answers) == {200: REQUESTS}
     assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers[::4])
     assert len({answer.headers["x-narrative-job-id"] for answer in answers}) == REQUESTS
-    assert house.jobs_submitted() == REQUESTS
-    assert house.sandbox.state.store.calls["run"] == REQUESTS, "nothing was submitted twice"
-    tags = Counter(tag for job in house.submissions() for tag in job["tags"] if tag.startswith("rid:"))
+    assert deployment.jobs_submitted() == REQUESTS
+    assert deployment.sandbox.state.store.calls["run"] == REQUESTS, "nothing was submitted twice"
+    tags = Counter(tag for job in deployment.submissions() for tag in job["tags"] if tag.startswith("rid:"))
     assert set(tags.values()) == {1}

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from proxy.sandbox import SANDBOX_DATA_PLANE, Fault, SandboxOptions, create_sandbox
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.faults.relay import relay_to
 from tests.processes import running
 from tests.redis_server import serve_redis
@@ -128,27 +128,33 @@ async def test_requests_with_one_key_on_two_replicas_share_one_job() -> None:
         assert here.enqueued == 1
 
 
-async def test_without_redis_each_replica_serves_on_by_itself_and_says_that_it_is_degraded(make_house: Any) -> None:
+async def test_without_redis_each_replica_serves_on_by_itself_and_says_that_it_is_degraded(
+    make_deployment: Any,
+) -> None:
     with serve_redis() as url:
         async with relay_to(int(url.rsplit(":", 1)[1].partition("/")[0])) as relay:
-            make = make_house
-            house: House = await asyncio.to_thread(make, {"PROXY_STATE__URL": f"redis://127.0.0.1:{relay.port}/0"})
+            make = make_deployment
+            deployment: Deployment = await asyncio.to_thread(
+                make, {"PROXY_STATE__URL": f"redis://127.0.0.1:{relay.port}/0"}
+            )
             async with a_client() as client:
-                before = await persistent(client, [house.url], "Before.", **{"idempotency-key": "before"})
+                before = await persistent(client, [deployment.url], "Before.", **{"idempotency-key": "before"})
                 relay.cut()
-                asks = [persistent(client, [house.url], f"{n}", **{"idempotency-key": f"{n % 10}"}) for n in range(10)]
+                asks = [
+                    persistent(client, [deployment.url], f"{n}", **{"idempotency-key": f"{n % 10}"}) for n in range(10)
+                ]
                 assert {answer.status_code for answer in await asyncio.gather(*asks)} == {200}
-                again = await persistent(client, [house.url], "Before.", **{"idempotency-key": "before"})
+                again = await persistent(client, [deployment.url], "Before.", **{"idempotency-key": "before"})
                 assert again.json() == before.json()
-                ready = await client.get(f"{house.url}/readyz")
+                ready = await client.get(f"{deployment.url}/readyz")
                 assert (ready.status_code, ready.json()) == (200, {"status": "degraded"})
-                metrics = (await client.get(f"{house.url}/metrics")).text
+                metrics = (await client.get(f"{deployment.url}/metrics")).text
                 assert "proxy_state_healthy 0.0" in metrics
                 assert "proxy_state_errors_total 0.0" not in metrics
                 relay.mend()
 
                 async def is_whole_again() -> bool:
-                    return bool((await client.get(f"{house.url}/readyz")).json() == {"status": "ready"})
+                    return bool((await client.get(f"{deployment.url}/readyz")).json() == {"status": "ready"})
 
                 await until(is_whole_again)
-            assert house.jobs_submitted() == 11
+            assert deployment.jobs_submitted() == 11

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.processes import command, run, running
 from tests.redis_server import serve_redis
 
@@ -103,8 +103,10 @@ def test_variables_of_others_do_not_stop_the_start() -> None:
     assert "PROXY_API_KEY is no setting and has no effect; did you mean PROXY_API_KEYS?" in err
 
 
-def test_check_says_that_all_is_well(house: House) -> None:
-    ended = run("check", NARRATIVE_API_KEY="k", NARRATIVE_DATA_PLANE_ID=PLANE, NARRATIVE_ENVIRONMENT=house.sandbox_url)
+def test_check_says_that_all_is_well(deployment: Deployment) -> None:
+    ended = run(
+        "check", NARRATIVE_API_KEY="k", NARRATIVE_DATA_PLANE_ID=PLANE, NARRATIVE_ENVIRONMENT=deployment.sandbox_url
+    )
     assert ended.returncode == 0, ended.stderr
     assert "accepts the API key" in ended.stdout
 
@@ -117,9 +119,9 @@ def test_check_says_that_all_is_well(house: House) -> None:
     ],
 )
 def test_check_says_in_plain_words_what_is_wrong_with_the_credentials(
-    house: House, environ: dict[str, str], told: str
+    deployment: Deployment, environ: dict[str, str], told: str
 ) -> None:
-    fine = {"NARRATIVE_API_KEY": "k", "NARRATIVE_DATA_PLANE_ID": PLANE, "NARRATIVE_ENVIRONMENT": house.sandbox_url}
+    fine = {"NARRATIVE_API_KEY": "k", "NARRATIVE_DATA_PLANE_ID": PLANE, "NARRATIVE_ENVIRONMENT": deployment.sandbox_url}
     ended = run("check", **{**fine, **environ})
     assert ended.returncode == 2
     assert told in ended.stderr

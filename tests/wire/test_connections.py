@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.processes import running
 from tests.scripts import script
 
@@ -36,69 +36,69 @@ def received(client: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("sent", [b"", FIRST_LINE, HEAD])
-def test_a_connection_without_whole_headers_is_closed_in_time(make_house: Any, sent: bytes) -> None:
-    house: House = make_house({"PROXY_SERVER__HEADER_TIMEOUT_S": "0.2"})
-    with connected(house.url, sent) as client:
+def test_a_connection_without_whole_headers_is_closed_in_time(make_deployment: Any, sent: bytes) -> None:
+    deployment: Deployment = make_deployment({"PROXY_SERVER__HEADER_TIMEOUT_S": "0.2"})
+    with connected(deployment.url, sent) as client:
         assert received(client).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_second_request_without_whole_headers_is_closed_in_time_too(make_house: Any) -> None:
-    house: House = make_house({"PROXY_SERVER__HEADER_TIMEOUT_S": "0.2"})
-    with connected(house.url, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") as client:
+def test_a_second_request_without_whole_headers_is_closed_in_time_too(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_SERVER__HEADER_TIMEOUT_S": "0.2"})
+    with connected(deployment.url, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n") as client:
         assert client.recv(1 << 20).startswith(b"HTTP/1.1 200 ")
         client.sendall(FIRST_LINE)
         assert b"HTTP/1.1 408 " in received(client)
 
 
-def test_a_body_that_does_not_come_is_closed_in_time_and_no_fault_of_the_server(make_house: Any) -> None:
-    house: House = make_house({"PROXY_SERVER__BODY_TIMEOUT_S": "0.2"})
-    with connected(house.url, HEAD + b"Content-Length: 100\r\n\r\n{") as client:
+def test_a_body_that_does_not_come_is_closed_in_time_and_no_fault_of_the_server(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_SERVER__BODY_TIMEOUT_S": "0.2"})
+    with connected(deployment.url, HEAD + b"Content-Length: 100\r\n\r\n{") as client:
         assert received(client).startswith(b"HTTP/1.1 408 ")
-    metrics = httpx.get(f"{house.url}/metrics").text
+    metrics = httpx.get(f"{deployment.url}/metrics").text
     assert 'status="499"' in metrics
     assert 'status="500"' not in metrics
 
 
-def test_a_body_that_comes_in_parts_is_read(make_house: Any) -> None:
-    house: House = make_house({"PROXY_SERVER__HEADER_TIMEOUT_S": "0.2"})
+def test_a_body_that_comes_in_parts_is_read(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_SERVER__HEADER_TIMEOUT_S": "0.2"})
     body = json.dumps(HELLO).encode()
-    with connected(house.url, HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)) as client:
+    with connected(deployment.url, HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)) as client:
         for position in range(len(body)):
             client.sendall(body[position : position + 1])
         assert received(client).startswith(b"HTTP/1.1 200 ")
 
 
-def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(make_house: Any) -> None:
-    house: House = make_house({"PROXY_SERVER__HEADER_TIMEOUT_S": "0.2"})
+def test_requests_that_are_sent_at_once_are_answered_one_after_the_other(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_SERVER__HEADER_TIMEOUT_S": "0.2"})
     first = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-    with connected(house.url, first * 3 + first.replace(b"Host", b"Connection: close\r\nHost")) as client:
+    with connected(deployment.url, first * 3 + first.replace(b"Host", b"Connection: close\r\nHost")) as client:
         assert received(client).count(b"HTTP/1.1 200 ") == 4
 
 
-def test_a_long_job_outlasts_the_timeouts_of_requests(make_house: Any) -> None:
+def test_a_long_job_outlasts_the_timeouts_of_requests(make_deployment: Any) -> None:
     environ = {"PROXY_SERVER__HEADER_TIMEOUT_S": "0.1", "PROXY_SERVER__BODY_TIMEOUT_S": "0.1"}
-    house: House = make_house(environ, running_s=0.5)
-    assert house.chat(HELLO).status_code == 200
+    deployment: Deployment = make_deployment(environ, running_s=0.5)
+    assert deployment.chat(HELLO).status_code == 200
 
 
-def test_at_the_limit_the_connection_that_waited_longest_is_closed_for_a_new_one(make_house: Any) -> None:
-    house: House = make_house({"PROXY_SERVER__MAX_CONNECTIONS": "2"})
-    with connected(house.url, FIRST_LINE) as first, connected(house.url, FIRST_LINE) as second:
-        assert httpx.get(f"{house.url}/healthz").status_code == 200
+def test_at_the_limit_the_connection_that_waited_longest_is_closed_for_a_new_one(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_SERVER__MAX_CONNECTIONS": "2"})
+    with connected(deployment.url, FIRST_LINE) as first, connected(deployment.url, FIRST_LINE) as second:
+        assert httpx.get(f"{deployment.url}/healthz").status_code == 200
         assert received(first) == b""
         second.sendall(b"Host: x\r\nContent-Length: 2\r\n\r\n{}")
         assert second.recv(1 << 20).startswith(b"HTTP/1.1 401 ")
 
 
-def test_at_the_limit_requests_under_way_go_on_and_a_new_connection_is_refused(make_house: Any) -> None:
-    house: House = make_house({"PROXY_SERVER__MAX_CONNECTIONS": "1"})
+def test_at_the_limit_requests_under_way_go_on_and_a_new_connection_is_refused(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_SERVER__MAX_CONNECTIONS": "1"})
     body = json.dumps({**HELLO, "stream": True, "messages": [{"role": "user", "content": script(state="running")}]})
     request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body.encode()
-    with connected(house.url, request) as first:
+    with connected(deployment.url, request) as first:
         assert first.recv(1 << 20).startswith(b"HTTP/1.1 200 ")
-        with connected(house.url) as second:
+        with connected(deployment.url) as second:
             assert received(second).startswith(b"HTTP/1.1 503 ")
-        assert house.in_flight() == 1
+        assert deployment.in_flight() == 1
 
 
 @pytest.mark.parametrize("sent", [b"", FIRST_LINE, HEAD + b"Content-Length: 100\r\n\r\n{"])

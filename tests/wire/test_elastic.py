@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.scripts import script
 from tests.serving import serve
 from tests.wire.test_access import create
@@ -36,26 +36,26 @@ SHOWN = {
 
 
 @pytest.fixture
-def house(make_house: Any) -> House:
-    made: House = make_house({"PROXY_ACCESS__WAIT_S": "0"})
+def deployment(make_deployment: Any) -> Deployment:
+    made: Deployment = make_deployment({"PROXY_ACCESS__WAIT_S": "0"})
     return made
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[House]:
+def shared() -> Iterator[Deployment]:
     """One with the endpoint `mine` for all tests that change nothing."""
     with ExitStack() as stack:
-        house = House(stack, {}, {})
-        house.http.put("/_inference/completion/mine", json=BODY)
-        yield house
+        deployment = Deployment(stack, {}, {})
+        deployment.http.put("/_inference/completion/mine", json=BODY)
+        yield deployment
 
 
 @pytest.fixture
-def mine(house: House) -> House:
-    """A house with the endpoint `mine`."""
-    answer = house.http.put("/_inference/completion/mine", json=BODY)
+def mine(deployment: Deployment) -> Deployment:
+    """A deployment with the endpoint `mine`."""
+    answer = deployment.http.put("/_inference/completion/mine", json=BODY)
     assert answer.status_code == 200, answer.text
-    return house
+    return deployment
 
 
 def changed(**settings: Any) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def assert_is_elastics_error(answer: httpx.Response, status: int) -> dict[str, A
 # ---------------------------------------------------------------- management
 
 
-def test_an_endpoint_is_created_shown_listed_and_deleted_without_its_key(mine: House) -> None:
+def test_an_endpoint_is_created_shown_listed_and_deleted_without_its_key(mine: Deployment) -> None:
     assert mine.http.get("/_inference/mine").json() == {"endpoints": [SHOWN]}
     for path in ("/_inference", "/_inference/_all", "/_inference/completion/mine", "/_inference/completion/_all"):
         answer = mine.http.get(path)
@@ -100,16 +100,16 @@ def test_an_endpoint_is_created_shown_listed_and_deleted_without_its_key(mine: H
     assert_is_elastics_error(mine.http.delete("/_inference/completion/mine"), 404)
 
 
-def test_an_endpoint_can_be_created_without_naming_its_task_type(house: House) -> None:
-    assert house.http.put("/_inference/mine", json=BODY).json() == SHOWN
+def test_an_endpoint_can_be_created_without_naming_its_task_type(deployment: Deployment) -> None:
+    assert deployment.http.put("/_inference/mine", json=BODY).json() == SHOWN
 
 
-def test_a_dry_run_deletes_nothing(mine: House) -> None:
+def test_a_dry_run_deletes_nothing(mine: Deployment) -> None:
     assert mine.http.delete("/_inference/mine", params={"dry_run": "true"}).json() == {"acknowledged": False}
     assert mine.http.get("/_inference/mine").status_code == 200
 
 
-def test_answers_have_the_media_type_that_was_asked_for(mine: House) -> None:
+def test_answers_have_the_media_type_that_was_asked_for(mine: Deployment) -> None:
     wanted = "application/vnd.elasticsearch+json; compatible-with=9"
     headers = {"accept": wanted, "content-type": wanted}
     assert mine.http.get("/_inference/mine", headers=headers).headers["content-type"] == wanted
@@ -163,7 +163,7 @@ def test_answers_have_the_media_type_that_was_asked_for(mine: House) -> None:
     ],
 )
 def test_a_bad_put_is_a_400_that_names_what_is_wrong_and_stores_nothing(
-    shared: House, path: str, body: Any, named: str
+    shared: Deployment, path: str, body: Any, named: str
 ) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     error = assert_is_elastics_error(shared.http.put(f"/_inference/{path}", content=content), 400)
@@ -172,22 +172,22 @@ def test_a_bad_put_is_a_400_that_names_what_is_wrong_and_stores_nothing(
     assert shared.http.get("/_inference").json() == {"endpoints": [SHOWN]}
 
 
-def test_a_second_endpoint_of_the_same_id_is_refused(mine: House) -> None:
+def test_a_second_endpoint_of_the_same_id_is_refused(mine: Deployment) -> None:
     error = assert_is_elastics_error(mine.http.put("/_inference/completion/mine", json=BODY), 400)
     assert error["type"] == "resource_already_exists_exception"
 
 
-def test_another_task_type_than_the_endpoints_is_refused(mine: House) -> None:
+def test_another_task_type_than_the_endpoints_is_refused(mine: Deployment) -> None:
     for method in ("GET", "DELETE"):
         assert_is_elastics_error(mine.http.request(method, "/_inference/chat_completion/mine"), 400)
 
 
-def test_credentials_are_tried_before_anything_is_stored(house: House) -> None:
-    refused = house.http.put("/_inference/completion/mine", json=changed(api_key="invalid-token"))
+def test_credentials_are_tried_before_anything_is_stored(deployment: Deployment) -> None:
+    refused = deployment.http.put("/_inference/completion/mine", json=changed(api_key="invalid-token"))
     assert "validation call" in assert_is_elastics_error(refused, 400)["reason"]
     assert "invalid-token" not in refused.text
-    assert house.http.get("/_inference").json() == {"endpoints": []}
-    assert house.jobs_submitted() == 0
+    assert deployment.http.get("/_inference").json() == {"endpoints": []}
+    assert deployment.jobs_submitted() == 0
 
 
 async def one_data_plane(request: Request) -> Response:
@@ -197,30 +197,30 @@ async def one_data_plane(request: Request) -> Response:
     return JSONResponse({"records": [], "total_records": 0})
 
 
-def test_a_fallback_is_a_model_or_an_endpoint_that_exists(mine: House) -> None:
+def test_a_fallback_is_a_model_or_an_endpoint_that_exists(mine: Deployment) -> None:
     for name, fallback in (("second", "mine"), ("third", "claude-4-5-haiku")):
         put = mine.http.put(f"/_inference/completion/{name}", json=changed(fallback=fallback))
         assert put.status_code == 200, put.text
         assert put.json()["service_settings"]["fallback"] == fallback
 
 
-def test_a_data_plane_that_the_credentials_do_not_reach_is_refused(make_house: Any) -> None:
+def test_a_data_plane_that_the_credentials_do_not_reach_is_refused(make_deployment: Any) -> None:
     with serve(Starlette(routes=[Route("/jobs", one_data_plane)])) as upstream:
-        house = make_house({"NARRATIVE_ENVIRONMENT": upstream})
+        deployment = make_deployment({"NARRATIVE_ENVIRONMENT": upstream})
         unreachable = "99999999-2222-3333-4444-555555555555"
-        refused = house.http.put("/_inference/completion/mine", json=changed(data_plane_id=unreachable))
+        refused = deployment.http.put("/_inference/completion/mine", json=changed(data_plane_id=unreachable))
         assert "validation call" in assert_is_elastics_error(refused, 400)["reason"]
-        assert house.http.get("/_inference").json() == {"endpoints": []}
-        assert house.http.put("/_inference/completion/mine", json=BODY).status_code == 200
+        assert deployment.http.get("/_inference").json() == {"endpoints": []}
+        assert deployment.http.put("/_inference/completion/mine", json=BODY).status_code == 200
 
 
-def test_the_trial_can_be_switched_off(make_house: Any) -> None:
-    house = make_house({"PROXY_ELASTIC__VERIFY_ON_CREATE": "false"})
-    answer = house.http.put("/_inference/completion/mine", json=changed(api_key="invalid-token"))
+def test_the_trial_can_be_switched_off(make_deployment: Any) -> None:
+    deployment = make_deployment({"PROXY_ELASTIC__VERIFY_ON_CREATE": "false"})
+    answer = deployment.http.put("/_inference/completion/mine", json=changed(api_key="invalid-token"))
     assert answer.status_code == 200
-    refused = house.http.post("/_inference/completion/mine", json={"input": "hi"})
+    refused = deployment.http.post("/_inference/completion/mine", json={"input": "hi"})
     assert "credentials" in assert_is_elastics_error(refused, 500)["reason"]
-    chat = house.chat({"model": "mine", "messages": [{"role": "user", "content": "hi"}]})
+    chat = deployment.chat({"model": "mine", "messages": [{"role": "user", "content": "hi"}]})
     assert chat.status_code == 502  # it is not the client's key that is wrong
     assert chat.json()["error"]["code"] == "endpoint_unauthorized"
 
@@ -228,7 +228,7 @@ def test_the_trial_can_be_switched_off(make_house: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("POST", "/_inference"), ("PATCH", "/_inference/mine"), ("GET", "/_inference/a/b/c/d")]
 )
-def test_what_is_not_served_gets_elastics_error_too(shared: House, method: str, path: str) -> None:
+def test_what_is_not_served_gets_elastics_error_too(shared: Deployment, method: str, path: str) -> None:
     assert "no handler found" in assert_is_elastics_error(shared.http.request(method, path), 400)["reason"]
 
 
@@ -248,7 +248,9 @@ def basic(user: str, password: str) -> str:
         f"Basic {basic('elastic', 'test-key')}",
     ],
 )
-def test_every_way_of_the_official_clients_to_authenticate_is_understood(shared: House, authorization: str) -> None:
+def test_every_way_of_the_official_clients_to_authenticate_is_understood(
+    shared: Deployment, authorization: str
+) -> None:
     assert httpx.get(f"{shared.url}/_inference", headers={"authorization": authorization}).status_code == 200
 
 
@@ -256,46 +258,46 @@ def test_every_way_of_the_official_clients_to_authenticate_is_understood(shared:
     "authorization", ["", "ApiKey wrong", "ApiKey", f"Basic {basic('test-key', '')}", "Basic !!", "Digest test-key"]
 )
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "POST"])
-def test_anything_else_is_a_401(shared: House, method: str, authorization: str) -> None:
+def test_anything_else_is_a_401(shared: Deployment, method: str, authorization: str) -> None:
     answer = httpx.request(method, f"{shared.url}/_inference/mine", headers={"authorization": authorization})
     assert assert_is_elastics_error(answer, 401)["type"] == "security_exception"
     assert "ApiKey" in answer.headers["www-authenticate"]
 
 
-def test_only_the_admin_key_creates_and_deletes_where_there_is_one(make_house: Any) -> None:
-    house = make_house({"PROXY_ADMIN_KEY": "the-admin"})
-    path = f"{house.url}/_inference/completion/mine"
+def test_only_the_admin_key_creates_and_deletes_where_there_is_one(make_deployment: Any) -> None:
+    deployment = make_deployment({"PROXY_ADMIN_KEY": "the-admin"})
+    path = f"{deployment.url}/_inference/completion/mine"
     admin = {"authorization": "ApiKey the-admin"}
-    assert_is_elastics_error(house.http.put(path, json=BODY), 403)
+    assert_is_elastics_error(deployment.http.put(path, json=BODY), 403)
     assert httpx.put(path, json=BODY, headers=admin).status_code == 200
-    assert_is_elastics_error(house.http.delete(path), 403)
-    for headers in (admin, dict(house.http.headers)):
+    assert_is_elastics_error(deployment.http.delete(path), 403)
+    for headers in (admin, dict(deployment.http.headers)):
         assert httpx.get(path, headers=headers).status_code == 200
         assert httpx.post(path, json={"input": "hi"}, headers=headers).status_code == 200
     assert httpx.delete(path, headers=admin).status_code == 200
-    assert httpx.get(f"{house.url}/v1/models", headers={"authorization": "Bearer the-admin"}).status_code == 401
+    assert httpx.get(f"{deployment.url}/v1/models", headers={"authorization": "Bearer the-admin"}).status_code == 401
 
 
-def test_without_an_admin_key_nobody_creates_endpoints_on_an_address_that_others_reach(make_house: Any) -> None:
-    house = make_house({"PROXY_HOST": "0.0.0.0"})
-    refusal = house.http.put("/_inference/completion/mine", json=BODY)
+def test_without_an_admin_key_nobody_creates_endpoints_on_an_address_that_others_reach(make_deployment: Any) -> None:
+    deployment = make_deployment({"PROXY_HOST": "0.0.0.0"})
+    refusal = deployment.http.put("/_inference/completion/mine", json=BODY)
     assert "PROXY_ADMIN_KEY" in assert_is_elastics_error(refusal, 403)["reason"]
 
 
 def test_a_token_that_is_merely_passed_through_opens_no_endpoint_on_an_address_that_others_reach(
-    make_house: Any, tmp_path: Path
+    make_deployment: Any, tmp_path: Path
 ) -> None:
     environ = {"PROXY_ACCESS__FOLDER": str(tmp_path)}
-    owner = make_house(environ)
+    owner = make_deployment(environ)
     owner.http.put("/_inference/completion/mine", json=BODY)
     key = create(owner)
-    house = make_house({**environ, "NARRATIVE_API_KEY": "", "PROXY_API_KEYS": "", "PROXY_HOST": "0.0.0.0"})
+    deployment = make_deployment({**environ, "NARRATIVE_API_KEY": "", "PROXY_API_KEYS": "", "PROXY_HOST": "0.0.0.0"})
     stranger = {"authorization": "Bearer any-string", "openai-project": PLANE}
     request = {"model": "mine", "messages": [{"role": "user", "content": "hi"}]}
-    chat, inference = f"{house.url}/v1/chat/completions", f"{house.url}/_inference/completion/mine"
+    chat, inference = f"{deployment.url}/v1/chat/completions", f"{deployment.url}/_inference/completion/mine"
     assert httpx.post(chat, json=request, headers=stranger).status_code == 404
-    assert httpx.get(f"{house.url}/v1/models/mine", headers=stranger).status_code == 404
-    assert "mine" not in httpx.get(f"{house.url}/v1/models", headers=stranger).text
+    assert httpx.get(f"{deployment.url}/v1/models/mine", headers=stranger).status_code == 404
+    assert "mine" not in httpx.get(f"{deployment.url}/v1/models", headers=stranger).text
     for method in ("GET", "POST", "PUT", "DELETE"):
         assert_is_elastics_error(httpx.request(method, inference, json={"input": "hi"}, headers=stranger), 403)
     holder = {"authorization": f"Bearer {key}"}
@@ -305,7 +307,7 @@ def test_a_token_that_is_merely_passed_through_opens_no_endpoint_on_an_address_t
     assert refused.status_code == 403  # the proxy has no token of its own to spend
 
 
-def test_a_key_sees_and_uses_only_its_endpoints(mine: House) -> None:
+def test_a_key_sees_and_uses_only_its_endpoints(mine: Deployment) -> None:
     mine.http.put("/_inference/completion/other", json=BODY)
     headers = {"authorization": f"ApiKey {create(mine, '--models', 'mine')}"}
     listed = httpx.get(f"{mine.url}/_inference", headers=headers).json()["endpoints"]
@@ -318,7 +320,7 @@ def test_a_key_sees_and_uses_only_its_endpoints(mine: House) -> None:
         assert_is_elastics_error(httpx.get(path, headers=headers), 403)
 
 
-def test_a_key_bound_to_another_data_plane_is_refused(mine: House) -> None:
+def test_a_key_bound_to_another_data_plane_is_refused(mine: Deployment) -> None:
     headers = {"authorization": f"ApiKey {create(mine, '--data-plane', '00000000-0000-4000-8000-000000000000')}"}
     answer = httpx.post(f"{mine.url}/_inference/completion/mine", json={"input": "hi"}, headers=headers)
     assert_is_elastics_error(answer, 403)
@@ -328,7 +330,7 @@ def test_a_key_bound_to_another_data_plane_is_refused(mine: House) -> None:
 # ---------------------------------------------------------------- inference
 
 
-def test_a_completion_runs_with_the_endpoints_model_plane_and_settings(mine: House) -> None:
+def test_a_completion_runs_with_the_endpoints_model_plane_and_settings(mine: Deployment) -> None:
     answer = mine.http.post("/_inference/completion/mine", json={"input": script(text="Here.")})
     assert answer.json() == {"completion": [{"result": "Here."}]}
     (body,) = mine.submissions()
@@ -338,7 +340,7 @@ def test_a_completion_runs_with_the_endpoints_model_plane_and_settings(mine: Hou
     assert body["inference_config"]["max_tokens"] >= 1024
 
 
-def test_a_request_overrides_the_endpoints_settings(mine: House) -> None:
+def test_a_request_overrides_the_endpoints_settings(mine: Deployment) -> None:
     settings = {"max_tokens": 50, "top_p": 0.5, "top_k": 3}
     mine.http.post("/_inference/mine", json={"input": "hi", "task_settings": settings})
     config = mine.submissions()[0]["inference_config"]
@@ -347,7 +349,7 @@ def test_a_request_overrides_the_endpoints_settings(mine: House) -> None:
     assert "temperature" not in config  # one of the two, not both
 
 
-def test_every_input_of_a_list_has_its_result_in_order(mine: House) -> None:
+def test_every_input_of_a_list_has_its_result_in_order(mine: Deployment) -> None:
     inputs = [script(text=word) for word in ("one", "two", "three")]
     answer = mine.http.post("/_inference/completion/mine", json={"input": inputs})
     assert [each["result"] for each in answer.json()["completion"]] == ["one", "two", "three"]
@@ -366,7 +368,7 @@ def test_every_input_of_a_list_has_its_result_in_order(mine: House) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", ["", "/_stream"])
-def test_a_bad_inference_call_is_a_400(shared: House, body: dict[str, Any], named: str, suffix: str) -> None:
+def test_a_bad_inference_call_is_a_400(shared: Deployment, body: dict[str, Any], named: str, suffix: str) -> None:
     error = assert_is_elastics_error(shared.http.post(f"/_inference/completion/mine{suffix}", json=body), 400)
     assert named in error["reason"]
     assert shared.jobs_submitted() == 0
@@ -382,18 +384,18 @@ def test_a_bad_inference_call_is_a_400(shared: House, body: dict[str, Any], name
         "completion/gpt-4.1",
     ],
 )
-def test_an_endpoint_that_is_not_there_is_a_404(shared: House, path: str) -> None:
+def test_an_endpoint_that_is_not_there_is_a_404(shared: Deployment, path: str) -> None:
     body = {"input": "hi", "messages": [{"role": "user", "content": "hi"}]}
     error = assert_is_elastics_error(shared.http.post(f"/_inference/{path}", json=body), 404)
     assert error["type"] == "resource_not_found_exception"
 
 
-def test_other_task_types_are_refused(mine: House) -> None:
+def test_other_task_types_are_refused(mine: Deployment) -> None:
     assert_is_elastics_error(mine.http.post("/_inference/rerank/mine", json={"input": "hi"}), 400)
     assert_is_elastics_error(mine.http.post("/_inference/chat_completion/mine", json={"messages": []}), 400)
 
 
-def test_a_completion_streams_its_deltas_under_event_message_up_to_done(mine: House) -> None:
+def test_a_completion_streams_its_deltas_under_event_message_up_to_done(mine: Deployment) -> None:
     text = "Some text\u2028of several\n\nwords, 👩‍👩‍👧‍👦 included."
     answer = mine.http.post("/_inference/completion/mine/_stream", json={"input": script(text=text)})
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -406,7 +408,7 @@ def test_a_completion_streams_its_deltas_under_event_message_up_to_done(mine: Ho
     assert "".join(piece["completion"][0]["delta"] for piece in pieces) == text
 
 
-def test_a_chat_completion_streams_openais_chunks_with_usage_under_the_endpoints_name(mine: House) -> None:
+def test_a_chat_completion_streams_openais_chunks_with_usage_under_the_endpoints_name(mine: Deployment) -> None:
     tool = {"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}
     answer = mine.http.post(
         "/_inference/chat_completion/mine/_stream",
@@ -429,7 +431,7 @@ def test_a_chat_completion_streams_openais_chunks_with_usage_under_the_endpoints
     assert any("tool_calls" in choice["delta"] for chunk in chunks for choice in chunk["choices"])
 
 
-def test_a_job_that_fails_is_no_status_the_client_would_repeat_and_pay_for_again(mine: House) -> None:
+def test_a_job_that_fails_is_no_status_the_client_would_repeat_and_pay_for_again(mine: Deployment) -> None:
     answer = mine.http.post("/_inference/completion/mine", json={"input": script(fail="It broke")})
     assert_is_elastics_error(answer, 500)
     streamed = mine.http.post("/_inference/completion/mine/_stream", json={"input": script(fail="It broke again")})
@@ -439,45 +441,45 @@ def test_a_job_that_fails_is_no_status_the_client_would_repeat_and_pay_for_again
     assert b"[DONE]" not in streamed.content
 
 
-def test_a_timeout_bounds_the_wait(make_house: Any) -> None:
-    house = make_house(running_s=30)
-    house.http.put("/_inference/completion/mine", json=BODY)
-    answer = house.http.post("/_inference/completion/mine", params={"timeout": "100ms"}, json={"input": "hi"})
+def test_a_timeout_bounds_the_wait(make_deployment: Any) -> None:
+    deployment = make_deployment(running_s=30)
+    deployment.http.put("/_inference/completion/mine", json=BODY)
+    answer = deployment.http.post("/_inference/completion/mine", params={"timeout": "100ms"}, json={"input": "hi"})
     assert_is_elastics_error(answer, 408)
-    bad = house.http.post("/_inference/completion/mine", params={"timeout": "soon"}, json={"input": "hi"})
+    bad = deployment.http.post("/_inference/completion/mine", params={"timeout": "soon"}, json={"input": "hi"})
     assert_is_elastics_error(bad, 400)
 
 
-def test_an_endpoints_rate_limit_holds_for_all_its_callers_together(house: House) -> None:
-    house.http.put("/_inference/completion/mine", json=changed(rate_limit={"requests_per_minute": 3}))
-    for key in (create(house), create(house)):
+def test_an_endpoints_rate_limit_holds_for_all_its_callers_together(deployment: Deployment) -> None:
+    deployment.http.put("/_inference/completion/mine", json=changed(rate_limit={"requests_per_minute": 3}))
+    for key in (create(deployment), create(deployment)):
         answer = httpx.post(
-            f"{house.url}/_inference/completion/mine",
+            f"{deployment.url}/_inference/completion/mine",
             json={"input": "hi"},
             headers={"authorization": f"Bearer {key}"},
         )
         assert answer.status_code == 200
         assert answer.headers["x-ratelimit-limit-requests"] == "3"
-    assert house.chat({"model": "mine", "messages": [{"role": "user", "content": "hi"}]}).status_code == 200
-    refused = house.http.post("/_inference/completion/mine", json={"input": "hi"})
+    assert deployment.chat({"model": "mine", "messages": [{"role": "user", "content": "hi"}]}).status_code == 200
+    refused = deployment.http.post("/_inference/completion/mine", json={"input": "hi"})
     assert_is_elastics_error(refused, 429)
     frees_in = float(refused.headers["x-ratelimit-reset-requests"].removesuffix("s"))
     assert 0 < frees_in <= 60
     assert refused.headers["retry-after"] == str(math.ceil(max(frees_in, 1)))
 
 
-def test_of_several_inputs_that_are_paid_in_part_the_client_repeats_none(house: House) -> None:
-    house.http.put("/_inference/completion/mine", json=changed(rate_limit={"requests_per_minute": 2}))
-    refused = house.http.post("/_inference/completion/mine", json={"input": ["one", "two", "three"]})
+def test_of_several_inputs_that_are_paid_in_part_the_client_repeats_none(deployment: Deployment) -> None:
+    deployment.http.put("/_inference/completion/mine", json=changed(rate_limit={"requests_per_minute": 2}))
+    refused = deployment.http.post("/_inference/completion/mine", json={"input": ["one", "two", "three"]})
     assert_is_elastics_error(refused, 500)
     assert "retry-after" not in refused.headers
-    assert_is_elastics_error(house.http.post("/_inference/completion/mine", json={"input": "one"}), 429)
+    assert_is_elastics_error(deployment.http.post("/_inference/completion/mine", json={"input": "one"}), 429)
 
 
 # ---------------------------------------------------------------- as a model
 
 
-def test_an_endpoint_is_a_model_in_chat_completions_and_in_the_model_list(mine: House) -> None:
+def test_an_endpoint_is_a_model_in_chat_completions_and_in_the_model_list(mine: Deployment) -> None:
     listed = mine.http.get("/v1/models").json()["data"]
     assert listed[-1]["id"] == "mine"
     assert listed[-1]["owned_by"] == "narrative"
@@ -495,22 +497,22 @@ def test_an_endpoint_is_a_model_in_chat_completions_and_in_the_model_list(mine: 
 # ---------------------------------------------------------------- what lasts, and what leaks
 
 
-def test_a_restart_loses_nothing(make_house: Any, tmp_path: Path) -> None:
+def test_a_restart_loses_nothing(make_deployment: Any, tmp_path: Path) -> None:
     environ = {"PROXY_ACCESS__FOLDER": str(tmp_path)}
-    before = make_house(environ)
+    before = make_deployment(environ)
     before.http.put("/_inference/completion/mine", json=BODY)
     key = create(before, "--models", "mine")
-    after = make_house(environ)
+    after = make_deployment(environ)
     assert after.http.get("/_inference/mine").json() == {"endpoints": [SHOWN]}
     headers = {"authorization": f"ApiKey {key}"}
     answer = httpx.post(f"{after.url}/_inference/completion/mine", json={"input": "hi"}, headers=headers)
     assert answer.status_code == 200
 
 
-def test_another_secret_key_cannot_read_the_credentials_and_says_so(make_house: Any, tmp_path: Path) -> None:
+def test_another_secret_key_cannot_read_the_credentials_and_says_so(make_deployment: Any, tmp_path: Path) -> None:
     environ = {"PROXY_ACCESS__FOLDER": str(tmp_path)}
-    make_house({**environ, "PROXY_SECRET_KEY": "one"}).http.put("/_inference/completion/mine", json=BODY)
-    other = make_house({**environ, "PROXY_SECRET_KEY": "two"})
+    make_deployment({**environ, "PROXY_SECRET_KEY": "one"}).http.put("/_inference/completion/mine", json=BODY)
+    other = make_deployment({**environ, "PROXY_SECRET_KEY": "two"})
     refused = other.http.post("/_inference/completion/mine", json={"input": "hi"})
     assert "PROXY_SECRET_KEY" in assert_is_elastics_error(refused, 500)["reason"]
 
@@ -523,9 +525,9 @@ def redis_url() -> Iterator[str]:
         yield url
 
 
-def test_replicas_on_one_redis_share_endpoints(make_house: Any, redis_url: str) -> None:
+def test_replicas_on_one_redis_share_endpoints(make_deployment: Any, redis_url: str) -> None:
     environ = {"PROXY_STATE__URL": redis_url, "PROXY_SECRET_KEY": "shared"}
-    one, other = make_house(environ), make_house(environ)
+    one, other = make_deployment(environ), make_deployment(environ)
     one.http.put("/_inference/completion/mine", json=BODY)
     assert other.http.post("/_inference/completion/mine", json={"input": "hi"}).status_code == 200
     assert other.http.put("/_inference/completion/mine", json=BODY).status_code == 400
@@ -543,27 +545,27 @@ def test_no_key_token_or_prompt_is_in_logs_errors_metrics_or_files(
     try:
         with ExitStack() as stack:
             environ = {"PROXY_ACCESS__FOLDER": str(tmp_path), "PROXY_API_KEYS": "canary-static-key"}
-            house = House(stack, environ, {})
-            made = create(house)
+            deployment = Deployment(stack, environ, {})
+            made = create(deployment)
             seen = ""
             for key in ("canary-static-key", made, "canary-wrong-key", "np-canary-unknown-key"):
                 headers = {"authorization": f"Bearer {key}"}
                 put = changed(api_key="canary-endpoint-token")
-                seen += httpx.put(f"{house.url}/_inference/completion/mine", json=put, headers=headers).text
+                seen += httpx.put(f"{deployment.url}/_inference/completion/mine", json=put, headers=headers).text
                 put = changed(api_key="invalid-canary-token")
-                seen += httpx.put(f"{house.url}/_inference/completion/bad", json=put, headers=headers).text
+                seen += httpx.put(f"{deployment.url}/_inference/completion/bad", json=put, headers=headers).text
                 for path in (f"/v1/models/{key}", f"/nowhere/{key}", f"/_inference/{key}", f"/_inference/a/b/{key}"):
-                    seen += httpx.get(f"{house.url}{path}", headers=headers).text
+                    seen += httpx.get(f"{deployment.url}{path}", headers=headers).text
                 mixed_up = {"model": key, "messages": [{"role": "user", "content": "hi"}]}
-                seen += httpx.post(f"{house.url}/v1/chat/completions", json=mixed_up, headers=headers).text
+                seen += httpx.post(f"{deployment.url}/v1/chat/completions", json=mixed_up, headers=headers).text
                 for text in ("canary-prompt", script(fail="no") + "canary-prompt"):
                     for path, body in (
                         ("/_inference/completion/mine", {"input": text}),
                         ("/v1/chat/completions", {"model": "mine", "messages": [{"role": "user", "content": text}]}),
                     ):
-                        answer = httpx.post(f"{house.url}{path}", json=body, headers=headers)
+                        answer = httpx.post(f"{deployment.url}{path}", json=body, headers=headers)
                         seen += answer.text if answer.is_error else ""
-            seen += httpx.get(f"{house.url}/metrics").text
+            seen += httpx.get(f"{deployment.url}/metrics").text
     finally:
         configure_logging("json", "error")
         logging.getLogger().setLevel("ERROR")

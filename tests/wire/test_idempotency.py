@@ -10,7 +10,7 @@ import pytest
 from openai import AsyncOpenAI, Omit
 
 from proxy.sandbox import SANDBOX_DATA_PLANE, Fault
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.folding import fold
 from tests.scripts import script
 from tests.waiting import until
@@ -34,101 +34,101 @@ def call(**arguments: Any) -> dict[str, Any]:
     return {"calls": [{"name": "weather", "arguments": arguments}]}
 
 
-def client_of(house: House) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=house.url, headers={"authorization": "Bearer test-key"}, timeout=30)
+def client_of(deployment: Deployment) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=deployment.url, headers={"authorization": "Bearer test-key"}, timeout=30)
 
 
-async def leave(house: House, request: dict[str, Any], **headers: str) -> None:
+async def leave(deployment: Deployment, request: dict[str, Any], **headers: str) -> None:
     """Send a request, and close the connection once its job is in flight."""
-    before = house.jobs_submitted()
-    async with client_of(house) as client:
+    before = deployment.jobs_submitted()
+    async with client_of(deployment) as client:
         call = asyncio.create_task(client.post("/v1/chat/completions", json=request, headers=headers))
-        await until(lambda: house.jobs_submitted() > before and house.in_flight())
+        await until(lambda: deployment.jobs_submitted() > before and deployment.in_flight())
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-    await until(lambda: house.in_flight() == 0)
+    await until(lambda: deployment.in_flight() == 0)
 
 
 # ---------------------------------------------------------------- with a key
 
 
-def test_the_same_key_and_body_get_the_finished_answer_again(make_house: Any) -> None:
-    house: House = make_house()
-    first = house.chat(HELLO, headers=KEY)
-    again = house.chat(HELLO, headers=KEY)
+def test_the_same_key_and_body_get_the_finished_answer_again(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    first = deployment.chat(HELLO, headers=KEY)
+    again = deployment.chat(HELLO, headers=KEY)
     assert first.status_code == again.status_code == 200
     assert again.json() == first.json()
     assert again.headers["x-narrative-job-id"] == first.headers["x-narrative-job-id"]
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
 @pytest.mark.parametrize("usage", [True, False])
-def test_a_finished_answer_is_given_again_as_a_stream_too(make_house: Any, usage: bool) -> None:
-    house: House = make_house()
-    first = house.chat({**HELLO, "n": 2}, headers=KEY).json()
+def test_a_finished_answer_is_given_again_as_a_stream_too(make_deployment: Any, usage: bool) -> None:
+    deployment: Deployment = make_deployment()
+    first = deployment.chat({**HELLO, "n": 2}, headers=KEY).json()
     options = {"stream": True, "stream_options": {"include_usage": usage}}
-    folded = fold(chunks(house.chat({**HELLO, "n": 2, **options}, headers=KEY)))
+    folded = fold(chunks(deployment.chat({**HELLO, "n": 2, **options}, headers=KEY)))
     assert folded["choices"] == first["choices"]
     assert folded["usage"] == (first["usage"] if usage else None)
-    assert house.jobs_submitted() == 2
+    assert deployment.jobs_submitted() == 2
 
 
-def test_a_streamed_answer_is_given_again_whole(make_house: Any) -> None:
-    house: House = make_house()
-    streamed = fold(chunks(house.chat({**HELLO, "stream": True}, headers=KEY)))
-    assert house.chat(HELLO, headers=KEY).json()["choices"] == streamed["choices"]
-    assert house.jobs_submitted() == 1
+def test_a_streamed_answer_is_given_again_whole(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    streamed = fold(chunks(deployment.chat({**HELLO, "stream": True}, headers=KEY)))
+    assert deployment.chat(HELLO, headers=KEY).json()["choices"] == streamed["choices"]
+    assert deployment.jobs_submitted() == 1
 
 
 @pytest.mark.parametrize("kept_bytes", ["0", "1048576"])
 def test_an_answer_that_took_a_second_job_is_the_same_again_without_another_one(
-    make_house: Any, kept_bytes: str
+    make_deployment: Any, kept_bytes: str
 ) -> None:
-    house: House = make_house({"PROXY_STATE__MAX_ANSWER_BYTES": kept_bytes})
+    deployment: Deployment = make_deployment({"PROXY_STATE__MAX_ANSWER_BYTES": kept_bytes})
     city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     ask = {
         "messages": [{"role": "user", "content": script(key="twice", attempts=[call(days=1), call(city="Rome")])}],
         "tools": [{"type": "function", "function": {"name": "weather", "parameters": city}}],
     }
-    first = house.chat(ask, headers=KEY)
-    again = house.chat(ask, headers=KEY)
+    first = deployment.chat(ask, headers=KEY)
+    again = deployment.chat(ask, headers=KEY)
     assert first.status_code == 200, first.text
     assert again.json() == first.json()
-    assert house.jobs_submitted() == 2
+    assert deployment.jobs_submitted() == 2
 
 
-def test_the_same_key_with_another_body_is_a_422(make_house: Any) -> None:
-    house: House = make_house()
-    house.chat(HELLO, headers=KEY)
-    refused = house.chat({**HELLO, "temperature": 0.5}, headers=KEY)
+def test_the_same_key_with_another_body_is_a_422(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    deployment.chat(HELLO, headers=KEY)
+    refused = deployment.chat({**HELLO, "temperature": 0.5}, headers=KEY)
     assert refused.status_code == 422
     assert refused.json()["error"]["type"] == "idempotency_error"
     assert refused.json()["error"]["code"] == "idempotency_key_reused"
     assert refused.headers["x-should-retry"] == "false"
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
-def test_bodies_are_compared_as_parsed_not_byte_for_byte(make_house: Any) -> None:
-    house: House = make_house()
+def test_bodies_are_compared_as_parsed_not_byte_for_byte(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
     plain = {"model": "claude-4-5-haiku", **HELLO}
-    house.http.post("/v1/chat/completions", content=json.dumps(plain), headers=KEY)
+    deployment.http.post("/v1/chat/completions", content=json.dumps(plain), headers=KEY)
     shuffled = json.dumps({"temperature": None, **dict(reversed(plain.items()))}, indent=3)
-    assert house.http.post("/v1/chat/completions", content=shuffled, headers=KEY).status_code == 200
-    assert house.jobs_submitted() == 1
+    assert deployment.http.post("/v1/chat/completions", content=shuffled, headers=KEY).status_code == 200
+    assert deployment.jobs_submitted() == 1
 
 
-def test_a_key_whose_request_was_refused_may_be_used_again(make_house: Any) -> None:
-    house: House = make_house()
-    assert house.chat({"messages": []}, headers=KEY).status_code == 400
-    refused = house.chat({"messages": [{"role": "user", "content": script(reject={"status": 400})}]}, headers=KEY)
+def test_a_key_whose_request_was_refused_may_be_used_again(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    assert deployment.chat({"messages": []}, headers=KEY).status_code == 400
+    refused = deployment.chat({"messages": [{"role": "user", "content": script(reject={"status": 400})}]}, headers=KEY)
     assert refused.status_code >= 400
-    assert house.chat(HELLO, headers=KEY).status_code == 200
-    assert house.jobs_submitted() == 1
+    assert deployment.chat(HELLO, headers=KEY).status_code == 200
+    assert deployment.jobs_submitted() == 1
 
 
-async def test_requests_with_one_key_at_the_same_time_share_one_job(make_house: Any) -> None:
-    house: House = make_house(running_s=0.3)
-    async with client_of(house) as client:
+async def test_requests_with_one_key_at_the_same_time_share_one_job(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment(running_s=0.3)
+    async with client_of(deployment) as client:
         asks = [
             client.post("/v1/chat/completions", json=body("Hi.", stream=index % 2 == 1), headers=KEY)
             for index in range(20)
@@ -137,67 +137,67 @@ async def test_requests_with_one_key_at_the_same_time_share_one_job(make_house: 
     plain = [answer.json()["choices"] for answer in answers[::2]]
     streamed = [fold(chunks(answer))["choices"] for answer in answers[1::2]]
     assert all(choices == plain[0] for choices in plain + streamed)
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_left_gets_its_answer_with_the_same_key(make_house: Any, stream: bool) -> None:
-    house: House = make_house(running_s=0.5)
-    await leave(house, body("Hi.", stream=stream), **KEY)
-    async with client_of(house) as client:
+async def test_a_client_that_left_gets_its_answer_with_the_same_key(make_deployment: Any, stream: bool) -> None:
+    deployment: Deployment = make_deployment(running_s=0.5)
+    await leave(deployment, body("Hi.", stream=stream), **KEY)
+    async with client_of(deployment) as client:
         answer = await client.post("/v1/chat/completions", json=body("Hi."), headers=KEY)
     assert answer.status_code == 200
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
-async def test_a_client_that_left_during_the_submission_leaves_no_second_job(make_house: Any) -> None:
-    house: House = make_house()
+async def test_a_client_that_left_during_the_submission_leaves_no_second_job(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
     fault = Fault(kind="slow", operation="run", delay_s=0.5, times=1)
-    house.sandbox.state.faults.add(fault)
-    async with client_of(house) as client:
+    deployment.sandbox.state.faults.add(fault)
+    async with client_of(deployment) as client:
         with pytest.raises(httpx.ReadTimeout):
             await client.post("/v1/chat/completions", json=body("Hi."), headers=KEY, timeout=0.2)
         answer = await client.post("/v1/chat/completions", json=body("Hi."), headers=KEY)
     assert answer.status_code == 200
-    assert house.jobs_submitted() == 1
-    await until(lambda: house.in_flight() == 0)
+    assert deployment.jobs_submitted() == 1
+    await until(lambda: deployment.in_flight() == 0)
 
 
-async def test_after_a_submission_of_unknown_outcome_the_key_finds_the_job(make_house: Any) -> None:
-    house: House = make_house()
-    faults = house.sandbox.state.faults
+async def test_after_a_submission_of_unknown_outcome_the_key_finds_the_job(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    faults = deployment.sandbox.state.faults
     faults.add(
         Fault(kind="close", operation="run", handled=True, times=1),
         Fault(kind="status", operation="list_jobs", status=500),
     )
-    async with client_of(house) as client:
+    async with client_of(deployment) as client:
         unknown = await client.post("/v1/chat/completions", json=body("Hi."), headers={**KEY, "x-request-timeout": "3"})
         assert unknown.json()["error"]["code"] == "narrative_submit_unknown"
         faults.clear()
         answer = await client.post("/v1/chat/completions", json=body("Hi."), headers=KEY)
     assert answer.status_code == 200, answer.text
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
-def test_keys_are_scoped_to_the_caller(make_house: Any) -> None:
-    house: House = make_house({"PROXY_API_KEYS": "test-key,other-key"})
-    mine = house.chat(HELLO, headers=KEY)
-    others = house.chat(HELLO, headers={**KEY, "authorization": "Bearer other-key"})
+def test_keys_are_scoped_to_the_caller(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_API_KEYS": "test-key,other-key"})
+    mine = deployment.chat(HELLO, headers=KEY)
+    others = deployment.chat(HELLO, headers={**KEY, "authorization": "Bearer other-key"})
     assert others.json()["id"] != mine.json()["id"]
-    assert house.jobs_submitted() == 2
+    assert deployment.jobs_submitted() == 2
 
 
-def test_a_job_that_narrative_forgot_is_run_anew(make_house: Any) -> None:
-    house: House = make_house({"PROXY_STATE__MAX_ANSWER_BYTES": "0"}, max_jobs=1)
-    first = house.chat(HELLO, headers=KEY)
-    house.chat(HELLO)
-    again = house.chat(HELLO, headers=KEY)
+def test_a_job_that_narrative_forgot_is_run_anew(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_STATE__MAX_ANSWER_BYTES": "0"}, max_jobs=1)
+    first = deployment.chat(HELLO, headers=KEY)
+    deployment.chat(HELLO)
+    again = deployment.chat(HELLO, headers=KEY)
     assert again.status_code == 200, again.text
     assert again.json()["id"] != first.json()["id"]
 
 
-def test_a_key_that_is_no_key_is_a_400(house: House) -> None:
-    refused = house.chat(HELLO, headers={"idempotency-key": "k" * 256})
+def test_a_key_that_is_no_key_is_a_400(deployment: Deployment) -> None:
+    refused = deployment.chat(HELLO, headers={"idempotency-key": "k" * 256})
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "Idempotency-Key"
 
@@ -209,59 +209,59 @@ def test_a_key_that_is_no_key_is_a_400(house: House) -> None:
 @pytest.mark.parametrize("then_stream", [False, True])
 @pytest.mark.parametrize("headers", [{}, RETRY, {"x-stainless-retry-count": "0"}], ids=["plain", "SDK", "first try"])
 async def test_an_equal_request_takes_up_the_job_of_the_client_that_vanished(
-    make_house: Any, first_stream: bool, then_stream: bool, headers: dict[str, str]
+    make_deployment: Any, first_stream: bool, then_stream: bool, headers: dict[str, str]
 ) -> None:
     """Trap: clients send no idempotency key by default; some repeat with `x-stainless-retry-count`, most without."""
-    house: House = make_house(running_s=0.5)
-    await leave(house, body("Hi.", stream=first_stream))
-    async with client_of(house) as client:
+    deployment: Deployment = make_deployment(running_s=0.5)
+    await leave(deployment, body("Hi.", stream=first_stream))
+    async with client_of(deployment) as client:
         answer = await client.post("/v1/chat/completions", json=body("Hi.", stream=then_stream), headers=headers)
     assert answer.status_code == 200
     assert (fold(chunks(answer)) if then_stream else answer.json())["choices"][0]["message"]["content"]
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
-async def test_a_job_that_ended_without_a_client_is_taken_up(make_house: Any) -> None:
-    house: House = make_house(running_s=0.2)
-    await leave(house, body("Hi."))
-    await until(lambda: all(job.ended_at < time.time() for job in house.sandbox.state.store.jobs()))
-    async with client_of(house) as client:
+async def test_a_job_that_ended_without_a_client_is_taken_up(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment(running_s=0.2)
+    await leave(deployment, body("Hi."))
+    await until(lambda: all(job.ended_at < time.time() for job in deployment.sandbox.state.store.jobs()))
+    async with client_of(deployment) as client:
         for jobs in (1, 2):
             answer = await client.post("/v1/chat/completions", json=body("Hi."))
             assert answer.status_code == 200
-            assert house.jobs_submitted() == jobs
+            assert deployment.jobs_submitted() == jobs
 
 
-async def test_a_stream_that_was_cut_leaves_its_job_to_the_next_equal_request(make_house: Any) -> None:
+async def test_a_stream_that_was_cut_leaves_its_job_to_the_next_equal_request(make_deployment: Any) -> None:
     """The client leaves after the first bytes, before the chunk with `finish_reason`."""
-    house: House = make_house(running_s=0.5)
-    async with client_of(house) as client:
+    deployment: Deployment = make_deployment(running_s=0.5)
+    async with client_of(deployment) as client:
         async with client.stream("POST", "/v1/chat/completions", json=body("Hi.", stream=True)) as answer:
             await anext(answer.aiter_bytes())
-        await until(lambda: house.in_flight() == 0)
+        await until(lambda: deployment.in_flight() == 0)
         again = await client.post("/v1/chat/completions", json=body("Hi."))
     assert again.status_code == 200
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
-async def test_a_stream_that_was_read_to_its_finish_reason_was_delivered(make_house: Any) -> None:
+async def test_a_stream_that_was_read_to_its_finish_reason_was_delivered(make_deployment: Any) -> None:
     """Many clients stop reading there, before the usage chunk and `[DONE]`."""
-    house: House = make_house()
-    async with client_of(house) as client:
+    deployment: Deployment = make_deployment()
+    async with client_of(deployment) as client:
         for jobs in (1, 2):
             async with client.stream("POST", "/v1/chat/completions", json=body("Hi.", stream=True)) as answer:
                 async for line in answer.aiter_lines():
                     if '"finish_reason":"stop"' in line:
                         break
-            assert house.jobs_submitted() == jobs
+            assert deployment.jobs_submitted() == jobs
 
 
 @pytest.mark.parametrize("key", [{}, KEY], ids=["plain", "with a key"])
 async def test_a_request_that_timed_out_invites_a_repeat_that_gets_its_job(
-    make_house: Any, key: dict[str, str]
+    make_deployment: Any, key: dict[str, str]
 ) -> None:
-    house: House = make_house(running_s=1.5)
-    async with client_of(house) as client:
+    deployment: Deployment = make_deployment(running_s=1.5)
+    async with client_of(deployment) as client:
         late = await client.post("/v1/chat/completions", json=body("Hi."), headers={"x-request-timeout": "0.5", **key})
         assert (late.status_code, late.json()["error"]["code"]) == (504, "job_timeout")
         assert late.headers["x-should-retry"] == "true"
@@ -269,43 +269,43 @@ async def test_a_request_that_timed_out_invites_a_repeat_that_gets_its_job(
         again = await client.post("/v1/chat/completions", json=body("Hi."), headers=key)
     assert again.status_code == 200
     assert again.headers["x-narrative-job-id"] == late.headers["x-narrative-job-id"]
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
-async def test_a_timeout_whose_job_cannot_be_taken_up_invites_nobody(make_house: Any) -> None:
-    house: House = make_house({"PROXY_STATE__ADOPT": "off"}, running_s=1.5)
-    late = house.chat(HELLO, headers={"x-request-timeout": "0.5"})
+async def test_a_timeout_whose_job_cannot_be_taken_up_invites_nobody(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_STATE__ADOPT": "off"}, running_s=1.5)
+    late = deployment.chat(HELLO, headers={"x-request-timeout": "0.5"})
     assert late.status_code == 504
     assert late.headers["x-should-retry"] == "false"
     assert "retry-after" not in late.headers
 
 
-async def test_after_a_submission_of_unknown_outcome_an_equal_request_finds_the_job(make_house: Any) -> None:
-    house: House = make_house()
-    faults = house.sandbox.state.faults
+async def test_after_a_submission_of_unknown_outcome_an_equal_request_finds_the_job(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    faults = deployment.sandbox.state.faults
     faults.add(
         Fault(kind="close", operation="run", handled=True, times=1),
         Fault(kind="status", operation="list_jobs", status=500),
     )
-    async with client_of(house) as client:
+    async with client_of(deployment) as client:
         unknown = await client.post("/v1/chat/completions", json=body("Hi."), headers={"x-request-timeout": "3"})
         assert unknown.json()["error"]["code"] == "narrative_submit_unknown"
         assert unknown.headers["x-should-retry"] == "true"
         faults.clear()
         answer = await client.post("/v1/chat/completions", json=body("Hi."))
     assert answer.status_code == 200, answer.text
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["announces its retries", "as openai 1.40"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_sdk_that_gives_up_three_times_before_the_end_pays_one_job(
-    make_house: Any, announced: bool, stream: bool
+    make_deployment: Any, announced: bool, stream: bool
 ) -> None:
-    house: House = make_house({"PROXY_CHAT__HEARTBEAT_S": "0"}, running_s=4.0)
+    deployment: Deployment = make_deployment({"PROXY_CHAT__HEARTBEAT_S": "0"}, running_s=4.0)
     quiet = Omit()
     hidden = dict.fromkeys(("x-stainless-retry-count", "x-stainless-read-timeout", "x-stainless-timeout"), quiet)
-    async with AsyncOpenAI(base_url=f"{house.url}/v1", api_key="test-key", timeout=1.5, max_retries=3) as client:
+    async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="test-key", timeout=1.5, max_retries=3) as client:
         answer: Any = await client.chat.completions.create(
             model="claude-4-5-haiku",
             messages=[{"role": "user", "content": "Hi."}],
@@ -314,39 +314,39 @@ async def test_an_sdk_that_gives_up_three_times_before_the_end_pays_one_job(
         )
         if not stream:
             assert answer.choices[0].message.content
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
-async def test_a_vanished_job_is_taken_up_once(make_house: Any) -> None:
-    house: House = make_house(running_s=0.5)
-    await leave(house, body("Hi."))
-    async with client_of(house) as client:
+async def test_a_vanished_job_is_taken_up_once(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment(running_s=0.5)
+    await leave(deployment, body("Hi."))
+    async with client_of(deployment) as client:
         asks = [client.post("/v1/chat/completions", json=body("Hi."), headers=headers) for headers in (RETRY, {}, {})]
         answers = await asyncio.gather(*asks)
     assert len({answer.json()["id"] for answer in answers}) == 3
-    assert house.jobs_submitted() == 3
+    assert deployment.jobs_submitted() == 3
 
 
 @pytest.mark.parametrize("headers", [{}, RETRY], ids=["plain", "SDK"])
 async def test_an_equal_request_does_not_share_the_job_of_a_client_that_is_still_there(
-    make_house: Any, headers: dict[str, str]
+    make_deployment: Any, headers: dict[str, str]
 ) -> None:
-    house: House = make_house(running_s=0.3)
-    async with client_of(house) as client:
+    deployment: Deployment = make_deployment(running_s=0.3)
+    async with client_of(deployment) as client:
         first = asyncio.create_task(client.post("/v1/chat/completions", json=body("Hi.")))
-        await until(lambda: house.in_flight() == 1)
+        await until(lambda: deployment.in_flight() == 1)
         second = await client.post("/v1/chat/completions", json=body("Hi."), headers=headers)
         assert second.json()["id"] != (await first).json()["id"]
-    assert house.jobs_submitted() == 2
+    assert deployment.jobs_submitted() == 2
 
 
-async def test_a_delivered_answer_is_not_given_to_a_later_retry(make_house: Any) -> None:
-    house: House = make_house()
-    async with client_of(house) as client:
+async def test_a_delivered_answer_is_not_given_to_a_later_retry(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    async with client_of(deployment) as client:
         for stream in (False, True):
             await client.post("/v1/chat/completions", json=body("Hi.", stream=stream))
             await client.post("/v1/chat/completions", json=body("Hi.", stream=stream), headers=RETRY)
-    assert house.jobs_submitted() == 4
+    assert deployment.jobs_submitted() == 4
 
 
 @pytest.mark.parametrize(
@@ -359,37 +359,37 @@ async def test_a_delivered_answer_is_not_given_to_a_later_retry(make_house: Any)
     ids=["another body", "another caller", "another model"],
 )
 async def test_nothing_else_takes_up_a_vanished_job(
-    make_house: Any, again: dict[str, Any], headers: dict[str, str]
+    make_deployment: Any, again: dict[str, Any], headers: dict[str, str]
 ) -> None:
-    house: House = make_house({"PROXY_API_KEYS": "test-key,other-key"}, running_s=0.3)
-    await leave(house, body("Hi."))
-    async with client_of(house) as client:
+    deployment: Deployment = make_deployment({"PROXY_API_KEYS": "test-key,other-key"}, running_s=0.3)
+    await leave(deployment, body("Hi."))
+    async with client_of(deployment) as client:
         assert (await client.post("/v1/chat/completions", json=again, headers=headers)).status_code == 200
-    assert house.jobs_submitted() == 2
+    assert deployment.jobs_submitted() == 2
 
 
-async def test_callers_with_tokens_of_their_own_never_see_each_others_jobs(make_house: Any) -> None:
-    house: House = make_house(
+async def test_callers_with_tokens_of_their_own_never_see_each_others_jobs(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment(
         {"NARRATIVE_API_KEY": "", "PROXY_API_KEYS": "", "NARRATIVE_DATA_PLANE_ID": SANDBOX_DATA_PLANE}, running_s=0.3
     )
-    await leave(house, body("Hi."), authorization="Bearer token-of-a")
-    await leave(house, body("Hi."), authorization="Bearer token-of-a", **KEY)
-    async with client_of(house) as client:
+    await leave(deployment, body("Hi."), authorization="Bearer token-of-a")
+    await leave(deployment, body("Hi."), authorization="Bearer token-of-a", **KEY)
+    async with client_of(deployment) as client:
         for repeat in (RETRY, KEY):
             headers = {**repeat, "authorization": "Bearer token-of-b"}
             assert (await client.post("/v1/chat/completions", json=body("Hi."), headers=headers)).status_code == 200
-    assert house.jobs_submitted() == 4
+    assert deployment.jobs_submitted() == 4
 
 
 @pytest.mark.parametrize(("adopt", "jobs"), [("off", [2, 3]), ("sdk_retry", [2, 2])])
-async def test_adoption_can_be_limited_or_switched_off(make_house: Any, adopt: str, jobs: list[int]) -> None:
-    house: House = make_house({"PROXY_STATE__ADOPT": adopt}, running_s=0.3)
-    await leave(house, body("Hi."))
-    await leave(house, body("Hi."))
-    assert house.jobs_submitted() == jobs[0]
-    async with client_of(house) as client:
+async def test_adoption_can_be_limited_or_switched_off(make_deployment: Any, adopt: str, jobs: list[int]) -> None:
+    deployment: Deployment = make_deployment({"PROXY_STATE__ADOPT": adopt}, running_s=0.3)
+    await leave(deployment, body("Hi."))
+    await leave(deployment, body("Hi."))
+    assert deployment.jobs_submitted() == jobs[0]
+    async with client_of(deployment) as client:
         assert (await client.post("/v1/chat/completions", json=body("Hi."), headers=RETRY)).status_code == 200
-    assert house.jobs_submitted() == jobs[1]
+    assert deployment.jobs_submitted() == jobs[1]
 
 
 # ---------------------------------------------------------------- failures that were paid
@@ -401,15 +401,17 @@ def failing(text: str = "broken", **fields: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("key", [{}, KEY], ids=["plain", "with a key"])
-async def test_a_paid_failure_is_given_again_without_a_job(make_house: Any, stream: bool, key: dict[str, str]) -> None:
-    house: House = make_house()
-    first = house.chat(failing(), headers=key)
+async def test_a_paid_failure_is_given_again_without_a_job(
+    make_deployment: Any, stream: bool, key: dict[str, str]
+) -> None:
+    deployment: Deployment = make_deployment()
+    first = deployment.chat(failing(), headers=key)
     assert (first.status_code, first.json()["error"]["code"]) == (424, "narrative_job_failed")
-    again = house.chat(failing(stream=stream), headers=key)
+    again = deployment.chat(failing(stream=stream), headers=key)
     assert (again.status_code, again.json()) == (424, first.json())
     assert again.headers["x-narrative-job-id"] == first.headers["x-narrative-job-id"]
     assert again.headers["x-should-retry"] == "false"
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -422,87 +424,87 @@ async def test_a_paid_failure_is_given_again_without_a_job(make_house: Any, stre
     ],
 )
 async def test_a_job_that_failed_for_the_requests_own_fault_is_not_paid_again(
-    make_house: Any, cause: str, status: int, code: str, stream: bool
+    make_deployment: Any, cause: str, status: int, code: str, stream: bool
 ) -> None:
-    house: House = make_house()
+    deployment: Deployment = make_deployment()
     ask = body(script(fail=cause))
-    first = house.chat(ask)
+    first = deployment.chat(ask)
     assert (first.status_code, first.json()["error"]["code"]) == (status, code)
-    again = house.chat({**ask, "stream": stream})
+    again = deployment.chat({**ask, "stream": stream})
     assert (again.status_code, again.json()) == (status, first.json())
     assert again.headers["x-should-retry"] == "false"
-    assert house.jobs_submitted() == 1
+    assert deployment.jobs_submitted() == 1
 
 
-async def test_a_job_that_failed_under_load_may_be_tried_again(make_house: Any) -> None:
-    house: House = make_house()
+async def test_a_job_that_failed_under_load_may_be_tried_again(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
     ask = body(script(key="load", attempts=[{"fail": "ThrottlingException"}, {"text": "Done."}]))
-    first = house.chat(ask)
+    first = deployment.chat(ask)
     assert (first.status_code, first.headers["x-should-retry"]) == (429, "true")
-    assert house.chat(ask).status_code == 200
+    assert deployment.chat(ask).status_code == 200
 
 
-async def test_a_failure_inside_a_stream_is_given_again_before_one(make_house: Any) -> None:
-    house: House = make_house()
-    streamed = house.chat(failing(stream=True))
+async def test_a_failure_inside_a_stream_is_given_again_before_one(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    streamed = deployment.chat(failing(stream=True))
     assert "narrative_job_failed" in streamed.text
-    assert house.chat(failing()).status_code == 424
-    assert house.jobs_submitted() == 1
+    assert deployment.chat(failing()).status_code == 424
+    assert deployment.jobs_submitted() == 1
 
 
-async def test_a_paid_failure_is_given_again_to_the_same_caller_only(make_house: Any) -> None:
-    house: House = make_house({"PROXY_API_KEYS": "test-key,other-key"})
-    house.chat(failing())
-    house.chat(failing(), headers={"authorization": "Bearer other-key"})
-    house.chat(failing("otherwise"))
-    assert house.jobs_submitted() == 3
+async def test_a_paid_failure_is_given_again_to_the_same_caller_only(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_API_KEYS": "test-key,other-key"})
+    deployment.chat(failing())
+    deployment.chat(failing(), headers={"authorization": "Bearer other-key"})
+    deployment.chat(failing("otherwise"))
+    assert deployment.jobs_submitted() == 3
 
 
-async def test_clients_that_need_no_key_are_told_apart_by_the_one_they_send(make_house: Any) -> None:
-    house: House = make_house({"PROXY_API_KEYS": "", "PROXY_SERVER__ALLOW_UNAUTHENTICATED": "always"})
+async def test_clients_that_need_no_key_are_told_apart_by_the_one_they_send(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_API_KEYS": "", "PROXY_SERVER__ALLOW_UNAUTHENTICATED": "always"})
     one, other = (
         {"authorization": f"Bearer {name}", "idempotency-key": "1"} for name in ("ann-example", "bob-example")
     )
-    house.chat(failing(), headers=one)
-    house.chat(failing(), headers=other)
-    assert house.jobs_submitted() == 2
-    assert house.chat(failing(), headers={**other, "authorization": "bearer bob-example"}).status_code == 424
-    assert house.jobs_submitted() == 2
+    deployment.chat(failing(), headers=one)
+    deployment.chat(failing(), headers=other)
+    assert deployment.jobs_submitted() == 2
+    assert deployment.chat(failing(), headers={**other, "authorization": "bearer bob-example"}).status_code == 424
+    assert deployment.jobs_submitted() == 2
 
 
-async def test_giving_failures_again_can_be_switched_off(make_house: Any) -> None:
-    house: House = make_house({"PROXY_STATE__REPLAY_FAILURES_S": "0"})
+async def test_giving_failures_again_can_be_switched_off(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_STATE__REPLAY_FAILURES_S": "0"})
     for jobs in (1, 2):
-        assert house.chat(failing()).status_code == 424
-        assert house.jobs_submitted() == jobs
+        assert deployment.chat(failing()).status_code == 424
+        assert deployment.jobs_submitted() == jobs
 
 
-async def test_giving_failures_again_ends(make_house: Any) -> None:
-    house: House = make_house({"PROXY_STATE__REPLAY_FAILURES_S": "0.5"})
-    house.chat(failing())
-    await until(lambda: house.chat(failing()).status_code == 424 and house.jobs_submitted() == 2)
+async def test_giving_failures_again_ends(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_STATE__REPLAY_FAILURES_S": "0.5"})
+    deployment.chat(failing())
+    await until(lambda: deployment.chat(failing()).status_code == 424 and deployment.jobs_submitted() == 2)
 
 
 @pytest.mark.parametrize("key", [{}, KEY], ids=["plain", "with a key"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_when_one_choice_failed_a_repeat_pays_for_that_one_only(
-    make_house: Any, stream: bool, key: dict[str, str]
+    make_deployment: Any, stream: bool, key: dict[str, str]
 ) -> None:
-    house: House = make_house()
+    deployment: Deployment = make_deployment()
     attempts = [{"text": "A"}, {"fail": "broken"}, {"fail": "broken"}, {"text": "B"}]
     ask = body(script(key="once", attempts=attempts), n=2)
-    first = house.chat({**ask, "stream": stream}, headers=key)
+    first = deployment.chat({**ask, "stream": stream}, headers=key)
     assert "narrative_job_failed" in first.text
-    assert house.jobs_submitted() == 3
-    again = house.chat(ask, headers=key)
+    assert deployment.jobs_submitted() == 3
+    again = deployment.chat(ask, headers=key)
     assert again.status_code == 200, again.text
     assert {choice["message"]["content"] for choice in again.json()["choices"]} == {"A", "B"}
-    assert house.jobs_submitted() == 4
+    assert deployment.jobs_submitted() == 4
 
 
-async def test_what_is_kept_does_not_grow_with_the_requests_that_were_answered(make_house: Any) -> None:
-    house: House = make_house()
-    async with client_of(house) as client:
+async def test_what_is_kept_does_not_grow_with_the_requests_that_were_answered(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    async with client_of(deployment) as client:
         for index in range(30):
             await client.post("/v1/chat/completions", json=body(f"Hi {index}.", stream=index % 2 == 0))
-    await until(lambda: len(house.app.state.store) == 0)
+    await until(lambda: len(deployment.app.state.store) == 0)

@@ -9,12 +9,12 @@ from tests.scripts import script
 from tests.waiting import until
 
 
-async def test_who_finds_no_place_is_told_when_to_come_again_and_makes_no_job(make_house: Any) -> None:
-    house = make_house({"PROXY_JOBS__MAX_IN_FLIGHT": "2", "PROXY_JOBS__PLACE_WAIT_S": "0.1"})
+async def test_who_finds_no_place_is_told_when_to_come_again_and_makes_no_job(make_deployment: Any) -> None:
+    deployment = make_deployment({"PROXY_JOBS__MAX_IN_FLIGHT": "2", "PROXY_JOBS__PLACE_WAIT_S": "0.1"})
     endless = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": script(state="running")}]}
-    async with httpx.AsyncClient(base_url=house.url, headers={"authorization": "Bearer test-key"}) as client:
+    async with httpx.AsyncClient(base_url=deployment.url, headers={"authorization": "Bearer test-key"}) as client:
         waiting = [asyncio.create_task(client.post("/v1/chat/completions", json=endless)) for _ in range(2)]
-        await until(lambda: house.in_flight() == 2)
+        await until(lambda: deployment.in_flight() == 2)
         refused = await client.post("/v1/chat/completions", json=endless)
         for call in waiting:
             call.cancel()
@@ -23,4 +23,4 @@ async def test_who_finds_no_place_is_told_when_to_come_again_and_makes_no_job(ma
     assert refused.json()["error"]["type"] == "overloaded_error"
     assert refused.headers["x-should-retry"] == "true"
     assert int(refused.headers["retry-after"]) >= 1
-    assert house.jobs_submitted() == 2
+    assert deployment.jobs_submitted() == 2

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.scripts import script
 
 HELLO = {"messages": [{"role": "user", "content": "Hello!"}]}
@@ -15,27 +15,27 @@ MODEL = "anthropic.claude-haiku-4.5"
 DOCS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
 
 
-def values(house: House) -> dict[tuple[str, ...], float]:
+def values(deployment: Deployment) -> dict[tuple[str, ...], float]:
     """(name, label values…) → value."""
-    text = httpx.get(f"{house.url}/metrics").text
+    text = httpx.get(f"{deployment.url}/metrics").text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {(sample.name, *(sample.labels[name] for name in sorted(sample.labels))): sample.value for sample in samples}
 
 
-def test_metrics_need_no_key(house: House) -> None:
-    answer = httpx.get(f"{house.url}/metrics")
+def test_metrics_need_no_key(deployment: Deployment) -> None:
+    answer = httpx.get(f"{deployment.url}/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
 
 
-def test_requests_are_counted_by_route_model_and_status(make_house: Any) -> None:
-    house: House = make_house()
-    house.chat(HELLO)
-    house.chat({**HELLO, "stream": True})
-    house.chat({**HELLO, "model": "nonsense"})
-    house.http.get(f"/no/such/{'x' * 30}")
-    house.http.get("/v1/models/nonsense")
-    found = values(house)
+def test_requests_are_counted_by_route_model_and_status(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    deployment.chat(HELLO)
+    deployment.chat({**HELLO, "stream": True})
+    deployment.chat({**HELLO, "model": "nonsense"})
+    deployment.http.get(f"/no/such/{'x' * 30}")
+    deployment.http.get("/v1/models/nonsense")
+    found = values(deployment)
     assert found["proxy_requests_total", MODEL, "/chat/completions", "200"] == 2
     assert found["proxy_requests_total", "none", "/chat/completions", "404"] == 1
     assert found["proxy_requests_total", "none", "other", "404"] == 1
@@ -45,17 +45,17 @@ def test_requests_are_counted_by_route_model_and_status(make_house: Any) -> None
     )
 
 
-def test_the_engine_is_counted(make_house: Any) -> None:
-    house: House = make_house()
-    house.chat({**HELLO, "n": 2})
-    house.chat({"messages": [{"role": "user", "content": script(fail="no")}]})
-    found = values(house)
+def test_the_engine_is_counted(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    deployment.chat({**HELLO, "n": 2})
+    deployment.chat({"messages": [{"role": "user", "content": script(fail="no")}]})
+    found = values(deployment)
     assert found["proxy_jobs_submitted_total", MODEL] == 3
     assert found["proxy_jobs_total", MODEL, "completed"] == 2
     assert found["proxy_jobs_total", MODEL, "failed"] == 1
     assert found["proxy_upstream_calls_total", "submit", "200"] == 3
-    assert sum(value for key, value in found.items() if key[0] == "proxy_news_total") == 3
-    assert sum(value for key, value in found.items() if key[0] == "proxy_news_delay_seconds_count") == 3
+    assert sum(value for key, value in found.items() if key[0] == "proxy_ends_noticed_total") == 3
+    assert sum(value for key, value in found.items() if key[0] == "proxy_end_notice_seconds_count") == 3
     assert found["proxy_stage_seconds_count", "queue"] == 3
     assert found["proxy_stage_seconds_count", "narrative"] == 2
     assert found["proxy_stage_seconds_count", "proxy"] == 1, "one request was answered"
@@ -64,29 +64,29 @@ def test_the_engine_is_counted(make_house: Any) -> None:
     assert found["proxy_state_healthy",] == 1
 
 
-def test_repeats_and_repairs_are_counted(make_house: Any) -> None:
-    house: House = make_house()
+def test_repeats_and_repairs_are_counted(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
     for temperature in (None, None, 0.5):
-        house.chat({**HELLO, "temperature": temperature}, headers={"idempotency-key": "k"})
+        deployment.chat({**HELLO, "temperature": temperature}, headers={"idempotency-key": "k"})
     tool = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}}
     calls = [{"calls": [{"name": "f", "arguments": arguments}]} for arguments in ({"b": 1}, {"a": "1"})]
     ask = script(key="once", attempts=calls)
-    house.chat({"messages": [{"role": "user", "content": ask}], "tools": [{"type": "function", "function": tool}]})
-    found = values(house)
+    deployment.chat({"messages": [{"role": "user", "content": ask}], "tools": [{"type": "function", "function": tool}]})
+    found = values(deployment)
     assert found["proxy_adoptions_total", "replayed"] == 1
     assert found["proxy_adoptions_total", "mismatch"] == 1
     assert found["proxy_further_jobs_total", "repair"] == 1
 
 
-def test_each_app_counts_for_itself(make_house: Any) -> None:
-    one, other = make_house(), make_house()
+def test_each_app_counts_for_itself(make_deployment: Any) -> None:
+    one, other = make_deployment(), make_deployment()
     one.chat(HELLO)
     assert ("proxy_jobs_submitted_total", MODEL) in values(one)
     assert ("proxy_jobs_submitted_total", MODEL) not in values(other)
 
 
-def test_the_documentation_names_every_metric_and_only_those(house: House) -> None:
-    text = httpx.get(f"{house.url}/metrics").text
+def test_the_documentation_names_every_metric_and_only_those(deployment: Deployment) -> None:
+    text = httpx.get(f"{deployment.url}/metrics").text
     served = set(re.findall(r"^# TYPE (proxy_\w+)", text, re.MULTILINE)) - set(re.findall(r"(proxy_\w+_created)", text))
     documented = set(re.findall(r"^\| `(proxy_\w+)`", DOCS, re.MULTILINE))
     assert served == documented

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from proxy.settings import Settings
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.scripts import script
 from tests.waiting import until
 from tests.wire.test_commands import running
@@ -91,15 +91,15 @@ def logged() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_connection_of_a_client_that_stops_reading_is_closed(
-    make_house: Any, logged: list[str], unbounded: dict[str, str], stream: bool
+    make_deployment: Any, logged: list[str], unbounded: dict[str, str], stream: bool
 ) -> None:
-    house: House = make_house({**unbounded, "PROXY_CHAT__SEND_TIMEOUT_S": "0.5"}, context_tokens=None)
+    deployment: Deployment = make_deployment({**unbounded, "PROXY_CHAT__SEND_TIMEOUT_S": "0.5"}, context_tokens=None)
     body = {
         "model": "claude-4-5-haiku", "stream": stream, "max_tokens": 10_000_000,
         "messages": [{"role": "user", "content": script(text="word " * 1_500_000)}],
     }  # fmt: skip
     payload = json.dumps(body).encode()
-    host, port = house.url.removeprefix("http://").split(":")
+    host, port = deployment.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as client:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-key\r\nContent-Length: {len(payload)}\r\n\r\n"
         client.sendall(head.encode() + payload)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.scripts import script
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, "required": ["city"]}
@@ -27,66 +27,71 @@ def arguments(answer: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("tool", [WEATHER, STRICT])
-def test_arguments_that_do_not_match_are_asked_for_again_once_and_usage_is_added_up(house: House, tool: Any) -> None:
-    before = house.jobs_submitted()
-    answer = house.chat({"messages": attempts(WRONG, RIGHT), "tools": [tool]})
+def test_arguments_that_do_not_match_are_asked_for_again_once_and_usage_is_added_up(
+    deployment: Deployment, tool: Any
+) -> None:
+    before = deployment.jobs_submitted()
+    answer = deployment.chat({"messages": attempts(WRONG, RIGHT), "tools": [tool]})
     assert arguments(answer) == [{"city": "Rome"}]
-    assert house.jobs_submitted() == before + 2
+    assert deployment.jobs_submitted() == before + 2
     assert len(answer.headers["x-narrative-job-id"].split(", ")) == 2
-    last_turns = house.submissions()[-1]["messages"][-2:]
+    last_turns = deployment.submissions()[-1]["messages"][-2:]
     assert [turn["role"] for turn in last_turns] == ["assistant", "user"]
     assert "city" in last_turns[1]["content"][0]["text"]
-    once = house.chat({"messages": attempts(RIGHT), "tools": [tool]})
+    once = deployment.chat({"messages": attempts(RIGHT), "tools": [tool]})
     assert answer.json()["usage"]["prompt_tokens"] > 2 * once.json()["usage"]["prompt_tokens"]
 
 
-def test_strict_arguments_that_never_match_are_a_424_with_the_first_errors(house: House) -> None:
-    before = house.jobs_submitted()
+def test_strict_arguments_that_never_match_are_a_424_with_the_first_errors(deployment: Deployment) -> None:
+    before = deployment.jobs_submitted()
     for stream in (False, True):
-        answer = house.chat({"messages": attempts(WRONG, WRONG), "tools": [STRICT], "stream": stream})
+        answer = deployment.chat({"messages": attempts(WRONG, WRONG), "tools": [STRICT], "stream": stream})
         error = json.loads(answer.text.strip().split("data: ")[-1])["error"]
         assert error["code"] == "narrative_invalid_output"
         assert '"city"' in error["message"]
-    assert house.jobs_submitted() == before + 4
+    assert deployment.jobs_submitted() == before + 4
 
 
-def test_without_strict_the_last_answer_is_delivered_as_it_is_and_reported(house: House) -> None:
-    answer = house.chat({"messages": attempts(WRONG, WRONG), "tools": [WEATHER]})
+def test_without_strict_the_last_answer_is_delivered_as_it_is_and_reported(deployment: Deployment) -> None:
+    answer = deployment.chat({"messages": attempts(WRONG, WRONG), "tools": [WEATHER]})
     assert arguments(answer) == [{"days": "many"}]
     assert "$.days" in answer.headers["x-proxy-unmatched"]
 
 
 @pytest.mark.parametrize(("tries", "jobs"), [("0", 1), ("3", 4)])
-def test_the_number_of_tries_is_a_setting(make_house: Any, tries: str, jobs: int) -> None:
-    house = make_house({"PROXY_CHAT__REPAIR_TRIES": tries})
-    answer = house.chat({"messages": attempts(WRONG, WRONG, WRONG, WRONG), "tools": [STRICT]})
+def test_the_number_of_tries_is_a_setting(make_deployment: Any, tries: str, jobs: int) -> None:
+    deployment = make_deployment({"PROXY_CHAT__REPAIR_TRIES": tries})
+    answer = deployment.chat({"messages": attempts(WRONG, WRONG, WRONG, WRONG), "tools": [STRICT]})
     assert answer.status_code == 424
-    assert house.jobs_submitted() == jobs
+    assert deployment.jobs_submitted() == jobs
 
 
-def test_arguments_wrong_only_in_spelling_are_corrected_without_a_new_job(house: House) -> None:
-    before = house.jobs_submitted()
+def test_arguments_wrong_only_in_spelling_are_corrected_without_a_new_job(deployment: Deployment) -> None:
+    before = deployment.jobs_submitted()
     misspelt = {"calls": [{"name": "weather", "arguments": {"city": "Rome", "days": "3"}}]}
-    assert arguments(house.chat({"messages": attempts(misspelt), "tools": [STRICT]})) == [{"city": "Rome", "days": 3}]
-    assert house.jobs_submitted() == before + 1
+    assert arguments(deployment.chat({"messages": attempts(misspelt), "tools": [STRICT]})) == [
+        {"city": "Rome", "days": 3}
+    ]
+    assert deployment.jobs_submitted() == before + 1
 
 
-def test_a_required_call_that_did_not_come_is_asked_for_again(house: House) -> None:
+def test_a_required_call_that_did_not_come_is_asked_for_again(deployment: Deployment) -> None:
     none = {"output": {"content": "I would rather talk.", "tool_calls": []}}
     wanted = {"tools": [WEATHER], "tool_choice": "required"}
-    assert arguments(house.chat({"messages": attempts(none, RIGHT), **wanted})) == [{"city": "Rome"}]
+    assert arguments(deployment.chat({"messages": attempts(none, RIGHT), **wanted})) == [{"city": "Rome"}]
     assert (
-        house.chat({"messages": attempts(none, none), **wanted}).json()["error"]["code"] == "narrative_invalid_output"
+        deployment.chat({"messages": attempts(none, none), **wanted}).json()["error"]["code"]
+        == "narrative_invalid_output"
     )
 
 
-def test_a_call_to_an_unknown_tool_is_asked_for_again_and_never_passed_on(house: House) -> None:
+def test_a_call_to_an_unknown_tool_is_asked_for_again_and_never_passed_on(deployment: Deployment) -> None:
     unknown = {"output": {"content": "", "tool_calls": [{"launch_missiles": {}}]}}
-    assert arguments(house.chat({"messages": attempts(unknown, RIGHT), "tools": [WEATHER]})) == [{"city": "Rome"}]
-    empty = house.chat({"messages": attempts(unknown, unknown), "tools": [WEATHER]})
+    assert arguments(deployment.chat({"messages": attempts(unknown, RIGHT), "tools": [WEATHER]})) == [{"city": "Rome"}]
+    empty = deployment.chat({"messages": attempts(unknown, unknown), "tools": [WEATHER]})
     assert empty.json()["error"]["code"] == "narrative_invalid_output"
     beside_words = {"output": {"content": "Ready.", "tool_calls": [{"launch_missiles": {}}]}}
-    answer = house.chat({"messages": attempts(beside_words, beside_words), "tools": [WEATHER]})
+    answer = deployment.chat({"messages": attempts(beside_words, beside_words), "tools": [WEATHER]})
     assert answer.json()["choices"][0]["message"]["content"] == "Ready."
     assert "launch_missiles" not in answer.text
 
@@ -95,25 +100,25 @@ POINT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required":
 
 
 @pytest.mark.parametrize("wrong", [{"x": "one"}, {}, "Sure! Here it is.", "```json\n{}\n```"])
-def test_structured_output_that_does_not_match_is_asked_for_again(house: House, wrong: Any) -> None:
+def test_structured_output_that_does_not_match_is_asked_for_again(deployment: Deployment, wrong: Any) -> None:
     wanted = {"type": "json_schema", "json_schema": {"name": "p", "schema": POINT, "strict": True}}
-    good = house.chat({"messages": attempts({"output": wrong}, {"output": {"x": 1}}), "response_format": wanted})
+    good = deployment.chat({"messages": attempts({"output": wrong}, {"output": {"x": 1}}), "response_format": wanted})
     assert good.json()["choices"][0]["message"]["content"] == '{"x":1}'
-    bad = house.chat({"messages": attempts({"output": wrong}, {"output": wrong}), "response_format": wanted})
+    bad = deployment.chat({"messages": attempts({"output": wrong}, {"output": wrong}), "response_format": wanted})
     assert bad.json()["error"]["code"] == "narrative_invalid_output"
     assert bad.headers["x-should-retry"] == "false"
 
 
-def test_tools_response_format_and_thinking_together_streamed(house: House) -> None:
+def test_tools_response_format_and_thinking_together_streamed(deployment: Deployment) -> None:
     wanted = {
         "tools": [WEATHER],
         "response_format": {"type": "json_schema", "json_schema": {"name": "p", "schema": POINT, "strict": True}},
         "extended_thinking": {"enabled": True, "budget_tokens": 1024},
     }
     for stream in (False, True):
-        called = house.chat({"messages": attempts(RIGHT), **wanted, "stream": stream})
+        called = deployment.chat({"messages": attempts(RIGHT), **wanted, "stream": stream})
         assert '"name":"weather"' in called.text
-        said = house.chat(
+        said = deployment.chat(
             {
                 "messages": attempts({"output": {"reasoning": "hm", "answer": {"x": 2}, "tool_calls": []}}),
                 **wanted,
@@ -142,46 +147,50 @@ def any_of_models(tmp_path: Path) -> dict[str, str]:
     return {"PROXY_CHAT__MODELS_FILE": str(file)}
 
 
-def test_an_encoding_with_alternatives_can_be_chosen_per_model(make_house: Any, any_of_models: dict[str, str]) -> None:
-    house = make_house(any_of_models, schema_keywords="full")
-    answer = house.chat({"messages": attempts(RIGHT), "tools": [WEATHER]})
+def test_an_encoding_with_alternatives_can_be_chosen_per_model(
+    make_deployment: Any, any_of_models: dict[str, str]
+) -> None:
+    deployment = make_deployment(any_of_models, schema_keywords="full")
+    answer = deployment.chat({"messages": attempts(RIGHT), "tools": [WEATHER]})
     assert arguments(answer) == [{"city": "Rome"}]
-    items = house.submissions()[-1]["inference_config"]["output_format_schema"]["properties"]["tool_calls"]["items"]
+    items = deployment.submissions()[-1]["inference_config"]["output_format_schema"]["properties"]["tool_calls"][
+        "items"
+    ]
     assert items.keys() == {"anyOf"}
 
 
 @pytest.mark.parametrize("refusals", ["reject", "fail"])
 def test_a_refused_schema_is_met_once_with_the_simple_form_which_is_remembered(
-    make_house: Any, any_of_models: dict[str, str], refusals: str
+    make_deployment: Any, any_of_models: dict[str, str], refusals: str
 ) -> None:
-    house = make_house(any_of_models, refusals=refusals)
+    deployment = make_deployment(any_of_models, refusals=refusals)
     for stream in (False, True):
-        answer = house.chat({"messages": attempts(RIGHT, RIGHT), "tools": [WEATHER], "stream": stream})
+        answer = deployment.chat({"messages": attempts(RIGHT, RIGHT), "tools": [WEATHER], "stream": stream})
         assert answer.status_code == 200, answer.text
         assert "Rome" in answer.text
     wasted = 1 if refusals == "fail" else 0
-    assert house.jobs_submitted() == 2 + wasted
-    assert len(house.sandbox.state.store.refused) == 1 - wasted
+    assert deployment.jobs_submitted() == 2 + wasted
+    assert len(deployment.sandbox.state.store.refused) == 1 - wasted
     assert answer.headers["x-proxy-adjusted"] == "tools: written in the simple form, with arguments as JSON text"
 
 
-def test_a_schema_that_is_refused_in_every_form_is_a_400(make_house: Any) -> None:
-    house = make_house(max_schema_bytes=50)
-    answer = house.chat({"messages": attempts(RIGHT), "tools": [WEATHER]})
+def test_a_schema_that_is_refused_in_every_form_is_a_400(make_deployment: Any) -> None:
+    deployment = make_deployment(max_schema_bytes=50)
+    answer = deployment.chat({"messages": attempts(RIGHT), "tools": [WEATHER]})
     assert answer.json()["error"]["code"] == "invalid_json_schema"
 
 
 @pytest.mark.parametrize("refusals", ["reject", "fail"])
-def test_refused_tool_blocks_in_the_history_are_written_as_text(make_house: Any, refusals: str) -> None:
-    house = make_house(tool_blocks=False, refusals=refusals)
+def test_refused_tool_blocks_in_the_history_are_written_as_text(make_deployment: Any, refusals: str) -> None:
+    deployment = make_deployment(tool_blocks=False, refusals=refusals)
     call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Rome"}'}}
     history = [
         {"role": "user", "content": "Weather?"},
         {"role": "assistant", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c1", "content": "21 degrees"},
     ]
-    answer = house.chat({"messages": history})
+    answer = deployment.chat({"messages": history})
     assert answer.status_code == 200, answer.text
-    assert "21 degrees" in json.dumps(house.submissions()[-1]["messages"])
-    again = house.chat({"messages": history})
+    assert "21 degrees" in json.dumps(deployment.submissions()[-1]["messages"])
+    again = deployment.chat({"messages": history})
     assert again.headers["x-proxy-adjusted"] == "history: past tool calls and results written as text"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import House
+from tests.conftest import Deployment
 from tests.scripts import script
 from tests.wire.test_streams import chunks
 
@@ -18,10 +18,10 @@ def ask(text: str = "Hello!", **fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": text}], **fields}
 
 
-def refusal(house: House, **fields: Any) -> tuple[int, str]:
-    before = house.jobs_submitted()
-    answer = house.chat(ask(**fields))
-    assert house.jobs_submitted() == before
+def refusal(deployment: Deployment, **fields: Any) -> tuple[int, str]:
+    before = deployment.jobs_submitted()
+    answer = deployment.chat(ask(**fields))
+    assert deployment.jobs_submitted() == before
     return answer.status_code, answer.json()["error"]["param"]
 
 
@@ -37,19 +37,21 @@ def refusal(house: House, **fields: Any) -> tuple[int, str]:
         ("claude-4-sonnet", "anthropic.claude-sonnet-4.5", True),
     ],
 )
-def test_a_model_answers_to_the_names_of_other_providers(house: House, name: str, model: str, reported: bool) -> None:
-    answer = house.chat(ask(model=name))
+def test_a_model_answers_to_the_names_of_other_providers(
+    deployment: Deployment, name: str, model: str, reported: bool
+) -> None:
+    answer = deployment.chat(ask(model=name))
     assert (answer.json()["model"], answer.headers["x-proxy-model"]) == (name, model)
     assert ("successor" in answer.headers.get("x-proxy-adjusted", "")) is reported
-    assert house.http.get(f"/v1/models/{name}").json()["id"] == name
+    assert deployment.http.get(f"/v1/models/{name}").json()["id"] == name
 
 
-def test_unknown_names_are_a_404_or_served_by_the_default_model(make_house: Any) -> None:
-    house = make_house()
-    assert house.chat(ask(model="gpt-99")).status_code == 404
-    assert house.chat(ask(model="x" * 100_000)).status_code == 404
-    house = make_house({"PROXY_CHAT__DEFAULT_MODEL": "claude-4-6-sonnet"})
-    answer = house.chat(ask(model="gpt-99"))
+def test_unknown_names_are_a_404_or_served_by_the_default_model(make_deployment: Any) -> None:
+    deployment = make_deployment()
+    assert deployment.chat(ask(model="gpt-99")).status_code == 404
+    assert deployment.chat(ask(model="x" * 100_000)).status_code == 404
+    deployment = make_deployment({"PROXY_CHAT__DEFAULT_MODEL": "claude-4-6-sonnet"})
+    answer = deployment.chat(ask(model="gpt-99"))
     assert (answer.json()["model"], answer.headers["x-proxy-model"]) == ("gpt-99", "anthropic.claude-sonnet-4.6")
     assert "default" in answer.headers["x-proxy-adjusted"]
 
@@ -57,22 +59,22 @@ def test_unknown_names_are_a_404_or_served_by_the_default_model(make_house: Any)
 # ---------------------------------------------------------------- tools
 
 
-def test_as_many_tools_as_allowed_and_not_one_more(house: House) -> None:
+def test_as_many_tools_as_allowed_and_not_one_more(deployment: Deployment) -> None:
     tools = [{"type": "function", "function": {"name": f"tool_{index}"}} for index in range(513)]
-    assert house.chat(ask(tools=tools[:512])).status_code == 200
-    assert refusal(house, tools=tools) == (400, "tools")
+    assert deployment.chat(ask(tools=tools[:512])).status_code == 200
+    assert refusal(deployment, tools=tools) == (400, "tools")
 
 
-def test_as_many_choices_as_allowed_and_not_one_more(house: House) -> None:
-    assert len(house.chat(ask(n=8)).json()["choices"]) == 8
-    assert refusal(house, n=9) == (400, "n")
+def test_as_many_choices_as_allowed_and_not_one_more(deployment: Deployment) -> None:
+    assert len(deployment.chat(ask(n=8)).json()["choices"]) == 8
+    assert refusal(deployment, n=9) == (400, "n")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_custom_tool_is_called_with_text(house: House, stream: bool) -> None:
+def test_a_custom_tool_is_called_with_text(deployment: Deployment, stream: bool) -> None:
     text = script(calls=[{"name": "shell", "arguments": {"input": "ls -l"}}, {"name": "clock", "arguments": {}}])
     tools = [{"type": "custom", "custom": {"name": "shell"}}, CLOCK]
-    answer = house.chat(ask(text, tools=tools, stream=stream))
+    answer = deployment.chat(ask(text, tools=tools, stream=stream))
     if stream:
         deltas = [choice["delta"] for chunk in chunks(answer.content) for choice in chunk["choices"]]
         calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
@@ -83,25 +85,25 @@ def test_a_custom_tool_is_called_with_text(house: House, stream: bool) -> None:
     assert calls[1]["function"] == {"name": "clock", "arguments": "{}"}
 
 
-def test_a_past_custom_call_reaches_the_model(make_house: Any) -> None:
-    house = make_house()
+def test_a_past_custom_call_reaches_the_model(make_deployment: Any) -> None:
+    deployment = make_deployment()
     call = {"id": "c1", "type": "custom", "custom": {"name": "shell", "input": "ls -l"}}
     messages = [
         {"role": "user", "content": "List."},
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c1", "content": "total 0"},
     ]
-    answer = house.chat({"messages": messages, "tools": [{"type": "custom", "custom": {"name": "shell"}}]})
+    answer = deployment.chat({"messages": messages, "tools": [{"type": "custom", "custom": {"name": "shell"}}]})
     assert answer.status_code == 200
-    (body,) = house.submissions()
+    (body,) = deployment.submissions()
     (used,) = [block for turn in body["messages"] for block in turn["content"] if block["type"] == "tool_use"]
     assert (used["name"], used["input"]) == ("shell", {"input": "ls -l"})
 
 
-def test_hosted_tools_are_refused_or_left_out_by_setting(house: House, make_house: Any) -> None:
+def test_hosted_tools_are_refused_or_left_out_by_setting(deployment: Deployment, make_deployment: Any) -> None:
     tools = [CLOCK, {"type": "web_search"}]
-    assert refusal(house, tools=tools) == (400, "tools[1].type")
-    lenient = make_house({"PROXY_CHAT__HOSTED_TOOLS": "drop"})
+    assert refusal(deployment, tools=tools) == (400, "tools[1].type")
+    lenient = make_deployment({"PROXY_CHAT__HOSTED_TOOLS": "drop"})
     answer = lenient.chat(ask(tools=tools))
     assert answer.status_code == 200
     assert "web_search" in answer.headers["x-proxy-adjusted"]
@@ -110,8 +112,8 @@ def test_hosted_tools_are_refused_or_left_out_by_setting(house: House, make_hous
 # ---------------------------------------------------------------- parameters
 
 
-def test_a_stop_string_at_the_very_start_leaves_nothing(house: House) -> None:
-    choice = house.chat(ask(script(text="STOP and more"), stop="STOP")).json()["choices"][0]
+def test_a_stop_string_at_the_very_start_leaves_nothing(deployment: Deployment) -> None:
+    choice = deployment.chat(ask(script(text="STOP and more"), stop="STOP")).json()["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "stop")
 
 
@@ -124,61 +126,63 @@ def test_a_stop_string_at_the_very_start_leaves_nothing(house: House) -> None:
         ({str(index): "x" for index in range(17)}, "metadata"),
     ],
 )
-def test_metadata_that_cannot_be_tags_are_refused(house: House, metadata: dict[str, str], param: str) -> None:
-    assert refusal(house, metadata=metadata) == (400, param)
+def test_metadata_that_cannot_be_tags_are_refused(deployment: Deployment, metadata: dict[str, str], param: str) -> None:
+    assert refusal(deployment, metadata=metadata) == (400, param)
 
 
 @pytest.mark.parametrize(
     "fields", [{"thinking": {"type": "enabled", "budget_tokens": 1024}}, {"reasoning": {"effort": "low"}}]
 )
-def test_other_spellings_of_reasoning(house: House, fields: dict[str, Any]) -> None:
-    message = house.chat(ask(**fields)).json()["choices"][0]["message"]
+def test_other_spellings_of_reasoning(deployment: Deployment, fields: dict[str, Any]) -> None:
+    message = deployment.chat(ask(**fields)).json()["choices"][0]["message"]
     assert message["reasoning_content"]
     assert "reasoning" not in message
 
 
-def test_a_json_object_may_have_a_schema(house: House) -> None:
-    answer = house.chat(ask(response_format={"type": "json_object", "schema": NUMBER}))
+def test_a_json_object_may_have_a_schema(deployment: Deployment) -> None:
+    answer = deployment.chat(ask(response_format={"type": "json_object", "schema": NUMBER}))
     assert json.loads(answer.json()["choices"][0]["message"]["content"]).keys() == {"n"}
 
 
-def test_an_answer_that_does_not_match_a_schema_that_is_not_strict_is_delivered_and_reported(house: House) -> None:
+def test_an_answer_that_does_not_match_a_schema_that_is_not_strict_is_delivered_and_reported(
+    deployment: Deployment,
+) -> None:
     schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": NUMBER}}
-    answer = house.chat(ask(script(output={"n": "many"}), response_format=schema))
+    answer = deployment.chat(ask(script(output={"n": "many"}), response_format=schema))
     assert answer.status_code == 200
     assert json.loads(answer.json()["choices"][0]["message"]["content"]) == {"n": "many"}
     assert "n" in answer.headers["x-proxy-unmatched"]
-    matching = house.chat(ask(script(output={"n": 3}), response_format=schema))
+    matching = deployment.chat(ask(script(output={"n": 3}), response_format=schema))
     assert "x-proxy-unmatched" not in matching.headers
 
 
-def test_nested_fields_without_effect_are_reported(house: House) -> None:
+def test_nested_fields_without_effect_are_reported(deployment: Deployment) -> None:
     part = {"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}
-    answer = house.chat({"messages": [{"role": "user", "content": [part]}], "seed": 1})
+    answer = deployment.chat({"messages": [{"role": "user", "content": [part]}], "seed": 1})
     assert answer.headers["x-proxy-ignored"] == "seed, messages.content.cache_control"
 
 
-def test_a_participants_name_reaches_the_model(make_house: Any) -> None:
-    house = make_house()
-    house.chat({"messages": [{"role": "user", "name": "Bob", "content": "Hello!"}]})
-    assert house.submissions()[0]["messages"][-1]["content"][0]["text"] == "Bob: Hello!"
+def test_a_participants_name_reaches_the_model(make_deployment: Any) -> None:
+    deployment = make_deployment()
+    deployment.chat({"messages": [{"role": "user", "name": "Bob", "content": "Hello!"}]})
+    assert deployment.submissions()[0]["messages"][-1]["content"][0]["text"] == "Bob: Hello!"
 
 
 # ---------------------------------------------------------------- delivery
 
 
-def test_the_status_of_a_paid_failure_is_a_setting(make_house: Any) -> None:
-    answer = make_house().chat(ask(script(fail="It broke")))
+def test_the_status_of_a_paid_failure_is_a_setting(make_deployment: Any) -> None:
+    answer = make_deployment().chat(ask(script(fail="It broke")))
     assert (answer.status_code, answer.headers["x-should-retry"]) == (424, "false")
-    answer = make_house({"PROXY_CHAT__PAID_FAILURE_STATUS": "502"}).chat(ask(script(fail="It broke")))
+    answer = make_deployment({"PROXY_CHAT__PAID_FAILURE_STATUS": "502"}).chat(ask(script(fail="It broke")))
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "narrative_job_failed")
 
 
-def test_a_stream_is_delivered_once_its_finish_chunk_was_sent(make_house: Any) -> None:
+def test_a_stream_is_delivered_once_its_finish_chunk_was_sent(make_deployment: Any) -> None:
     """A client that stops reading there has its answer: its next equal request is a new one."""
-    house = make_house()
+    deployment = make_deployment()
     body = json.dumps({"model": "claude-4-5-haiku", "stream": True, **ask("Hello!")}).encode()
-    host, port = house.url.removeprefix("http://").split(":")
+    host, port = deployment.url.removeprefix("http://").split(":")
     for jobs in (1, 2):
         with socket.create_connection((host, int(port)), timeout=30) as client:
             head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer test-key\r\n"
@@ -186,4 +190,4 @@ def test_a_stream_is_delivered_once_its_finish_chunk_was_sent(make_house: Any) -
             received = b""
             while b'"finish_reason":"stop"' not in received:
                 received += client.recv(65_536)
-        assert house.jobs_submitted() == jobs
+        assert deployment.jobs_submitted() == jobs

@@ -31,7 +31,7 @@ export function sampleOf(text, at) {
     errors: sum("proxy_requests_total", (labels) => apps(labels) && Number(labels.status) >= 400 && labels.status !== "499"),
     calls: sum("proxy_upstream_calls_total"),
     answers: bucketsOf(metrics.filter(({ name, labels }) => name === "proxy_request_seconds_bucket" && labels.route === CHAT)),
-    delays: bucketsOf(metrics.filter(({ name }) => name === "proxy_news_delay_seconds_bucket")),
+    delays: bucketsOf(metrics.filter(({ name }) => name === "proxy_end_notice_seconds_bucket")),
   };
 }
 

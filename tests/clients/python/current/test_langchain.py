@@ -134,6 +134,6 @@ def test_leaving_a_stream(proxy: Proxy, request_id: str) -> None:
 
 
 async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:
-    answers = await asyncio.gather(*(chat(house).ainvoke(ENDS_LATE) for house in (proxy, blank_proxy)))
+    answers = await asyncio.gather(*(chat(deployment).ainvoke(ENDS_LATE) for deployment in (proxy, blank_proxy)))
     assert [answer.content for answer in answers] == [MARKDOWN, MARKDOWN]
     assert "".join([chunk.content async for chunk in chat(proxy).astream(ENDS_LATE)]) == MARKDOWN

@@ -13,9 +13,9 @@ def ask(proxy: Proxy, **options: Any) -> Any:
     return client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": ENDS_LATE}], **options)
 
 
-@pytest.mark.parametrize("house", ["proxy", "blank_proxy"])
-def test_a_silent_job_is_waited_for(house: str, request: pytest.FixtureRequest) -> None:
-    assert ask(request.getfixturevalue(house)).choices[0].message.content == MARKDOWN
+@pytest.mark.parametrize("deployment", ["proxy", "blank_proxy"])
+def test_a_silent_job_is_waited_for(deployment: str, request: pytest.FixtureRequest) -> None:
+    assert ask(request.getfixturevalue(deployment)).choices[0].message.content == MARKDOWN
 
 
 def test_a_silent_job_is_waited_for_in_a_stream(proxy: Proxy) -> None:

@@ -167,7 +167,7 @@ async def test_cancelling_a_streamed_run(proxy: Proxy, request_id: str) -> None:
 
 
 async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:
-    runs = (Runner.run(agent(client(house)), ENDS_LATE) for house in (proxy, blank_proxy))
+    runs = (Runner.run(agent(client(deployment)), ENDS_LATE) for deployment in (proxy, blank_proxy))
     assert [run.final_output for run in await asyncio.gather(*runs)] == [MARKDOWN, MARKDOWN]
     streamed = Runner.run_streamed(agent(client(proxy)), ENDS_LATE)
     await _last(streamed.stream_events())

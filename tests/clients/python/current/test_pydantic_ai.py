@@ -123,7 +123,7 @@ async def test_cancellation(proxy: Proxy, request_id: str) -> None:
 
 
 async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:
-    answers = await asyncio.gather(*(agent(house).run(ENDS_LATE) for house in (proxy, blank_proxy)))
+    answers = await asyncio.gather(*(agent(deployment).run(ENDS_LATE) for deployment in (proxy, blank_proxy)))
     assert [answer.output for answer in answers] == [MARKDOWN, MARKDOWN]
     async with agent(proxy).run_stream(ENDS_LATE) as result:
         assert await result.get_output() == MARKDOWN

@@ -120,7 +120,7 @@ async def test_cancellation(proxy: Proxy, request_id: str) -> None:
 
 def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:
     late = ask(script(delay=SILENCE_S), response_model=City)
-    for house in (proxy, blank_proxy):
-        assert isinstance(structured(house).create(**late), City)
+    for deployment in (proxy, blank_proxy):
+        assert isinstance(structured(deployment).create(**late), City)
     *_, last = structured(proxy).create_partial(**late)
     assert City.model_validate(last.model_dump())

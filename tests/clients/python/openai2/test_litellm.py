@@ -130,7 +130,7 @@ async def test_cancellation(proxy: Proxy, request_id: str) -> None:
 
 
 async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:
-    calls = (litellm.acompletion(**ask(house, ENDS_LATE)) for house in (proxy, blank_proxy))
+    calls = (litellm.acompletion(**ask(deployment, ENDS_LATE)) for deployment in (proxy, blank_proxy))
     answers = await asyncio.gather(*calls)
     assert [answer.choices[0].message.content for answer in answers] == [MARKDOWN, MARKDOWN]
     stream = await litellm.acompletion(**ask(proxy, ENDS_LATE, stream=True))

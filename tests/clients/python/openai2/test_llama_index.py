@@ -114,7 +114,7 @@ async def test_cancellation(proxy: Proxy, request_id: str) -> None:
 
 
 async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> None:
-    answers = await asyncio.gather(*(model(house).achat(say(ENDS_LATE)) for house in (proxy, blank_proxy)))
+    answers = await asyncio.gather(*(model(deployment).achat(say(ENDS_LATE)) for deployment in (proxy, blank_proxy)))
     assert [answer.message.content for answer in answers] == [MARKDOWN, MARKDOWN]
     stream = await model(proxy).astream_chat(say(ENDS_LATE))
     assert "".join([answer.delta async for answer in stream]) == MARKDOWN
