@@ -3,6 +3,7 @@
 from typing import Any
 
 import jsonschema
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -129,3 +130,30 @@ def as_draft_4_has_it(keyword: str, value: Any) -> Any:
     if keyword in {"allOf", "anyOf", "oneOf", "items"} and isinstance(value, list):
         return [{} if isinstance(item, bool) else item for item in value]
     return {} if isinstance(value, bool) and keyword in {"not", "items"} else value
+
+
+URIS = {
+    4: "http://json-schema.org/draft-04/schema#",
+    6: "http://json-schema.org/draft-06/schema#",
+    7: "http://json-schema.org/draft-07/schema#",
+    2019: "https://json-schema.org/draft/2019-09/schema",
+    2020: "https://json-schema.org/draft/2020-12/schema",
+}
+FIRST_DRAFTS = {
+    **dict.fromkeys(("$id", "contains", "propertyNames"), 6),
+    **dict.fromkeys(("if", "then", "else"), 7),
+    **dict.fromkeys(("$anchor", "$defs", "dependentSchemas", "dependentRequired", "contentSchema"), 2019),
+    **dict.fromkeys(("maxContains", "minContains", "unevaluatedItems", "unevaluatedProperties"), 2019),
+    **dict.fromkeys(("prefixItems", "$dynamicAnchor"), 2020),
+}
+
+
+@pytest.mark.parametrize("draft", URIS)
+@pytest.mark.parametrize("keyword", FIRST_DRAFTS)
+def test_a_keyword_is_checked_from_the_draft_on_that_has_it(keyword: str, draft: int) -> None:
+    schema = {"$schema": URIS[draft], keyword: []}  # an empty list is wrong for each of them
+    if draft < FIRST_DRAFTS[keyword]:
+        compile_schema(schema, param="schema")
+    else:
+        with pytest.raises(InvalidRequest):
+            compile_schema(schema, param="schema")
