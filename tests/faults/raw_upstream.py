@@ -37,8 +37,12 @@ class RawUpstream:
     url: str = ""
     connected: int = 0
     most_connected: int = 0
+    open: dict[asyncio.Task[None] | None, asyncio.StreamWriter] = field(default_factory=dict)
+    """Tasks that serve connections: asyncio itself would let the garbage collector take those that wait for ever."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self.open[task] = writer
         self.connected += 1
         self.most_connected = max(self.most_connected, self.connected)
         try:
@@ -52,6 +56,7 @@ class RawUpstream:
             pass
         finally:
             self.connected -= 1
+            del self.open[task]
             writer.close()
 
 
@@ -72,6 +77,10 @@ async def raw_upstream(*replies: Reply) -> AsyncIterator[RawUpstream]:
         yield upstream
     finally:
         server.close()
+        serving = [task for task in upstream.open if task is not None]
+        for writer in upstream.open.values():
+            writer.transport.abort()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 def answer(
