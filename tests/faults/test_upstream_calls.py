@@ -165,3 +165,16 @@ async def test_calls_over_an_open_connection_make_no_tasks() -> None:
             loop.set_task_factory(None)
         assert len(upstream.seen) == 4
     assert not made
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_a_redirect_is_not_followed_with_the_key(status: int) -> None:
+    async with raw_upstream(DONE) as elsewhere:
+        away = answer(status, headers={"Location": f"{elsewhere.url}/jobs/job-1"})
+        async with (
+            raw_upstream(away) as upstream,
+            NarrativeClient(KEY, environment=upstream.url, options=QUICK) as narrative,
+        ):
+            with pytest.raises(UpstreamError):
+                await narrative.get_job("job-1")
+        assert not elsewhere.seen

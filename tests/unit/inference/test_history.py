@@ -343,6 +343,7 @@ def texts_of_all(conversation: Conversation) -> str:
         ),
         ([user(), calling("a", arguments="{bad"), result("a")], "past arguments that are no JSON object were wrapped"),
         ([user(), assistant(""), user()], "an empty turn was left out"),
+        ([user(), calling("a"), assistant(""), result("a")], "an empty turn was left out"),
         ([user("a"), user(" "), user("b")], "an empty turn was left out"),
     ],
 )

@@ -141,6 +141,15 @@ def test_jobs_that_have_ended_are_forgotten_before_those_that_run() -> None:
     assert sandbox.store.jobs() == running[1:]
 
 
+def test_a_job_that_will_end_soon_has_not_ended_yet() -> None:
+    sandbox = StoppedSandbox(max_jobs=2)
+    slow = sandbox.submit(says("user", '[[sandbox {"delay": 60}]]'))
+    soon = sandbox.submit(says("user", '[[sandbox {"delay": 1}]]'))
+    last = sandbox.submit(says("user", '[[sandbox {"delay": 30}]]'))
+    assert slow not in sandbox.store.jobs()
+    assert sandbox.store.jobs() == [soon, last]
+
+
 @pytest.mark.parametrize("spare", [-1, 0])
 def test_the_bound_in_bytes_is_exact_and_counts_input_and_result(spare: int) -> None:
     size = StoppedSandbox().submit().size

@@ -76,3 +76,14 @@ async def test_only_this_process_is_alive_and_it_leads() -> None:
     assert await store.join("feed") == ALONE
     await store.leave("feed")
     assert await store.join("feed") == ALONE
+
+
+async def test_what_was_removed_makes_room() -> None:
+    store = MemoryStore(max_bytes=3_000)
+    for _ in range(10):
+        await store.put("kept", "f", "x" * 1_000, ttl_s=9)
+        await store.put("kept", "g", "y" * 1_000, ttl_s=9)
+        await store.remove("kept", "g")
+    await store.put("other", "f", "z" * 500, ttl_s=9)
+    assert await store.read("kept") == {"f": "x" * 1_000}
+    assert await store.read("other") == {"f": "z" * 500}
