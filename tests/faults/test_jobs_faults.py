@@ -71,6 +71,17 @@ async def test_a_job_that_stays_unknown_is_lost() -> None:
         assert jobs.in_flight == 0
 
 
+async def test_a_job_is_not_lost_soon_after_its_submission_however_often_it_is_unknown() -> None:
+    options = JobsOptions(watch=WatchOptions(reads_per_second=100, lost_after=60.0))
+    async with (
+        raw_upstream(ACCEPTED, *[answer(404)] * 6, DONE) as upstream,
+        NarrativeClient(KEY, environment=upstream.url, options=CLIENT) as client,
+        Jobs(options) as jobs,
+    ):
+        job = await jobs.run(request(), client, deadline=in_seconds(20))
+        assert job.state == "completed"
+
+
 async def test_a_job_that_never_ends_times_out_with_its_id_and_can_be_waited_for_again() -> None:
     async with (
         raw_upstream(ACCEPTED, RUNNING) as upstream,
