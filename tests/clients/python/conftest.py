@@ -77,7 +77,7 @@ class Proxy:
     def _listen(self, lines: IO[str]) -> None:
         for line in lines:
             entry = json.loads(line)
-            if entry["event"] == "the client left its stream":
+            if entry["event"] == "the client left before the end of its answer":
                 self._left.add(entry["request"])
             if entry["event"] == "request":
                 with self._news:
