@@ -17,7 +17,7 @@ from proxy.backends.narrative.events import JobEnded, Observer, ReliabilityChang
 from proxy.backends.narrative.failures import UNREADABLE
 from proxy.backends.narrative.polling import ListCursor, ReadBudget, Reliability, Table, WatchedJob, next_polls
 from proxy.backends.narrative.replicas import AccountRole, ListRead, Replicas
-from proxy.backends.narrative.types import Job, JobRecord, JobState
+from proxy.backends.narrative.types import Job, JobPage, JobRecord, JobState
 from proxy.errors import Overloaded, PermissionDenied, ProxyError, RateLimited, UpstreamError
 from proxy.storage import Membership, Store
 
@@ -80,8 +80,7 @@ class AccountWatcher:
         self._lists = Reliability(reliable=True, patience=1.0)
         self.webhooks = Reliability(reliable=False, patience=0.5)
         self.has_webhooks = False
-        self._closely = False
-        """The lists are read so often that they owe each end."""
+        self._closely = False  # the lists are read so often that they owe each end
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
@@ -186,18 +185,15 @@ class AccountWatcher:
         """Bring the table up to date on the replicas and on what can be relied on."""
         table, membership, now = self._table, self.role.membership, self._loop.time()
         hears = membership.leads or self.role.silence < _SILENCE
-        table.members, table.leads, table.reads_lists = (
-            membership.members,
-            membership.leads,
-            membership.leads or not hears,
-        )
+        table.members, table.leads = membership.members, membership.leads
+        table.reads_lists = membership.leads or not hears
         self._budget.share = 1.0 if membership.leads else 1 / membership.members
         self._closely = hears and table.often
         self._lists.settle(now, followed=self._closely)
         self.webhooks.settle(now)
-        lists_reliable = self._lists.reliable
-        for cursor in table.lists.values():
-            lists_reliable = lists_reliable and cursor.failures < _MOST_FAILURES
+        lists_reliable = self._lists.reliable and all(
+            cursor.failures < _MOST_FAILURES for cursor in table.lists.values()
+        )
         for source, reliable in (("list", lists_reliable), ("webhook", self.webhooks.reliable)):
             if reliable != table.reliable[source]:
                 table.reliable[source] = reliable
@@ -218,10 +214,9 @@ class AccountWatcher:
 
     async def aclose(self) -> None:
         """Stop reading."""
-        tasks = list(self._tasks)
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.role.resign()
 
     # ------------------------------------------------------------ reads
@@ -233,13 +228,7 @@ class AccountWatcher:
         asked = cursor.first_page(started)
         try:
             while asked:
-                page = await self._client.list_jobs(
-                    type="model_inference",
-                    state=cursor.state,
-                    per_page=asked,
-                    offset=offset or None,
-                    order_by="updated_at_desc",
-                )
+                page = await _read_page(self._client, cursor.state, asked, offset)
                 self._budget.failures = 0
                 self._take_all(page.records)
                 shown += page.records
@@ -275,7 +264,10 @@ class AccountWatcher:
         except ProxyError as error:
             now = self._loop.time()
             self._budget.failed(error, started, now)
-            self._judge(job, error, now)
+            if error.code == UNREADABLE:
+                self._observe(Unreadable(job.id))
+            if (lasting := _lasting(job, error, now, self._options)) is not None:
+                self.fail(job, lasting)
         else:
             now = self._loop.time()
             self._budget.failures = 0
@@ -293,21 +285,6 @@ class AccountWatcher:
             if job.urgent_at is not None:  # a hint came meanwhile
                 self._table.hurry(job, max(job.urgent_at, self._loop.time()))
 
-    def _judge(self, job: WatchedJob, error: ProxyError, now: float) -> None:
-        """End the wait for a job after repeated answers that there is no such job for us, or that cannot be read; all else may pass."""
-        if error.code == UNREADABLE:
-            self._observe(Unreadable(job.id))
-            if job.unreadable_since is None:
-                job.unreadable_since = now
-                log.warning("the record of a job could not be read", extra={"job_id": job.id})
-            if now - job.unreadable_since >= self._options.unreadable_after:
-                self.fail(job, UpstreamError(error.message, code=UNREADABLE, job_id=job.id))
-            return
-        lasting = isinstance(error, PermissionDenied) or error.code in {"narrative_job_lost", "narrative_unauthorized"}
-        job.refusals = job.refusals + 1 if lasting else 0
-        if job.refusals >= _LOST_READS and now - job.started >= self._options.lost_after:
-            self.fail(job, error)
-
     # ------------------------------------------------------------ replicas
 
     async def renew_role(self) -> None:
@@ -315,8 +292,7 @@ class AccountWatcher:
         if self.idle:
             await self.role.resign()
             return
-        since = self._loop.time() - _HOPELESS
-        lists = self._table.lists.values()
+        since, lists = self._loop.time() - _HOPELESS, self._table.lists.values()
         hopeless = any(cursor.failures >= _MOST_FAILURES and cursor.started > since for cursor in lists)
         await self.role.renew(may_lead=self.role.membership.members == 1 or not hopeless)
         self._notify()
@@ -334,6 +310,29 @@ class AccountWatcher:
             cursor.start(now)
             self._budget.take(now)
             self._spawn(self._read_list(cursor))
+
+
+async def _read_page(client: NarrativeClient, state: str, size: int, offset: int) -> JobPage:
+    """A page of the jobs in a state, those that were updated last first."""
+    return await client.list_jobs(
+        type="model_inference", state=state, per_page=size, offset=offset or None, order_by="updated_at_desc"
+    )
+
+
+def _lasting(job: WatchedJob, error: ProxyError, now: float, options: WatchOptions) -> ProxyError | None:
+    """The error that ends the wait for a job whose read failed, None while that may pass.
+
+    Repeated answers that there is no such job for us, or that cannot be read, last; all else may pass.
+    """
+    if error.code == UNREADABLE:
+        if job.unreadable_since is None:
+            job.unreadable_since = now
+            log.warning("the record of a job could not be read", extra={"job_id": job.id})
+        for_too_long = now - job.unreadable_since >= options.unreadable_after
+        return UpstreamError(error.message, code=UNREADABLE, job_id=job.id) if for_too_long else None
+    lost = isinstance(error, PermissionDenied) or error.code in {"narrative_job_lost", "narrative_unauthorized"}
+    job.refusals = job.refusals + 1 if lost else 0
+    return error if job.refusals >= _LOST_READS and now - job.started >= options.lost_after else None
 
 
 class Watcher:
