@@ -24,7 +24,7 @@ from proxy.settings import ServerSettings
 MAX_VALUES: Final = 100_000
 """Default for the most JSON values in a body."""
 UNION_TAG: Final = "#"
-"""Begins the tags of unions in models, so that they can be told from the names of fields."""
+"""Begins the tags of unions in models, so that they can be distinguished from the names of fields."""
 _LARGE_BYTES: Final = 64 * 1024
 """From this size on a body is parsed and decoded in a thread. The worst of smaller ones takes about 20 ms."""
 _MAX_KEY_LENGTH: Final = 255

@@ -1,7 +1,7 @@
 """The body of `POST /v1/chat/completions`.
 
 Requests are pydantic models: strict about types, open to unknown fields (they end up in `model_extra`). In every optional field null
-is the same as absent. Every tag of a union begins with `#`, so that an error's path can be told from the tags in it.
+is the same as absent. Every tag of a union begins with `#`, so that tags can be left out of an error's path.
 Source: contract `heroku-chat.md`; the `openai` SDKs' types where it is silent.
 """
 

@@ -68,7 +68,7 @@ class SubmissionRecord:
     """The slots of one request, in each of which one submission is reserved and recorded.
 
     A slot holds nothing (nobody has submitted here, or Narrative refused it), a reservation (a replica is about to submit; if it was
-    killed, the job is looked up by its tag before anything is sent), or a job id, and whoever comes later waits for that job.
+    killed, the job is looked up by its tag before anything is sent), or a job id, and later requests wait for that job.
     Preparing and reading are pure, so the ids are all that is needed to resume a request: the prompt comes again with its retry.
 
     Args:

@@ -179,7 +179,7 @@ class Webhooks:
         check_at, pause = loop.time(), options.retry_first
         while True:
             membership = await self._store.join(_ROLE)
-            # While the shared store is away, whoever led goes on; else all would subscribe, each in place of the others.
+            # While the shared store is away, the last leader goes on; otherwise all would subscribe, each in place of the others.
             leads = membership.leads if self._store.healthy else self._subscribed.is_set()
             try:
                 if not leads:
