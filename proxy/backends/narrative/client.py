@@ -4,7 +4,7 @@
         job = await narrative.run_model_inference(request)
         job = await narrative.get_job(job.id)
 
-It uses aiohttp directly: a GET costs a twentieth of httpx's CPU time. Source: shared contract `narrative.md`.
+It uses aiohttp directly, which costs far less CPU time a call than httpx. Source: shared contract `narrative.md`.
 """
 
 import asyncio
