@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from proxy.api.openai.decode import ChatReply, decode
-from proxy.api.openai.encode import ChunkStream, completion
+from proxy.api.openai.encode import ChatStreamEncoder, completion
 from proxy.api.openai.types import ChatRequest
 from proxy.backends.narrative.output import choice_of, read_job, usage_of
 from proxy.backends.narrative.prompt import Prepared, prepare
@@ -76,6 +76,6 @@ def test_the_job_becomes_the_completion_and_its_chunks_fold_back_to_it(
     assert whole["choices"][0]["finish_reason"] == case["finish_reason"]
     assert whole["usage"] == case.get("usage", {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15})
     assert whole["model"] == case["request"]["model"]
-    stream = ChunkStream(reply)
+    stream = ChatStreamEncoder(reply)
     chunks = [chunk for event in result_events(result) for chunk in stream.chunks(event)]
     assert fold(chunks) == (whole if include_usage else {**whole, "usage": None})

@@ -5,7 +5,7 @@ Source: contract `elastic-inference.md`.
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from proxy.api.elastic.types import (
     CompletionBody,
@@ -19,7 +19,7 @@ from proxy.api.elastic.types import (
     TaskSettings,
 )
 from proxy.api.http.requests import canonical_digest, validated
-from proxy.api.http.responses import json_line
+from proxy.api.http.responses import StreamEncoder, json_line
 from proxy.catalog import Catalog
 from proxy.errors import (
     InvalidApiKey,
@@ -110,7 +110,7 @@ class CompletionEncoder:
     def encode(self, event: Event) -> Iterator[bytes]:
         """Only text is part of a completion."""
         if isinstance(event, TextDelta):
-            yield _event("message", {"completion": [{"delta": event.text}]})
+            yield b"event: message\ndata: " + json_line({"completion": [{"delta": event.text}]}) + b"\n\n"
 
     def heartbeat(self) -> bytes:
         """Empty: the format has no event without content."""
@@ -118,38 +118,24 @@ class CompletionEncoder:
 
     def error(self, error: ProxyError) -> bytes:
         """An event named `error`; `[DONE]` does not follow."""
-        return _event("error", error_out(error))
-
-
-class Chunks(Protocol):
-    """The chunks of one stream, as JSON objects."""
-
-    def chunks(self, event: Event) -> Iterator[Mapping[str, Any]]:
-        """Those of an event."""
-
-    def heartbeat(self) -> Mapping[str, Any] | None:
-        """One without content; None before the first chunk."""
+        return b"event: error\ndata: " + json_line(error_out(error)) + b"\n\n"
 
 
 class ChatEncoder(CompletionEncoder):
-    """The bytes of a streamed chat completion."""
+    """The bytes of a streamed chat completion: OpenAI's chunks, each an event named `message`."""
 
-    def __init__(self, chunks: Chunks) -> None:
-        self._stream = chunks
+    def __init__(self, chunks: StreamEncoder) -> None:
+        self._chunks = chunks
 
     def encode(self, event: Event) -> Iterator[bytes]:
-        """OpenAI's chunks, each an event named `message`."""
-        for chunk in self._stream.chunks(event):
-            yield _event("message", chunk)
+        """The chunks of an event."""
+        for chunk in self._chunks.encode(event):
+            yield b"event: message\n" + chunk
 
     def heartbeat(self) -> bytes:
         """A chunk with an empty delta; empty before the first one."""
-        chunk = self._stream.heartbeat()
-        return _event("message", chunk) if chunk else b""
-
-
-def _event(name: str, value: object) -> bytes:
-    return b"event: " + name.encode() + b"\ndata: " + json_line(value) + b"\n\n"
+        chunk = self._chunks.heartbeat()
+        return chunk and b"event: message\n" + chunk
 
 
 # ---------------------------------------------------------------- endpoints

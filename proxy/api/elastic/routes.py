@@ -19,7 +19,6 @@ from starlette.types import Message, Receive, Scope, Send
 from proxy.access.authentication import Authenticator, Caller, presented_keys
 from proxy.api.elastic.codec import (
     ChatEncoder,
-    Chunks,
     CompletionEncoder,
     check_task_type,
     completion_digest,
@@ -69,8 +68,8 @@ _REFUSALS: Final = frozenset(
 
 Verify = Callable[[Endpoint, str | None], Awaitable[None]]
 """(endpoint, its credential) → nothing, when its service accepts the credential. Raises ProxyError."""
-DecodeChat = Callable[[dict[str, Any], int], tuple[InferenceRequest, Chunks, str]]
-"""(an OpenAI chat request's body, its bytes) → the request, the chunks of its stream, a digest of the body. Raises InvalidRequest."""
+DecodeChat = Callable[[dict[str, Any], int], tuple[InferenceRequest, StreamEncoder, str]]
+"""(an OpenAI chat request's body, its bytes) → the request, OpenAI's encoder of its stream, a digest of the body. Raises InvalidRequest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,12 +390,12 @@ async def stream_completion(request: Request, services: ElasticServices) -> RunR
 async def stream_chat(request: Request, services: ElasticServices) -> RunResponse:
     """A chat completion, always with its usage in the last chunk, as Elasticsearch has it."""
     caller, inference_id = await _inference_call(request, services)
-    asked, chunks, digest = await read_object(
+    asked, encoder, digest = await read_object(
         request,
         lambda body, body_bytes: services.decode_chat({**body, "model": inference_id}, body_bytes),
         services.settings.server,
     )
-    return _streamed(request, services, caller, (asked, digest), ChatEncoder(chunks))
+    return _streamed(request, services, caller, (asked, digest), ChatEncoder(encoder))
 
 
 def _streamed(

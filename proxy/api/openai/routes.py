@@ -21,14 +21,7 @@ from proxy.api.http.responses import (
     json_response,
 )
 from proxy.api.openai.decode import ChatReply, ReasoningObject, body_digest, decode
-from proxy.api.openai.encode import (
-    ChatStreamEncoder,
-    ChunkStream,
-    ModelInfo,
-    ModelList,
-    completion_body,
-    error_body,
-)
+from proxy.api.openai.encode import ChatStreamEncoder, completion_body, error_body
 from proxy.api.openai.types import ChatRequest
 from proxy.catalog import Catalog, ModelCard
 from proxy.errors import (
@@ -42,8 +35,8 @@ from proxy.errors import (
 )
 from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency
+from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest
-from proxy.inference.request import Rules
 from proxy.settings import Settings
 
 API: Final = "openai"
@@ -128,10 +121,10 @@ def decode_body(
 
 def decode_streamed(
     body: dict[str, Any], body_bytes: int, *, decode_chat: DecodeChat
-) -> tuple[InferenceRequest, ChunkStream, str]:
+) -> tuple[InferenceRequest, ChatStreamEncoder, str]:
     """The same for another API that streams chat completions as this one's chunks, always with their usage."""
     decoded, reply, digest = decode_chat({**body, "stream": True}, body_bytes)
-    return decoded, ChunkStream(replace(reply, include_usage=True)), digest
+    return decoded, ChatStreamEncoder(replace(reply, include_usage=True)), digest
 
 
 # ---------------------------------------------------------------- models
@@ -147,8 +140,7 @@ async def list_models(request: Request) -> Response:
     endpoints = [
         _of_endpoint(endpoint) for endpoint in await services.endpoints.all() if caller.may_use_endpoint(endpoint.id)
     ]
-    listed: ModelList = {"object": "list", "data": [*models, *endpoints]}
-    return json_response(listed)
+    return json_response({"object": "list", "data": [*models, *endpoints]})
 
 
 async def retrieve_model(request: Request) -> Response:
@@ -159,7 +151,7 @@ async def retrieve_model(request: Request) -> Response:
     return json_response(await _model(name, services, caller))
 
 
-async def _model(name: str, services: OpenAIServices, caller: Caller) -> ModelInfo:
+async def _model(name: str, services: OpenAIServices, caller: Caller) -> JsonObject:
     """
     Raises:
         ModelNotFound: there is none of that name.
@@ -184,12 +176,12 @@ def _no_access(name: str) -> PermissionDenied:
     return PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")
 
 
-def _of_card(name: str, card: ModelCard) -> ModelInfo:
+def _of_card(name: str, card: ModelCard) -> JsonObject:
     """`created` is not known; a fixed time serves clients that sort by it."""
     return {"id": name, "object": "model", "created": 0, "owned_by": card.owned_by}
 
 
-def _of_endpoint(endpoint: Endpoint) -> ModelInfo:
+def _of_endpoint(endpoint: Endpoint) -> JsonObject:
     return {"id": endpoint.id, "object": "model", "created": endpoint.created_at, "owned_by": endpoint.service}
 
 

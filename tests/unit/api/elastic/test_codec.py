@@ -14,7 +14,7 @@ from proxy.api.elastic.codec import (
 )
 from proxy.api.elastic.types import CompletionBody
 from proxy.api.openai.decode import ChatReply
-from proxy.api.openai.encode import ChunkStream
+from proxy.api.openai.encode import ChatStreamEncoder
 from proxy.errors import InvalidRequest, JobTimeout
 from proxy.inference.request import Message, Text
 from proxy.inference.result import Choice, Result, Usage, result_events
@@ -79,7 +79,7 @@ def test_a_completions_stream_holds_its_text_only() -> None:
 
 
 def test_a_chat_completions_stream_holds_openais_chunks() -> None:
-    encoder = ChatEncoder(ChunkStream(ChatReply("mine", include_usage=True)))
+    encoder = ChatEncoder(ChatStreamEncoder(ChatReply("mine", include_usage=True)))
     assert encoder.heartbeat() == b""
     sent = [json.loads(data.split(b"data: ")[1]) for event in result_events(RESULT) for data in encoder.encode(event)]
     assert {chunk["object"] for chunk in sent} == {"chat.completion.chunk"}

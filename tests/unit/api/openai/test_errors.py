@@ -5,7 +5,8 @@ import json
 import pytest
 
 from proxy.api.http.responses import report_headers
-from proxy.api.openai.encode import error_body, error_event
+from proxy.api.openai.decode import ChatReply
+from proxy.api.openai.encode import ChatStreamEncoder, error_body
 from proxy.api.openai.routes import error_response
 from proxy.errors import InvalidRequest, PaidFailure, RateLimited
 from proxy.inference.backend import Report
@@ -15,7 +16,7 @@ def test_the_body_of_an_error() -> None:
     error = InvalidRequest("It is\u2028wrong.", param="n", code="c")
     expected = {"error": {"message": "It is\u2028wrong.", "type": "invalid_request_error", "param": "n", "code": "c"}}
     assert json.loads(error_body(error)) == expected
-    event = error_event(error)
+    event = ChatStreamEncoder(ChatReply("m")).error(error)
     assert json.loads(event.removeprefix(b"data: ")) == expected
     assert len(event.decode().splitlines()) == 2
     assert len(json.loads(error_body(InvalidRequest("x" * 10_000)))["error"]["message"]) == 2_000
