@@ -2,16 +2,17 @@
 
 Narrative reports the same causes in a refused submission (HTTP 400 and an error body) and in a failed job (`failures`). The text is
 that of the model's own platform, passed on, so that text is what is matched: Amazon Bedrock's, Anthropic's, OpenAI's, Snowflake's.
-Sources: contracts `narrative.md` (documented causes of failure) and `heroku-chat.md` (Errors), and for each wording its own.
+Sources: contracts `narrative.md` (documented causes of failure) and `heroku-chat.md` (Errors).
 """
 
 import math
 import re
 import time
+from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum, auto
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 from proxy.backends.narrative.types import parse_json
 from proxy.errors import (
@@ -45,64 +46,44 @@ class Cause(Enum):
     OTHER = auto()
 
 
-class Wording(NamedTuple):
-    """A way to word a cause: a pattern found in the text whatever its case, a text that was seen, and where it was."""
-
-    cause: Cause
-    pattern: str
-    example: str
-    source: str
-
-
-_CONTRACT: Final = "contract narrative.md, documented causes of failure"
-
-# Tried in this order. A refused schema quotes names that the client chose, which may contain anything that follows.
+# Searched for in this order, in any letter case. A refused schema quotes names that the client chose, which may contain anything that
+# follows. The tests have texts that were seen for each, with their sources.
 # fmt: off
-WORDINGS: Final = (
-    Wording(Cause.INVALID_SCHEMA, r"\A\W*invalid schema\b", "Invalid schema", _CONTRACT),
-    Wording(Cause.THROTTLED, r"throttl|too many (requests|tokens), please wait|too many requests",
-            "ThrottlingException: Too many tokens, please wait before trying again.",
-            "github.com/anthropics/claude-code/issues/236, github.com/strands-agents/agent-builder/issues/31"),
-    Wording(Cause.THROTTLED, r"rate[ _-]?limit|rate exceeded|(requests|tokens) per (min|day)|quota[ _](was |is )?exceeded|"
-            r"exceeded your (current )?quota",
-            "Rate limit reached for gpt-4.1 on tokens per min (TPM): Limit 30000, Used 29000, Requested 4000. Please try again in 6s.",
-            "help.openai.com/en/articles/5955604-how-can-i-so; metricsign.com/errors/snowflake-cortex-quota-exceeded"),
-    Wording(Cause.OVERLOADED, r"too many connections|overloaded|service[ _]?unavailable|temporarily unavailable|"
-            r"(in)?sufficient capacity|unable to process your request|model[ _]?(is )?not[ _]?ready|(http|status)( code)?:? ?(503|529)\b",
-            "overloaded_error: Overloaded",
-            "github.com/anthropics/claude-code/issues/39745; "
-            "docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html"),
-    Wording(Cause.CONTEXT_LENGTH, r"context[ _-]?(length|window|limit)",
-            "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length and try again",
-            "github.com/docker/docker-agent/issues/569, github.com/continuedev/continue/issues/6080"),
-    Wording(Cause.CONTEXT_LENGTH, r"(prompt|input|request|messages?) (is |was |are )?too (long|large)|too many (input|prompt) tokens|"
-            r"(input|prompt) tokens? ?(count|limit)?.{0,40}exceed|maximum (context|prompt|input)|max input (length|tokens)",
-            "prompt is too long: 1000032 tokens > 1000000 maximum", "github.com/anomalyco/models.dev/pull/1221"),
-    Wording(Cause.MAX_TOKENS, r"maximum allowed number of output tokens|max_(completion_|output_)?tokens\W.{0,20}too large|"
-            r"supports at most \d+ (completion|output) tokens|maximum tokens you requested exceeds",
-            "max_tokens: 128001 > 64000, which is the maximum allowed number of output tokens for claude-opus-4-5-20251101",
-            "github.com/anthropics/claude-code/issues/24451; github.com/aws-samples/bedrock-access-gateway/issues/41"),
-    Wording(Cause.TOKEN_LIMIT, r"token limit exceeded|exceed\w* (the )?`?max[ _]tokens|max[ _]tokens.{0,40}(exceeded|reached)",
-            "Token limit exceeded", _CONTRACT),
-    Wording(Cause.CONTENT_FILTER, r"content[ _-]?(filter|policy|management)|guardrail|safety (system|policy|filter)|"
-            r"blocked by (the )?(safety|moderation)|moderation",
-            "Blocked by guardrail", "docs.aws.amazon.com/bedrock/latest/userguide/guardrails-how.html"),
-    Wording(Cause.SAMPLING, r"\b(temperature|top_p|top_k)\b.{0,80}(cannot both|not support|only the default|deprecated)|"
-            r"(unsupported|unknown) (parameter|value)\W{0,4}(temperature|top_p|top_k)\b",
-            "`temperature` and `top_p` cannot both be specified for this model. Please use only one.",
-            "github.com/skydiscover-ai/skydiscover/issues/15; github.com/egoist/chatwise-releases/issues/940; "
-            "github.com/lobehub/lobehub/pull/7747"),
-    Wording(Cause.TOOL_BLOCKS, r"\btool_?(use|result|config)s?\b",
-            "The toolConfig field must be defined when using toolUse and toolResult content blocks.",
-            "github.com/langgenius/dify/issues/16421"),
-    Wording(Cause.INVALID_SCHEMA, r"\bschema\b|output_format|\bgrammar\b",
-            "The compiled grammar is too large, which would cause performance issues.",
-            "github.com/anthropics/anthropic-sdk-python/issues/1185"),
-    Wording(Cause.MODEL_UNAVAILABLE, r"model\b.{0,80}(unavailable|not available|not found|not supported|does not exist|unknown)|"
-            r"(unknown|unsupported|invalid) model", "Model unavailable", _CONTRACT),
-    Wording(Cause.INVALID_DATA_PLANE, r"data[ _-]?plane", "Invalid data plane", _CONTRACT),
+PATTERNS: Final = (
+    (Cause.INVALID_SCHEMA, r"\A\W*invalid schema\b"),
+    (Cause.THROTTLED, r"throttl|too many (requests|tokens), please wait|too many requests|rate[ _-]?limit|rate exceeded|"
+        r"(requests|tokens) per (min|day)|quota[ _](was |is )?exceeded|exceeded your (current )?quota"),
+    (Cause.OVERLOADED, r"too many connections|overloaded|service[ _]?unavailable|temporarily unavailable|(in)?sufficient capacity|"
+        r"unable to process your request|model[ _]?(is )?not[ _]?ready|(http|status)( code)?:? ?(503|529)\b"),
+    (Cause.CONTEXT_LENGTH, r"context[ _-]?(length|window|limit)|(prompt|input|request|messages?) (is |was |are )?too (long|large)|"
+        r"too many (input|prompt) tokens|(input|prompt) tokens? ?(count|limit)?.{0,40}exceed|maximum (context|prompt|input)|"
+        r"max input (length|tokens)"),
+    (Cause.MAX_TOKENS, r"maximum allowed number of output tokens|max_(completion_|output_)?tokens\W.{0,20}too large|"
+        r"supports at most \d+ (completion|output) tokens|maximum tokens you requested exceeds"),
+    (Cause.TOKEN_LIMIT, r"token limit exceeded|exceed\w* (the )?`?max[ _]tokens|max[ _]tokens.{0,40}(exceeded|reached)"),
+    (Cause.CONTENT_FILTER, r"content[ _-]?(filter|policy|management)|guardrail|safety (system|policy|filter)|"
+        r"blocked by (the )?(safety|moderation)|moderation"),
+    (Cause.SAMPLING, r"\b(temperature|top_p|top_k)\b.{0,80}(cannot both|not support|only the default|deprecated)|"
+        r"(unsupported|unknown) (parameter|value)\W{0,4}(temperature|top_p|top_k)\b"),
+    (Cause.TOOL_BLOCKS, r"\btool_?(use|result|config)s?\b"),
+    (Cause.INVALID_SCHEMA, r"\bschema\b|output_format|\bgrammar\b"),
+    (Cause.MODEL_UNAVAILABLE, r"model\b.{0,80}(unavailable|not available|not found|not supported|does not exist|unknown)|"
+        r"(unknown|unsupported|invalid) model"),
+    (Cause.INVALID_DATA_PLANE, r"data[ _-]?plane"),
 )
 # fmt: on
+
+# Load goes by itself, so that these errors invite a repeat after so many seconds; any other request would fail, and be paid for, again.
+_ERRORS: Final[Mapping[Cause, tuple[type[ProxyError], dict[str, Any]]]] = {
+    Cause.THROTTLED: (RateLimited, {"retry_after": 5.0}),
+    Cause.OVERLOADED: (Overloaded, {"retry_after": 2.0}),
+    Cause.CONTEXT_LENGTH: (ContextLengthExceeded, {"param": "messages"}),
+    Cause.MAX_TOKENS: (InvalidRequest, {"param": "max_tokens"}),
+    Cause.SAMPLING: (InvalidRequest, {"param": "temperature", "code": "unsupported_parameter"}),
+    Cause.INVALID_SCHEMA: (InvalidRequest, {"code": "invalid_json_schema"}),
+    Cause.MODEL_UNAVAILABLE: (ModelNotFound, {"param": "model"}),
+    Cause.INVALID_DATA_PLANE: (PermissionDenied, {}),
+}
 
 REJECTED: Final = "narrative_rejected"
 UNREADABLE: Final = "narrative_record_unreadable"
@@ -112,74 +93,43 @@ MAX_WORDS: Final = 500
 MAX_RETRY_AFTER: Final = 60.0
 DEFAULT_RETRY_AFTER: Final = 1.0
 _MAX_TEXT: Final = 2_000
-_THROTTLED_S: Final = 5.0
-_OVERLOADED_S: Final = 2.0
-_MAX_PAUSE_S: Final = 60.0
-_PAUSE = re.compile(r"\b(?:in|after) (\d{1,6}(?:\.\d{1,6})?) ?(ms|s)", re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+_PAUSE: Final = re.compile(r"\b(?:in|after) (\d{1,6}(?:\.\d{1,6})?) ?(ms|s)", re.IGNORECASE)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 def cause_of(text: str) -> Cause:
     """The cause that a text of Narrative's names, `Cause.OTHER` when it names none. Only its first 2,000 characters count."""
-    text = text[:_MAX_TEXT]
-    flags = re.IGNORECASE | re.DOTALL
-    return next((wording.cause for wording in WORDINGS if re.search(wording.pattern, text, flags)), Cause.OTHER)
+    text, flags = text[:_MAX_TEXT], re.IGNORECASE | re.DOTALL
+    return next((cause for cause, pattern in PATTERNS if re.search(pattern, text, flags)), Cause.OTHER)
 
 
-def clean(text: str, secret: str, limit: int = 500) -> str:
-    """A text of Narrative's as one short line that may be shown and logged.
-
-    Args:
-        secret: the API key of the call, struck out; one of fewer than 12 characters may be an ordinary word and is left.
-        limit: most characters of the result.
-    """
-    return _CONTROL.sub(" ", redact(text, [secret])).strip()[:limit]
+def clean(text: str, secret: str) -> str:
+    """A text of Narrative's as one line of at most `MAX_WORDS` characters that may be shown and logged, without the API key `secret`
+    (one of fewer than 12 characters may be an ordinary word and is left)."""
+    return _CONTROL.sub(" ", redact(text, [secret])).strip()[:MAX_WORDS]
 
 
 def error_for(text: str, *, code: str, job_id: str | None = None) -> ProxyError:
     """The error that tells a client why Narrative refused or failed.
 
     Args:
-        text: Narrative's own text, free of secrets; shown to the client.
+        text: Narrative's own text, free of secrets; shown to the client. A pause it asks for ("try again in 6s") is passed on.
         code: of the error when the text names no cause of its own; `REJECTED` when a call was refused, and no job failed.
         job_id: the job that failed, or that the call was about.
-
-    Returns:
-        Only errors that follow from load (429 and 503) invite a repeat: any other request would fail, and be paid for, again.
     """
     what = "Narrative refused the request" if code == REJECTED else f"Narrative job {job_id} failed"
     message = f"{what}: {text or 'no reason was given'}"
-    match cause_of(text):
-        case Cause.THROTTLED:
-            return RateLimited(message, retry_after=_pause(text, _THROTTLED_S), job_id=job_id)
-        case Cause.OVERLOADED:
-            return Overloaded(message, retry_after=_pause(text, _OVERLOADED_S), job_id=job_id)
-        case Cause.CONTEXT_LENGTH:
-            # LiteLLM recognizes the cause by this sentence alone, whatever the code is.
-            too_long = f"The prompt is longer than the model's context length. {message}"
-            return ContextLengthExceeded(too_long, param="messages", job_id=job_id)
-        case Cause.MAX_TOKENS:
-            return InvalidRequest(message, param="max_tokens", job_id=job_id)
-        case Cause.SAMPLING:
-            param = "top_p" if "top_p" in text else "temperature"
-            return InvalidRequest(message, param=param, code="unsupported_parameter", job_id=job_id)
-        case Cause.INVALID_SCHEMA:
-            return InvalidRequest(message, code="invalid_json_schema", job_id=job_id)
-        case Cause.MODEL_UNAVAILABLE:
-            return ModelNotFound(message, param="model", job_id=job_id)
-        case Cause.INVALID_DATA_PLANE:
-            return PermissionDenied(message, job_id=job_id)
-    kind = UpstreamError if code == REJECTED else PaidFailure
-    return kind(message, code=code, job_id=job_id)
-
-
-def _pause(text: str, default: float) -> float:
-    """The seconds that a text asks to wait, such as "try again in 6s"."""
-    asked = _PAUSE.search(text[:_MAX_TEXT])
-    if asked is None:
-        return default
-    seconds = float(asked[1]) / (1_000 if asked[2].lower() == "ms" else 1)
-    return min(max(seconds, 1.0), _MAX_PAUSE_S)
+    cause = cause_of(text)
+    kind, fields = _ERRORS.get(cause, (UpstreamError if code == REJECTED else PaidFailure, {"code": code}))
+    if cause is Cause.CONTEXT_LENGTH:
+        # LiteLLM recognizes the cause by this sentence alone, whatever the code is.
+        message = f"The prompt is longer than the model's context length. {message}"
+    elif cause is Cause.SAMPLING and "top_p" in text:
+        fields = {**fields, "param": "top_p"}
+    elif "retry_after" in fields and (asked := _PAUSE.search(text[:_MAX_TEXT])):
+        seconds = float(asked[1]) / (1_000 if asked[2].lower() == "ms" else 1)
+        fields = {"retry_after": min(max(seconds, 1.0), MAX_RETRY_AFTER)}
+    return kind(message, job_id=job_id, **fields)
 
 
 # ---------------------------------------------------------------- answers to calls
@@ -238,14 +188,13 @@ def words_of(body: bytes, secret: str) -> str:
     except (ValueError, RecursionError, AttributeError):
         return ""
     words = ": ".join(dict.fromkeys(part for part in parts if isinstance(part, str) and part))
-    return clean(words, secret, MAX_WORDS)
+    return clean(words, secret)
 
 
 def refused(operation: Operation, refusal: Refusal, job_id: str | None) -> ProxyError:
     """The error for an answer that is not 2xx. `retry_after` is set exactly when a repeat of this very call can help and costs nothing."""
-    status, words = refusal.status, refusal.words
+    status, said = refusal.status, f": {refusal.words}" if refusal.words else ""
     pause = DEFAULT_RETRY_AFTER if refusal.retry_after is None else refusal.retry_after
-    said = f": {words}" if words else ""
     if status == 401:
         message = f"Narrative did not accept the API key{said}"
         return UpstreamError(message, code="narrative_unauthorized", job_id=job_id)
@@ -262,7 +211,7 @@ def refused(operation: Operation, refusal: Refusal, job_id: str | None) -> Proxy
         return UpstreamError(f"Narrative does not know job {job_id}{said}", code="narrative_job_lost", job_id=job_id)
     if status == 404 and operation is Operation.WEBHOOKS:
         return UpstreamError(f"Narrative does not know the webhook{said}", code="narrative_webhook_lost")
-    return error_for(words, code=REJECTED, job_id=job_id)
+    return error_for(refusal.words, code=REJECTED, job_id=job_id)
 
 
 def failed(

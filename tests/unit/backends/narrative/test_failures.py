@@ -1,8 +1,10 @@
 """Narrative's wordings of a failure → its cause and error."""
 
+import re
+
 import pytest
 
-from proxy.backends.narrative.failures import REJECTED, WORDINGS, Cause, cause_of, clean, error_for
+from proxy.backends.narrative.failures import PATTERNS, REJECTED, Cause, cause_of, clean, error_for
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -15,6 +17,46 @@ from proxy.errors import (
     UpstreamError,
 )
 
+# A text for each pattern of the table in its order, and where it was seen.
+EXAMPLES = [
+    # contract narrative.md, documented causes of failure
+    ("Invalid schema", Cause.INVALID_SCHEMA),
+    # github.com/anthropics/claude-code/issues/236, github.com/strands-agents/agent-builder/issues/31
+    ("ThrottlingException: Too many tokens, please wait before trying again.", Cause.THROTTLED),
+    # help.openai.com/en/articles/5955604-how-can-i-so; metricsign.com/errors/snowflake-cortex-quota-exceeded
+    (
+        "Rate limit reached for gpt-4.1 on tokens per min (TPM): Limit 30000, Used 29000, Requested 4000. Please try again in 6s.",
+        Cause.THROTTLED,
+    ),
+    # github.com/anthropics/claude-code/issues/39745; docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html
+    ("overloaded_error: Overloaded", Cause.OVERLOADED),
+    # github.com/docker/docker-agent/issues/569, github.com/continuedev/continue/issues/6080
+    (
+        "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length and try again",
+        Cause.CONTEXT_LENGTH,
+    ),
+    # github.com/anomalyco/models.dev/pull/1221
+    ("prompt is too long: 1000032 tokens > 1000000 maximum", Cause.CONTEXT_LENGTH),
+    # github.com/anthropics/claude-code/issues/24451; github.com/aws-samples/bedrock-access-gateway/issues/41
+    (
+        "max_tokens: 128001 > 64000, which is the maximum allowed number of output tokens for claude-opus-4-5-20251101",
+        Cause.MAX_TOKENS,
+    ),
+    # contract narrative.md, documented causes of failure
+    ("Token limit exceeded", Cause.TOKEN_LIMIT),
+    # docs.aws.amazon.com/bedrock/latest/userguide/guardrails-how.html
+    ("Blocked by guardrail", Cause.CONTENT_FILTER),
+    # github.com/skydiscover-ai/skydiscover/issues/15; github.com/egoist/chatwise-releases/issues/940; github.com/lobehub/lobehub/pull/7747
+    ("`temperature` and `top_p` cannot both be specified for this model. Please use only one.", Cause.SAMPLING),
+    # github.com/langgenius/dify/issues/16421
+    ("The toolConfig field must be defined when using toolUse and toolResult content blocks.", Cause.TOOL_BLOCKS),
+    # github.com/anthropics/anthropic-sdk-python/issues/1185
+    ("The compiled grammar is too large, which would cause performance issues.", Cause.INVALID_SCHEMA),
+    # contract narrative.md, documented causes of failure
+    ("Model unavailable", Cause.MODEL_UNAVAILABLE),
+    # contract narrative.md, documented causes of failure
+    ("Invalid data plane", Cause.INVALID_DATA_PLANE),
+]
 SEEN = [
     (
         "input length and `max_tokens` exceed context limit: 178959 + 64000 > 200000, decrease input length",
@@ -56,13 +98,12 @@ SEEN = [
 ]
 
 
-@pytest.mark.parametrize("wording", WORDINGS, ids=lambda wording: wording.example[:40])
-def test_every_example_of_the_table_has_its_cause_and_a_source(wording: object) -> None:
-    assert cause_of(wording.example) is wording.cause  # type: ignore[attr-defined]
-    assert wording.source  # type: ignore[attr-defined]
+def test_every_pattern_of_the_table_has_a_text_that_was_seen() -> None:
+    found = {next(row for row in PATTERNS if re.search(row[1], text, re.IGNORECASE)) for text, _ in EXAMPLES}
+    assert found == {*PATTERNS}
 
 
-@pytest.mark.parametrize(("text", "cause"), SEEN)
+@pytest.mark.parametrize(("text", "cause"), [*EXAMPLES, *SEEN])
 def test_texts_that_were_seen_have_their_cause_in_any_letter_case(text: str, cause: Cause) -> None:
     assert cause_of(text) is cause_of(text.upper()) is cause
 
