@@ -8,12 +8,12 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Final, TypeVar, get_args
 
 import orjson
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, ErrorDetails, core_schema, from_json
 from starlette.requests import Request
 
 from proxy.access.authentication import presented_keys
@@ -107,24 +107,37 @@ def validated(model: type[M], value: Mapping[str, Any]) -> M:
         raise InvalidRequest(f"Invalid `{param}`: {_problem(first)}.", param=param) from None
 
 
-def tagged_by(field: str, tags: Mapping[str, str], default: str, other: str | None = None) -> Callable[[Any], str]:
-    """A discriminator of a union of models: the tag of an object by one of its fields.
+class TaggedBy:
+    """Annotation of a union of models: an object is read as the model whose `Literal` holds the value of one field, else as the last model.
 
-    (A discriminator of pydantic's own would refuse values that are not in `tags`, which is for decoding to judge, and validate a long
-    list in one call that lets no other thread run.)
-
-    Args:
-        default: the tag of objects whose field has another value.
-        other: the tag of values that are no objects; the same by default.
+    What is no object is read as the member that is no model, if there is one. (A discriminator of pydantic's own would refuse values that
+    no model names, which is for decoding to judge, and validate a long list in one call that lets no other thread run.)
     """
 
-    def _tag(value: Any) -> str:
-        if not isinstance(value, dict):
-            return default if other is None else other
-        name = value.get(field)
-        return tags.get(name, default) if isinstance(name, str) else default
+    def __init__(self, field: str) -> None:
+        self._field = field
 
-    return _tag
+    def __get_pydantic_core_schema__(self, union: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        field, default, other = self._field, "", ""
+        choices: dict[Hashable, CoreSchema] = {}
+        tags: dict[str, str] = {}
+        for number, member in enumerate(get_args(union)):
+            tag = f"{UNION_TAG}{number}"
+            choices[tag] = handler.generate_schema(member)
+            if isinstance(member, type) and issubclass(member, BaseModel):
+                default = tag
+                if field in member.model_fields:
+                    tags = dict.fromkeys(get_args(member.model_fields[field].annotation), tag) | tags
+            else:
+                other = tag
+
+        def _tag(value: Any) -> str:
+            if not isinstance(value, dict):
+                return other or default
+            name = value.get(field)
+            return tags.get(name, default) if isinstance(name, str) else default
+
+        return core_schema.tagged_union_schema(choices, _tag)
 
 
 def has_more_values(body: bytes, limit: int) -> bool:

@@ -26,7 +26,6 @@ from proxy.api.openai.types import (
     ReasoningOptions,
     RefusalPart,
     RequestModel,
-    SystemMessage,
     TextPart,
     ThinkingPart,
     ToolContent,
@@ -222,11 +221,9 @@ def decode_messages(messages: Sequence[ChatMessage]) -> Iterator[Message]:
             case FunctionMessage():
                 content = tuple(_result_content(message.content, f"{path}.content"))
                 yield Message("user", (ToolResult(None, content, name=message.name, path=path),), path)
-            case SystemMessage() | UserMessage():
+            case UserMessage():
                 blocks = list(_content(message.content, f"{path}.content"))
                 yield Message(message.role, tuple(_named(blocks, message.name) if message.name else blocks), path)
-            case _:
-                raise InvalidRequest(f"`{path}.role` is unknown.", param=f"{path}.role")
 
 
 def _content(content: Content | None, path: str) -> Iterator[Block]:

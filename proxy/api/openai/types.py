@@ -5,20 +5,25 @@ is the same as absent. Every tag of a union begins with `#`, so that tags can be
 Source: contract `heroku-chat.md`; the `openai` SDKs' types where it is silent.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, FailFast, Field, Tag
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from proxy.api.http.requests import tagged_by
+from proxy.api.http.requests import TaggedBy
 from proxy.inference.request import JsonObject
 
 MAX_TOKENS: Final = 2**31 - 1
+_T = TypeVar("_T")
+FastList = Annotated[list[_T], Field(fail_fast=True)]
+"""A list of which the first error is enough, and cheaper than all."""
 
 
-class _FailFast(FailFast):
-    """The first error of a list is enough, and cheaper. (pydantic's own has no hash, which members of unions need.)"""
+def _whole(value: Any) -> Any:
+    """`10.0` is an integer to JSON, and some clients' languages write it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
-    __hash__ = object.__hash__
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class RequestModel(BaseModel):
@@ -74,30 +79,11 @@ class MediaPart(RequestModel):
     type: str
 
 
-_PART_TAGS = {
-    "text": "#text",
-    "refusal": "#refusal",
-    "thinking": "#thinking",
-    "redacted_thinking": "#thinking",
-    "reasoning": "#thinking",
-    "tool_use": "#tool_use",
-    "tool_result": "#tool_result",
-}
-
-
 Part = Annotated[
-    Annotated[TextPart, Tag("#text")]
-    | Annotated[RefusalPart, Tag("#refusal")]
-    | Annotated[ThinkingPart, Tag("#thinking")]
-    | Annotated[ToolUsePart, Tag("#tool_use")]
-    | Annotated[ToolResultPart, Tag("#tool_result")]
-    | Annotated[MediaPart, Tag("#media")],
-    Discriminator(tagged_by("type", _PART_TAGS, "#media")),
+    TextPart | RefusalPart | ThinkingPart | ToolUsePart | ToolResultPart | MediaPart,
+    TaggedBy("type"),
 ]
-
-
-_Parts = Annotated[list[Part], _FailFast()]
-Content = Annotated[str, Tag("#string")] | Annotated[_Parts, Tag("#parts")]
+Content = Annotated[str, Tag("#string")] | Annotated[FastList[Part], Tag("#parts")]
 
 
 class ToolResultItem(RequestModel):
@@ -121,8 +107,8 @@ def _tool_content_tag(value: Any) -> str:
 
 ToolContent = Annotated[
     Annotated[str, Tag("#string")]
-    | Annotated[_Parts, Tag("#parts")]
-    | Annotated[list[ToolResultItem], _FailFast(), Tag("#results")]
+    | Annotated[FastList[Part], Tag("#parts")]
+    | Annotated[FastList[ToolResultItem], Tag("#results")]
     | Annotated[JsonObject, Tag("#object")],
     Discriminator(_tool_content_tag),
 ]
@@ -157,24 +143,10 @@ class CustomCall(RequestModel):
     custom: _CalledCustom
 
 
-_PastCall = Annotated[
-    Annotated[FunctionCall, Tag("#function")] | Annotated[CustomCall, Tag("#custom")],
-    Discriminator(tagged_by("type", {"custom": "#custom"}, "#function")),
-]
-
-
-class SystemMessage(RequestModel):
-    """Instructions. OpenAI's newer models call them `developer`; both mean the same here."""
-
-    role: Literal["system", "developer"]
-    content: Content | None = None
-    name: str | None = None
-
-
 class UserMessage(RequestModel):
-    """A turn of the user; `name` tells several users apart."""
+    """Instructions, or a turn of the user; `name` tells several users apart."""
 
-    role: Literal["user"]
+    role: Literal["system", "developer", "user"]
     content: Content | None = None
     name: str | None = None
 
@@ -186,7 +158,7 @@ class AssistantMessage(RequestModel):
     content: Content | None = None
     name: str | None = None
     refusal: str | None = None
-    tool_calls: Annotated[list[_PastCall], _FailFast()] | None = None
+    tool_calls: FastList[Annotated[CustomCall | FunctionCall, TaggedBy("type")]] | None = None
     function_call: _CalledFunction | None = None
 
 
@@ -211,24 +183,9 @@ class _UnknownRole(RequestModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
 
 
-_ROLE_TAGS = {
-    "system": "#system",
-    "developer": "#system",
-    "user": "#user",
-    "assistant": "#assistant",
-    "tool": "#tool",
-    "function": "#function",
-}
-
-
 ChatMessage = Annotated[
-    Annotated[SystemMessage, Tag("#system")]
-    | Annotated[UserMessage, Tag("#user")]
-    | Annotated[AssistantMessage, Tag("#assistant")]
-    | Annotated[ToolMessage, Tag("#tool")]
-    | Annotated[FunctionMessage, Tag("#function")]
-    | Annotated[_UnknownRole, Tag("#unknown")],
-    Discriminator(tagged_by("role", _ROLE_TAGS, "#unknown")),
+    UserMessage | AssistantMessage | ToolMessage | FunctionMessage | _UnknownRole,
+    TaggedBy("role"),
 ]
 
 
@@ -244,7 +201,9 @@ class FunctionSpec(RequestModel):
     strict: bool | None = None
 
 
-class _FunctionTool(RequestModel):
+class FunctionTool(RequestModel):
+    """A function that the client runs."""
+
     type: Literal["function"]
     function: FunctionSpec
 
@@ -270,12 +229,7 @@ class HostedTool(RequestModel):
     type: str
 
 
-ToolSpec = Annotated[
-    Annotated[_FunctionTool, Tag("#function")]
-    | Annotated[CustomTool, Tag("#custom")]
-    | Annotated[HostedTool, Tag("#hosted")],
-    Discriminator(tagged_by("type", {"function": "#function", "custom": "#custom"}, "#hosted")),
-]
+ToolSpec = Annotated[FunctionTool | CustomTool | HostedTool, TaggedBy("type")]
 
 
 class ToolName(RequestModel):
@@ -298,17 +252,11 @@ class NamedCustom(RequestModel):
     custom: ToolName
 
 
-_NamedTool = Annotated[
-    Annotated[NamedFunction, Tag("#function")] | Annotated[NamedCustom, Tag("#custom")],
-    Discriminator(tagged_by("type", {"custom": "#custom"}, "#function")),
-]
-
-
 class AllowedTools(RequestModel):
     """A choice of several tools; `required` asks for a call of one of them."""
 
     mode: Literal["auto", "required"]
-    tools: Annotated[list[_NamedTool], _FailFast()]
+    tools: FastList[Annotated[NamedCustom | NamedFunction, TaggedBy("type")]]
 
 
 class AllowedToolsChoice(RequestModel):
@@ -319,28 +267,10 @@ class AllowedToolsChoice(RequestModel):
 
 
 ToolChoiceValue = Annotated[
-    Annotated[Literal["none", "auto", "required", "any"], Tag("#mode")]
-    | Annotated[NamedFunction, Tag("#function")]
-    | Annotated[NamedCustom, Tag("#custom")]
-    | Annotated[AllowedToolsChoice, Tag("#allowed")],
-    Discriminator(
-        tagged_by("type", {"allowed_tools": "#allowed", "custom": "#custom"}, "#function", other="#mode"),
-    ),
+    Literal["none", "auto", "required", "any"] | AllowedToolsChoice | NamedCustom | NamedFunction,
+    TaggedBy("type"),
 ]
-
-
 FunctionCallChoice = Annotated[Literal["none", "auto"], Tag("#mode")] | Annotated[ToolName, Tag("#object")]
-
-
-# ---------------------------------------------------------------- parameters
-
-
-def _whole(value: Any) -> Any:
-    """`10.0` is an integer to JSON, and some clients' languages write it so."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 # ---------------------------------------------------------------- formats and parameters
@@ -351,10 +281,6 @@ class _JsonSchemaSpec(RequestModel):
     description: str | None = None
     schema_: Any = Field(alias="schema")
     strict: bool | None = None
-
-
-class _TextFormat(RequestModel):
-    type: Literal["text"]
 
 
 class JsonObjectFormat(RequestModel):
@@ -372,19 +298,10 @@ class JsonSchemaFormat(RequestModel):
     json_schema: _JsonSchemaSpec
 
 
-class _UnknownFormat(RequestModel):
+class TextFormat(RequestModel):
+    """Free text. Unknown types are read as this one, and refused."""
+
     type: Literal["text", "json_object", "json_schema"]
-
-
-_FORMAT_TAGS: Final = {"text": "#text", "json_object": "#json_object", "json_schema": "#json_schema"}
-
-_ResponseFormat = Annotated[
-    Annotated[_TextFormat, Tag("#text")]
-    | Annotated[JsonObjectFormat, Tag("#json_object")]
-    | Annotated[JsonSchemaFormat, Tag("#json_schema")]
-    | Annotated[_UnknownFormat, Tag("#unknown")],
-    Discriminator(tagged_by("type", _FORMAT_TAGS, "#unknown")),
-]
 
 
 class ExtendedThinking(RequestModel):
@@ -419,37 +336,25 @@ class ChatRequest(RequestModel):
     """The body of a chat request. What is not a field here is accepted and ignored."""
 
     model: str = Field(min_length=1)
-    messages: Annotated[list[ChatMessage], _FailFast()] = Field(min_length=1)
+    messages: FastList[ChatMessage] = Field(min_length=1)
     max_tokens: Whole | None = Field(default=None, ge=1, le=MAX_TOKENS)
     max_completion_tokens: Whole | None = Field(default=None, ge=1, le=MAX_TOKENS)
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, ge=0, le=1)
-    stop: Annotated[str, Tag("#string")] | Annotated[list[str], _FailFast(), Tag("#list")] | None = None
+    stop: Annotated[str, Tag("#string")] | Annotated[FastList[str], Tag("#list")] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
-    tools: Annotated[list[ToolSpec], _FailFast()] | None = None
+    tools: FastList[ToolSpec] | None = None
     tool_choice: ToolChoiceValue | None = None
     parallel_tool_calls: bool | None = None
-    functions: Annotated[list[FunctionSpec], _FailFast()] | None = None
+    functions: FastList[FunctionSpec] | None = None
     function_call: FunctionCallChoice | None = None
     extended_thinking: Annotated[ExtendedThinking, Tag("#object")] | Annotated[bool, Tag("#flag")] | None = None
     # Values of another type are ignored, as other unknown fields are.
-    thinking: (
-        Annotated[
-            Annotated[AnthropicThinking, Tag("#object")] | Annotated[Any, Tag("#other")],
-            Discriminator(tagged_by("type", {}, "#object", other="#other")),
-        ]
-        | None
-    ) = None
-    reasoning: (
-        Annotated[
-            Annotated[ReasoningOptions, Tag("#object")] | Annotated[Any, Tag("#other")],
-            Discriminator(tagged_by("type", {}, "#object", other="#other")),
-        ]
-        | None
-    ) = None
+    thinking: Annotated[AnthropicThinking | Any, TaggedBy("type")] = None
+    reasoning: Annotated[ReasoningOptions | Any, TaggedBy("type")] = None
     reasoning_effort: str | None = None
-    response_format: _ResponseFormat | None = None
+    response_format: Annotated[JsonObjectFormat | JsonSchemaFormat | TextFormat, TaggedBy("type")] | None = None
     n: Whole | None = Field(default=None, ge=1)
     user: str | None = None
     metadata: JsonObject | None = None
