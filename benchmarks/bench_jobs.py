@@ -34,7 +34,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.events import Event, JobEnded, UpstreamCalled
-from proxy.backends.narrative.jobs import Jobs, JobsOptions, QueueOptions
+from proxy.backends.narrative.jobs import Jobs, JobsOptions
 from proxy.backends.narrative.types import InferenceConfig, Job, RunMessage, RunRequest, TextBlock
 from proxy.backends.narrative.webhooks import WebhookOptions, Webhooks
 from proxy.errors import ProxyError
@@ -146,7 +146,7 @@ async def engine(
     url: str, measured: Measured, key: str | None = None, store: Store | None = None
 ) -> AsyncIterator[tuple[Jobs, NarrativeClient]]:
     key = key or f"key-{uuid.uuid4()}"
-    options = JobsOptions(queue=QueueOptions(most=20_000))
+    options = JobsOptions(max_in_flight=20_000)
     async with (
         NarrativeClient(key, environment=url, observe=measured.observe) as client,
         Jobs(options, observe=measured.observe, store=store) as jobs,

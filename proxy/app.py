@@ -44,9 +44,7 @@ from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.narrative.backend import NarrativeBackend
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.fallbacks import Fallbacks
-from proxy.backends.narrative.jobs import Jobs, JobsOptions, QueueOptions
-from proxy.backends.narrative.submit import SubmitOptions
-from proxy.backends.narrative.watcher import WatchOptions
+from proxy.backends.narrative.jobs import Jobs, JobsOptions
 from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
 from proxy.backends.narrative.webhooks import Webhooks, take_delivery, webhook_options
 from proxy.catalog import load_catalog
@@ -389,10 +387,11 @@ def _usual_quota(settings: Settings) -> Quota:
 def _jobs_options(settings: Settings) -> JobsOptions:
     jobs = settings.jobs
     return JobsOptions(
-        queue=QueueOptions(most=jobs.max_in_flight, patience=jobs.place_wait_s),
-        submit=SubmitOptions(in_doubt=jobs.in_doubt),
-        watch=WatchOptions(reads_per_second=jobs.reads_per_second),
+        max_in_flight=jobs.max_in_flight,
+        queue_timeout=jobs.place_wait_s,
         max_submissions=jobs.max_submissions,
+        in_doubt=jobs.in_doubt,
+        reads_per_second=jobs.reads_per_second,
     )
 
 

@@ -8,17 +8,16 @@ from contextlib import asynccontextmanager
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.events import Event
 from proxy.backends.narrative.jobs import Jobs, JobsOptions
-from proxy.backends.narrative.submit import SubmitOptions
 from proxy.backends.narrative.types import InferenceConfig, RunMessage, RunRequest, TextBlock
-from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SANDBOX_DATA_PLANE
 from proxy.storage import Store
 
 MODEL = "anthropic.claude-haiku-4.5"
 CLIENT = ClientOptions(read_timeout=2.0, total_timeout=3.0, first_backoff=0.01, max_backoff=0.1, closing_grace=0.1)
 OPTIONS = JobsOptions(
-    submit=SubmitOptions(lookups=(0.05, 0.1, 0.2)),
-    watch=WatchOptions(reads_per_second=50, lost_after=0.5),
+    lookups=(0.05, 0.1, 0.2),
+    reads_per_second=50,
+    lost_after=0.5,
     closing_grace=0.1,
 )
 PATIENCE = 60.0

@@ -7,13 +7,12 @@ import pytest
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 from proxy.backends.narrative.events import Unreadable
 from proxy.backends.narrative.jobs import Jobs, JobsOptions
-from proxy.backends.narrative.watcher import WatchOptions
 from proxy.errors import JobTimeout, Overloaded, UpstreamError
 from tests.faults.raw_upstream import Reply, Seen, answer, raw_upstream, silence
 from tests.faults.test_upstream_faults import ACCEPTED, DONE, HTML, KEY, request
 from tests.waiting import until
 
-QUICK = JobsOptions(watch=WatchOptions(reads_per_second=100, lost_after=0.0))
+QUICK = JobsOptions(reads_per_second=100, lost_after=0.0)
 CLIENT = ClientOptions(read_timeout=0.2, total_timeout=0.2, first_backoff=0.001, closing_grace=0.01)
 RUNNING = answer(200, {"job_id": "job-1", "state": "running"})
 
@@ -72,7 +71,7 @@ async def test_a_job_that_stays_unknown_is_lost() -> None:
 
 
 async def test_a_job_is_not_lost_soon_after_its_submission_however_often_it_is_unknown() -> None:
-    options = JobsOptions(watch=WatchOptions(reads_per_second=100, lost_after=60.0))
+    options = JobsOptions(reads_per_second=100, lost_after=60.0)
     async with (
         raw_upstream(ACCEPTED, *[answer(404)] * 6, DONE) as upstream,
         NarrativeClient(KEY, environment=upstream.url, options=CLIENT) as client,
@@ -164,7 +163,7 @@ async def test_a_completed_job_without_a_result_is_read_again_until_it_has_one()
 
 
 async def test_a_completed_job_whose_result_never_comes_is_taken_as_it_is() -> None:
-    options = JobsOptions(watch=WatchOptions(reads_per_second=100, result_lag=0.3))
+    options = JobsOptions(reads_per_second=100, result_lag=0.3)
     async with (
         raw_upstream(ACCEPTED, NO_RESULT) as upstream,
         NarrativeClient(KEY, environment=upstream.url, options=CLIENT) as client,
@@ -193,7 +192,7 @@ async def test_a_record_that_cannot_be_read_for_long_ends_the_wait_with_an_error
     record: dict[str, object],
 ) -> None:
     events: list[object] = []
-    options = JobsOptions(watch=WatchOptions(reads_per_second=100, unreadable_after=0.2))
+    options = JobsOptions(reads_per_second=100, unreadable_after=0.2)
     async with (
         raw_upstream(ACCEPTED, answer(200, record)) as upstream,
         NarrativeClient(KEY, environment=upstream.url, options=CLIENT) as client,
@@ -241,7 +240,7 @@ async def test_a_job_that_a_list_calls_ended_while_its_own_record_fails_or_lags_
     async with (
         raw_upstream(reply) as upstream,
         NarrativeClient(KEY, environment=upstream.url, options=ClientOptions(closing_grace=0.01)) as client,
-        Jobs(JobsOptions(watch=WatchOptions(lost_after=30.0)), observe=events.append) as jobs,
+        Jobs(JobsOptions(lost_after=30.0), observe=events.append) as jobs,
     ):
         first = await jobs.submit(request(), client, deadline=in_seconds(30))
         others = [asyncio.create_task(jobs.run(request(), client, deadline=in_seconds(30))) for _ in range(5)]

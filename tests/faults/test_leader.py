@@ -12,7 +12,6 @@ from uuid import uuid4
 from proxy.backends.narrative.client import Call, NarrativeClient
 from proxy.backends.narrative.events import JobEnded, UpstreamCalled
 from proxy.backends.narrative.failures import failed
-from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SandboxOptions
 from proxy.storage.outages import FailOpen
 from proxy.storage.redis import RedisStore
@@ -24,7 +23,7 @@ from tests.waiting import until
 
 RATE = 20
 SLOW = SandboxOptions(pending_s=0.01, running_s=0.1)
-ONE_BUDGET = replace(OPTIONS, watch=WatchOptions(reads_per_second=RATE))
+ONE_BUDGET = replace(OPTIONS, reads_per_second=RATE, lost_after=10.0)
 
 
 class Closable(NarrativeClient):

@@ -11,7 +11,6 @@ import pytest
 
 from proxy.backends.narrative.events import Abandoned, JobEnded, ReliabilityChanged, UpstreamCalled
 from proxy.backends.narrative.polling import WatchedJob
-from proxy.backends.narrative.watcher import WatchOptions
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, Fault, always, every, fickle_narrative, first
 from tests.faults.running import OPTIONS, engine, in_time, request
@@ -36,7 +35,7 @@ async def test_many_jobs_are_noticed_by_the_lists() -> None:
 
 
 async def test_the_reads_stay_within_the_budget_whatever_is_in_flight() -> None:
-    options = replace(OPTIONS, watch=WatchOptions(reads_per_second=20))
+    options = replace(OPTIONS, reads_per_second=20, lost_after=10.0)
     with fickle_narrative(QUICK) as narrative:
         async with engine(narrative.url, options) as running:
             started = time.monotonic()
@@ -159,7 +158,7 @@ async def test_every_end_is_noticed_and_the_lists_count_as_unreliable_when_the_l
     ids=repr,
 )
 async def test_bursts_of_trouble_with_reads_end_no_wait(trouble: Answer) -> None:
-    options = replace(OPTIONS, watch=replace(OPTIONS.watch, lost_after=30.0))
+    options = replace(OPTIONS, lost_after=30.0)
     with fickle_narrative(QUICK) as narrative:
         narrative.meddler.before["get_job"] = every(2, trouble)
         narrative.meddler.before["list_jobs"] = every(2, trouble)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from proxy.backends.narrative.events import Resubmitted, Submitted
-from proxy.backends.narrative.submit import SubmitOptions
 from proxy.errors import UpstreamError
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, Served, always, every, fickle_narrative, first
@@ -136,7 +135,7 @@ async def test_when_nobody_can_tell_it_is_sent_again_if_the_operator_wants() -> 
     with fickle_narrative(INSTANT) as narrative:
         narrative.meddler.after["run"] = first(1, Answer(502))
         narrative.meddler.before["list_jobs"] = lambda passing: Answer(403, b"{}") if passing.number < 3 else None
-        options = replace(OPTIONS, submit=SubmitOptions(lookups=(0.01, 0.01, 0.01), in_doubt="resubmit"))
+        options = replace(OPTIONS, lookups=(0.01, 0.01, 0.01), in_doubt="resubmit")
         async with engine(narrative.url, options) as running:
             await running.run()
         assert narrative.store.enqueued == 2

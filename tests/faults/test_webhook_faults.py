@@ -53,7 +53,7 @@ class Inbox:
 async def subscribed(
     options: SandboxOptions | None = None, *, reads: float = 50, store: Store | None = None
 ) -> AsyncIterator[tuple[Engine, Inbox, RunningSandbox]]:
-    engine_options = replace(OPTIONS, watch=replace(OPTIONS.watch, reads_per_second=reads))
+    engine_options = replace(OPTIONS, reads_per_second=reads)
     inbox = Inbox(asyncio.get_running_loop())
     app = Starlette(routes=[Route("/hook", inbox.route, methods=["POST"])])
     with serve(app) as url:
@@ -114,7 +114,7 @@ async def test_a_delivery_without_a_result_makes_the_job_be_read() -> None:
 
 
 async def test_a_delivery_is_published_to_the_replica_that_waits_which_need_not_read_the_job() -> None:
-    few_reads = replace(OPTIONS, watch=replace(OPTIONS.watch, reads_per_second=FEW_READS))
+    few_reads = replace(OPTIONS, reads_per_second=FEW_READS)
     with serve_redis() as url:
         async with (
             open_storage(Path("unused"), url, "replicas:") as here,

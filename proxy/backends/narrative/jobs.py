@@ -5,47 +5,28 @@
     job = await jobs.wait(job, client, deadline=deadline)
 
 All deadlines are absolute, in the running loop's `time()`. A caller that is cancelled stops waiting at once, and the job is left to end
-by itself: Narrative cannot cancel it. Whether a job may exist is in `SubmissionRecord.job_may_exist` and `ProxyError.job_may_exist`.
+by itself: Narrative cannot cancel it.
 """
 
 import asyncio
-import logging
 import math
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
 from typing import Final, Self
 
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import Abandoned, Observer, Queued, Refused, ignore
-from proxy.backends.narrative.submit import PendingSubmission, Submission, SubmissionRecord, SubmitOptions, Submitter
+from proxy.backends.narrative.events import JobsOptions, Observer, Queued, Refused, ignore
+from proxy.backends.narrative.submit import PendingSubmission, Submission, SubmissionRecord, Submitter
 from proxy.backends.narrative.types import Job, RunRequest
-from proxy.backends.narrative.watcher import Watcher, WatchOptions
+from proxy.backends.narrative.watcher import Watcher
 from proxy.errors import IdempotencyConflict, JobTimeout, Overloaded
 from proxy.storage import Membership, MemoryStore, Store
 
-log = logging.getLogger(__name__)
+__all__ = ["FairQueue", "Jobs", "JobsOptions"]
 
 _CHECK_AGAIN_S: Final = 0.05
 _LONGEST_RETRY_AFTER: Final = 60.0
 _SMOOTHING: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class QueueOptions:
-    """How much may be under way, and how long more is queued. Seconds.
-
-    Args:
-        most: under way.
-        most_waiting: in the queue.
-        patience: longest wait.
-        retry_after: the least that refused callers are asked to wait; more when the queue needs longer.
-    """
-
-    most: int = 10_000
-    most_waiting: int = 1_000
-    patience: float = 5.0
-    retry_after: float = 2.0
 
 
 class FairQueue:
@@ -53,12 +34,18 @@ class FairQueue:
 
     Args:
         what: is under way, for error messages.
+        size: places.
+        max_waiting: callers in the queue.
+        timeout: seconds that each waits at most.
+        retry_after: the least that refused callers are asked to wait.
     """
 
-    def __init__(self, options: QueueOptions, what: str) -> None:
-        self._options = options
+    def __init__(self, what: str, size: int, max_waiting: int, timeout: float, retry_after: float) -> None:
         self._what = what
-        self._free = options.most
+        self._free = size
+        self._max_waiting = max_waiting
+        self._timeout = timeout
+        self._retry_after = retry_after
         self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self.waiting = 0
         self._draining = False
@@ -76,14 +63,14 @@ class FairQueue:
             return
         if self._draining:
             raise _shutting_down()
-        if self.waiting >= self._options.most_waiting:
+        if self.waiting >= self._max_waiting:
             raise self._full()
         loop = asyncio.get_running_loop()
         granted: asyncio.Future[None] = loop.create_future()
         self._queues.setdefault(caller, deque()).append(granted)
         self.waiting += 1
         try:
-            await asyncio.wait({granted}, timeout=max(min(self._options.patience, deadline - loop.time()), 0.0))
+            await asyncio.wait({granted}, timeout=max(min(self._timeout, deadline - loop.time()), 0.0))
             if not granted.done():
                 raise self._full()
         except asyncio.CancelledError:
@@ -123,36 +110,17 @@ class FairQueue:
 
     def _full(self) -> Overloaded:
         needed = min(self.waiting * self._interval, _LONGEST_RETRY_AFTER)
-        message = f"too many {self._what}; try again later"
-        return Overloaded(message, retry_after=max(self._options.retry_after, needed))
+        return Overloaded(f"too many {self._what}; try again later", retry_after=max(self._retry_after, needed))
 
 
 def _shutting_down() -> Overloaded:
     return Overloaded("The server is shutting down.", retry_after=2.0)
 
 
-@dataclass(frozen=True, slots=True)
-class JobsOptions:
-    """How jobs are run.
-
-    Args:
-        queue: bounds the jobs in flight.
-        max_submissions: being sent at one time.
-        closing_grace: seconds that submissions on their way are given at the end, so that their jobs are recorded.
-    """
-
-    queue: QueueOptions = field(default_factory=QueueOptions)
-    submit: SubmitOptions = field(default_factory=SubmitOptions)
-    watch: WatchOptions = field(default_factory=WatchOptions)
-    max_submissions: int = 32
-    closing_grace: float = 5.0
-
-
 class Jobs:
     """See the module. An async context manager that owns the tasks which submit and watch jobs.
 
     Args:
-        options: bounds and habits.
         observe: called with events, for metrics and logs; it must be quick and must not raise.
         store: shared with other processes that run jobs of the same accounts, so that one of them reads for all.
     """
@@ -160,36 +128,38 @@ class Jobs:
     def __init__(
         self, options: JobsOptions | None = None, *, observe: Observer = ignore, store: Store | None = None
     ) -> None:
-        self._options = options = options or JobsOptions()
+        options = options or JobsOptions()
+        self._closing_grace = options.closing_grace
         self._observe = observe
-        self._table = Watcher(options.watch, observe, MemoryStore() if store is None else store)
-        self.expect_webhooks = self._table.expect_webhooks
-        self.deliver = self._table.deliver
-        self._places = FairQueue(options.queue, "jobs are in flight")
-        sending = QueueOptions(options.max_submissions, options.queue.most, math.inf, 1.0)
-        self._sending = FairQueue(sending, "submissions are being sent")
-        self._submitter = Submitter(options.submit, self._table.jobs.keys(), observe)
+        self._watcher = Watcher(options, observe, MemoryStore() if store is None else store)
+        self.expect_webhooks = self._watcher.expect_webhooks
+        self.deliver = self._watcher.deliver
+        places, queued = options.max_in_flight, options.max_queued
+        self._places = FairQueue("jobs are in flight", places, queued, options.queue_timeout, options.queue_retry_after)
+        self._sending = FairQueue("submissions are being sent", options.max_submissions, places, math.inf, 1.0)
+        self._submitter = Submitter(options, self._watcher.jobs.keys(), observe)
         self._tasks: set[asyncio.Task[Submission | None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._table.start()
+        self._watcher.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """End all waits with `Overloaded`: the jobs may still end, and can be waited for elsewhere."""
-        self.stop()
-        self._table.fail_all()
+        self.drain()
+        self._submitter.stopped = True
+        self._watcher.fail_all()
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=self._options.closing_grace)
+            await asyncio.wait(set(self._tasks), timeout=self._closing_grace)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._table.aclose()
+        await self._watcher.aclose()
 
     @property
     def in_flight(self) -> int:
         """Jobs that are watched."""
-        return len(self._table.jobs)
+        return len(self._watcher.jobs)
 
     @property
     def queued(self) -> int:
@@ -204,17 +174,12 @@ class Jobs:
     @property
     def memberships(self) -> Collection[Membership]:
         """This replica's role in following each of the accounts that it follows."""
-        return self._table.memberships
+        return self._watcher.memberships
 
     def drain(self) -> None:
         """The server shuts down: refuse the submissions that are queued, and all that would have to queue."""
         self._places.drain()
         self._sending.drain()
-
-    def stop(self) -> None:
-        """The grace period is over: nothing is sent any more."""
-        self.drain()
-        self._submitter.stopped = True
 
     async def submit(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:
         """Enqueue a job that nobody else can take up, and start to watch it. Raises what `submit_once` raises.
@@ -223,11 +188,11 @@ class Jobs:
             request: its body; its tags hold one that is unique, `rid:<uuid>`, by which it is found if the answer is lost.
             deadline: loop time until which its end is of interest.
         """
-        record = SubmissionRecord()
 
         async def _make_request(_: str) -> RunRequest:
             return request
 
+        record = SubmissionRecord()
         return (await self.submit_once(_make_request, "", client, record=record, slot="0", deadline=deadline)).job
 
     async def submit_once(  # noqa: PLR0913
@@ -280,8 +245,8 @@ class Jobs:
             if task.cancelled():
                 raise Overloaded("the server is stopping", job_may_exist=True)
             if (submission := task.result()) is not None:
-                release, model, sent = self._places.release, pending.model, pending.sent
-                self._table.open(submission.job, client, deadline=deadline, model=model, sent=sent, on_left=release)
+                model, sent, release = pending.model, pending.sent, self._places.release
+                self._watcher.open(submission.job, client, deadline=deadline, model=model, sent=sent, on_left=release)
                 return submission
 
     async def _take_turn(self, caller: str, deadline: float) -> None:
@@ -306,12 +271,7 @@ class Jobs:
     def _sent_for_nobody(self, task: "asyncio.Task[Submission | None]") -> None:
         self._places.release()
         submission = None if task.cancelled() or task.exception() else task.result()
-        self._abandon(submission.job.id if submission else None)
-
-    def _abandon(self, job_id: str | None) -> None:
-        """Nobody waits for a job any more. Narrative has no call that cancels it."""
-        log.info("nobody waits for a job any more", extra={"job_id": job_id})
-        self._observe(Abandoned(job_id))
+        self._watcher.abandon(submission.job.id if submission else None)
 
     async def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Job:
         """The ended job, whatever its end: completed, failed or cancelled.
@@ -323,7 +283,7 @@ class Jobs:
             PermissionDenied: the job may no longer be read.
             Overloaded: the engine stops.
         """
-        watched = self._table.open(job, client, deadline=deadline)
+        watched = self._watcher.open(job, client, deadline=deadline)
         watched.waiters += 1
         try:
             await asyncio.wait({watched.future}, timeout=max(deadline - asyncio.get_running_loop().time(), 0.0))
@@ -332,9 +292,7 @@ class Jobs:
         finally:
             watched.waiters -= 1
             if not watched.waiters:
-                if not watched.future.done():
-                    self._abandon(job.id)
-                self._table.close(watched)
+                self._watcher.close(watched)
         raise JobTimeout(f"Job {job.id} did not end in time", job_id=job.id)
 
     async def run(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:

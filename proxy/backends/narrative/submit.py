@@ -20,14 +20,14 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID, uuid4, uuid5
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import Observer, Resubmitted, Submitted
+from proxy.backends.narrative.events import JobsOptions, Observer, Resubmitted, Submitted
 from proxy.backends.narrative.failures import DEFAULT_RETRY_AFTER, UNKNOWN_OUTCOME
 from proxy.backends.narrative.types import TAG_PREFIX, Job, JobRecord, RunRequest, read_time
 from proxy.errors import Overloaded, ProxyError, UpstreamError
@@ -92,12 +92,6 @@ class SubmissionRecord:
         self._seed = UUID(seed) if seed else uuid4()
         self._ttl_s = ttl_s
         self.patience_s = patience_s
-        self._paid: set[str] = set()
-
-    @property
-    def job_may_exist(self) -> bool:
-        """Whether a job of this request exists, or may: then a repeat pays again unless it takes up this record."""
-        return bool(self._paid)
 
     def tag(self, slot: str) -> str:
         """The unique part of the tag of a slot's submission: the same in every replica."""
@@ -108,10 +102,7 @@ class SubmissionRecord:
         if self._store is None or (text := await self._store.get(self._name, slot)) is None:
             return None
         found = msgspec.json.decode(text, type=Slot)
-        if found.job is not None:
-            self._paid.add(slot)
-            return found
-        return found if await self._store.alive(found.by) else None
+        return found if found.job is not None or await self._store.alive(found.by) else None
 
     async def reserve(self, slot: str, form: str) -> tuple[Slot, float | None] | None:
         """Reserve the slot. None when it is taken; else the reservation, and since when a job may exist (seconds since 1970)."""
@@ -126,7 +117,6 @@ class SubmissionRecord:
                 mine, since = msgspec.structs.replace(mine, form=found.form, at=found.at), found.at
                 if not await self._store.compare_and_set(self._name, slot, text, _text(mine)):
                     return None
-        self._paid.add(slot)
         return mine, since
 
     async def settle(self, slot: str, reservation: Slot, job_id: str | None) -> None:
@@ -138,7 +128,6 @@ class SubmissionRecord:
 
     async def release(self, slot: str) -> None:
         """Give the slot back: nothing was enqueued."""
-        self._paid.discard(slot)
         if self._store is not None:
             await self._store.remove(self._name, slot)
 
@@ -234,22 +223,6 @@ def _older(record: JobRecord, than: float) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class SubmitOptions:
-    """How lost answers are dealt with.
-
-    Args:
-        lookups: seconds before each reading of the list of jobs. Their sum is how far the list may lag, and how late a submission may
-            still take effect, before its job counts as not there.
-        attempts: submissions of one request at most.
-        in_doubt: what to do when nobody can tell whether the job exists: say so, or submit again and perhaps pay twice.
-    """
-
-    lookups: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    attempts: int = 3
-    in_doubt: Literal["error", "resubmit"] = "error"
-
-
-@dataclass(frozen=True, slots=True)
 class Submission:
     """A slot's job, as far as it is known, and how its request was put to the model. `new`: it was submitted, or found by its tag, for
     this caller; else it was submitted before, perhaps elsewhere, and only its id is known."""
@@ -289,7 +262,7 @@ class Submitter:
         known: ids of jobs in flight.
     """
 
-    def __init__(self, options: SubmitOptions, known: Collection[str], observe: Observer) -> None:
+    def __init__(self, options: JobsOptions, known: Collection[str], observe: Observer) -> None:
         self._options = options
         self._known = known
         self._observe = observe

@@ -9,11 +9,10 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import JobEnded, Observer, ReliabilityChanged, Unreadable
+from proxy.backends.narrative.events import Abandoned, JobEnded, JobsOptions, Observer, ReliabilityChanged, Unreadable
 from proxy.backends.narrative.failures import UNREADABLE
 from proxy.backends.narrative.polling import ListCursor, ReadBudget, Reliability, Table, WatchedJob, next_polls
 from proxy.backends.narrative.replicas import AccountRole, ListRead, Replicas
@@ -42,24 +41,6 @@ _MOST_IDLE_ACCOUNTS: Final = 256
 _MOST_EARLY: Final = 2_000
 
 
-@dataclass(frozen=True, slots=True)
-class WatchOptions:
-    """How ends are noticed. Times are seconds.
-
-    Args:
-        reads_per_second: what an account may cost while jobs are in flight. Reading a job that is said to have ended, and one read of
-            each submitted job, come on top.
-        lost_after: a job that Narrative does not know, or does not show us, is given up this long after its submission.
-        unreadable_after: how long a record that cannot be read is read again before the wait ends with an error.
-        result_lag: how long a completed job without a result is read again before it is taken as it is.
-    """
-
-    reads_per_second: float = 10.0
-    lost_after: float = 10.0
-    unreadable_after: float = 5.0
-    result_lag: float = 3.0
-
-
 class AccountWatcher:
     """One account's jobs in flight.
 
@@ -69,7 +50,7 @@ class AccountWatcher:
         observe: called when an end is noticed, and when the lists or webhooks become unreliable or reliable again.
     """
 
-    def __init__(self, client: NarrativeClient, role: AccountRole, options: WatchOptions, observe: Observer) -> None:
+    def __init__(self, client: NarrativeClient, role: AccountRole, options: JobsOptions, observe: Observer) -> None:
         self._loop = asyncio.get_running_loop()
         self._client = client
         self.role = role
@@ -319,7 +300,7 @@ async def _read_page(client: NarrativeClient, state: str, size: int, offset: int
     )
 
 
-def _lasting(job: WatchedJob, error: ProxyError, now: float, options: WatchOptions) -> ProxyError | None:
+def _lasting(job: WatchedJob, error: ProxyError, now: float, options: JobsOptions) -> ProxyError | None:
     """The error that ends the wait for a job whose read failed, None while that may pass.
 
     Repeated answers that there is no such job for us, or that cannot be read, last; all else may pass.
@@ -338,7 +319,7 @@ def _lasting(job: WatchedJob, error: ProxyError, now: float, options: WatchOptio
 class Watcher:
     """The jobs in flight of all accounts. A job leaves with its last waiter, or soon when nobody ever came."""
 
-    def __init__(self, options: WatchOptions, observe: Observer, store: Store) -> None:
+    def __init__(self, options: JobsOptions, observe: Observer, store: Store) -> None:
         self._options = options
         self._observe = observe
         self._store = store
@@ -415,8 +396,14 @@ class Watcher:
                 watched.expiry.cancel()
             if watched.future.cancel():  # else it left the account's table with its end
                 self._accounts[watched.account].drop(watched)
+                self.abandon(watched.id)
             if watched.on_left is not None:
                 watched.on_left()
+
+    def abandon(self, job_id: str | None) -> None:
+        """Nobody waits for a job any more, None if it never became known. Narrative has no call that cancels it."""
+        log.info("nobody waits for a job any more", extra={"job_id": job_id})
+        self._observe(Abandoned(job_id))
 
     def _expire(self, watched: WatchedJob) -> None:
         if not watched.waiters:

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.jobs import FairQueue, QueueOptions
+from proxy.backends.narrative.jobs import FairQueue
 from proxy.errors import Overloaded
 
 
 def queue(most: int = 1, waiting: int = 100, patience: float = 30.0) -> FairQueue:
-    return FairQueue(QueueOptions(most, waiting, patience, retry_after=3.0), "things are under way")
+    return FairQueue("things are under way", most, waiting, patience, 3.0)
 
 
 def far() -> float:

@@ -10,12 +10,11 @@ from typing import Any, cast
 import pytest
 
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import ignore
+from proxy.backends.narrative.events import JobsOptions, ignore
 from proxy.backends.narrative.submit import (
     PendingSubmission,
     Submission,
     SubmissionRecord,
-    SubmitOptions,
     Submitter,
     TagLookup,
 )
@@ -77,7 +76,7 @@ def attempt(
 
 
 def submitter_with(**options: Any) -> Submitter:
-    return Submitter(SubmitOptions(**options), [], ignore)
+    return Submitter(JobsOptions(**options), [], ignore)
 
 
 async def submit(client: Scripted, *tags: str, seconds: float = 60.0) -> Job:
@@ -217,7 +216,6 @@ async def test_a_client_that_left_has_nothing_sent_again_although_the_job_is_sur
         await submitter.carry(going)
     assert client.submissions == 1
     assert (caught.value.code, caught.value.job_may_exist) == ("narrative_unavailable", False)
-    assert not going.record.job_may_exist
 
 
 async def test_nothing_is_sent_once_the_grace_period_is_over() -> None:
@@ -233,8 +231,8 @@ async def test_nothing_is_sent_once_the_grace_period_is_over() -> None:
 
 async def test_an_unknown_outcome_is_recorded_as_a_job_that_may_exist() -> None:
     client = Scripted([record(1, tags=[])])
-    submitter = submitter_with(lookups=(0.0,))
-    going = attempt(client, "rid:1")
+    store = MemoryStore()
+    going = attempt(client, "rid:1", record=SubmissionRecord(store, "run:1", ttl_s=60))
     with pytest.raises(UpstreamError):
-        await submitter.carry(going)
-    assert going.record.job_may_exist
+        await submitter_with(lookups=(0.0,)).carry(going)
+    assert json.loads((await store.read("run:1"))["0"])["job"] is None
