@@ -80,16 +80,16 @@ class Catalog:
 
     Attributes:
         by_name: exact public names, aliases and ids.
+        matches: the same, and the names of the models that cards replace, all in lower case.
         prefixes: what may stand before a name, in lower case: providers, regions.
         default: serves unknown names.
     """
 
     cards: tuple[ModelCard, ...]
     by_name: Mapping[str, ModelCard]
-    lowered: Mapping[str, ModelCard]
-    replaced: Mapping[str, ModelCard]
+    matches: Mapping[str, Match]
     prefixes: tuple[str, ...] = ()
-    default: ModelCard | None = None
+    default: Match | None = None
 
     def match(self, name: str) -> Match:
         """The card of a public name, an alias or a Narrative id; also in another letter case, with prefixes, as a Bedrock id or a dated
@@ -98,17 +98,11 @@ class Catalog:
         Raises:
             ModelNotFound: no card has that name, and there is no default.
         """
-        if card := self.by_name.get(name):
-            return Match(card)
-        for spelling in self._spellings(name):
-            if card := self.lowered.get(spelling):
-                return Match(card)
-            if card := self.replaced.get(spelling):
-                return Match(card, f"model: served by {card.public_name}, the successor of the one asked for")
-        if self.default is not None:
-            return Match(self.default, f"model: the name is unknown; served by the default, {self.default.public_name}")
-        offered = ", ".join(card.public_name for card in self.cards)
-        raise ModelNotFound(f"The model `{name[:100]}` does not exist here. Available: {offered}.", param="model")
+        found = next((self.matches[each] for each in self._spellings(name) if each in self.matches), self.default)
+        if found is None:
+            offered = ", ".join(card.public_name for card in self.cards)
+            raise ModelNotFound(f"The model `{name[:100]}` does not exist here. Available: {offered}.", param="model")
+        return found
 
     def find(self, name: str) -> ModelCard:
         """The card of `match`."""
@@ -144,20 +138,21 @@ def make_catalog(
     claims = Counter(name for card in cards for name in {n.lower() for n in (card.id, *card.names, *card.replaces)})
     if twice := [name for name, count in claims.items() if count > 1]:
         raise CatalogError(f"more than one model claims the name {', '.join(sorted(twice))}")
+    matches = {}
+    for card in cards:
+        successor = Match(card, f"model: served by {card.public_name}, the successor of the one asked for")
+        matches.update({name.lower(): successor for name in card.replaces})
+        matches.update({name.lower(): Match(card) for name in (card.id, *card.names)})
     by_name = {name: card for card in cards for name in (card.id, *card.names)}
-    catalog = Catalog(
-        cards,
-        by_name,
-        lowered={name.lower(): card for name, card in by_name.items()},
-        replaced={name.lower(): card for card in cards for name in card.replaces},
-        prefixes=tuple(prefix.lower() for prefix in prefixes if prefix),
-    )
+    catalog = Catalog(cards, by_name, matches, tuple(prefix.lower() for prefix in prefixes if prefix))
     if default_model is None:
         return catalog
     try:
-        return replace(catalog, default=catalog.find(default_model))
+        card = catalog.find(default_model)
     except ModelNotFound as error:
         raise CatalogError(f"chat.default_model: {error.message}") from error
+    told = f"model: the name is unknown; served by the default, {card.public_name}"
+    return replace(catalog, default=Match(card, told))
 
 
 def load_catalog(path: Path, *, default_model: str | None = None) -> Catalog:
@@ -172,10 +167,8 @@ def load_catalog(path: Path, *, default_model: str | None = None) -> Catalog:
     try:
         table = _Table.model_validate(tomllib.loads(path.read_text("utf-8")))
         return make_catalog(table.models, table.prefixes, default_model=default_model)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, CatalogError) as error:
         raise CatalogError(f"{path}: {error}") from error
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
         raise CatalogError(f"{path}: {faults}") from error
-    except CatalogError as error:
-        raise CatalogError(f"{path}: {error}") from error

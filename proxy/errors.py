@@ -2,26 +2,6 @@
 
 The message is safe to show to the caller. Each API renders errors in one place.
 Source: shared contract `heroku-chat.md`, section Errors.
-
-    ProxyError
-    ├── InvalidRequest                400  the request is wrong; `param` is the path of the field
-    │   ├── ContextLengthExceeded     400  the prompt is too long for the model
-    │   ├── SchemaTooComplex          400  the JSON Schemas of a request need more work than one request may cause
-    │   ├── ModelNotFound             404
-    │   ├── UnknownUrl                404
-    │   ├── MethodNotAllowed          405
-    │   └── RequestTooLarge           413
-    ├── InvalidApiKey                 401
-    ├── PermissionDenied              403
-    ├── IdempotencyConflict           409  same key still running elsewhere
-    ├── IdempotencyMismatch           422  same key, another body
-    ├── RateLimited                   429
-    ├── InternalError                 500  a bug here
-    ├── UpstreamError                 502  the upstream could not be asked, or refused; `code` says how
-    │   └── PaidFailure               424  a paid job failed or answered nonsense: repeating it would be paid again
-    ├── Overloaded                    503  too much in flight here, or draining
-    │   └── StoreUnavailable          503  keys or named endpoints cannot be read
-    └── JobTimeout                    504  the job did not end in time
 """
 
 import math
@@ -32,6 +12,11 @@ from typing import ClassVar, Final
 REDACTED: Final = "[redacted]"
 _MIN_KEY_LENGTH: Final = 12
 _LOOKS_LIKE_KEY: Final = re.compile(r"\b(?:sk|np|pk|rk)-[A-Za-z0-9_-]{9,}")
+_MAX_RETRY_AFTER_S: Final = 60
+_RESUME_AFTER_S: Final = 1.0
+"""Seconds after which a client is asked to repeat a request whose jobs go on without it."""
+_RESUMABLE_CODES: Final = frozenset({"job_timeout", "narrative_unavailable", "narrative_submit_unknown"})
+"""Errors that leave a job running, or one that may exist, whose result a repeat can still get."""
 
 
 def redact(text: str, keys: Iterable[str]) -> str:
@@ -43,14 +28,6 @@ def redact(text: str, keys: Iterable[str]) -> str:
         if len(key) >= _MIN_KEY_LENGTH:
             text = text.replace(key, REDACTED)
     return _LOOKS_LIKE_KEY.sub(REDACTED, text)
-
-
-MAX_RETRY_AFTER_S: Final = 60
-RESUME_AFTER_S = 1.0
-"""Seconds after which a client is asked to repeat a request whose jobs go on without it."""
-
-_RESUMABLE_CODES = frozenset({"job_timeout", "narrative_unavailable", "narrative_submit_unknown"})
-"""Errors that leave a job running, or one that may exist, whose result a repeat can still get."""
 
 
 class ProxyError(Exception):
@@ -68,6 +45,10 @@ class ProxyError(Exception):
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, *, status: int | None = None, type: str | None = None, code: str | None = None) -> None:
+        """What is not named is that of the base class."""
+        cls.status, cls.type, cls.default_code = status or cls.status, type or cls.type, code or cls.default_code
 
     def __init__(  # noqa: PLR0913
         self,
@@ -100,7 +81,7 @@ class ProxyError(Exception):
         if not resumable:
             self.retry_after = None
         elif self.retry_after is None and self.code in _RESUMABLE_CODES:
-            self.retry_after = RESUME_AFTER_S
+            self.retry_after = _RESUME_AFTER_S
 
 
 def error_headers(error: ProxyError) -> dict[str, str]:
@@ -115,137 +96,81 @@ def error_headers(error: ProxyError) -> dict[str, str]:
 
 def retry_after(seconds: float) -> str:
     """The value of `Retry-After`: whole seconds, 1 to 60."""
-    return str(min(max(math.ceil(seconds), 1), MAX_RETRY_AFTER_S))
+    return str(min(max(math.ceil(seconds), 1), _MAX_RETRY_AFTER_S))
 
 
-class InvalidRequest(ProxyError):
+class InvalidRequest(ProxyError, status=400, type="invalid_request_error"):
     """The request is wrong; `param` is the path of the field."""
 
-    status = 400
-    type = "invalid_request_error"
 
-
-class ContextLengthExceeded(InvalidRequest):
+class ContextLengthExceeded(InvalidRequest, code="context_length_exceeded"):
     """The prompt is too long for the model, which the proxy estimates or Narrative says."""
 
-    default_code = "context_length_exceeded"
 
-
-class SchemaTooComplex(InvalidRequest):
+class SchemaTooComplex(InvalidRequest, code="schema_too_complex"):
     """The JSON Schemas of a request, together, are too much work; `param` names the one at which the limit was reached."""
 
-    default_code = "schema_too_complex"
 
-
-class ModelNotFound(InvalidRequest):
+class ModelNotFound(InvalidRequest, status=404, code="model_not_found"):
     """There is neither a model nor an endpoint of that name."""
 
-    status = 404
-    default_code = "model_not_found"
 
-
-class UnknownUrl(InvalidRequest):
+class UnknownUrl(InvalidRequest, status=404, code="unknown_url"):
     """Nothing is served under that path."""
 
-    status = 404
-    default_code = "unknown_url"
 
-
-class MethodNotAllowed(InvalidRequest):
+class MethodNotAllowed(InvalidRequest, status=405, code="method_not_allowed"):
     """Something is served under that path, with another method."""
 
-    status = 405
-    default_code = "method_not_allowed"
 
-
-class RequestTooLarge(InvalidRequest):
+class RequestTooLarge(InvalidRequest, status=413, code="request_too_large"):
     """The body has more bytes than `server.max_body_bytes`, as sent or decompressed."""
 
-    status = 413
-    default_code = "request_too_large"
 
-
-class InvalidApiKey(ProxyError):
+class InvalidApiKey(ProxyError, status=401, type="authentication_error", code="invalid_api_key"):
     """No key, or one that is wrong, revoked or expired; the message does not tell which of these."""
 
-    status = 401
-    type = "authentication_error"
-    default_code = "invalid_api_key"
 
-
-class PermissionDenied(ProxyError):
+class PermissionDenied(ProxyError, status=403, type="permission_error"):
     """The key is good, and does not give access to what was asked for."""
 
-    status = 403
-    type = "permission_error"
 
-
-class IdempotencyConflict(ProxyError):
+class IdempotencyConflict(ProxyError, status=409, type="idempotency_error", code="idempotency_key_in_use"):
     """The same key is in use by a request that is still being submitted on another replica."""
 
-    status = 409
-    type = "idempotency_error"
-    default_code = "idempotency_key_in_use"
 
-
-class IdempotencyMismatch(ProxyError):
+class IdempotencyMismatch(ProxyError, status=422, type="idempotency_error", code="idempotency_key_reused"):
     """The key was used before, with another body."""
 
-    status = 422
-    type = "idempotency_error"
-    default_code = "idempotency_key_reused"
 
-
-class RateLimited(ProxyError):
+class RateLimited(ProxyError, status=429, type="rate_limit_error", code="rate_limit_exceeded"):
     """A limit of the caller, the model or the upstream; `retry_after` says when it lifts."""
 
-    status = 429
-    type = "rate_limit_error"
-    default_code = "rate_limit_exceeded"
 
-
-class InternalError(ProxyError):
+class InternalError(ProxyError, status=500, type="server_error", code="internal_error"):
     """A bug here."""
 
-    status = 500
-    type = "server_error"
-    default_code = "internal_error"
 
-
-class UpstreamError(ProxyError):
+class UpstreamError(ProxyError, status=502, type="upstream_error"):
     """Codes in use: `narrative_unavailable` (nothing was enqueued), `narrative_submit_unknown` (a job may exist),
     `narrative_unauthorized`, `narrative_rejected`; `anthropic_unavailable`, `anthropic_rejected`, `endpoint_unauthorized`."""
 
-    status = 502
-    type = "upstream_error"
 
-
-class PaidFailure(UpstreamError):
+class PaidFailure(UpstreamError, status=424):
     """Codes in use: `narrative_job_failed`, `narrative_job_cancelled`, `narrative_job_lost`, `narrative_invalid_output`,
     `anthropic_failed`. The status is one that no client repeats; the setting `chat.paid_failure_status` changes it.
 
     Raised when all that was paid for the request is lost, or part of it: then the record of its submissions keeps the rest.
     """
 
-    status = 424
 
-
-class Overloaded(ProxyError):
+class Overloaded(ProxyError, status=503, type="overloaded_error"):
     """Too much is in flight here, or the process drains; nothing was begun."""
 
-    status = 503
-    type = "overloaded_error"
 
-
-class StoreUnavailable(Overloaded):
+class StoreUnavailable(Overloaded, code="state_unavailable"):
     """Keys or named endpoints cannot be read."""
 
-    default_code = "state_unavailable"
 
-
-class JobTimeout(ProxyError):
+class JobTimeout(ProxyError, status=504, type="timeout_error", code="job_timeout"):
     """The job did not end in time. It runs on, and a repeat can still get its result."""
-
-    status = 504
-    type = "timeout_error"
-    default_code = "job_timeout"

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from proxy import errors
 from proxy.api.openai.routes import error_response
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
 from proxy.errors import ProxyError, error_headers, redact
@@ -15,8 +14,7 @@ def tree(kind: type[ProxyError]) -> list[type[ProxyError]]:
 
 
 @pytest.mark.parametrize("kind", tree(ProxyError)[1:], ids=lambda kind: kind.__name__)
-def test_each_error_is_drawn_has_its_status_and_is_rendered_whole(kind: type[ProxyError]) -> None:
-    assert kind.__name__ in (errors.__doc__ or "")
+def test_each_error_has_its_status_and_is_rendered_whole(kind: type[ProxyError]) -> None:
     response = error_response(kind("What went wrong.", param="p", code="c"))
     assert response.status_code == kind.status >= 400
     assert json.loads(bytes(response.body)) == {
