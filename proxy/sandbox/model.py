@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from proxy.sandbox.submission import SandboxTurn, ScriptedCall, without_directives
-from proxy.sandbox.values import READ_CHARACTERS, TextSource, ValueMaker, words_of
+from proxy.sandbox.values import READ_CHARACTERS, ValueMaker, words_of
 
 _MAX_ECHO = 400
 _MAX_CALLS = 100
@@ -196,7 +196,7 @@ class SchemaModel:
         }
         made: dict[str, Any] = {}
         if rest["properties"] or rest["required"]:
-            made = ValueMaker(TextSource(conversation.question), optional=True).make(rest)
+            made = ValueMaker(conversation.question, optional=True).make(rest)
         if not given and not made and self._schema.get("additionalProperties", True) is True:
             return {"message": said}
         made |= given
@@ -236,8 +236,8 @@ class SchemaModel:
         calls = []
         for tool in offer.choose(question, done, wanted=wanted):
             parameters = tool.parameters or _described_parameters(tool, conversation.system)
-            source = TextSource(question, ignored=words_of(tool.name))
-            arguments = ValueMaker(source, optional=False).make({"type": "object", **parameters})
+            maker = ValueMaker(question, optional=False, ignored=words_of(tool.name))
+            arguments = maker.make({"type": "object", **parameters})
             calls.append(offer.encode(tool.name, arguments))
         return calls
 

@@ -1,16 +1,17 @@
 """Which `output_format_schema` is accepted, and values for it: from a text where it offers something fitting, else made up.
 
-Only documented keywords are understood. A made-up value depends on nothing but the schema and a number, the variant, so
-that equal requests get equal answers and an array of unique items can be filled.
+A made-up value depends on nothing but the schema and a number, the variant, so that equal requests get equal answers and an
+array of unique items can be filled. Only documented keywords are understood.
 """
 
 import math
 import random
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, Final
+from itertools import islice
+from typing import Any
 
 import re2  # type: ignore[import-untyped]
 from jsonschema import Draft202012Validator, ValidationError, validators
@@ -22,52 +23,46 @@ from rstr import Rstr
 from proxy.sandbox.http import ModelRejection, SandboxOptions
 
 INVALID_SCHEMA = "Invalid schema"
-MAX_DEPTH = 64
-"""Levels of nested subschemas above which a schema counts as malformed."""
+READ_CHARACTERS = 20_000
+"""Characters of a text that values are taken from; the rest is ignored."""
 
-_TYPES = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
+_MAX_DEPTH = 64
+"""Levels of nested subschemas above which a schema counts as malformed."""
 _LONGEST_BACKTRACKING = 16
 """Characters that are matched against a pattern RE2 does not support: some 2^16 steps at worst."""
+_MAX_NODES = 20_000
+_MAX_LENGTH = 1_000_000
+_MAX_TRIES = 200
+_OPTIONAL_DEPTH = 3
+_WHOLE_TEXT = {"query", "question", "prompt", "text", "message", "input", "content", "search", "body", "task"}
+
+_QUOTED = re.compile(r"\"([^\"\n]+)\"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)'([^'\n]+)'(?!\w)")
+_NUMBER = re.compile(r"(?<![\w.-])-?\d{1,15}(?:\.\d{1,10})?(?![\w.]*\w)")
+_NAME = re.compile(r"[A-Z][\w'’&-]*(?:\s+(?:(?:de|la|of|the|van|von)\s+)?[A-Z][\w'’&-]*)*")
+_SENTENCE = re.compile(r"[.!?:;]\s+|\n+")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+# ---------------------------------------------------------------- schemas
 
+_TYPE = {"enum": ["string", "number", "integer", "boolean", "null", "object", "array"]}
+_TYPES = {"if": {"type": "array"}, "then": {"items": _TYPE, "minItems": 1, "uniqueItems": True}, "else": _TYPE}
+_TEXT, _COUNT, _NUMERIC = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value)) and len(set(value)) == len(value)
-
-
-def _is_type(value: Any) -> bool:
-    names = value if isinstance(value, list) else [value]
-    return bool(names) and _is_names(names) and _TYPES.issuperset(names)
-
-
-_COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
-
-_DOCUMENTED: Mapping[str, Callable[[Any], bool]] = {
-    "type": _is_type,
-    "properties": lambda value: isinstance(value, dict) and all(isinstance(part, dict) for part in value.values()),
-    "required": _is_names,
-    "additionalProperties": lambda value: isinstance(value, bool | dict),
-    "items": lambda value: isinstance(value, dict),
-    "enum": lambda value: isinstance(value, list) and bool(value),
-    "multipleOf": lambda value: _is_number(value) and value > 0,
-    "uniqueItems": lambda value: isinstance(value, bool),
-    **dict.fromkeys(_COUNTS, _is_count),
-    **dict.fromkeys(_BOUNDS, _is_number),
-    **dict.fromkeys(("pattern", "description", "title"), _is_text),
+_DOCUMENTED: Mapping[str, Mapping[str, Any]] = {
+    "type": _TYPES,
+    "properties": {"type": "object", "additionalProperties": {"type": "object"}},
+    "required": {"type": "array", "items": _TEXT, "uniqueItems": True},
+    "additionalProperties": {"type": ["boolean", "object"]},
+    "items": {"type": "object"},
+    "enum": {"type": "array", "minItems": 1},
+    "multipleOf": {"type": "number", "exclusiveMinimum": 0},
+    "uniqueItems": {"type": "boolean"},
+    **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _COUNT),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _NUMERIC),
+    **dict.fromkeys(("pattern", "description", "title"), _TEXT),
 }
-"""Documented keyword → whether a value is valid for it."""
+"""Documented keyword → the schema of its values; subschemas in them are checked one by one."""
 
 
 def check_schema(schema: Mapping[str, Any], size: int, options: SandboxOptions) -> None:
@@ -89,37 +84,29 @@ def check_schema(schema: Mapping[str, Any], size: int, options: SandboxOptions) 
     return None
 
 
-def _invalid(path: str, message: str) -> ModelRejection:
-    return ModelRejection(INVALID_SCHEMA, f"{path}: {message}")
-
-
 def _check_documented(schema: Mapping[str, Any], options: SandboxOptions) -> None:
+    types = _TYPES if options.type_lists else _TYPE
+    validator = Draft202012Validator({"properties": {**_DOCUMENTED, "type": types}})
     # Iterative, because the client chooses the nesting.
     pending: list[tuple[str, int, Mapping[str, Any]]] = [("#", 0, schema)]
     while pending:
         path, depth, node = pending.pop()
-        if depth > MAX_DEPTH:
+        if depth > _MAX_DEPTH:
             raise _invalid(path, "the schema is nested too deeply")
-        for keyword, value in node.items():
-            is_valid = _DOCUMENTED.get(keyword)
-            if is_valid is None:
-                raise _invalid(path, f"keyword {keyword!r} is not supported")
-            if not is_valid(value):
-                raise _invalid(f"{path}/{keyword}", "not a valid value for this keyword")
-        if isinstance(node.get("type"), list) and not options.type_lists:
-            raise _invalid(f"{path}/type", "must be a single type")
-        pending += [
-            (f"{path}/properties/{name}", depth + 1, below) for name, below in node.get("properties", {}).items()
-        ]
-        for keyword in ("items", "additionalProperties"):
-            if isinstance(node.get(keyword), dict):
-                pending.append((f"{path}/{keyword}", depth + 1, node[keyword]))
+        if unknown := node.keys() - _DOCUMENTED:
+            raise _invalid(path, f"keyword {min(unknown)!r} is not supported")
+        for fault in validator.iter_errors(node):
+            raise _invalid("/".join([path, *map(str, fault.absolute_path)]), fault.message)
+        below = {f"properties/{name}": part for name, part in node.get("properties", {}).items()}
+        below |= {name: node[name] for name in ("items", "additionalProperties") if isinstance(node.get(name), dict)}
+        pending += [(f"{path}/{name}", depth + 1, part) for name, part in below.items()]
 
 
-# ---------------------------------------------------------------- checking values
+def _invalid(path: str, message: str) -> ModelRejection:
+    return ModelRejection(INVALID_SCHEMA, f"{path}: {message}")
 
 
-def matches_pattern(pattern: str, text: str, *, undecided: bool = True) -> bool:
+def _matches(pattern: str, text: str, *, undecided: bool) -> bool:
     """Whether a client's pattern matches somewhere in a text, in bounded time: RE2 decides; a pattern that it does not support
     (such as one with look-ahead) is tried on short texts only, and gives `undecided` for others.
     """
@@ -139,14 +126,14 @@ def matches_pattern(pattern: str, text: str, *, undecided: bool = True) -> bool:
 
 
 def _check_pattern(validator: Any, pattern: str, instance: Any, _: Any) -> Iterator[ValidationError]:
-    if validator.is_type(instance, "string") and not matches_pattern(pattern, instance):
+    if validator.is_type(instance, "string") and not _matches(pattern, instance, undecided=True):
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
 _Checker: Any = validators.extend(Draft202012Validator, {"pattern": _check_pattern})  # type: ignore[no-untyped-call]
 
 
-def is_valid(value: Any, schema: Mapping[str, Any]) -> bool:
+def _is_valid(value: Any, schema: Mapping[str, Any]) -> bool:
     """Whether a value matches a schema, whose patterns take bounded time; one with references outside it matches nothing."""
     plain = {name: part for name, part in schema.items() if name != "$schema"}
     try:
@@ -155,23 +142,7 @@ def is_valid(value: Any, schema: Mapping[str, Any]) -> bool:
         return False
 
 
-READ_CHARACTERS = 20_000
-"""Characters of a text that values are taken from; the rest is ignored."""
-
-MISSING: Final = object()
-"""Stands for a value that the text does not offer."""
-
-_MAX_NODES = 20_000
-_MAX_LENGTH = 1_000_000
-_MAX_TRIES = 200
-_OPTIONAL_DEPTH = 3
-_WHOLE_TEXT = {"query", "question", "prompt", "text", "message", "input", "content", "search", "body", "task"}
-
-_QUOTED = re.compile(r"\"([^\"\n]+)\"|“([^”\n]+)”|`([^`\n]+)`|(?<!\w)'([^'\n]+)'(?!\w)")
-_NUMBER = re.compile(r"(?<![\w.-])-?\d{1,15}(?:\.\d{1,10})?(?![\w.]*\w)")
-_NAME = re.compile(r"[A-Z][\w'’&-]*(?:\s+(?:(?:de|la|of|the|van|von)\s+)?[A-Z][\w'’&-]*)*")
-_SENTENCE = re.compile(r"[.!?:;]\s+|\n+")
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+# ---------------------------------------------------------------- values
 
 
 class Unsatisfiable(Exception):
@@ -183,15 +154,18 @@ def words_of(text: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(text)]
 
 
-class TextSource:
-    """What a text offers: quotations, names, numbers, choices. Each is used once, so that two fields differ.
+class ValueMaker:
+    """Makes a value for one schema from what a text offers: quotations, names, numbers, choices, each used once.
 
+    With `optional` all properties near the root are filled, otherwise only those that are required or that the text mentions.
     `ignored` are lower-case words that are no names, such as those of the tool's own name.
     """
 
-    def __init__(self, text: str, ignored: Sequence[str] = ()) -> None:
-        self.text = text = text[:READ_CHARACTERS].strip()
-        self.words = frozenset(words_of(text))
+    def __init__(self, text: str, *, optional: bool, ignored: Sequence[str] = ()) -> None:
+        self._optional = optional
+        self._nodes = 0
+        self._text = text = text[:READ_CHARACTERS].strip()
+        self._words = frozenset(words_of(text))
         self._quoted = [next(filter(None, groups)) for groups in _QUOTED.findall(text)]
         rest = _QUOTED.sub(" ", text)
         self._numbers: list[int | float] = [float(n) if "." in n else int(n) for n in _NUMBER.findall(rest)]
@@ -203,52 +177,10 @@ class TextSource:
                 if name and name.lower() not in ignored:
                     self._names.append(name)
 
-    def take(self, field: str, kind: str, schema: Mapping[str, Any]) -> Any:
-        """A value of the type `kind` for a field, or MISSING. It may not fit the schema's other keywords."""
-        offered: list[Any] = []
-        if kind == "string" and "pattern" in schema:
-            tokens = [*self._quoted, *(token.strip(".,;:!?()") for token in self.text.split())]
-            return next((each for each in tokens if each and matches_pattern(schema["pattern"], each)), MISSING)
-        if kind == "string":
-            whole = [self.text] if self.text and _WHOLE_TEXT.intersection(words_of(field)) else []
-            offered = self._quoted or whole or self._names
-        elif kind in ("integer", "number"):
-            fitting = [number for number in self._numbers if is_valid(number, {**schema, "type": kind})]
-            if fitting:
-                self._numbers.remove(fitting[0])
-            offered = fitting
-        elif kind == "array":
-            return self._several(schema.get("items", {})) or MISSING
-        return offered.pop(0) if offered else MISSING
-
-    def mentioned(self, choices: Sequence[Any]) -> list[Any]:
-        """Those choices that the text names."""
-        text = self.text.lower()
-        names = [(choice, str(choice).lower()) for choice in choices if isinstance(choice, str | int | float)]
-        return [choice for choice, name in names if name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)]
-
-    def _several(self, items: Mapping[str, Any]) -> list[Any]:
-        if "enum" in items:
-            return self.mentioned(items["enum"])
-        if items.get("type") == "string":
-            return list(self._quoted or self._names)
-        return [number for number in self._numbers if "type" in items and is_valid(number, items)]
-
-
-class ValueMaker:
-    """Makes values for one schema. With `optional` it fills all properties near the root, otherwise only those that are
-    required or that the text mentions.
-    """
-
-    def __init__(self, source: TextSource, *, optional: bool) -> None:
-        self._source = source
-        self._optional = optional
-        self._nodes = 0
-
     def make(self, schema: Mapping[str, Any]) -> Any:
         """A value that matches the schema. Raises Unsatisfiable: none was found."""
         value = self._value(schema, "", 0, 0)
-        if not is_valid(value, schema):
+        if not _is_valid(value, schema):
             raise Unsatisfiable("no value matches the schema")
         return value
 
@@ -262,13 +194,16 @@ class ValueMaker:
         if self._nodes > _MAX_NODES:
             raise Unsatisfiable("the schema asks for too many values")
         if "enum" in schema:
-            choices = [each for each in schema["enum"] if is_valid(each, schema)]
+            choices = [each for each in schema["enum"] if _is_valid(each, schema)]
             if not choices:
                 raise Unsatisfiable("no choice of an enum is valid")
-            return ((self._source.mentioned(choices) if field else []) + choices)[variant % len(choices)]
-        kinds = _types_of(schema)
+            return ((self._mentioned(choices) if field else []) + choices)[variant % len(choices)]
+        named = schema.get("type", ["string", "object", "array", "number"])
         # Null is the last resort near the root, and the simplest value far below it.
-        kinds.sort(key=lambda kind: (kind == "null") is (depth <= _OPTIONAL_DEPTH))
+        kinds = sorted(
+            [named] if isinstance(named, str) else named,
+            key=lambda kind: (kind == "null") is (depth <= _OPTIONAL_DEPTH),
+        )
         kind, variant = kinds[variant % len(kinds)], variant // len(kinds)
         for each in dict.fromkeys([kind, *kinds]):
             try:
@@ -279,12 +214,14 @@ class ValueMaker:
 
     def _of_type(self, kind: str, schema: Mapping[str, Any], field: str, depth: int, variant: int) -> Any:
         if field and variant == 0:
-            taken = self._source.take(field, kind, schema)
-            if taken is not MISSING and is_valid(taken, {**schema, "type": kind}):
-                return taken
+            offered = self._offered(field, kind, schema)
+            for value in offered:
+                if _is_valid(value, {**schema, "type": kind}):
+                    offered.remove(value)
+                    return value
         match kind:
             case "string":
-                return _string(schema, self._source.text[:200] if field else "", variant)
+                return _string(schema, self._text[:200] if field else "", variant)
             case "integer" | "number":
                 return _number(schema, variant, kind)
             case "boolean":
@@ -296,6 +233,29 @@ class ValueMaker:
             case _:
                 return self._object(schema, depth, variant)
 
+    def _offered(self, field: str, kind: str, schema: Mapping[str, Any]) -> list[Any]:
+        """What the text offers for a field; what is used is removed from this list."""
+        if kind == "string" and "pattern" in schema:
+            tokens = [*self._quoted, *(token.strip(".,;:!?()") for token in self._text.split())]
+            return [token for token in tokens if token and _matches(schema["pattern"], token, undecided=True)][:1]
+        if kind == "string":
+            whole = [self._text] if self._text and _WHOLE_TEXT.intersection(words_of(field)) else []
+            return self._quoted or whole or self._names
+        if kind == "array":
+            items = schema.get("items", {})
+            if "enum" in items:
+                return [self._mentioned(items["enum"])]
+            if items.get("type") == "string":
+                return [list(self._quoted or self._names)]
+            return [[number for number in self._numbers if "type" in items and _is_valid(number, items)]]
+        return self._numbers if kind in ("integer", "number") else []
+
+    def _mentioned(self, choices: Sequence[Any]) -> list[Any]:
+        """Those choices that the text names."""
+        text = self._text.lower()
+        names = [(choice, str(choice).lower()) for choice in choices if isinstance(choice, str | int | float)]
+        return [choice for choice, name in names if name and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)]
+
     def _array(self, schema: Mapping[str, Any], depth: int, variant: int) -> list[Any]:
         least, unique = int(schema.get("minItems", 0)), bool(schema.get("uniqueItems"))
         size = max(least, 1) if self._optional and depth < _OPTIONAL_DEPTH else least
@@ -305,7 +265,7 @@ class ValueMaker:
             if len(made) == size:
                 break
             item = self._value(schema.get("items", {}), "", depth + 1, variant + at)
-            if not unique or is_valid([*made, item], {"uniqueItems": True}):
+            if not unique or _is_valid([*made, item], {"uniqueItems": True}):
                 made.append(item)
         if len(made) < least:
             raise Unsatisfiable("not enough items can be made")
@@ -331,15 +291,8 @@ class ValueMaker:
         if self._optional:
             return depth < _OPTIONAL_DEPTH
         if "enum" in schema:
-            return bool(self._source.mentioned(schema["enum"]))
-        return schema.get("type") in ("integer", "number") and self._source.words.issuperset(words_of(name))
-
-
-def _types_of(schema: Mapping[str, Any]) -> list[str]:
-    named = schema.get("type")
-    if named is None:
-        return ["string", "object", "array", "number"]
-    return [named] if isinstance(named, str) else list(named)
+            return bool(self._mentioned(schema["enum"]))
+        return schema.get("type") in ("integer", "number") and self._words.issuperset(words_of(name))
 
 
 def _string(schema: Mapping[str, Any], suggested: str, variant: int) -> str:
@@ -383,7 +336,7 @@ def _patterned(pattern: str, least: int, most: int, variant: int) -> str:
             break
         # A pattern that is not anchored leaves room for more text beside the match.
         for candidate in (text, text.ljust(least, "a"), text.rjust(least, "a")):
-            if least <= len(candidate) <= most and matches_pattern(pattern, candidate, undecided=False):
+            if least <= len(candidate) <= most and _matches(pattern, candidate, undecided=False):
                 return candidate
     raise Unsatisfiable(f"no string can be made for the pattern {pattern!r}")
 
@@ -397,15 +350,10 @@ def _number(schema: Mapping[str, Any], variant: int, kind: str) -> int | float:
         step = min(step, (high - low) / 4) or step
     nearest = Fraction(1) if low is None else max(low, Fraction(1))
     first = math.floor((nearest if high is None else min(nearest, high)) / step)
-    found: list[int | float] = []
-    for offset in range(2 * _MAX_TRIES):
-        # 0, 1, -1, 2, -2, … steps away.
-        number = (first + (offset + 1) // 2 * (1 if offset % 2 else -1)) * step
-        value = int(number) if number.denominator == 1 else float(number)
-        if is_valid(value, {**schema, "type": kind}):
-            found.append(value)
-            if len(found) > variant:
-                return value
-    if found:
-        return found[variant % len(found)]
-    raise Unsatisfiable("no number is within the bounds")
+    # 0, 1, -1, 2, -2, … steps away.
+    numbers = ((first + (at + 1) // 2 * (1 if at % 2 else -1)) * step for at in range(2 * _MAX_TRIES))
+    values = (int(number) if number.denominator == 1 else float(number) for number in numbers)
+    found = list(islice((value for value in values if _is_valid(value, {**schema, "type": kind})), variant + 1))
+    if not found:
+        raise Unsatisfiable("no number is within the bounds")
+    return found[variant % len(found)]

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from proxy.sandbox.http import dumps
-from proxy.sandbox.values import TextSource, Unsatisfiable, ValueMaker
+from proxy.sandbox.values import Unsatisfiable, ValueMaker
 from tests.unit.sandbox.schema_strategies import documented_objects
 
 
 def make(schema: Any, text: str = "", *, optional: bool = True) -> Any:
-    return ValueMaker(TextSource(text), optional=optional).make(schema)
+    return ValueMaker(text, optional=optional).make(schema)
 
 
 def make_field(schema: Any, text: str, name: str = "x") -> Any:
