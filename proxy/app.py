@@ -154,9 +154,8 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 options = webhook_options(settings.webhooks.public_url, account.api_key)
                 app.state.webhooks = await stack.enter_async_context(Webhooks(jobs, client, options, store))
             stack.enter_context(drain_on_signals(lifecycle))
-            anthropic = await stack.enter_async_context(
-                AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s)
-            )
+            anthropic = AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s)
+            stack.push_async_callback(anthropic.aclose)
             limits = _limits(settings, store)
             endpoints = _endpoints(settings, storage.durable)
             usual = _usual_quota(settings)

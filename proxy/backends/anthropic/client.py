@@ -8,13 +8,13 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import anthropic
 import httpx2
 from anthropic import AsyncAnthropic, AsyncStream
-from anthropic.types import RawMessageStartEvent, RawMessageStreamEvent
+from anthropic.types import Message, RawMessageStartEvent, RawMessageStreamEvent
 
 from proxy.access.authentication import Caller
 from proxy.backends.anthropic.request import MessagesCall, prepare
@@ -40,119 +40,93 @@ from proxy.settings import AnthropicSettings
 BASE_URL = "https://api.anthropic.com"
 _SDK_ERRORS = (anthropic.AnthropicError, httpx2.HTTPError)
 _TOO_LONG = re.compile(r"prompt is too long|context (window|length|limit)|input length and `?max_tokens", re.IGNORECASE)
+_TOO_LATE = "Anthropic's answer did not end in time."
 _DEFAULT_PAUSE_S = 1.0
 _HEAVY_BODY = 65_536
 """Bytes of a request body from which preparing a request may take long."""
 
 
-@dataclass(frozen=True, slots=True)
 class AnthropicClient:
-    """See `proxy.backends.anthropic.AnthropicBackend`. Its SDK client has no credential of its own; each call brings one."""
+    """See `proxy.backends.anthropic.AnthropicBackend`. Its SDK client, which must be closed, has no credential: each call brings one."""
 
-    sdk: AsyncAnthropic
-    rules: Rules
-    default_max_tokens: int
-    deadline_s: float
+    def __init__(self, settings: AnthropicSettings, rules: Rules, deadline_s: float) -> None:
+        self.sdk = AsyncAnthropic(
+            api_key="none",
+            base_url=settings.base_url or BASE_URL,
+            timeout=httpx2.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s),
+            max_retries=settings.max_retries,
+            default_headers={"anthropic-version": settings.version},
+            open_telemetry=False,
+        )
+        self._prepare = partial(prepare, rules=rules, default_max_tokens=settings.default_max_tokens)
+        self._deadline_s = deadline_s
+        self._fingerprint = hashlib.sha256(str(self.sdk.base_url).encode()).hexdigest()[:10]
 
     async def start(self, request: Request, caller: Caller, options: RunOptions) -> "AnthropicRun":
         key = caller.upstream_key
         if key is None:
             raise InvalidApiKey("No Anthropic API key.")
-        call = await self._prepared(request)
-        deadline = asyncio.get_running_loop().time() + min(self.deadline_s, options.timeout_s)
+        heavy = request.body_bytes >= _HEAVY_BODY
+        call = await asyncio.to_thread(self._prepare, request) if heavy else self._prepare(request)
+        deadline = asyncio.get_running_loop().time() + min(self._deadline_s, options.timeout_s)
         try:
             async with asyncio.timeout_at(deadline):
-                client = self.sdk.with_options(api_key=key)
-                stream = await client.messages.create(**call.body, extra_body=call.sampling, stream=True)
-                try:
-                    first = await anext(stream)
-                except BaseException:
-                    await stream.close()
-                    raise
+                # Not by `messages.create`, which does not name every field in every version.
+                stream = await self.sdk.with_options(api_key=key).post(
+                    "/v1/messages",
+                    body={**call.body, "stream": True},
+                    cast_to=Message,
+                    stream=True,
+                    stream_cls=AsyncStream[RawMessageStreamEvent],
+                )
+                first = await anext(stream)  # which closes the stream when it fails
         except TimeoutError:
-            raise _too_late() from None
+            raise JobTimeout(_TOO_LATE) from None
         except StopAsyncIteration:
             raise PaidFailure("Anthropic's answer is empty.", code="anthropic_failed") from None
         except _SDK_ERRORS as error:
             raise _refused(error, key) from error
-        return AnthropicRun(call, stream, first, base_url=str(self.sdk.base_url), api_key=key, deadline=deadline)
-
-    async def verify(self, model: str, api_key: str) -> None:
-        """Have one token generated, to see that key and model are accepted. Raises ProxyError."""
-        messages = [{"role": "user", "content": "Hi"}]
-        try:
-            await self.sdk.with_options(api_key=api_key).messages.create(
-                model=model,
-                max_tokens=1,
-                messages=messages,  # type: ignore[arg-type]  # a literal of that shape
-            )
-        except _SDK_ERRORS as error:
-            raise _refused(error, api_key) from error
-
-    async def _prepared(self, request: Request) -> MessagesCall:
-        if request.body_bytes < _HEAVY_BODY:
-            return prepare(request, self.rules, default_max_tokens=self.default_max_tokens)
-        return await asyncio.to_thread(prepare, request, self.rules, default_max_tokens=self.default_max_tokens)
+        message_id = first.message.id if isinstance(first, RawMessageStartEvent) else ""
+        started = Started(message_id.removeprefix("msg_"), int(time.time()), self._fingerprint, 1)
+        return AnthropicRun(call, stream, started, first, key, deadline)
 
 
+@dataclass(slots=True)
 class AnthropicRun:
     """An answer whose first event has arrived; see `proxy.inference.backend.Run`. Its deadline is in the time of the event loop."""
 
-    def __init__(  # noqa: PLR0913
-        self,
-        call: MessagesCall,
-        stream: AsyncStream[RawMessageStreamEvent],
-        first: RawMessageStreamEvent,
-        *,
-        base_url: str,
-        api_key: str,
-        deadline: float,
-    ) -> None:
-        self._call = call
-        self._stream = stream
-        self._first = first
-        self._fingerprint = hashlib.sha256(base_url.encode()).hexdigest()[:10]
-        self._api_key = api_key
-        self._deadline = deadline
-        self._reader = MessageReader(call)
-        self._created = int(time.time())
-        self._closing: asyncio.Task[None] | None = None
+    _call: MessagesCall
+    _stream: AsyncStream[RawMessageStreamEvent]
+    _started: Started
+    _first: RawMessageStreamEvent
+    _api_key: str
+    _deadline: float
+    _unmatched: str = ""
+    _closing: asyncio.Task[None] | None = None
 
     @property
     def report(self) -> Report:
         call = self._call
-        model = str(call.body["model"])
-        return Report(model, (), call.ignored, call.adjusted, self._reader.unmatched)
+        return Report(str(call.body["model"]), (), call.ignored, call.adjusted, self._unmatched)
 
     async def result(self) -> Result:
         return fold([event async for batch in self.events() for event in batch])
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
-        message_id = self._first.message.id if isinstance(self._first, RawMessageStartEvent) else ""
-        yield (Started(message_id.removeprefix("msg_"), self._created, self._fingerprint, 1),)
-        async for event in self._received():
-            if read := tuple(self._reader.read(event)):
-                yield read
-
-    def close(self, *, delivered: bool) -> None:
-        if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._stream.close())
-
-    async def _received(self) -> AsyncIterator[RawMessageStreamEvent]:
-        """All events up to the message's own end.
-
-        Raises:
-            PaidFailure: `anthropic_failed`, they ended without it.
-            JobTimeout: it did not come in time.
-        """
-        yield self._first
+        """See `Run`. PaidFailure `anthropic_failed`: the message broke off before its end; JobTimeout: that did not come in time."""
+        reader, event = MessageReader(self._call), self._first
+        yield (self._started,)
         try:
-            while not self._reader.ended:
+            while True:
+                if read := tuple(reader.read(event)):
+                    self._unmatched = reader.unmatched
+                    yield read
+                if reader.ended:
+                    return
                 async with asyncio.timeout_at(self._deadline):
                     event = await anext(self._stream)
-                yield event
         except TimeoutError:
-            raise _too_late() from None
+            raise JobTimeout(_TOO_LATE) from None
         except StopAsyncIteration:
             raise PaidFailure("Anthropic's answer broke off.", code="anthropic_failed") from None
         except _SDK_ERRORS as error:
@@ -161,27 +135,9 @@ class AnthropicRun:
         finally:
             self.close(delivered=False)
 
-
-@asynccontextmanager
-async def open_client(settings: AnthropicSettings, rules: Rules, deadline_s: float) -> AsyncIterator[AnthropicClient]:
-    """The client with its connections, closed at the end."""
-    timeout = httpx2.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s)
-    async with AsyncAnthropic(
-        api_key="none",
-        base_url=settings.base_url or BASE_URL,
-        timeout=timeout,
-        max_retries=settings.max_retries,
-        default_headers={"anthropic-version": settings.version},
-        open_telemetry=False,
-    ) as sdk:
-        yield AnthropicClient(sdk, rules, settings.default_max_tokens, deadline_s)
-
-
-# ---------------------------------------------------------------- errors
-
-
-def _too_late() -> JobTimeout:
-    return JobTimeout("Anthropic's answer did not end in time.")
+    def close(self, *, delivered: bool) -> None:
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._stream.close())
 
 
 def _refused(error: Exception, api_key: str) -> ProxyError:
@@ -213,10 +169,10 @@ def _refused(error: Exception, api_key: str) -> ProxyError:
 
 def _text(error: Exception, api_key: str) -> str:
     """Anthropic's own message, without keys that it may repeat; else the kind of error."""
-    body = error.body if isinstance(error, anthropic.APIError) else None
-    inner = body.get("error") if isinstance(body, dict) else None
-    message = inner.get("message") if isinstance(inner, dict) else None
-    return redact(message, [api_key])[:1_000] if isinstance(message, str) and message else type(error).__name__
+    match error:
+        case anthropic.APIError(body={"error": {"message": str(message)}}) if message:
+            return redact(message, [api_key])[:1_000]
+    return type(error).__name__
 
 
 def _pause(error: anthropic.APIStatusError) -> float:

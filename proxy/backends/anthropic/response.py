@@ -1,28 +1,14 @@
 """The events of a Messages API stream → neutral events as they come. No I/O.
 
-Text and thinking are passed on piece by piece. A tool call is passed on when its block has ended: a call that the token limit cut is
-dropped instead of being delivered as a finished one.
+Text and thinking are passed on piece by piece. A tool call is passed on when something follows its block: a call that the token limit cut
+is dropped instead of being delivered as a finished one.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from anthropic.types import (
-    InputJSONDelta,
-    RawContentBlockDeltaEvent,
-    RawContentBlockStartEvent,
-    RawContentBlockStopEvent,
-    RawMessageDeltaEvent,
-    RawMessageStartEvent,
-    RawMessageStopEvent,
-    RawMessageStreamEvent,
-    TextBlock,
-    ThinkingBlock,
-    ThinkingDelta,
-    ToolUseBlock,
-)
-from anthropic.types import TextDelta as AnthropicTextDelta
+from anthropic import types as wire
 
 from proxy.backends.anthropic.request import MessagesCall
 from proxy.inference.jsontext import NotJson, dump_json, parse_json, parse_loose_json
@@ -39,14 +25,6 @@ _MAX_SHOWN = 500
 
 
 @dataclass(slots=True)
-class _OpenCall:
-    id: str
-    name: str
-    given: Any
-    pieces: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class MessageReader:
     """Reads one message.
 
@@ -60,106 +38,70 @@ class MessageReader:
     unmatched: str = ""
     _text: list[str] = field(default_factory=list)
     _calls: int = 0
-    _open: dict[int, _OpenCall] = field(default_factory=dict)
-    _bare: _OpenCall | None = None
+    _open: wire.ToolUseBlock | None = None
+    _arguments: list[str] = field(default_factory=list)
     _dropped: bool = False
     _stop_reason: str | None = None
     _stop_sequence: str | None = None
     _input_tokens: int = 0
     _output_tokens: int = 0
 
-    def read(self, event: RawMessageStreamEvent) -> Iterator[Event]:
+    def read(self, event: wire.RawMessageStreamEvent) -> Iterator[Event]:
         """What an event adds to the answer; the end of the message also ends the choice and all."""
         match event:
-            case RawMessageStartEvent(message=message):
+            case wire.RawMessageStartEvent(message=message):
                 self._count(message.usage)
-            case RawContentBlockStartEvent(content_block=block):
-                yield from self._begin(event.index, block)
-            case RawContentBlockDeltaEvent(delta=delta):
-                yield from self._continue(event.index, delta)
-            case RawContentBlockStopEvent():
-                yield from self._end(event.index)
-            case RawMessageDeltaEvent(delta=delta):
-                self._stop_reason, self._stop_sequence = delta.stop_reason, delta.stop_sequence
+            case wire.RawContentBlockStartEvent(content_block=block):
+                yield from self._end_call(cut=False)
+                yield from self._add(block)
+            case wire.RawContentBlockDeltaEvent(delta=delta):
+                yield from self._add(delta)
+            case wire.RawMessageDeltaEvent(delta=end):
+                self._stop_reason, self._stop_sequence = end.stop_reason, end.stop_sequence
                 self._count(event.usage)
-                yield from self._bare_call(cut=delta.stop_reason in _FINISH)
-            case RawMessageStopEvent():
+                yield from self._end_call(cut=end.stop_reason in _FINISH)
+            case wire.RawMessageStopEvent():
                 yield from self._structured_output()
-                yield ChoiceEnded(0, self._finish, self._stop_sequence)
+                cut = _FINISH.get(self._stop_reason or "") if self._dropped or not self._calls else None
+                yield ChoiceEnded(0, cut or ("tool_calls" if self._calls else "stop"), self._stop_sequence)
                 yield Ended(Usage(self._input_tokens, self._output_tokens, self._input_tokens + self._output_tokens))
                 self.ended = True
 
-    @property
-    def _finish(self) -> FinishReason:
-        cut = _FINISH.get(self._stop_reason or "")
-        if cut and (self._dropped or not self._calls):
-            return cut
-        return "tool_calls" if self._calls else "stop"
+    def _add(self, part: Any) -> Iterator[Event]:
+        """What the start of a block or a further piece of it adds; kinds that nobody asked for are passed over."""
+        match part:
+            case wire.TextBlock(text=text) | wire.TextDelta(text=text) if text:
+                if self.call.answer is not None:
+                    self._text.append(text)
+                if not self.call.encoded:
+                    yield TextDelta(0, text)
+            case wire.ThinkingBlock(thinking=text) | wire.ThinkingDelta(thinking=text) if text:
+                if self.call.reasoning_shown:
+                    yield ReasoningDelta(0, text)
+            case wire.ToolUseBlock():
+                self._open, self._arguments = part, []
+            case wire.InputJSONDelta(partial_json=piece) if self._open:
+                self._arguments.append(piece)
 
-    def _begin(self, index: int, block: Any) -> Iterator[Event]:
-        yield from self._bare_call(cut=False)
-        match block:
-            case TextBlock(text=text):
-                yield from self._said(text)
-            case ThinkingBlock(thinking=thinking):
-                yield from self._thought(thinking)
-            case ToolUseBlock():
-                self._open[index] = _OpenCall(block.id, self.call.names.get(block.name, block.name), block.input)
-            case _:
-                pass
-
-    def _continue(self, index: int, delta: Any) -> Iterator[Event]:
-        match delta:
-            case AnthropicTextDelta(text=text):
-                yield from self._said(text)
-            case ThinkingDelta(thinking=thinking):
-                yield from self._thought(thinking)
-            case InputJSONDelta(partial_json=piece) if index in self._open:
-                self._open[index].pieces.append(piece)
-            case _:
-                pass
-
-    def _end(self, index: int) -> Iterator[Event]:
-        open_call = self._open.pop(index, None)
-        if open_call is None:
+    def _end_call(self, *, cut: bool) -> Iterator[Event]:
+        """The call that came last, once something follows it: only this shows whether one without arguments was cut before them."""
+        made, self._open = self._open, None
+        if made is None:
             return
-        written = "".join(open_call.pieces).strip()
-        if not written and not open_call.given:
-            self._bare = open_call
-            return
+        name, written = self.call.names.get(made.name, made.name), "".join(self._arguments).strip()
         try:
-            arguments = parse_json(written) if written else open_call.given
+            arguments = parse_json(written) if written else made.input or {}
         except NotJson:
             self._dropped = True
             return
-        yield from self._called(open_call, arguments)
-
-    def _bare_call(self, *, cut: bool) -> Iterator[Event]:
-        """The call that ended without arguments: whether it takes none or was cut before them shows only afterwards."""
-        bare, self._bare = self._bare, None
-        if bare is not None and cut:
-            self._dropped = True
-        elif bare is not None:
-            yield from self._called(bare, {})
-
-    def _called(self, made: _OpenCall, arguments: Any) -> Iterator[Event]:
-        if made.name in self.call.parameters:
-            arguments = coerce(self.call.parameters[made.name], arguments)
-        if not isinstance(arguments, dict) or (self.call.single and self._calls):
+        if name in self.call.parameters:
+            arguments = coerce(self.call.parameters[name], arguments)
+        incomplete = cut and not written and not made.input
+        if incomplete or not isinstance(arguments, dict) or (self.call.single and self._calls):
             self._dropped = True
             return
-        yield ToolCalled(0, self._calls, ToolCall(made.id, made.name, arguments))
+        yield ToolCalled(0, self._calls, ToolCall(made.id, name, arguments))
         self._calls += 1
-
-    def _said(self, text: str) -> Iterator[Event]:
-        if self.call.answer is not None:
-            self._text.append(text)
-        if text and not self.call.encoded:
-            yield TextDelta(0, text)
-
-    def _thought(self, text: str) -> Iterator[Event]:
-        if text and self.call.reasoning_shown:
-            yield ReasoningDelta(0, text)
 
     def _structured_output(self) -> Iterator[Event]:
         """The text of structured output that was held back to be decoded; and whether it matches its schema."""

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -47,7 +48,7 @@ async def running() -> AsyncIterator[Running]:
     api = messages_api()
     with serve(api) as url:
         settings = AnthropicSettings(base_url=url, max_retries=0)  # type: ignore[arg-type]
-        async with AnthropicBackend(settings, Rules(), 30.0) as backend:
+        async with aclosing(AnthropicBackend(settings, Rules(), 30.0)) as backend:
             yield Running(backend, api)
 
 
@@ -159,7 +160,7 @@ async def test_keys_and_models_can_be_verified(running: Running) -> None:
 
 async def test_a_service_that_is_away_is_unavailable() -> None:
     settings = AnthropicSettings(base_url="http://127.0.0.1:1", max_retries=0)  # type: ignore[arg-type]
-    async with AnthropicBackend(settings, Rules(), 30.0) as backend:
+    async with aclosing(AnthropicBackend(settings, Rules(), 30.0)) as backend:
         with pytest.raises(UpstreamError) as caught:
             await asyncio.wait_for(backend.verify(MODEL, KEY), 30)
     assert (caught.value.code, caught.value.retry_after) == ("anthropic_unavailable", 1.0)

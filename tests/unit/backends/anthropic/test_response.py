@@ -62,7 +62,7 @@ def events(blocks: list[tuple[str, Any]], reason: str, stop_sequence: str | None
 
 def read(blocks: list[tuple[str, Any]], reason: str = "end_turn", stop: str | None = None, **options: Any) -> Any:
     """The choice that the events fold to, its usage, and the reader."""
-    reader = MessageReader(MessagesCall(body={}, sampling={}, names={"safe": "the tool"}, **options))
+    reader = MessageReader(MessagesCall(body={}, names={"safe": "the tool"}, **options))
     heard: list[Event] = [Started("1", 1, "fp", 1)]
     for event in events(blocks, reason, stop):
         assert not reader.ended
