@@ -7,17 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from proxy.api.elastic.types import (
-    CompletionBody,
-    EndpointOut,
-    ErrorOut,
-    NamedService,
-    NarrativeServiceSettings,
-    PutAnthropic,
-    PutNarrative,
-    ServiceSettingsOut,
-    TaskSettings,
-)
+from proxy.api.elastic.types import CompletionBody, NamedService, PutAnthropic, PutNarrative, TaskSettings
 from proxy.api.http.requests import canonical_digest, validated
 from proxy.api.http.responses import StreamEncoder, json_line
 from proxy.catalog import Catalog
@@ -31,20 +21,20 @@ from proxy.errors import (
     ProxyError,
     RequestTooLarge,
 )
-from proxy.inference.endpoints import Endpoint, ServiceName, TaskDefaults, TaskType
-from proxy.inference.request import Message, Request, Sampling, Text
+from proxy.inference.endpoints import Endpoint, TaskDefaults, TaskType
+from proxy.inference.request import JsonObject, Message, Request, Sampling, Text
 from proxy.inference.result import Event, TextDelta
 
-ANTHROPIC_REQUESTS_PER_MINUTE: Final = 50
-ALREADY_EXISTS: Final = "resource_already_exists"
-"""The code of an error for an endpoint that exists already."""
+_ANTHROPIC_REQUESTS_PER_MINUTE: Final = 50
+_ALREADY_EXISTS: Final = "resource_already_exists"
 _RETRIED: Final = frozenset({429, 502, 503, 504})
 _MAX_REASON: Final = 2_000
 _ID: Final = re.compile(r"\A[a-z0-9](?:[a-z0-9_-]{0,98}[a-z0-9])?\Z")
-_TASK_TYPES: Final[Mapping[ServiceName, tuple[TaskType, ...]]] = {
-    "narrative": ("completion", "chat_completion"),
-    "anthropic": ("completion",),
+_SERVICES: Final[Mapping[str, tuple[type[PutNarrative | PutAnthropic], tuple[TaskType, ...]]]] = {
+    "narrative": (PutNarrative, ("completion", "chat_completion")),
+    "anthropic": (PutAnthropic, ("completion",)),
 }
+"""The service's name → the body that creates an endpoint of it, and the task types that it may have."""
 _SPAN: Final = re.compile(r"\A(\d{1,9})(ms|s|m|h|d)\Z")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -151,17 +141,16 @@ def decode_endpoint(
     """
     check_id(inference_id, catalog)
     service = validated(NamedService, body).service
-    put: PutNarrative | PutAnthropic
-    match service:
-        case "narrative":
-            put = validated(PutNarrative, body)
-            _check_model(put.service_settings.model_id, catalog)
-        case "anthropic":
-            put = validated(PutAnthropic, body)
-        case _:
-            expected = ", ".join(_TASK_TYPES)
-            raise InvalidRequest(f"Unknown service [{service[:40]}]; expected one of {expected}.", param="service")
-    settings, allowed = put.service_settings, _TASK_TYPES[put.service]
+    if service not in _SERVICES:
+        expected = ", ".join(_SERVICES)
+        raise InvalidRequest(f"Unknown service [{service[:40]}]; expected one of {expected}.", param="service")
+    model, allowed = _SERVICES[service]
+    put = validated(model, body)
+    settings = put.service_settings
+    if isinstance(put, PutNarrative) and settings.model_id not in catalog.by_name:
+        offered = ", ".join(card.id for card in catalog.cards)
+        message = f"Unknown model [{settings.model_id[:100]}]; expected one of {offered}."
+        raise InvalidRequest(message, param="service_settings.model_id")
     if task_type not in allowed:
         raise InvalidRequest(
             f"The [{service}] service does not support task type [{task_type[:40]}]; expected one of {', '.join(allowed)}.",
@@ -171,13 +160,13 @@ def decode_endpoint(
     if key is not None and not (key.isascii() and key.isprintable()):
         param = "service_settings.api_key"
         raise InvalidRequest(f"Invalid `{param}`: it holds characters that no header can carry.", param=param)
-    usual = ANTHROPIC_REQUESTS_PER_MINUTE if put.service == "anthropic" else None
+    usual = _ANTHROPIC_REQUESTS_PER_MINUTE if put.service == "anthropic" else None
     endpoint = Endpoint(
         id=inference_id,
         task_type=task_type,
         service=put.service,
         model_id=settings.model_id,
-        data_plane_id=settings.data_plane_id if isinstance(settings, NarrativeServiceSettings) else None,
+        data_plane_id=put.service_settings.data_plane_id if isinstance(put, PutNarrative) else None,
         requests_per_minute=settings.rate_limit.requests_per_minute if settings.rate_limit else usual,
         defaults=TaskDefaults() if put.task_settings is None else TaskDefaults(**put.task_settings.model_dump()),
         fallback=settings.fallback,
@@ -198,56 +187,34 @@ def check_id(inference_id: str, catalog: Catalog) -> None:
         raise InvalidRequest(f"[{inference_id}] is the name of a model here.", param="inference_id")
 
 
-def encode_endpoint(endpoint: Endpoint) -> EndpointOut:
-    """An endpoint without its credential."""
-    settings: ServiceSettingsOut = {"model_id": endpoint.model_id}
-    if endpoint.data_plane_id is not None:
-        settings["data_plane_id"] = endpoint.data_plane_id
-    if endpoint.requests_per_minute is not None:
-        settings["rate_limit"] = {"requests_per_minute": endpoint.requests_per_minute}
-    if endpoint.fallback is not None:
-        settings["fallback"] = endpoint.fallback
+def encode_endpoint(endpoint: Endpoint) -> JsonObject:
+    """An endpoint as it was stored, with the defaults of its service filled in, and without its credential."""
+    limit = endpoint.requests_per_minute
+    settings = {
+        "model_id": endpoint.model_id,
+        "data_plane_id": endpoint.data_plane_id,
+        "rate_limit": None if limit is None else {"requests_per_minute": limit},
+        "fallback": endpoint.fallback,
+    }
     return {
         "inference_id": endpoint.id,
         "task_type": endpoint.task_type,
         "service": endpoint.service,
-        "service_settings": settings,
+        "service_settings": {name: value for name, value in settings.items() if value is not None},
         "task_settings": endpoint.defaults.model_dump(exclude_none=True),
     }
 
 
-def check_task_type(endpoint: Endpoint, task_type: str | None) -> None:
-    """Raises InvalidRequest: the endpoint is of another type than the URL says."""
-    if task_type is not None and task_type != endpoint.task_type:
-        raise InvalidRequest(
-            f"Requested task type [{task_type[:40]}] does not match the inference endpoint's task type [{endpoint.task_type}].",
-            param="task_type",
-        )
-
-
-def not_found(inference_id: str) -> ModelNotFound:
-    """The error for an endpoint that does not exist."""
-    return ModelNotFound(f"Inference endpoint not found [{inference_id[:100]}]")
-
-
 def exists_already(inference_id: str) -> InvalidRequest:
     """The error for an endpoint that exists and cannot be created again."""
-    return InvalidRequest(f"Inference endpoint [{inference_id}] already exists", code=ALREADY_EXISTS)
-
-
-def _check_model(name: str, catalog: Catalog) -> None:
-    if name not in catalog.by_name:
-        offered = ", ".join(card.id for card in catalog.cards)
-        raise InvalidRequest(
-            f"Unknown model [{name[:100]}]; expected one of {offered}.", param="service_settings.model_id"
-        )
+    return InvalidRequest(f"Inference endpoint [{inference_id}] already exists", code=_ALREADY_EXISTS)
 
 
 # ---------------------------------------------------------------- errors
 
 
-def error_out(error: ProxyError) -> ErrorOut:
-    """The JSON body of an error, in a response or as the last event of a stream."""
+def error_out(error: ProxyError) -> JsonObject:
+    """The JSON body of an error, in a response or as the last event of a stream; `status` is that of the response."""
     kind, reason = _type(error), error.message[:_MAX_REASON]
     return {
         "error": {"root_cause": [{"type": kind, "reason": reason}], "type": kind, "reason": reason},
@@ -272,7 +239,7 @@ def _type(error: ProxyError) -> str:
             return "resource_not_found_exception"
         case RequestTooLarge():
             return "content_too_long_exception"
-        case InvalidRequest() if error.code == ALREADY_EXISTS:
+        case InvalidRequest() if error.code == _ALREADY_EXISTS:
             return "resource_already_exists_exception"
         case InvalidRequest(param=None):
             return "illegal_argument_exception"

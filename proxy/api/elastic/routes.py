@@ -20,7 +20,6 @@ from proxy.access.authentication import Authenticator, Caller, presented_keys
 from proxy.api.elastic.codec import (
     ChatEncoder,
     CompletionEncoder,
-    check_task_type,
     completion_digest,
     completion_requests,
     decode_endpoint,
@@ -28,7 +27,6 @@ from proxy.api.elastic.codec import (
     error_out,
     error_status,
     exists_already,
-    not_found,
     timeout_seconds,
 )
 from proxy.api.elastic.types import CompletionBody
@@ -50,7 +48,7 @@ from proxy.errors import (
     PermissionDenied,
     ProxyError,
     UpstreamError,
-    retry_after,
+    error_headers,
 )
 from proxy.inference.backend import Report, Run
 from proxy.inference.endpoints import Endpoint, Endpoints, ServiceName
@@ -93,29 +91,27 @@ class ElasticServices:
 
 
 Handler = Callable[[Request, ElasticServices], Awaitable[RunResponse | Response]]
-_Asked = tuple[InferenceRequest, str]
-"""A request, and the digest of its body."""
 
 
 def elastic_routes() -> list[Route]:
     """All of them. Whatever else is under their path gets an error in Elastic's shape, too."""
-    routes: list[tuple[str, Handler, list[str]]] = [
-        ("/_inference", list_endpoints, ["GET"]),
-        ("/_inference/{inference_id}", get_endpoint, ["GET"]),
-        ("/_inference/{task_type}/{inference_id}", get_endpoint, ["GET"]),
-        ("/_inference/{inference_id}", put_endpoint, ["PUT"]),
-        ("/_inference/{task_type}/{inference_id}", put_endpoint, ["PUT"]),
-        ("/_inference/{inference_id}", delete_endpoint, ["DELETE"]),
-        ("/_inference/{task_type}/{inference_id}", delete_endpoint, ["DELETE"]),
-        ("/_inference/chat_completion/{inference_id}/_stream", stream_chat, ["POST"]),
-        ("/_inference/{inference_id}/_stream", stream_completion, ["POST"]),
-        ("/_inference/{task_type}/{inference_id}/_stream", stream_completion, ["POST"]),
-        ("/_inference/{inference_id}", complete, ["POST"]),
-        ("/_inference/{task_type}/{inference_id}", complete, ["POST"]),
-        ("/_inference", unrouted, ["PUT", "POST", "DELETE", "PATCH"]),
-        ("/_inference/{rest:path}", unrouted, ["GET", "PUT", "POST", "DELETE", "PATCH"]),
+    routes: list[tuple[str, Handler, str]] = [
+        ("/_inference", get_endpoints, "GET"),
+        ("/_inference/{inference_id}", get_endpoints, "GET"),
+        ("/_inference/{task_type}/{inference_id}", get_endpoints, "GET"),
+        ("/_inference/{inference_id}", put_endpoint, "PUT"),
+        ("/_inference/{task_type}/{inference_id}", put_endpoint, "PUT"),
+        ("/_inference/{inference_id}", delete_endpoint, "DELETE"),
+        ("/_inference/{task_type}/{inference_id}", delete_endpoint, "DELETE"),
+        ("/_inference/chat_completion/{inference_id}/_stream", partial(stream, chat=True), "POST"),
+        ("/_inference/{inference_id}/_stream", stream, "POST"),
+        ("/_inference/{task_type}/{inference_id}/_stream", stream, "POST"),
+        ("/_inference/{inference_id}", complete, "POST"),
+        ("/_inference/{task_type}/{inference_id}", complete, "POST"),
+        ("/_inference", unrouted, "PUT POST DELETE PATCH"),
+        ("/_inference/{rest:path}", unrouted, "GET PUT POST DELETE PATCH"),
     ]
-    return [Route(path, _ElasticEndpoint(handler), methods=methods) for path, handler, methods in routes]
+    return [Route(path, _ElasticEndpoint(handler), methods=methods.split()) for path, handler, methods in routes]
 
 
 class _ElasticEndpoint:
@@ -147,13 +143,10 @@ class _ElasticEndpoint:
 
 def error_response(error: ProxyError) -> Response:
     """The response to a request that failed before its first byte was sent."""
-    headers = dict(error.headers)
-    if error.retry_after is not None:
-        headers["retry-after"] = retry_after(error.retry_after)
+    headers = error_headers(error)
+    del headers["x-should-retry"]  # the status says it
     if isinstance(error, InvalidApiKey):
         headers["www-authenticate"] = 'ApiKey, Bearer, Basic realm="narrative-proxy"'
-    if error.job_id is not None:
-        headers["x-narrative-job-id"] = error.job_id
     return json_response(error_out(error), headers, error_status(error))
 
 
@@ -191,37 +184,32 @@ class ElasticAuthenticator:
         if self._is_admin(headers):
             return
         await self.caller(headers)
-        if self.admin_key is not None:
-            raise PermissionDenied("Creating and deleting inference endpoints needs the admin key.")
-        if not self.loopback:
-            raise PermissionDenied(
-                "Creating and deleting inference endpoints needs an admin key here: set PROXY_ADMIN_KEY."
-            )
+        if self.admin_key is not None or not self.loopback:
+            what = "the admin key" if self.admin_key is not None else "an admin key here: set PROXY_ADMIN_KEY"
+            raise PermissionDenied(f"Creating and deleting inference endpoints needs {what}.")
 
     def _is_admin(self, headers: Mapping[str, str]) -> bool:
-        if self.admin_key is None:
-            return False
-        matches = [hmac.compare_digest(key.encode(), self.admin_key.encode()) for key in presented_keys(headers)]
-        return any(matches)
+        admin_key = (self.admin_key or "").encode()
+        return bool(admin_key) and any(hmac.compare_digest(key.encode(), admin_key) for key in presented_keys(headers))
 
 
 # ---------------------------------------------------------------- endpoints
 
 
-async def list_endpoints(request: Request, services: ElasticServices) -> Response:
-    """Every endpoint that the caller may use."""
-    return await _listed(services, await services.authenticator.caller(request.headers), None)
-
-
-async def get_endpoint(request: Request, services: ElasticServices) -> Response:
-    """One endpoint by its id, or all of a task type."""
+async def get_endpoints(request: Request, services: ElasticServices) -> Response:
+    """One endpoint by its id; or all that the caller may use, those of a task type where the URL names one."""
     caller = await services.authenticator.caller(request.headers)
     inference_id, task_type = _named(request)
-    if inference_id == "_all":
-        return await _listed(services, caller, task_type)
-    endpoint = await _find(services, inference_id, caller)
-    check_task_type(endpoint, task_type)
-    return json_response({"endpoints": [encode_endpoint(endpoint)]})
+    if inference_id != "_all":
+        _check_access(inference_id, caller)
+        found = [await _find(services, inference_id, task_type)]
+    else:
+        found = [
+            endpoint
+            for endpoint in await services.endpoints.all()
+            if caller.may_use_endpoint(endpoint.id) and task_type in (None, endpoint.task_type)
+        ]
+    return json_response({"endpoints": [encode_endpoint(endpoint) for endpoint in found]})
 
 
 async def put_endpoint(request: Request, services: ElasticServices) -> Response:
@@ -251,32 +239,29 @@ async def delete_endpoint(request: Request, services: ElasticServices) -> Respon
     """Delete an endpoint and its credential; `dry_run` only looks whether it is there."""
     await services.authenticator.check_admin(request.headers)
     inference_id, task_type = _named(request)
-    endpoint = await services.endpoints.find(inference_id)
-    if endpoint is None:
-        raise not_found(inference_id)
-    check_task_type(endpoint, task_type)
+    await _find(services, inference_id, task_type)
     if request.query_params.get("dry_run") in ("true", ""):
         return json_response({"acknowledged": False})
     await services.endpoints.remove(inference_id)
     return json_response({"acknowledged": True})
 
 
-async def _listed(services: ElasticServices, caller: Caller, task_type: str | None) -> Response:
-    found = [
-        encode_endpoint(endpoint)
-        for endpoint in await services.endpoints.all()
-        if caller.may_use_endpoint(endpoint.id) and task_type in (None, endpoint.task_type)
-    ]
-    return json_response({"endpoints": found})
-
-
-async def _find(services: ElasticServices, inference_id: str, caller: Caller) -> Endpoint:
-    """Raises PermissionDenied before anything reveals whether there is such an endpoint; ModelNotFound."""
+def _check_access(inference_id: str, caller: Caller) -> None:
+    """Raises PermissionDenied, before anything reveals whether there is such an endpoint."""
     if not caller.may_use({inference_id}):
         raise PermissionDenied(f"This API key has no access to the inference endpoint [{inference_id[:100]}].")
+
+
+async def _find(services: ElasticServices, inference_id: str, task_type: str | None = None) -> Endpoint:
+    """Raises ModelNotFound, or InvalidRequest where the endpoint is of another type than the URL says."""
     endpoint = await services.endpoints.find(inference_id)
     if endpoint is None:
-        raise not_found(inference_id)
+        raise ModelNotFound(f"Inference endpoint not found [{inference_id[:100]}]")
+    if task_type not in (None, endpoint.task_type):
+        raise InvalidRequest(
+            f"Requested task type [{task_type[:40]}] does not match the inference endpoint's task type [{endpoint.task_type}].",
+            param="task_type",
+        )
     return endpoint
 
 
@@ -379,32 +364,23 @@ def _error_body(error: ProxyError) -> bytes:
     return orjson.dumps(error_out(error))
 
 
-async def stream_completion(request: Request, services: ElasticServices) -> RunResponse:
-    """Stream the answer to one input, as pieces of its text."""
+async def stream(request: Request, services: ElasticServices, *, chat: bool = False) -> RunResponse:
+    """Stream the answer to one input, as pieces of its text; or a chat completion, always with its usage, as Elasticsearch has it."""
     caller, inference_id = await _inference_call(request, services)
-    body = await read_object(request, lambda value, _: validated(CompletionBody, value), services.settings.server)
-    (asked,) = completion_requests(inference_id, body, stream=True)
-    return _streamed(request, services, caller, (asked, completion_digest(asked)), CompletionEncoder())
-
-
-async def stream_chat(request: Request, services: ElasticServices) -> RunResponse:
-    """A chat completion, always with its usage in the last chunk, as Elasticsearch has it."""
-    caller, inference_id = await _inference_call(request, services)
-    asked, encoder, digest = await read_object(
-        request,
-        lambda body, body_bytes: services.decode_chat({**body, "model": inference_id}, body_bytes),
-        services.settings.server,
-    )
-    return _streamed(request, services, caller, (asked, digest), ChatEncoder(encoder))
-
-
-def _streamed(
-    request: Request, services: ElasticServices, caller: Caller, asked: _Asked, encoder: StreamEncoder
-) -> RunResponse:
-    chat = services.settings.chat
-    terms, heartbeat_s = _terms(request, heartbeat_s=chat.heartbeat_s)
-    start = partial(services.backend.start, asked[0], caller, terms, api=API, body=asked[1])
-    return StreamResponse(start, encoder, heartbeat_s, chat)
+    settings = services.settings
+    encoder: StreamEncoder = CompletionEncoder()
+    if chat:
+        asked, chunks, digest = await read_object(
+            request, lambda body, size: services.decode_chat({**body, "model": inference_id}, size), settings.server
+        )
+        encoder = ChatEncoder(chunks)
+    else:
+        body = await read_object(request, lambda value, _: validated(CompletionBody, value), settings.server)
+        (asked,) = completion_requests(inference_id, body, stream=True)
+        digest = completion_digest(asked)
+    terms, heartbeat_s = _terms(request, heartbeat_s=settings.chat.heartbeat_s)
+    start = partial(services.backend.start, asked, caller, terms, api=API, body=digest)
+    return StreamResponse(start, encoder, heartbeat_s, settings.chat)
 
 
 async def _inference_call(request: Request, services: ElasticServices) -> tuple[Caller, str]:
@@ -415,8 +391,9 @@ async def _inference_call(request: Request, services: ElasticServices) -> tuple[
         raise InvalidRequest(
             f"Task type [{task_type[:40]}] is not served; expected completion or chat_completion.", param="task_type"
         )
-    endpoint = await _find(services, inference_id, caller)
-    return caller, endpoint.id
+    _check_access(inference_id, caller)
+    await _find(services, inference_id)
+    return caller, inference_id
 
 
 async def unrouted(request: Request, services: ElasticServices) -> Response:
@@ -431,4 +408,4 @@ def _terms(request: Request, *, heartbeat_s: float) -> tuple[Terms, float]:
 
 
 def _named(request: Request) -> tuple[str, str | None]:
-    return request.path_params["inference_id"], request.path_params.get("task_type")
+    return request.path_params.get("inference_id", "_all"), request.path_params.get("task_type")

@@ -3,7 +3,7 @@
 Requests are strict: an unknown setting is an error, as it is there. Null is the same as absent.
 """
 
-from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -39,16 +39,13 @@ class _ServiceSettings(_Body):
     fallback: str | None = Field(default=None, min_length=1)
 
 
-class NarrativeServiceSettings(_ServiceSettings):
-    """`service_settings` of the `narrative` service. Without `api_key` the endpoint runs on the proxy's own token."""
-
+class _NarrativeServiceSettings(_ServiceSettings):
+    # Without one the endpoint runs on the proxy's own token.
     api_key: str | None = Field(default=None, min_length=1)
     data_plane_id: Annotated[str, AfterValidator(_uuid)] | None = None
 
 
-class AnthropicServiceSettings(_ServiceSettings):
-    """`service_settings` of the `anthropic` service."""
-
+class _AnthropicServiceSettings(_ServiceSettings):
     api_key: str = Field(min_length=1)
 
 
@@ -61,10 +58,8 @@ class TaskSettings(_Body):
     top_p: float | None = Field(default=None, ge=0, le=1)
 
 
-class AnthropicTaskSettings(TaskSettings):
-    """Those of an endpoint of the `anthropic` service, whose reply limit has no default."""
-
-    max_tokens: int = Field(ge=1)
+class _AnthropicTaskSettings(TaskSettings):
+    max_tokens: int = Field(ge=1)  # which has no default there
     temperature: float | None = Field(default=None, ge=0, le=1)
 
 
@@ -80,7 +75,7 @@ class PutNarrative(_Body):
     """The body of a `PUT` of an endpoint that runs on Narrative."""
 
     service: Literal["narrative"]
-    service_settings: NarrativeServiceSettings
+    service_settings: _NarrativeServiceSettings
     task_settings: TaskSettings | None = None
 
 
@@ -88,12 +83,8 @@ class PutAnthropic(_Body):
     """The body of a `PUT` of an endpoint that calls Anthropic's API."""
 
     service: Literal["anthropic"]
-    service_settings: AnthropicServiceSettings
-    task_settings: AnthropicTaskSettings
-
-
-def _input_tag(value: Any) -> str:
-    return "#list" if isinstance(value, list) else "#string"
+    service_settings: _AnthropicServiceSettings
+    task_settings: _AnthropicTaskSettings
 
 
 class CompletionBody(_Body):
@@ -102,44 +93,6 @@ class CompletionBody(_Body):
     input: Annotated[
         Annotated[str, Tag("#string")]
         | Annotated[list[str], Tag("#list"), Field(fail_fast=True, min_length=1, max_length=32)],
-        Discriminator(_input_tag),
+        Discriminator(lambda value: "#list" if isinstance(value, list) else "#string"),
     ]
     task_settings: TaskSettings | None = None
-
-
-# ---------------------------------------------------------------- responses
-
-
-class ServiceSettingsOut(TypedDict):
-    """Never with the credential."""
-
-    model_id: str
-    data_plane_id: NotRequired[str]
-    rate_limit: NotRequired[dict[Literal["requests_per_minute"], int]]
-    fallback: NotRequired[str]
-
-
-class EndpointOut(TypedDict):
-    """An endpoint as it was stored, with the defaults of its service filled in."""
-
-    inference_id: str
-    task_type: str
-    service: str
-    service_settings: ServiceSettingsOut
-    task_settings: dict[str, int | float]
-
-
-class _Cause(TypedDict):
-    type: str
-    reason: str
-
-
-class _ErrorBody(_Cause):
-    root_cause: list[_Cause]
-
-
-class ErrorOut(TypedDict):
-    """An error, also as the last event of a stream; `status` is that of the response."""
-
-    error: _ErrorBody
-    status: int
