@@ -119,7 +119,7 @@ class _Forms:
 
     async def simpler(self, prepared: Prepared, refusal: str) -> Prepared | None:
         """The request in a simpler form after a refusal, None when there is none that differs."""
-        form = simpler(prepared.form, prepared.parts, cause_of(refusal), refusal)
+        form = simpler(prepared.form, prepared.expected.parts, cause_of(refusal), refusal)
         other = await self.prepare(form) if form else prepared
         if (other.messages, other.config) == (prepared.messages, prepared.config):
             self.latest = prepared
@@ -129,7 +129,7 @@ class _Forms:
 
     def learn(self, prepared: Prepared) -> None:
         """Remember a form that worked after a plainer one was refused."""
-        self._backend.fallbacks.learn(self.card, prepared.form, prepared.parts)
+        self._backend.fallbacks.learn(self.card, self._request, prepared.form)
 
     async def read(self, prepared: Prepared, job: Job, failures: str) -> Outcome:
         """What came of an ended job; see `read_job`. Raises ProxyError."""

@@ -8,7 +8,7 @@ cost other clients the structure of theirs. Only a refusal of tool blocks in the
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Final
@@ -16,43 +16,40 @@ from typing import Any, Final
 import orjson
 
 from proxy.backends.narrative.failures import Cause
-from proxy.backends.narrative.prompt import ANSWER, Form, Part, tool_names
+from proxy.backends.narrative.output import ANSWER
+from proxy.backends.narrative.prompt import Form, offered_tools, tool_names
 from proxy.catalog import ModelCard
 from proxy.inference.request import Request
 
 _MAX_REMEMBERED: Final = 4_096
+_HISTORY: Final = "tool blocks in the history"
 _IN_EVERY_PATH: Final = frozenset({"description", "items", "properties", "required", "schema", "type"})
 """Keywords in the path of every error in an output schema, which tell nothing."""
 
 
-def simpler(form: Form, parts: Sequence[Part], cause: Cause, text: str) -> Form | None:
+def simpler(form: Form, parts: Mapping[str, Any], cause: Cause, text: str) -> Form | None:
     """The form for another try after a refusal, None when there is nothing simpler to try.
 
     Args:
         form: the form that was refused.
-        parts: of the output schema that was refused, those in simple form too.
+        parts: as of `OutputFormat`.
         text: Narrative's own text, which may tell what is to blame.
     """
     if cause is Cause.TOOL_BLOCKS and not form.text_history:
         return replace(form, text_history=True)
-    if cause is not Cause.INVALID_SCHEMA:
+    if cause is not Cause.INVALID_SCHEMA or form.simple >= parts.keys():
         return None
-    left = [part for part in parts if part.name not in form.simple]
-    if not left:
-        return None
-    if form.simple:  # the first guess was wrong
-        return replace(form, simple=frozenset(part.name for part in parts))
-    return replace(form, simple=frozenset(_suspects(left, text)))
+    # When the first guess was wrong, all are simplified.
+    return replace(form, simple=frozenset(parts if form.simple else _suspects(parts, text)))
 
 
-def _suspects(parts: Sequence[Part], text: str) -> Iterable[str]:
+def _suspects(parts: Mapping[str, Any], text: str) -> Iterable[str]:
     """The parts that a refusal is about: those it names, else those that use a keyword or property it names, else all."""
     words = set(re.findall(r"[A-Za-z0-9_-]+", text))
     if re.search(r"\breg(ex|ular expression)", text, re.IGNORECASE):
         words.add("pattern")
-    named = [part.name for part in parts if part.name in words]
-    using = [part.name for part in parts if not _keys(part.schema).isdisjoint(words - _IN_EVERY_PATH)]
-    return named or using or [part.name for part in parts]
+    using = [name for name, schema in parts.items() if not _keys(schema).isdisjoint(words - _IN_EVERY_PATH)]
+    return words & parts.keys() or using or parts
 
 
 def _keys(schema: Any) -> set[str]:
@@ -85,27 +82,27 @@ class Fallbacks:
     def form(self, card: ModelCard, request: Request) -> Form:
         """The form in which to write a request; the plain one as long as nothing was refused."""
         text_history = self._knows(card.id, _HISTORY)
-        upstream = tool_names(request)
-        digests = {upstream[tool.name]: _digest(tool.parameters) for tool in request.tools}
-        if request.output is not None:
-            digests[ANSWER] = _digest(request.output.schema)
-        if self._knows(card.id, _together(digests.values())):
+        digests = _digests(request)
+        if self._knows(card.id, _together(digests)):
             return Form(frozenset(digests), text_history)
         return Form(frozenset(name for name, digest in digests.items() if self._knows(card.id, digest)), text_history)
 
-    def learn(self, card: ModelCard, form: Form, parts: Sequence[Part]) -> None:
-        """Remember the form that worked after a plainer one was refused.
+    def learn(self, card: ModelCard, request: Request, form: Form) -> None:
+        """Remember the form in which a request worked after a plainer one was refused.
 
         When all of several parts had to be simplified, any of them may have been to blame: then their combination is remembered.
         """
+        digests = _digests(request)
+        refused = [digests[name] for name in form.simple & digests.keys()]
+        if 1 < len(digests) == len(refused):
+            refused = [_together(digests)]
         if form.text_history and card.tool_history != "text":
-            self._remember(card.id, _HISTORY)
-        digests = {part.name: _digest(part.source) for part in parts}
-        if len(parts) > 1 and form.simple >= digests.keys():
-            self._remember(card.id, _together(digests.values()))
-            return
-        for name in form.simple & digests.keys():
-            self._remember(card.id, digests[name])
+            refused.append(_HISTORY)
+        for what in refused:
+            self.refused[card.id, what] = self.clock() + self.ttl_s
+            self.refused.move_to_end((card.id, what))
+        while len(self.refused) > _MAX_REMEMBERED:
+            self.refused.popitem(last=False)
 
     def _knows(self, model: str, what: str) -> bool:
         until = self.refused.get((model, what))
@@ -113,15 +110,6 @@ class Fallbacks:
             del self.refused[model, what]
             return False
         return until is not None
-
-    def _remember(self, model: str, what: str) -> None:
-        self.refused[model, what] = self.clock() + self.ttl_s
-        self.refused.move_to_end((model, what))
-        while len(self.refused) > _MAX_REMEMBERED:
-            self.refused.popitem(last=False)
-
-
-_HISTORY: Final = "tool blocks in the history"
 
 
 def _digest(schema: Any) -> str:
@@ -133,5 +121,12 @@ def _digest(schema: Any) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
-def _together(digests: Iterable[str]) -> str:
-    return "all of " + _digest(sorted(digests))
+def _digests(request: Request) -> dict[str, str]:
+    """The schemas that clients wrote, by the names of the parts they become."""
+    names = tool_names(request)
+    digests = {names[tool.name]: _digest(tool.parameters) for tool in offered_tools(request)}
+    return digests | {ANSWER: _digest(request.output.schema)} if request.output else digests
+
+
+def _together(digests: Mapping[str, str]) -> str:
+    return "all of " + _digest(sorted(digests.values()))

@@ -29,6 +29,8 @@ from proxy.inference.jsontext import NotJson, dump_json, parse_loose_json
 from proxy.inference.result import Choice, FinishReason, Usage
 from proxy.schemas import Budget, CompiledSchema, Validation, coerce, validate
 
+ANSWER: Final = "answer"
+"""The structured output's name among the parts of an output schema; tools have their upstream names."""
 MAX_ERRORS: Final = 5
 """Validation errors of one output that a model, a client or a log is shown."""
 _MISSING = object()
@@ -80,6 +82,12 @@ class OutputFormat:
     def is_text(self) -> bool:
         """Free text is asked for and nothing else, thinking aside."""
         return self.answer is None and self.tools is None
+
+    @property
+    def parts(self) -> dict[str, JsonObject]:
+        """The clients' schemas as they are sent in full, by name."""
+        parts = {tool.upstream_name: tool.parameters.schema for tool in self.tools.tools} if self.tools else {}
+        return parts | {ANSWER: self.answer.compiled.schema} if self.answer else parts
 
     # ------------------------------------------------------------ writing
 

@@ -6,20 +6,18 @@ Source: contracts `narrative.md` (the body) and `heroku-chat.md`, section Reques
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from proxy.backends.narrative import types as wire
-from proxy.backends.narrative.output import MAX_ERRORS, OutputFormat, StructuredOutput
+from proxy.backends.narrative.output import ANSWER, MAX_ERRORS, OutputFormat, StructuredOutput
 from proxy.backends.narrative.tools import OfferedTool, Toolset, sent_names, where
 from proxy.catalog import ModelCard
-from proxy.inference.history import Conversation, Turn, called_names, repair, upstream_names
+from proxy.inference.history import Conversation, called_names, repair, upstream_names
 from proxy.inference.jsontext import dump_json
-from proxy.inference.request import Request, Rules, Sampling, Text, ToolCall, ToolResult
+from proxy.inference.request import Request, Rules, Sampling, Text, Tool, ToolCall, ToolResult
 from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema, without_bounds
 
-ANSWER: Final = "answer"
-"""The name of the structured output among the parts of an output schema; tools have their upstream names."""
 _ANY_OBJECT: Final = {"type": "object", "description": "The answer: a JSON object."}
 _MAX_ECHO: Final = 20_000
 """Characters of a wrong output that are repeated to the model."""
@@ -55,28 +53,12 @@ PLAIN: Final = Form()
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A client's schema within an output schema.
-
-    Attributes:
-        name: upstream name of the tool, or `ANSWER`.
-        source: the schema as the client wrote it.
-        schema: as it was sent.
-    """
-
-    name: str
-    source: Any
-    schema: Any
-
-
-@dataclass(frozen=True, slots=True)
 class Prepared:
     """What to run for a request, in one form, and how to read the answer.
 
     Attributes:
         model: Narrative's id.
         expected: the output schema and its reader.
-        parts: the clients' schemas in the output schema.
         ignored: request fields without effect.
         adjusted: what was changed, as sentences for the client.
     """
@@ -86,18 +68,12 @@ class Prepared:
     config: wire.InferenceConfig
     expected: OutputFormat
     form: Form
-    parts: tuple[Part, ...] = ()
     tags: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     adjusted: tuple[str, ...] = ()
 
     def body(self, data_plane_id: str, *tags: str) -> wire.RunRequest:
-        """The body of one submission.
-
-        Args:
-            data_plane_id: where to run.
-            tags: of this submission, before those of the request.
-        """
+        """The body of one submission; its own tags come before those of the request."""
         return wire.RunRequest(
             data_plane_id=data_plane_id,
             model=self.model,
@@ -137,8 +113,13 @@ def _as_sent(error: str, expected: OutputFormat) -> str:
 
 def tool_names(request: Request) -> Mapping[str, str]:
     """Each tool name of a request, past calls included → its safe and unique name upstream."""
-    names = [*called_names(request.messages)]
-    return upstream_names([*(tool.name for tool in request.tools), *names]) if names or request.tools else {}
+    return upstream_names([*(tool.name for tool in request.tools), *called_names(request.messages)])
+
+
+def offered_tools(request: Request) -> list[Tool]:
+    """The tools of a request that its tool choice lets the model call."""
+    allowed = request.tool_choice.names
+    return [tool for tool in request.tools if allowed is None or tool.name in allowed]
 
 
 def prepare(
@@ -155,28 +136,27 @@ def prepare(
     """
     budget = budget or Budget()
     names = tool_names(request)
-    schemas = _compile(request, names, card, rules, form, budget) if request.tools or request.output else _NO_SCHEMAS
+    tools, answer = _compile(request, names, card, rules, form, budget)
     text_history = form.text_history or card.tool_history == "text"
     conversation = repair(request.messages, names, rules, tool_blocks=not text_history)
     reply, thinking, max_tokens, lowered = _token_limits(request, card, rules)
     sampling, left_out = _sampling(request.sampling, card)
     expected = OutputFormat(
-        answer=schemas.answer,
-        tools=schemas.tools,
+        answer=answer,
+        tools=tools,
         reasoning_budget=thinking,
         reasoning_shown=request.reasoning is not None and request.reasoning.shown,
         stop=sampling.stop,
-        max_words=None if schemas.parts else reply,
+        max_words=reply if tools is None and answer is None else None,
     )
     output_schema = expected.schema()
-    simple = frozenset([part.name for part in schemas.parts])
+    simple = frozenset(expected.parts)
     if not form.simple >= simple and len(dump_json(output_schema)) > card.max_schema_bytes:
         return prepare(request, card, rules, replace(form, simple=simple), budget)
-    instructions = expected.instructions() if schemas.parts else ""
     adjusted = (*request.adjusted, *left_out, *lowered, *conversation.repairs)
     return Prepared(
         model=card.id,
-        messages=_messages(conversation, instructions, schemas.aliases, budget),
+        messages=_messages(conversation, expected, budget),
         config=wire.InferenceConfig(
             output_format_schema=output_schema,
             max_tokens=max_tokens,
@@ -186,16 +166,15 @@ def prepare(
         ),
         expected=expected,
         form=form,
-        parts=schemas.parts,
         tags=request.tags,
         ignored=request.ignored if sampling.top_k is None else (*request.ignored, "top_k"),
-        adjusted=adjusted if form == PLAIN else (*adjusted, *_simplified(form, card, schemas.parts)),
+        adjusted=adjusted if form == PLAIN else (*adjusted, *_simplified(form, card, expected)),
     )
 
 
-def _simplified(form: Form, card: ModelCard, parts: Sequence[Part]) -> list[str]:
+def _simplified(form: Form, card: ModelCard, expected: OutputFormat) -> list[str]:
     """What a form changes, as sentences for the client."""
-    tools = [part.name for part in parts if part.name != ANSWER]
+    tools = [tool.upstream_name for tool in expected.tools.tools] if expected.tools else []
     simple = [name for name in tools if name in form.simple]
     sentences = []
     if simple and card.tool_encoding != "text":
@@ -212,84 +191,57 @@ def _simplified(form: Form, card: ModelCard, parts: Sequence[Part]) -> list[str]
 # ---------------------------------------------------------------- schemas and turns
 
 
-@dataclass(frozen=True, slots=True)
-class _Schemas:
-    """The compiled schemas of a request. `aliases`: of the tools' property names, by upstream name: the client's → the one sent."""
-
-    tools: Toolset | None = None
-    answer: StructuredOutput | None = None
-    parts: tuple[Part, ...] = ()
-    aliases: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-
-_NO_SCHEMAS: Final = _Schemas()
-
-
 def _compile(  # noqa: PLR0913, PLR0917
     request: Request, names: Mapping[str, str], card: ModelCard, rules: Rules, form: Form, budget: Budget
-) -> _Schemas:
+) -> tuple[Toolset | None, StructuredOutput | None]:
     """Compile the schemas as the model accepts them, of the tools that may be called and of the structured output."""
     options: dict[str, Any] = {"dialect": card.schema_keywords, "limits": rules.schema_limits, "budget": budget}
     choice, all_simple = request.tool_choice, card.tool_encoding == "text"
-    parts: list[Part] = []
-    tools: list[OfferedTool] = []
+    tools = []
+    for tool in offered_tools(request):
+        name = names[tool.name]
+        compiled = _bounded(compile_parameters(tool.parameters, param=tool.schema_path, **options), card)
+        simple = all_simple or name in form.simple
+        tools.append(OfferedTool(tool.name, name, tool.description.strip(), compiled, tool.strict, simple))
+    toolset = Toolset(tuple(tools), choice.required, choice.single, card.tool_encoding, counted=card.schema_bounds)
     answer = None
-    for tool in request.tools:
-        if choice.names is None or tool.name in choice.names:
-            name = names[tool.name]
-            compiled = _bounded(compile_parameters(tool.parameters, param=tool.schema_path, **options), card)
-            parts.append(Part(name, tool.parameters, compiled.schema))
-            simple = all_simple or name in form.simple
-            tools.append(OfferedTool(tool.name, name, tool.description.strip(), compiled, tool.strict, simple))
     if wanted := request.output:
         source = _ANY_OBJECT if wanted.schema is None else wanted.schema
         compiled = _bounded(compile_schema(source, param=wanted.path, **options), card)
-        parts.append(Part(ANSWER, wanted.schema, compiled.schema))
         strict = wanted.strict or wanted.schema is None
         answer = StructuredOutput(compiled, strict, simple=all_simple or ANSWER in form.simple)
-    toolset = Toolset(tuple(tools), choice.required, choice.single, card.tool_encoding, counted=card.schema_bounds)
-    aliases = {tool.upstream_name: sent_names(tool.parameters) for tool in tools if tool.parameters.aliases}
-    return _Schemas(toolset if tools else None, answer, tuple(parts), aliases)
+    return toolset if tools else None, answer
 
 
 def _bounded(compiled: CompiledSchema, card: ModelCard) -> CompiledSchema:
     return compiled if card.schema_bounds else without_bounds(compiled)
 
 
-def _messages(
-    conversation: Conversation, instructions: str, aliases: Mapping[str, Mapping[str, str]], budget: Budget
-) -> tuple[wire.RunMessage, ...]:
-    """The system text, with the instructions at its end, and the turns.
-
-    Args:
-        aliases: as of `_Schemas`.
-    """
-    messages = []
-    if system := tuple([wire.TextBlock(text=text) for text in (conversation.system, instructions) if text]):
-        messages.append(wire.RunMessage(role="system", content=system))
+def _messages(conversation: Conversation, expected: OutputFormat, budget: Budget) -> tuple[wire.RunMessage, ...]:
+    """The system text, with the instructions at its end, and the turns. Past calls get the property names that were sent."""
+    tools = expected.tools.tools if expected.tools else ()
+    aliases = {tool.upstream_name: sent_names(tool.parameters) for tool in tools if tool.parameters.aliases}
+    system = [wire.TextBlock(text=text) for text in (conversation.system, expected.instructions()) if text]
+    messages = [wire.RunMessage(role="system", content=tuple(system))] if system else []
     for turn in conversation.turns:
         budget.spend(0)  # raises when the request was abandoned
-        messages.append(_message(turn, aliases))
+        content = tuple([_block(block, aliases) for block in turn.content])
+        messages.append(wire.RunMessage(role=turn.role, content=content))
     return tuple(messages)
 
 
-def _message(turn: Turn, aliases: Mapping[str, Mapping[str, str]]) -> wire.RunMessage:
-    """A turn in Narrative's blocks."""
-    blocks: list[wire.Block] = []
-    for block in turn.content:
-        match block:
-            case ToolCall():
-                past = block.arguments
-                if names := aliases.get(block.name):
-                    past = _renamed(past, names)
-                blocks.append(wire.ToolUseBlock(tool_use_id=block.id, name=block.name, input=past))
-            case ToolResult():
-                texts = tuple([wire.TextBlock(text=text.text) for text in block.content if isinstance(text, Text)])
-                is_error = block.is_error or None
-                blocks.append(wire.ToolResultBlock(tool_use_id=block.call_id or "", content=texts, is_error=is_error))
-            case Text():
-                blocks.append(wire.TextBlock(text=block.text))
-    return wire.RunMessage(role=turn.role, content=tuple(blocks))
+def _block(block: Text | ToolCall | ToolResult, aliases: Mapping[str, Mapping[str, str]]) -> wire.Block:
+    match block:
+        case ToolCall():
+            names = aliases.get(block.name)
+            arguments = _renamed(block.arguments, names) if names else block.arguments
+            return wire.ToolUseBlock(tool_use_id=block.id, name=block.name, input=arguments)
+        case ToolResult():
+            texts = tuple([wire.TextBlock(text=text.text) for text in block.content if isinstance(text, Text)])
+            is_error = block.is_error or None
+            return wire.ToolResultBlock(tool_use_id=block.call_id or "", content=texts, is_error=is_error)
+        case Text():
+            return wire.TextBlock(text=block.text)
 
 
 def _renamed(value: Any, aliases: Mapping[str, str], depth: int = 0) -> Any:

@@ -1,5 +1,6 @@
 """Simpler forms after a refusal, and what is remembered of it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,15 +9,16 @@ from hypothesis import strategies as st
 
 from proxy.backends.narrative.failures import Cause
 from proxy.backends.narrative.fallbacks import Fallbacks, simpler
-from proxy.backends.narrative.prompt import ANSWER, PLAIN, Form, Part
+from proxy.backends.narrative.output import ANSWER
+from proxy.backends.narrative.prompt import PLAIN, Form
 from proxy.catalog import ModelCard
-from proxy.inference.request import JsonOutput, Message, Request, Text, Tool
+from proxy.inference.request import JsonOutput, Message, Request, Text, Tool, ToolChoice
 
 CARD = ModelCard(id="m", names=("m",), max_tokens=10)
 OTHER = ModelCard(id="o", names=("o",), max_tokens=10)
 EMAIL = {"type": "object", "properties": {"to": {"type": "string", "pattern": r"[\w-\.]+"}}}
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
-PARTS = (Part("mail", EMAIL, EMAIL), Part("weather", CITY, CITY), Part(ANSWER, CITY, CITY))
+PARTS = {"mail": EMAIL, "weather": CITY, ANSWER: CITY}
 
 
 def form(*simple: str, text_history: bool = False) -> Form:
@@ -52,7 +54,7 @@ def test_a_wrong_guess_is_followed_by_the_simple_form_for_all_and_then_by_nothin
     everything = form("mail", "weather", ANSWER)
     assert simpler(form("mail"), PARTS, Cause.INVALID_SCHEMA, "weather") == everything
     assert simpler(everything, PARTS, Cause.INVALID_SCHEMA, "weather") is None
-    assert simpler(PLAIN, (), Cause.INVALID_SCHEMA, "schema") is None
+    assert simpler(PLAIN, {}, Cause.INVALID_SCHEMA, "schema") is None
 
 
 def test_refused_tool_blocks_change_the_history_only() -> None:
@@ -68,8 +70,8 @@ def request(*tools: Any, output: Any = None) -> Request:
 
 def test_what_is_remembered_is_the_refused_schema_and_not_the_model() -> None:
     fallbacks = Fallbacks()
-    fallbacks.learn(CARD, form("mail"), PARTS)
     both = request(("weather", CITY), ("mail", EMAIL))
+    fallbacks.learn(CARD, both, form("mail"))
     assert fallbacks.form(CARD, both) == form("mail")
     assert fallbacks.form(CARD, request(("send", EMAIL))) == form("send")
     assert fallbacks.form(CARD, request(("mail", CITY), output=JsonOutput(CITY))) == PLAIN
@@ -78,21 +80,35 @@ def test_what_is_remembered_is_the_refused_schema_and_not_the_model() -> None:
 
 def test_a_refused_structured_output_leaves_the_tools_alone() -> None:
     fallbacks = Fallbacks()
-    fallbacks.learn(CARD, form(ANSWER), (Part("weather", CITY, CITY), Part(ANSWER, EMAIL, EMAIL)))
-    assert fallbacks.form(CARD, request(("weather", CITY), output=JsonOutput(EMAIL))) == form(ANSWER)
+    both = request(("weather", CITY), output=JsonOutput(EMAIL))
+    fallbacks.learn(CARD, both, form(ANSWER))
+    assert fallbacks.form(CARD, both) == form(ANSWER)
+    assert fallbacks.form(CARD, request(("weather", CITY))) == PLAIN
 
 
 def test_when_any_of_several_may_be_to_blame_only_their_combination_is_remembered() -> None:
     fallbacks = Fallbacks()
-    fallbacks.learn(CARD, form("mail", "weather"), PARTS[:2])
-    assert fallbacks.form(CARD, request(("mail", EMAIL), ("weather", CITY))) == form("mail", "weather")
+    both = request(("mail", EMAIL), ("weather", CITY))
+    fallbacks.learn(CARD, both, form("mail", "weather"))
+    assert fallbacks.form(CARD, both) == form("mail", "weather")
     assert fallbacks.form(CARD, request(("weather", CITY))) == PLAIN
     assert fallbacks.form(CARD, request(("mail", EMAIL))) == PLAIN
 
 
+def test_tools_that_may_not_be_called_play_no_part() -> None:
+    fallbacks = Fallbacks()
+    some = replace(
+        request(("mail", EMAIL), ("weather", CITY), ("clock", None)),
+        tool_choice=ToolChoice(frozenset({"mail", "weather"})),
+    )
+    fallbacks.learn(CARD, some, form("mail", "weather"))
+    assert fallbacks.form(CARD, some) == form("mail", "weather")
+    assert fallbacks.form(CARD, replace(some, tool_choice=ToolChoice())) == PLAIN
+
+
 def test_refused_tool_blocks_are_remembered_for_the_model() -> None:
     fallbacks = Fallbacks()
-    fallbacks.learn(CARD, form(text_history=True), ())
+    fallbacks.learn(CARD, request(), form(text_history=True))
     assert fallbacks.form(CARD, request()) == form(text_history=True)
     assert fallbacks.form(OTHER, request()) == PLAIN
 
@@ -100,7 +116,7 @@ def test_refused_tool_blocks_are_remembered_for_the_model() -> None:
 def test_what_was_learned_is_forgotten_after_a_while() -> None:
     now = [0.0]
     fallbacks = Fallbacks(ttl_s=10.0, clock=lambda: now[0])
-    fallbacks.learn(CARD, form("mail"), PARTS)
+    fallbacks.learn(CARD, request(("mail", EMAIL), ("weather", CITY)), form("mail"))
     now[0] = 9.9
     assert fallbacks.form(CARD, request(("mail", EMAIL))) == form("mail")
     now[0] = 10.0
@@ -110,7 +126,7 @@ def test_what_was_learned_is_forgotten_after_a_while() -> None:
 def test_the_memory_is_bounded() -> None:
     fallbacks = Fallbacks()
     for index in range(5_000):
-        fallbacks.learn(CARD, form("t"), (Part("t", {"maximum": index}, {}), *PARTS))
+        fallbacks.learn(CARD, request(("t", {"maximum": index}), ("mail", EMAIL)), form("t"))
     assert len(fallbacks.refused) == 4_096
     assert fallbacks.form(CARD, request(("t", {"maximum": 0}))) == PLAIN
     assert fallbacks.form(CARD, request(("t", {"maximum": 4_999}))) == form("t")

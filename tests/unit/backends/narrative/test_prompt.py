@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.narrative.prompt import ANSWER, PLAIN, Form, Prepared, prepare
+from proxy.backends.narrative.output import ANSWER
+from proxy.backends.narrative.prompt import PLAIN, Form, Prepared, prepare
 from proxy.catalog import ModelCard, load_catalog
 from proxy.errors import InvalidRequest, SchemaTooComplex
 from proxy.inference.request import (
