@@ -15,6 +15,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from proxy.access.authentication import (
     ANONYMOUS,
@@ -49,7 +50,7 @@ from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
 from proxy.backends.narrative.webhooks import Webhooks, take_delivery, webhook_options
 from proxy.catalog import load_catalog
 from proxy.console.routes import RECENT_REQUESTS, ConsoleServices, console_routes
-from proxy.errors import InvalidApiKey, PermissionDenied, UpstreamError
+from proxy.errors import InvalidApiKey, PermissionDenied, ProxyError, UpstreamError
 from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency, IdempotencyOptions
 from proxy.inference.request import Rules
@@ -66,6 +67,7 @@ _WORKERS = 1
 _TOKEN_CHECK_S = 10.0
 _EXPOSED_HEADERS = (
     "x-request-id",
+    "request-id",
     *REPORT_HEADERS,
     "x-should-retry",
     "retry-after",
@@ -197,6 +199,9 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 ),
             }
 
+    def render_error(scope: Scope, error: ProxyError) -> Response:
+        return error_response(error, paid_failure_status=settings.chat.paid_failure_status)
+
     app = Starlette(
         routes=[
             *openai_routes(),
@@ -215,13 +220,13 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     metrics,
                     settings.server.cors_origins,
                     _EXPOSED_HEADERS,
-                    error_response,
+                    render_error,
                     _own_keys(settings),
                     recent if settings.console.enabled else None,
                 ),
             ),
         ],
-        exception_handlers=exception_handlers(settings.chat.paid_failure_status),
+        exception_handlers=exception_handlers(render_error),
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False

@@ -380,4 +380,4 @@ def _refusal(presented: list[str]) -> InvalidApiKey:
     """The same for a wrong, a revoked and an expired key."""
     if presented:
         return InvalidApiKey("Incorrect API key provided.")
-    return InvalidApiKey("No API key provided: send it as `Authorization: Bearer …`.")
+    return InvalidApiKey("No API key provided: send it as `Authorization: Bearer …` or as `x-api-key`.")

@@ -428,9 +428,8 @@ def _replayed(text: str | None) -> ReplayedRun | None:
         ]
         lists = {name: tuple(report[name]) for name in ("job_ids", "ignored", "adjusted")}
         usage = Usage(**result["usage"])
-        return ReplayedRun(
-            Result(**{**result, "choices": tuple(choices), "usage": usage}), Report(**{**report, **lists})
-        )
+        whole = {**result, "choices": tuple(choices), "usage": usage, "native": tuple(result["native"])}
+        return ReplayedRun(Result(**whole), Report(**{**report, **lists}))
     except (KeyError, TypeError):
         return None
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from proxy.errors import ProxyError
 from proxy.schemas import SchemaLimits
 
 JsonObject = dict[str, Any]
@@ -155,6 +156,21 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Native:
+    """A request as its client wrote it, for a backend whose upstream has the same wire format: it loses nothing.
+
+    Attributes:
+        wire: the name of the format.
+        body: the request body, whose model the backend replaces.
+        headers: those that belong to it, by their names in lower case.
+    """
+
+    wire: str
+    body: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What to generate, and by which model.
 
@@ -169,6 +185,9 @@ class Request:
         body_bytes: size of the request body, by which work and tokens are estimated.
         ignored: request fields that were accepted and have no effect.
         adjusted: what was changed in the request while it was decoded, as sentences for the caller.
+        needs_reply: an answer with neither text nor calls is a failure.
+        native: the same as its client wrote it, where there is a backend that can send it as it is.
+        refusal: why a backend that does not send `native` cannot serve the request.
     """
 
     model: str
@@ -185,6 +204,9 @@ class Request:
     body_bytes: int = 0
     ignored: tuple[str, ...] = ()
     adjusted: tuple[str, ...] = ()
+    needs_reply: bool = False
+    native: Native | None = None
+    refusal: ProxyError | None = None
 
 
 @dataclass(frozen=True, slots=True)

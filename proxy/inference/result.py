@@ -4,9 +4,9 @@ A result is built whole and its events are cut from it; a backend that streams p
 result gives the result again.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import regex
 
@@ -66,6 +66,8 @@ class Result:
         id: hexadecimal or alphanumeric, unique, without prefix; the same whenever the answer is delivered again.
         created: when the request was accepted, in seconds since 1970 (UTC).
         fingerprint: stable for one backend.
+        native: the events of the upstream's own stream, where the request was sent as its client wrote it; they say everything that
+            the choices would say.
     """
 
     id: str
@@ -73,6 +75,7 @@ class Result:
     fingerprint: str
     choices: tuple[Choice, ...]
     usage: Usage
+    native: tuple[Mapping[str, Any], ...] = ()
 
 
 # ---------------------------------------------------------------- events
@@ -80,12 +83,24 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The first event: the request was accepted. Attributes as of `Result`; `choices` is their number."""
+    """The first event: the request was accepted. Attributes as of `Result`; `choices` is their number.
+
+    Attributes:
+        native: the answer comes as `NativeEvent`s.
+    """
 
     id: str
     created: int
     fingerprint: str
     choices: int
+    native: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NativeEvent:
+    """An event of the upstream's own stream, as it came; see `Result.native`."""
+
+    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +144,7 @@ class Ended:
     usage: Usage
 
 
-Event = Started | ReasoningDelta | TextDelta | ToolCalled | ChoiceEnded | Ended
+Event = Started | NativeEvent | ReasoningDelta | TextDelta | ToolCalled | ChoiceEnded | Ended
 
 
 def choice_events(index: int, choice: Choice) -> Iterator[Event]:
@@ -145,7 +160,9 @@ def choice_events(index: int, choice: Choice) -> Iterator[Event]:
 
 def result_events(result: Result) -> Iterator[Event]:
     """All events of a result, lazily."""
-    yield Started(result.id, result.created, result.fingerprint, len(result.choices))
+    yield Started(result.id, result.created, result.fingerprint, len(result.choices), bool(result.native))
+    for data in result.native:
+        yield NativeEvent(data)
     for index, choice in enumerate(result.choices):
         yield from choice_events(index, choice)
     yield Ended(result.usage)
@@ -160,18 +177,21 @@ def fold(events: Iterable[Event]) -> Result:
     started: Started | None = None
     usage: Usage | None = None
     folded: list[_OpenChoice] = []
+    native: list[Mapping[str, Any]] = []
     for event in events:
         match event:
             case Started():
                 started, folded = event, [_OpenChoice() for _ in range(event.choices)]
             case Ended():
                 usage = event.usage
+            case NativeEvent():
+                native.append(event.data)
             case _:
                 folded[event.choice].add(event)
     if started is None or usage is None:
         raise ValueError("a stream consists of Started, events of its choices, and Ended")
     choices = tuple(choice.choice() for choice in folded)
-    return Result(started.id, started.created, started.fingerprint, choices, usage)
+    return Result(started.id, started.created, started.fingerprint, choices, usage, tuple(native))
 
 
 @dataclass(slots=True)

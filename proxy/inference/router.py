@@ -13,7 +13,7 @@ import structlog
 
 from proxy.access.authentication import Caller
 from proxy.access.limits import Lease, Quota, RateLimits, Rule
-from proxy.catalog import Catalog
+from proxy.catalog import Catalog, Match
 from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
 from proxy.inference.backend import Backend, Report, Run, RunOptions
 from proxy.inference.endpoints import Endpoint, Endpoints
@@ -134,19 +134,10 @@ class Router:
         Raises:
             ModelNotFound, PermissionDenied.
         """
-        if name not in self.catalog.by_name and caller.may_use_endpoint(name):
-            endpoint = await self.endpoints.find(name)
-            if endpoint is not None:
-                return self._endpoint_target(endpoint, request, caller)
-        try:
-            found = self.catalog.match(name)
-        except ModelNotFound:
-            if not caller.may_use({name}):
-                raise _no_access(name) from None
-            raise
+        found = await find_model(name, caller, self.catalog, self.endpoints)
+        if isinstance(found, Endpoint):
+            return self._endpoint_target(found, request, caller)
         card = found.card
-        if not caller.may_use({name, card.id, *card.names}):
-            raise _no_access(name)
         if caller.upstream_key is None and not self.own_token:
             raise PermissionDenied("This API key gives access to named endpoints only.", param="model")
         adjusted = (*request.adjusted, found.adjusted) if found.adjusted else request.adjusted
@@ -284,6 +275,27 @@ def _for_fallback(options: RunOptions, target: Target) -> RunOptions:
     if record is None:
         return options
     return replace(options, record=replace(record, prefix=f"{target.name}:", seed=uuid5(record.seed, target.name)))
+
+
+async def find_model(name: str, caller: Caller, catalog: Catalog, endpoints: Endpoints) -> Match | Endpoint:
+    """What a name means to a caller, who does not learn whether there is something it may not use.
+
+    Raises:
+        ModelNotFound, PermissionDenied.
+    """
+    if name not in catalog.by_name and caller.may_use_endpoint(name):
+        endpoint = await endpoints.find(name)
+        if endpoint is not None:
+            return endpoint
+    try:
+        found = catalog.match(name)
+    except ModelNotFound:
+        if not caller.may_use({name}):
+            raise _no_access(name) from None
+        raise
+    if not caller.may_use({name, found.card.id, *found.card.names}):
+        raise _no_access(name)
+    return found
 
 
 def _no_access(name: str) -> PermissionDenied:

@@ -66,7 +66,7 @@ class HttpOptions:
     Attributes:
         origins: from which browsers may call; `*` is all.
         exposed_headers: response headers that their scripts may read.
-        render_error: the response to a request that fails here, in the shape of its API.
+        render_error: the response to a request that fails here, in the shape of its API, which its scope tells.
         keys: of the settings, left out of the bodies of error responses.
         records: gets each request when it arrives, those for pages and probes aside.
     """
@@ -75,7 +75,7 @@ class HttpOptions:
     metrics: Metrics
     origins: Sequence[str]
     exposed_headers: Sequence[str]
-    render_error: Callable[[ProxyError], Response]
+    render_error: Callable[[Scope, ProxyError], Response]
     keys: Sequence[str] = ()
     records: deque[RequestRecord] | None = None
 
@@ -112,6 +112,7 @@ class HttpMiddleware:
         request_id = headers.get("x-request-id", "")
         if not _VALID_ID.match(request_id):
             request_id = f"req_{uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
         record = RequestRecord(time.time(), scope["method"], credentials_digest(headers), request_id)
         if options.records is not None and record.method != "OPTIONS" and not path.startswith(_UNRECORDED):
             options.records.append(record)
@@ -121,7 +122,7 @@ class HttpMiddleware:
             nonlocal held
             if message["type"] == "http.response.start":
                 sent = MutableHeaders(scope=message)
-                sent["x-request-id"] = request_id
+                sent["x-request-id"] = sent["request-id"] = request_id
                 sent["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
                 if lifecycle.draining and not operational:
                     # A client must not be about to send another request when the connection is closed.
@@ -143,14 +144,14 @@ class HttpMiddleware:
 
         with structlog.contextvars.bound_contextvars(request=request_id):
             refusal = None if operational else lifecycle.enter()
-            app = self._app if refusal is None else options.render_error(refusal)
+            app = self._app if refusal is None else options.render_error(scope, refusal)
             try:
                 await app(scope, receive, _send_on)
             except Exception:
                 log.exception("unforeseen error")
                 if not record.status:
                     error = InternalError("The server had an error while processing the request.")
-                    await options.render_error(error)(scope, receive, _send_on)
+                    await options.render_error(scope, error)(scope, receive, _send_on)
             finally:
                 if not operational and refusal is None:
                     lifecycle.leave()

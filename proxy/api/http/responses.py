@@ -112,10 +112,16 @@ class RunResponse(ABC):
         start: has the request accepted.
         interval_s: seconds without a byte after which something without content is sent, so that the connection is not taken for idle; 0
             is never.
+        headers: the response headers that report how the request was served.
     """
 
-    def __init__(self, start: Callable[[], Awaitable[Run]], interval_s: float) -> None:
-        self._start, self._interval_s = start, interval_s
+    def __init__(
+        self,
+        start: Callable[[], Awaitable[Run]],
+        interval_s: float,
+        headers: Callable[[Report], Mapping[str, str]] = report_headers,
+    ) -> None:
+        self._start, self._interval_s, self._headers = start, interval_s, headers
         self._run: Run | None = None
         self._begun = False
         self._last_write = time.monotonic()
@@ -152,9 +158,14 @@ class RunResponse(ABC):
     async def _begin(self, run: Run, send: Send, media_type: bytes, *more: tuple[bytes, bytes]) -> None:
         self._begun = True
         headers = [(b"content-type", media_type), *more]
-        for name, value in report_headers(run.report).items():
+        for name, value in self._headers(run.report).items():
             headers.append((name.encode(), value.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    def _add_headers(self, error: ProxyError) -> None:
+        """To a failure before anything was sent."""
+        if self._run is not None:
+            error.headers = {**self._headers(self._run.report), **error.headers}
 
     @abstractmethod
     async def _work(self, send: Send) -> bytes:
@@ -186,8 +197,9 @@ class WholeResponse(RunResponse):
         encode: Callable[[Result], bytes],
         error: Callable[[ProxyError], bytes],
         keep_alive_s: float = 0.0,
+        headers: Callable[[Report], Mapping[str, str]] = report_headers,
     ) -> None:
-        super().__init__(start, keep_alive_s)
+        super().__init__(start, keep_alive_s, headers)
         self._encode, self._error = encode, error
 
     async def _work(self, send: Send) -> bytes:
@@ -205,8 +217,7 @@ class WholeResponse(RunResponse):
             body = work.result()
         except ProxyError as error:
             if not self._begun:
-                if self._run is not None:
-                    error.headers = {**report_headers(self._run.report), **error.headers}
+                self._add_headers(error)
                 raise
             log.warning("answer failed after its status was sent", code=error.code, job=error.job_id)
             body, failed = self._error(error), True
@@ -224,16 +235,23 @@ class StreamResponse(RunResponse):
     Args:
         heartbeat_s: seconds without an event after which a heartbeat is sent; 0 is never.
         chat: how events are spread, and what a heartbeat is.
+        hold_s: for so many seconds nothing is sent until the answer has something to say, so that a failure keeps its status; 0 begins as
+            soon as the request is accepted.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         start: Callable[[], Awaitable[Run]],
         encoder: StreamEncoder,
         heartbeat_s: float,
         chat: ChatSettings,
+        *,
+        hold_s: float = 0.0,
+        headers: Callable[[Report], Mapping[str, str]] = report_headers,
     ) -> None:
-        super().__init__(start, heartbeat_s)
+        super().__init__(start, hold_s or heartbeat_s, headers)
+        self._heartbeat_s, self._hold_until = heartbeat_s, self._last_write + hold_s
+        self._held: list[bytes] = []
         self._encoder, self._chunk_heartbeats = encoder, chat.heartbeat_style == "chunk"
         self._left_s = chat.stream_pace_ms / 1000
         self._pause_s = self._left_s / _MOST_PIECES
@@ -242,16 +260,22 @@ class StreamResponse(RunResponse):
 
     async def _work(self, send: Send) -> bytes:
         self._run = run = await self._start()
-        unbuffered = (b"cache-control", b"no-cache, no-store, no-transform"), (b"x-accel-buffering", b"no")
-        await self._begin(run, send, b"text/event-stream; charset=utf-8", *unbuffered)
+        if time.monotonic() >= self._hold_until:
+            await self._open(run, send)
         try:
             await self._write_events(run, send)
+            await self._open(run, send)
             await self._write(self._encoder.end, send)
             self._sent = True
         except ProxyError as error:
+            if not self._begun:
+                self._add_headers(error)
+                raise
             log.warning("stream failed", code=error.code, job=error.job_id)
             await self._write(self._encoder.error(error), send)
         except Exception:
+            if not self._begun:
+                raise
             log.exception("stream failed")
             await self._write(self._encoder.error(InternalError("The server had an error while answering.")), send)
         return b""
@@ -261,6 +285,8 @@ class StreamResponse(RunResponse):
         try:
             async for batch in batches:
                 for event in batch:
+                    if not self._begun and not isinstance(event, Started):
+                        await self._open(run, send)
                     for data in self._encoder.encode(event):
                         await self._write(data, send)
                         self._left_s -= self._pause_s
@@ -277,7 +303,20 @@ class StreamResponse(RunResponse):
             if isinstance(batches, AsyncGenerator):
                 await batches.aclose()
 
+    async def _open(self, run: Run, send: Send) -> None:
+        """Begin the response with what was held back."""
+        async with self._writing:
+            if self._begun:
+                return
+            self._interval_s = self._heartbeat_s
+            unbuffered = (b"cache-control", b"no-cache, no-store, no-transform"), (b"x-accel-buffering", b"no")
+            await self._begin(run, send, b"text/event-stream; charset=utf-8", *unbuffered)
+            for data in self._held:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+
     async def _idle(self, run: Run, send: Send) -> None:
+        if not self._begun and time.monotonic() >= self._hold_until:
+            await self._open(run, send)
         if self._begun and not self._writing.locked():
             heartbeat = self._encoder.heartbeat() if self._chunk_heartbeats else b""
             await self._write(heartbeat or COMMENT, send)
@@ -287,6 +326,9 @@ class StreamResponse(RunResponse):
         return self._sent
 
     async def _write(self, data: bytes, send: Send) -> None:
+        if not self._begun:
+            self._held.append(data)
+            return
         async with self._writing:  # events and heartbeats come from two tasks
             await send({"type": "http.response.body", "body": data, "more_body": True})
             self._last_write = time.monotonic()

@@ -1,6 +1,6 @@
 """Routes of the Chat Completions API, each with and without `/v1` and a trailing slash, so that nothing is ever redirected."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, cast
@@ -9,8 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Scope
 
-from proxy.access.authentication import Authenticator, Caller
+from proxy.access.authentication import Authenticator
 from proxy.api.http.middleware import shown_path
 from proxy.api.http.requests import read_object, terms_of, validated
 from proxy.api.http.responses import (
@@ -26,9 +27,7 @@ from proxy.api.openai.types import ChatRequest
 from proxy.catalog import Catalog, ModelCard
 from proxy.errors import (
     MethodNotAllowed,
-    ModelNotFound,
     PaidFailure,
-    PermissionDenied,
     ProxyError,
     UnknownUrl,
     error_headers,
@@ -37,6 +36,7 @@ from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency
 from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest
+from proxy.inference.router import find_model
 from proxy.settings import Settings
 
 API: Final = "openai"
@@ -84,30 +84,13 @@ async def chat_completions(request: Request) -> RunResponse:
     chat = services.settings.chat
     decoded, reply, digest = await read_object(request, services.decode, services.settings.server)
     if decoded.model not in services.catalog.by_name:
-        await _check_model(decoded.model, services, caller)
+        await find_model(decoded.model, caller, services.catalog, services.endpoints)
     heartbeat_s = chat.heartbeat_s if reply.stream else chat.keepalive_json_s
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
     if reply.stream:
         return StreamResponse(start, ChatStreamEncoder(reply), heartbeat_s, chat)
     return WholeResponse(start, partial(completion_body, reply=reply), error_body, heartbeat_s)
-
-
-async def _check_model(name: str, services: OpenAIServices, caller: Caller) -> None:
-    """Refuse an unknown model before any work is done for it.
-
-    Raises:
-        ModelNotFound: there is neither a model nor an endpoint of that name.
-        PermissionDenied: there is none, and the caller may not use one of that name.
-    """
-    try:
-        services.catalog.match(name)
-    except ModelNotFound:
-        if caller.may_use_endpoint(name) and await services.endpoints.find(name):
-            return
-        if caller.may_use({name}):
-            raise
-        raise _no_access(name) from None
 
 
 def decode_body(
@@ -140,7 +123,7 @@ async def list_models(request: Request) -> Response:
     endpoints = [
         _of_endpoint(endpoint) for endpoint in await services.endpoints.all() if caller.may_use_endpoint(endpoint.id)
     ]
-    return json_response({"object": "list", "data": [*models, *endpoints]})
+    return json_response({"object": "list", "data": [*models, *endpoints]}, {"vary": "anthropic-version"})
 
 
 async def retrieve_model(request: Request) -> Response:
@@ -148,32 +131,9 @@ async def retrieve_model(request: Request) -> Response:
     services: OpenAIServices = request.state.openai
     caller = await services.authenticator.authenticate(request.headers)
     name = request.path_params["model"].removesuffix("/")
-    return json_response(await _model(name, services, caller))
-
-
-async def _model(name: str, services: OpenAIServices, caller: Caller) -> JsonObject:
-    """
-    Raises:
-        ModelNotFound: there is none of that name.
-        PermissionDenied: the caller may not use it, whether or not there is one.
-    """
-    if name not in services.catalog.by_name and caller.may_use_endpoint(name):
-        endpoint = await services.endpoints.find(name)
-        if endpoint is not None:
-            return _of_endpoint(endpoint)
-    try:
-        card = services.catalog.find(name)
-    except ModelNotFound:
-        if caller.may_use({name}):
-            raise
-        card = None
-    if card is None or not caller.may_use({name, card.id, *card.names}):
-        raise _no_access(name)
-    return _of_card(name, card)
-
-
-def _no_access(name: str) -> PermissionDenied:
-    return PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")
+    found = await find_model(name, caller, services.catalog, services.endpoints)
+    model = _of_endpoint(found) if isinstance(found, Endpoint) else _of_card(name, found.card)
+    return json_response(model, {"vary": "anthropic-version"})
 
 
 def _of_card(name: str, card: ModelCard) -> JsonObject:
@@ -188,25 +148,27 @@ def _of_endpoint(endpoint: Endpoint) -> JsonObject:
 # ---------------------------------------------------------------- errors
 
 
-def error_response(
-    error: ProxyError, headers: Mapping[str, str] | None = None, *, paid_failure_status: int = PaidFailure.status
-) -> Response:
+def error_response(error: ProxyError, *, paid_failure_status: int = PaidFailure.status) -> Response:
     """The whole response to a request that failed before its first byte was sent."""
     return Response(
         error_body(error),
         status_code=paid_failure_status if isinstance(error, PaidFailure) else error.status,
-        headers={**(headers or {}), **error_headers(error)},
+        headers=error_headers(error),
         media_type="application/json",
     )
 
 
 def exception_handlers(
-    paid_failure_status: int,
+    render_error: Callable[[Scope, ProxyError], Response],
 ) -> dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]:
-    """Handlers for errors of the project, for URLs and methods that are not served, and for clients that left."""
+    """Handlers for errors of the project, for URLs and methods that are not served, and for clients that left.
+
+    Args:
+        render_error: the response to a request that failed before its first byte, in the shape of its API.
+    """
 
     async def _on_error(request: Request, error: Exception) -> Response:
-        return error_response(cast(ProxyError, error), paid_failure_status=paid_failure_status)
+        return render_error(request.scope, cast(ProxyError, error))
 
     async def _on_unrouted(request: Request, error: Exception) -> Response:
         """The message names the URL that is served."""
@@ -218,7 +180,8 @@ def exception_handlers(
             )
         else:
             refusal = UnknownUrl(f"Unknown URL: {what}. This server speaks the Chat Completions API, at {_CHAT_URL}.")
-        return error_response(refusal, error.headers)
+        refusal.headers = dict(error.headers or {})
+        return render_error(request.scope, refusal)
 
     async def _on_disconnect(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)

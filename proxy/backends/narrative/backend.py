@@ -85,6 +85,8 @@ class NarrativeBackend:
 
     async def start(self, request: Request, caller: Caller, options: RunOptions) -> "NarrativeRun":
         """Prepare a request and submit a job for each choice; see `proxy.inference.backend.Backend`."""
+        if request.refusal is not None:
+            raise request.refusal
         run = NarrativeRun(self, request, caller, options)
         with self.lifecycle.unless_over():
             await run.submit()
@@ -305,13 +307,18 @@ class NarrativeRun:
                 self._backend.metrics.further_job("retry")
                 attempt = await self._begin(f"{number}.retry", attempt.prepared, attempt.slots)
                 outcome = await self._matching(attempt)
+            choice = choice_of(attempt.prepared.expected, outcome)
+            said_nothing = choice.finish_reason == "stop" and not (choice.tool_calls or choice.stop_sequence)
+            if self._request.needs_reply and said_nothing and not (choice.text or "").strip():
+                message = f"The answer of Narrative job {attempt.job.id} is empty."
+                raise PaidFailure(message, code="narrative_invalid_output", job_id=attempt.job.id)
         except ProxyError as error:
             if attempt.job.ended or error.code == _LOST:
                 for slot in attempt.slots:
                     await self._record.release(slot)
             raise
         self._unmatched += (*outcome.parsed.errors, *outcome.parsed.notes)
-        return choice_of(attempt.prepared.expected, outcome)
+        return choice
 
     async def _matching(self, attempt: _Try) -> Outcome:
         """The first output that matches, or the last one that may be delivered."""

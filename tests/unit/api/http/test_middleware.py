@@ -15,7 +15,7 @@ from proxy.metrics import Metrics
 
 def middleware(app: Any, recent: deque[RequestRecord]) -> HttpMiddleware:
     options = HttpOptions(
-        Lifecycle(1.0), Metrics(), ("*",), (), render_error=lambda error: Response(status_code=error.status),
+        Lifecycle(1.0), Metrics(), ("*",), (), render_error=lambda scope, error: Response(status_code=error.status),
         records=recent,
     )  # fmt: skip
     return HttpMiddleware(app, options)

@@ -8,10 +8,10 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from proxy.api.http.responses import StreamResponse, WholeResponse
-from proxy.errors import Overloaded, ProxyError
+from proxy.api.http.responses import COMMENT, StreamResponse, WholeResponse, report_headers
+from proxy.errors import JobTimeout, Overloaded, ProxyError
 from proxy.inference.backend import Report, Run
-from proxy.inference.result import Event, Result, TextDelta, Usage
+from proxy.inference.result import Event, Result, Started, TextDelta, Usage
 from proxy.settings import ChatSettings
 from tests.waiting import until
 
@@ -93,9 +93,12 @@ class Encoder:
 class Stream(NumberedRun):
     """A stream of a numbered run."""
 
-    def __init__(self, events: int, error: Exception | None = None, pace_ms: int = 0) -> None:
+    def __init__(
+        self, events: int, error: Exception | None = None, pace_ms: int = 0, hold_s: float = 0, heartbeat_s: float = 0
+    ) -> None:
         super().__init__(events, error)
-        self.response = StreamResponse(self._started, Encoder(), 0.0, ChatSettings(stream_pace_ms=pace_ms))
+        chat = ChatSettings(stream_pace_ms=pace_ms)
+        self.response = StreamResponse(self._started, Encoder(), heartbeat_s, chat, hold_s=hold_s)
 
     async def _started(self) -> Run:
         return self
@@ -218,3 +221,42 @@ async def test_an_error_before_the_answer_carries_the_report() -> None:
         await whole(run)({"type": "http"}, client.receive, client.send)
     assert caught.value.headers == {"x-proxy-model": "m"}
     assert run.closed == [False]
+
+
+async def test_a_held_stream_that_fails_before_it_says_anything_keeps_its_status() -> None:
+    stream, client = Stream(0, JobTimeout("Late."), hold_s=60), Client()
+    with pytest.raises(JobTimeout) as raised:
+        await stream.to(client)
+    assert client.sent == []
+    assert stream.closed == [False]
+    assert raised.value.headers == report_headers(stream.report)
+
+
+async def test_a_held_stream_begins_with_its_first_words() -> None:
+    stream, client = Stream(2, JobTimeout("Late."), hold_s=60), Client()
+    await stream.to(client)
+    assert client.sent[0]["status"] == 200
+    assert client.body() == b"1 2 error job_timeout"
+
+
+async def test_a_held_stream_begins_when_its_time_is_over() -> None:
+    class Waiting(Stream):
+        async def events(self) -> AsyncIterator[Iterable[Event]]:
+            yield (Started("id", 0, "", 1),)
+            await over.wait()
+            yield self._batch()
+
+    over = asyncio.Event()
+    stream, client = Waiting(2, hold_s=0.02, heartbeat_s=0.01), Client()
+    task = stream.to(client)
+    await until(lambda: len(client.sent) > 2)
+    assert client.body().startswith(COMMENT)
+    over.set()
+    await task
+    assert client.body().endswith(b"1 2 end")
+
+
+async def test_a_held_stream_that_says_nothing_ends_as_one() -> None:
+    stream, client = Stream(0, hold_s=60), Client()
+    await stream.to(client)
+    assert client.body() == b"end"

@@ -37,7 +37,9 @@ def test_a_retry_that_can_help_is_invited_after_whole_seconds(seconds: float, he
 
 
 def test_no_other_retry_is_invited() -> None:
-    headers = error_response(PaidFailure("m", job_id="j1"), {"allow": "GET"}).headers
+    error = PaidFailure("m", job_id="j1")
+    error.headers = {"allow": "GET"}
+    headers = error_response(error).headers
     assert headers["x-should-retry"] == "false"
     assert "retry-after" not in headers
     assert (headers["x-narrative-job-id"], headers["allow"]) == ("j1", "GET")
