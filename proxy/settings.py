@@ -1,7 +1,8 @@
 """One frozen value with every setting: command line over environment over `config/proxy.toml` over the defaults below.
 
-The environment is read here and nowhere else. Every error is found before any is reported, each named by where it was set.
-(pydantic-settings would merge the same sources, but reports a fault by the field's name and not by the variable or file that holds it.)
+What each setting means is said in `config/proxy.toml`, which shows them all; a test compares the two. The environment is read here and
+nowhere else. Every error is found before any is reported, each named by where it was set. (pydantic-settings would merge the same sources,
+but reports a fault by the field's name and not by the variable or file that holds it.)
 """
 
 import re
@@ -9,11 +10,14 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
+from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 
-from proxy.setting_types import Key, Keys, Names, NarrativeAddress, Origins, RedisAddress, Uuid, WebAddress
+T = TypeVar("T", str, SecretStr)
 
 ENVIRONMENT_NAMES: Mapping[str, tuple[str, str]] = {
     "NARRATIVE_API_KEY": ("narrative", "api_key"),
@@ -37,6 +41,61 @@ _SERVICE_LINK = re.compile(
 _LINK_VALUE = re.compile(r"(?:tcp|udp|sctp)://")
 
 
+def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID, in any of the usual spellings."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_address(text: str, *schemes: str) -> bool:
+    try:
+        address = urlsplit(text)
+        return address.scheme in schemes and bool(address.netloc or address.scheme == "unix") and address.port != 0
+    except ValueError:
+        return False
+
+
+def _expect(what: str, accepts: Callable[[str], bool]) -> AfterValidator:
+    """Refuses other texts with an error that says what was expected."""
+
+    def check(value: T) -> T:
+        if not accepts(value.get_secret_value() if isinstance(value, SecretStr) else value):
+            raise PydanticCustomError("value", "expected {what}", {"what": what})
+        return value
+
+    return AfterValidator(check)
+
+
+def _is_web_address(text: str) -> bool:
+    return _is_address(text, "http", "https")
+
+
+_comma_separated = BeforeValidator(
+    lambda value: [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
+)
+_Uuid = Annotated[str, _expect("a uuid", is_uuid)]
+_WebAddress = Annotated[str, _expect("an address such as https://example.com", _is_web_address)]
+_Narrative = Annotated[
+    str,
+    _expect(
+        "prod, dev or an address such as https://example.com",
+        lambda text: text in ("prod", "dev") or _is_web_address(text),
+    ),
+]
+_Redis = Annotated[
+    SecretStr,
+    _expect("an address such as redis://example.com:6379/0", lambda text: _is_address(text, "redis", "rediss", "unix")),
+]
+_Origin = Annotated[str, _expect("* or origins such as https://example.com", lambda text: text == "*" or "://" in text)]
+_Key = Annotated[
+    SecretStr,
+    _expect("letters, digits and signs that a header can carry", lambda text: text.isascii() and text.isprintable()),
+]
+
+
 class SettingsError(Exception):
     """The settings cannot be used. `faults` lists every one, a line each."""
 
@@ -52,248 +111,128 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     """How clients reach the server, and what it takes from them."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    workers: int = Field(1, ge=1, le=256, description="Worker processes.")
-    api_keys: Keys = Field(
-        (),
-        description="Keys that clients present when the proxy uses its own Narrative token (comma-separated in the environment).",
-    )
-    allow_unauthenticated: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="Serve requests without a key. `auto`: with `--sandbox`, and on a loopback address without a Redis, until a first key "
-        "is set or made.",
-    )
-    max_body_bytes: int = Field(
-        8 * 1024 * 1024,
-        ge=1024,
-        description="Largest request body, in bytes, also after decompression; larger ones are a 413.",
-    )
-    max_body_values: int = Field(
-        100_000,
-        ge=1000,
-        description="Most JSON values in a request body; more are a 400, as checking them would take too long.",
-    )
-    cors_origins: Origins = Field(("*",), description="Origins that browsers may call from.")
-    allowed_hosts: Names = Field(
-        (),
-        description="Host names, beside those of the machine itself, under which it serves requests without a key (DNS rebinding).",
-    )
-    keep_alive_s: int = Field(
-        75, ge=1, description="Seconds an idle client connection is kept; longer than the load balancer's in front."
-    )
-    max_connections: int = Field(
-        10_000,
-        ge=1,
-        description="Client connections of each worker, as far as open files allow; beyond it the longest idle one is closed.",
-    )
-    header_timeout_s: float = Field(
-        15.0, gt=0, description="Seconds in which a new connection, or a begun request, must have sent its headers."
-    )
-    body_timeout_s: float = Field(
-        30.0, gt=0, description="Seconds in which a request's body must have come, and one more for each KiB of it."
-    )
-    shutdown_grace_s: int = Field(
-        30, ge=0, description="Seconds that requests in flight are given to finish at shutdown."
-    )
-    log_format: Literal["auto", "console", "json"] = Field(
-        "auto", description="Log lines: `console`, `json`, or `auto`: console on a terminal, JSON otherwise."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe level that is logged."
-    )
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65_535)
+    workers: int = Field(1, ge=1, le=256)
+    api_keys: Annotated[tuple[_Key, ...], _comma_separated] = ()
+    allow_unauthenticated: Literal["auto", "always", "never"] = "auto"
+    max_body_bytes: int = Field(8 * 1024 * 1024, ge=1024)
+    max_body_values: int = Field(100_000, ge=1000)
+    cors_origins: Annotated[tuple[_Origin, ...], _comma_separated] = ("*",)
+    allowed_hosts: Annotated[tuple[str, ...], _comma_separated] = ()
+    keep_alive_s: int = Field(75, ge=1)
+    max_connections: int = Field(10_000, ge=1)
+    header_timeout_s: float = Field(15.0, gt=0)
+    body_timeout_s: float = Field(30.0, gt=0)
+    shutdown_grace_s: int = Field(30, ge=0)
+    log_format: Literal["auto", "console", "json"] = "auto"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class NarrativeSettings(_Section):
     """The Narrative account that jobs run on, and the calls to its API."""
 
-    api_key: Key | None = Field(
-        None,
-        description="The proxy's Narrative token. Unset: each client's bearer token is passed through to Narrative.",
-    )
-    environment: NarrativeAddress = Field("prod", description="`prod`, `dev` or a base URL.")
-    data_plane_id: Uuid | None = Field(None, description="Data plane that runs the inference.")
-    connect_timeout_s: float = Field(5.0, gt=0, description="Seconds to connect to Narrative.")
-    read_timeout_s: float = Field(30.0, gt=0, description="Seconds to wait for an answer to one call.")
-    max_connections: int = Field(100, ge=1, description="Connections to Narrative at a time.")
+    api_key: _Key | None = None
+    environment: _Narrative = "prod"
+    data_plane_id: _Uuid | None = None
+    connect_timeout_s: float = Field(5.0, gt=0)
+    read_timeout_s: float = Field(30.0, gt=0)
+    max_connections: int = Field(100, ge=1)
 
 
 class WebhookSettings(_Section):
     """Completions of jobs by webhook, besides polling."""
 
-    public_url: WebAddress | None = Field(
-        None,
-        description="Where Narrative reaches this server, `https://…`: it then tells of ended jobs by webhook. Needs `narrative.api_key`.",
-    )
+    public_url: _WebAddress | None = None
 
 
 class JobSettings(_Section):
     """How many jobs run at a time, how their ends are noticed, and for how long a request waits for them."""
 
-    deadline_s: float = Field(600.0, gt=0, description="Seconds a request may take overall; then 504 `job_timeout`.")
-    reads_per_second: float = Field(
-        10.0,
-        gt=0,
-        description="Upstream reads a second, for each Narrative token, of all replicas together, to notice the end of jobs.",
-    )
-    max_in_flight: int = Field(10_000, ge=1, description="Jobs in flight at a time; further requests wait in a queue.")
-    place_wait_s: float = Field(5.0, ge=0, description="Seconds a request waits in the queue; then 503.")
-    max_submissions: int = Field(32, ge=1, description="Submissions on their way to Narrative at a time.")
-    in_doubt: Literal["error", "resubmit"] = Field(
-        "error",
-        description="When nobody can tell whether a submission was taken: say so, or submit again and perhaps pay twice.",
-    )
+    deadline_s: float = Field(600.0, gt=0)
+    reads_per_second: float = Field(10.0, gt=0)
+    max_in_flight: int = Field(10_000, ge=1)
+    place_wait_s: float = Field(5.0, ge=0)
+    max_submissions: int = Field(32, ge=1)
+    in_doubt: Literal["error", "resubmit"] = "error"
 
 
 class ChatSettings(_Section):
     """What chat requests may ask for, and how they are answered."""
 
-    models_file: Path | None = Field(None, description="The model table; unset: `models.toml` beside this file.")
-    default_model: str | None = Field(
-        None, min_length=1, description="Model that serves unknown model names; unset: they are a 404."
-    )
-    max_choices: int = Field(8, ge=1, le=128, description="Largest `n`: each choice is a job of its own.")
-    max_tools: int = Field(512, ge=1, description="Most tools in one request.")
-    heartbeat_s: float = Field(10.0, ge=0, description="Seconds between heartbeats of a waiting stream; 0 is off.")
-    heartbeat_style: Literal["comment", "chunk"] = Field(
-        "comment",
-        description="Heartbeats as SSE comments, or as chunks with an empty delta for watchdogs that count only data.",
-    )
-    keepalive_json_s: float = Field(
-        0.0,
-        ge=0,
-        description="Seconds between blanks ahead of a plain answer that takes longer; 0 is off. A failure after the first is an error "
-        "object in a 200.",
-    )
-    stream_pace_ms: int = Field(
-        0,
-        ge=0,
-        le=60_000,
-        description="Milliseconds over which an answer's stream is spread at most, for chat UIs that show it as typed; 0 sends it at once.",
-    )
-    send_timeout_s: float = Field(
-        60.0,
-        gt=0,
-        description="Seconds without progress after which the connection of a client that does not read is closed.",
-    )
-    headroom_tokens: int = Field(
-        64, ge=0, description="Tokens added to a request's limit for the JSON around the reply."
-    )
-    strict_history: bool = Field(False, description="Refuse histories that would otherwise be repaired.")
-    repair_tries: int = Field(
-        1, ge=0, le=3, description="Further jobs when the output does not match what was asked for."
-    )
-    media: Literal["refuse", "placeholder"] = Field(
-        "refuse",
-        description="Images, audio and files in earlier turns and tool results: a 400, or a visible placeholder.",
-    )
-    hosted_tools: Literal["refuse", "drop"] = Field(
-        "refuse", description="Tools that OpenAI runs by itself, such as `web_search`: a 400, or left out and reported."
-    )
-    paid_failure_status: int = Field(
-        424,
-        ge=400,
-        le=599,
-        description="Status of failures that were paid for; clients retry 408, 409, 429 and every 5xx by themselves, and pay again.",
-    )
-    reasoning_object: Literal["auto", "always", "never"] = Field(
-        "auto",
-        description="Heroku's `reasoning` object beside `reasoning_content`: `auto` for callers of `extended_thinking`.",
-    )
+    models_file: Path | None = None
+    default_model: str | None = Field(None, min_length=1)
+    max_choices: int = Field(8, ge=1, le=128)
+    max_tools: int = Field(512, ge=1)
+    heartbeat_s: float = Field(10.0, ge=0)
+    heartbeat_style: Literal["comment", "chunk"] = "comment"
+    keepalive_json_s: float = Field(0.0, ge=0)
+    stream_pace_ms: int = Field(0, ge=0, le=60_000)
+    send_timeout_s: float = Field(60.0, gt=0)
+    headroom_tokens: int = Field(64, ge=0)
+    strict_history: bool = False
+    repair_tries: int = Field(1, ge=0, le=3)
+    media: Literal["refuse", "placeholder"] = "refuse"
+    hosted_tools: Literal["refuse", "drop"] = "refuse"
+    paid_failure_status: int = Field(424, ge=400, le=599)
+    reasoning_object: Literal["auto", "always", "never"] = "auto"
 
 
 class ThinkingSettings(_Section):
     """Budgets, in tokens, that `reasoning_effort` asks for. `none` turns thinking off."""
 
-    minimal: int = Field(1024, ge=1024, description="`reasoning_effort: minimal`, in tokens.")
-    low: int = Field(2048, ge=1024, description="`reasoning_effort: low`, in tokens.")
-    medium: int = Field(
-        4096, ge=1024, description="`reasoning_effort: medium`, in tokens; also `extended_thinking` without a budget."
-    )
-    high: int = Field(8192, ge=1024, description="`reasoning_effort: high`, in tokens.")
-    xhigh: int = Field(16384, ge=1024, description="`reasoning_effort: xhigh`, in tokens.")
-    max: int = Field(32768, ge=1024, description="`reasoning_effort: max`, in tokens.")
+    minimal: int = Field(1024, ge=1024)
+    low: int = Field(2048, ge=1024)
+    medium: int = Field(4096, ge=1024)
+    high: int = Field(8192, ge=1024)
+    xhigh: int = Field(16_384, ge=1024)
+    max: int = Field(32_768, ge=1024)
 
 
 class SchemaSettings(_Section):
     """Bounds on what clients' JSON Schemas may be; over the first four is a 400 `invalid_json_schema`."""
 
-    max_bytes: int = Field(1_048_576, ge=1, description="Largest schema, as compact JSON.")
-    max_depth: int = Field(128, ge=1, le=200, description="Most levels of nesting in a schema.")
-    max_properties: int = Field(5_000, ge=1, description="Most properties declared in one schema.")
-    max_alternatives: int = Field(1_000, ge=1, description="Most members of one `anyOf`, `oneOf` or `allOf`.")
-    recursion_depth: int = Field(
-        3, ge=0, le=10, description="Levels of a recursive schema that are written out before it is opened."
-    )
+    max_bytes: int = Field(1024 * 1024, ge=1)
+    max_depth: int = Field(128, ge=1, le=200)
+    max_properties: int = Field(5000, ge=1)
+    max_alternatives: int = Field(1000, ge=1)
+    recursion_depth: int = Field(3, ge=0, le=10)
 
 
 class ConsoleSettings(_Section):
     """The web console."""
 
-    enabled: bool = Field(True, description="Serve the console's pages at `/console`.")
+    enabled: bool = True
 
 
 class SandboxSettings(_Section):
     """How long jobs of the sandbox take."""
 
-    pending_s: float = Field(0.1, ge=0, description="Seconds a sandbox job is pending.")
-    running_s: float = Field(0.4, ge=0, description="Seconds a sandbox job runs.")
+    pending_s: float = Field(0.1, ge=0)
+    running_s: float = Field(0.4, ge=0)
 
 
 class StateSettings(_Section):
     """What is remembered of requests so that none is paid twice, and where."""
 
-    url: RedisAddress | None = Field(
-        None,
-        description="Redis 7 or Valkey that several replicas or workers share, `redis://…`; unset: memory, each process for itself.",
-    )
-    prefix: str = Field("narrative-proxy:", description="Start of every name in Redis.")
-    idempotency_ttl_s: float = Field(86_400.0, gt=0, description="Seconds an `Idempotency-Key` is remembered.")
-    adopt: Literal["equal", "sdk_retry", "off"] = Field(
-        "equal",
-        description="Requests without a key that take up the jobs of an undelivered answer: every equal one of the same caller, "
-        "those that an SDK marks as its retry (`x-stainless-retry-count`), or none.",
-    )
-    adopt_ttl_s: float = Field(
-        3_600.0, gt=0, description="Seconds for which the jobs of an undelivered answer can be taken up."
-    )
-    replay_failures_s: float = Field(
-        15.0,
-        ge=0,
-        description="Seconds for which an equal request gets the failure of a paid job again, without another job; 0 is off.",
-    )
-    max_answer_bytes: int = Field(
-        1024 * 1024,
-        ge=0,
-        description="Largest answer kept with its `Idempotency-Key`, in bytes; beyond it the job is read again.",
-    )
+    url: _Redis | None = None
+    prefix: str = "narrative-proxy:"
+    idempotency_ttl_s: float = Field(86_400.0, gt=0)
+    adopt: Literal["equal", "sdk_retry", "off"] = "equal"
+    adopt_ttl_s: float = Field(3600.0, gt=0)
+    replay_failures_s: float = Field(15.0, ge=0)
+    max_answer_bytes: int = Field(1024 * 1024, ge=0)
 
 
 class AccessSettings(_Section):
     """Keys that the proxy makes, their storage, and the limits of callers."""
 
-    folder: str = Field(
-        "~/.narrative-proxy",
-        description="Folder of the database with keys and named endpoints (unless a Redis holds them) and of the generated secret key.",
-    )
-    secret_key: SecretStr | None = Field(
-        None,
-        description="Encrypts stored credentials; any long random text. Unset: made at the first use and kept in the folder.",
-    )
-    requests_per_minute: int = Field(
-        0, ge=0, description="Requests a minute of each caller whose key names no limit; 0 is no limit."
-    )
-    tokens_per_minute: int = Field(
-        0, ge=0, description="Tokens a minute of each caller whose key names no limit; 0 is no limit."
-    )
-    jobs_in_flight: int = Field(
-        0, ge=0, description="Jobs in flight of each caller whose key names no limit; 0 is no limit."
-    )
-    wait_s: float = Field(
-        2.0,
-        ge=0,
-        description="Seconds a request may wait for its limits to allow it, if they will so soon; else 429.",
-    )
+    folder: str = "~/.narrative-proxy"
+    secret_key: SecretStr | None = None
+    requests_per_minute: int = Field(0, ge=0)
+    tokens_per_minute: int = Field(0, ge=0)
+    jobs_in_flight: int = Field(0, ge=0)
+    wait_s: float = Field(2.0, ge=0)
 
     def home(self) -> Path:
         """The folder, with `~` resolved."""
@@ -303,31 +242,23 @@ class AccessSettings(_Section):
 class ElasticSettings(_Section):
     """The Elastic inference API."""
 
-    admin_key: SecretStr | None = Field(
-        None,
-        description="Key that creates and deletes named endpoints. Unset: any client may on a loopback address, none on others.",
-    )
-    verify_on_create: bool = Field(
-        True, description="Try a new endpoint's credentials with a small call before it is stored."
-    )
+    admin_key: SecretStr | None = None
+    verify_on_create: bool = True
 
 
 class AnthropicSettings(_Section):
     """Calls to Anthropic's Messages API, for endpoints of that service."""
 
-    base_url: WebAddress | None = Field(None, description="Base URL of the Messages API; unset: Anthropic's own.")
-    version: str = Field(
-        "2023-06-01",
-        description="Version of the Messages API (`anthropic-version`); this one has temperature and top_k.",
-    )
-    connect_timeout_s: float = Field(5.0, gt=0, description="Seconds to connect to Anthropic.")
-    read_timeout_s: float = Field(300.0, gt=0, description="Seconds of silence after which an answer is given up.")
-    max_retries: int = Field(2, ge=0, le=10, description="Repeats of a request that was not accepted.")
-    default_max_tokens: int = Field(8192, ge=1, description="Reply limit where neither request nor endpoint names one.")
+    base_url: _WebAddress | None = None
+    version: str = "2023-06-01"
+    connect_timeout_s: float = Field(5.0, gt=0)
+    read_timeout_s: float = Field(300.0, gt=0)
+    max_retries: int = Field(2, ge=0, le=10)
+    default_max_tokens: int = Field(8192, ge=1)
 
 
 class Settings(_Section):
-    """Every setting, by section. `config/proxy.toml` shows them all at their defaults."""
+    """Every setting, by section."""
 
     server: ServerSettings = ServerSettings()
     narrative: NarrativeSettings = NarrativeSettings()
@@ -351,15 +282,16 @@ def config_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "config"
 
 
-Path_ = tuple[str, str]
-_Found = dict[Path_, tuple[object, str]]
+_Path = tuple[str, str]
+_Found = dict[_Path, tuple[object, str]]
+"""(section, name) → a value and where it was set."""
 
 
 def load_settings(
     environ: Mapping[str, str],
     *,
     config: Path | None = None,
-    overrides: Mapping[Path_, object] | None = None,
+    overrides: Mapping[_Path, object] | None = None,
     warn: Callable[[str], None] = lambda warning: None,
 ) -> Settings:
     """Merge all sources and validate the result.
@@ -374,27 +306,19 @@ def load_settings(
         SettingsError: something in the file is unknown, or something is unreadable or out of range; all errors at once.
     """
     environ = {name: value for name, value in environ.items() if value.strip()}
-    file = config or (Path(environ[CONFIG_VARIABLE]) if CONFIG_VARIABLE in environ else config_folder() / "proxy.toml")
+    file = config or Path(environ.get(CONFIG_VARIABLE, config_folder() / "proxy.toml"))
     faults: list[str] = []
-    values: dict[Path_, object] = {}
-    origins: dict[Path_, str] = {}
-    sources = [
-        _from_file(file, faults),
-        _from_environment(environ, warn),
-        {path: (value, f"--{path[1]}") for path, value in (overrides or {}).items()},
-    ]
-    for source in sources:
-        for path, (value, origin) in source.items():
-            values[path], origins[path] = value, origin
+    found = _from_file(file, faults) | _from_environment(environ, warn)
+    found |= {path: (value, f"--{path[1]}") for path, value in (overrides or {}).items()}
     nested: dict[str, dict[str, object]] = {}
-    for (section, name), value in values.items():
+    for (section, name), (value, _) in found.items():
         nested.setdefault(section, {})[name] = value
     try:
         settings = Settings.model_validate(nested)
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_input=False, include_context=False):
             section, name = (str(part) for part in fault["loc"][:2])
-            faults.append(f"{origins[section, name]}: {fault['msg']}")
+            faults.append(f"{found[section, name][1]}: {fault['msg']}")
     if faults:
         raise SettingsError(faults)
     return settings
@@ -431,11 +355,14 @@ def _from_environment(environ: Mapping[str, str], warn: Callable[[str], None]) -
     found: _Found = {}
     links: list[str] = []
     for variable, value in environ.items():
-        if variable.startswith("PROXY_") and (_SERVICE_LINK.match(variable) or _LINK_VALUE.match(value)):
+        if not variable.startswith("PROXY_"):
+            if variable in known:
+                found[known[variable]] = (value, variable)
+        elif _SERVICE_LINK.match(variable) or _LINK_VALUE.match(value):
             links.append(variable)
-        elif path := known.get(variable.upper() if variable.startswith("PROXY_") else variable):
+        elif path := known.get(variable.upper()):
             found[path] = (value, variable)
-        elif variable.startswith("PROXY_") and variable != CONFIG_VARIABLE:
+        elif variable != CONFIG_VARIABLE:
             warn(f"{variable} is no setting and has no effect{_did_you_mean(variable, known, 0.85)}")
     if links:
         warn(
@@ -446,10 +373,10 @@ def _from_environment(environ: Mapping[str, str], warn: Callable[[str], None]) -
 
 
 def _names(section: str) -> Collection[str]:
-    kind: type[BaseModel] = Settings.model_fields[section].annotation  # type: ignore[assignment]
+    kind: type[_Section] = Settings.model_fields[section].annotation  # type: ignore[assignment]
     return kind.model_fields.keys()
 
 
 def _did_you_mean(name: str, known: Iterable[str], likeness: float = 0.7) -> str:
-    near = get_close_matches(name, list(known), n=1, cutoff=likeness)
+    near = get_close_matches(name, known, n=1, cutoff=likeness)
     return f"; did you mean {near[0]}?" if near else ""

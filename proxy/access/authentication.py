@@ -26,8 +26,7 @@ from urllib.parse import urlsplit
 from proxy.access.keys import KEY_PREFIX, Key, Keys
 from proxy.access.limits import NO_QUOTA, Quota, Rule
 from proxy.errors import InvalidApiKey, InvalidRequest, Overloaded, PermissionDenied
-from proxy.setting_types import is_uuid
-from proxy.settings import Settings
+from proxy.settings import Settings, is_uuid
 
 ANONYMOUS: Final = "anonymous"
 """The id of every caller who was admitted without a key."""

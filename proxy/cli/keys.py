@@ -14,8 +14,7 @@ from proxy.access.keys import Key, Keys
 from proxy.access.limits import Quota
 from proxy.cli.common import config_option, fail, read_settings
 from proxy.errors import ProxyError
-from proxy.setting_types import is_uuid
-from proxy.settings import Settings
+from proxy.settings import Settings, is_uuid
 from proxy.storage import open_storage
 
 T = TypeVar("T")

@@ -1,6 +1,8 @@
 """Settings: command line over environment over file over defaults; every fault at once, named by where it was set."""
 
+import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,17 @@ def test_the_shipped_file_shows_every_setting_at_its_default_with_its_descriptio
         for name, field in fields.items():
             default = field.default if field.default is not None else ""
             assert table[name] == (list(default) if isinstance(default, tuple) else default), name
-            assert field.description in text, name
+
+    lines = text.splitlines()
+    for above, line in pairwise(lines):
+        if line.startswith("#") and not line.startswith("# "):
+            assert re.match(r"# [A-Z`].{10,}\.$", above), line
+
+
+def test_the_shipped_file_names_the_variables_that_have_names_of_their_own() -> None:
+    text = SHIPPED.read_text("utf-8")
+    for variable, (section, name) in ENVIRONMENT_NAMES.items():
+        assert re.search(rf"^\[{section}\](\n#.*)*\n# .* Environment: {variable}\..*\n#{name} = ", text, re.MULTILINE)
 
 
 def test_environment_beats_file_and_command_line_beats_environment(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from proxy.setting_types import is_uuid
+from proxy.settings import is_uuid
 
 _MOST_FIELDS: Final = 100
 
