@@ -21,6 +21,7 @@ from typing import Final
 
 from proxy.backends.narrative.types import Job, JobState
 from proxy.errors import ProxyError, RateLimited
+from proxy.storage import Membership
 
 STATES: Final = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 # Parts of the budget for the lists of completed, failed and cancelled jobs. What is left of `_PLANNED` is for single reads.
@@ -34,6 +35,11 @@ _FEW: Final = 8
 """Jobs that may be read each, if the budget suffices."""
 _MOST_READS: Final = 16
 """Reads of single jobs at one time."""
+_MOST_FAILURES: Final = 3
+"""Reads of a list in a row that fail, after which it is not relied on."""
+_QUICK: Final = 0.1
+"""Usual duration, in seconds, up to which each job is read once as soon as it is submitted."""
+_LATEST_FIRST_READ: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -138,6 +144,11 @@ class ListCursor:
         self._seen: set[str] = set()
         self._record_bytes = self._expected = 0.0
         self._pages_left = 0
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many reads in a row failed that it is not to be relied on."""
+        return self.failures >= _MOST_FAILURES
 
     def due(self, gap: float) -> float:
         """Loop time of the next read when reads are `gap` seconds apart, more after failures."""
@@ -246,17 +257,28 @@ class Table:
     """A heap by time. Entries that differ from their job's `urgent_at` are void."""
     lists: dict[str, ListCursor] = field(default_factory=lambda: {state: ListCursor(state.value) for state in STATES})
     reliable: dict[str, bool] = field(default_factory=lambda: {"list": True, "webhook": False})
-    """Whether a source shows the ends that other sources noticed first."""
+    """Whether a source shows the ends that other sources noticed first; brought up to date by `update`."""
+    sources: dict[str, Reliability] = field(
+        default_factory=lambda: {
+            "list": Reliability(reliable=True, patience=1.0),
+            "webhook": Reliability(reliable=False, patience=0.5),
+        }
+    )
+    has_webhooks: bool = False
     members: int = 1
     """Replicas that watch the account."""
     leads: bool = True
     reads_lists: bool = True
     usual: float = 3.0
     """Seconds that the last jobs took, on average."""
+    shortest: float = math.inf
+    """Seconds that the shortest of the last jobs took, about."""
     newest: float = -math.inf
     """When the last job was submitted."""
     often: bool = False
     """Whether the lists are read so often that they should show each end."""
+    closely: bool = False
+    """The same, while what the leader reads is heard here."""
     reading: int = 0
     """Reads of single jobs under way."""
     single_at: float = -math.inf
@@ -274,6 +296,47 @@ class Table:
         self.jobs.pop(job.id, None)
         if not self.jobs:
             self.urgent.clear()
+
+    def ended(self, job_id: str, state: JobState, source: str, took: float, now: float) -> None:
+        """An end was first noticed by `source`, of a job that took so many seconds."""
+        self.usual += 0.3 * (max(took, 0.0) - self.usual)
+        rise = 0.05 * (took - self.shortest) if math.isfinite(self.shortest) else 0.0
+        self.shortest = max(min(took, self.shortest + rise), 0.0)
+        if source == "list":
+            self.sources[source].count(shown=True)
+        elif self.closely:
+            self.sources["list"].owe(job_id, now, self.lists[state])
+        if source == "webhook":
+            self.sources[source].count(shown=True)
+        elif self.has_webhooks:
+            self.sources["webhook"].owe(job_id, now)
+
+    def update(self, membership: Membership, now: float, *, hears: bool) -> list[tuple[str, bool]]:
+        """Take over what is known of the replicas, and judge the sources. Returns those that became reliable or unreliable.
+
+        Args:
+            hears: the leader published something a moment ago.
+        """
+        self.members, self.leads = membership.members, membership.leads
+        self.reads_lists = self.leads or not hears
+        self.closely = (self.leads or hears) and self.often
+        self.sources["list"].settle(now, followed=self.closely)
+        self.sources["webhook"].settle(now)
+        before, self.reliable = self.reliable, {name: source.reliable for name, source in self.sources.items()}
+        self.reliable["list"] &= not any(cursor.hopeless for cursor in self.lists.values())
+        return [(name, reliable) for name, reliable in self.reliable.items() if reliable != before[name]]
+
+    def first_read_at(self, job: WatchedJob, now: float, rate: float) -> float | None:
+        """When a new job is first read, outside the budget; None where lists or webhooks will show its end.
+
+        A lone job is not read before half the time that the shortest of the last ones took.
+        """
+        if self.has_webhooks:
+            return None
+        if not self.shares(now, rate):
+            early = self.shortest / 2 if math.isfinite(self.shortest) else 0.0
+            return max(now, job.started + min(early, _LATEST_FIRST_READ))
+        return now if self.usual <= _QUICK else None
 
     def shares(self, now: float, rate: float) -> Mapping[JobState, float]:
         """The part of the budget that each list gets; none where each job can be read often enough."""

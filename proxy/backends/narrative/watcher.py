@@ -14,16 +14,14 @@ from typing import Any, Final
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import Abandoned, JobEnded, JobsOptions, Observer, ReliabilityChanged, Unreadable
 from proxy.backends.narrative.failures import UNREADABLE
-from proxy.backends.narrative.polling import ListCursor, ReadBudget, Reliability, Table, WatchedJob, next_polls
-from proxy.backends.narrative.replicas import AccountRole, ListRead, Replicas
-from proxy.backends.narrative.types import Job, JobPage, JobRecord, JobState
+from proxy.backends.narrative.polling import ListCursor, ReadBudget, Table, WatchedJob, next_polls
+from proxy.backends.narrative.replicas import TOPIC, ListRead, decode_read, encode_read
+from proxy.backends.narrative.types import Job, JobRecord, JobState
 from proxy.errors import Overloaded, PermissionDenied, ProxyError, RateLimited, UpstreamError
-from proxy.storage import Membership, Store
+from proxy.storage import ALONE, Membership, Store
 
 log = logging.getLogger(__name__)
 
-_MOST_FAILURES: Final = 3
-"""Reads of a list in a row that fail, after which it is not relied on."""
 _HOPELESS: Final = 10.0
 """Seconds for which a leader whose list reads fail lets another replica lead."""
 _SILENCE: Final = 3.0
@@ -32,13 +30,15 @@ _LOST_READS: Final = 3
 """Answers in a row that there is no such job for us, before it is given up."""
 _HINT_PAUSE: Final = 0.1
 """Before the second read of a job that is said to have ended; it doubles, five times."""
-_QUICK: Final = 0.1
-"""Usual duration, in seconds, up to which each job is read once as soon as it is submitted."""
 _UNCLAIMED: Final = 5.0
 """Seconds that a job is watched before anybody waits for it."""
 _RESTART: Final = 1.0
+"""Seconds until work that failed is begun again."""
+_RENEW_EVERY: Final = 1.0
 _MOST_IDLE_ACCOUNTS: Final = 256
 _MOST_EARLY: Final = 2_000
+_MOST_UNPUBLISHED: Final = 1_000
+"""Ends brought by webhooks that wait to be published; other replicas notice the rest by themselves."""
 
 
 class AccountWatcher:
@@ -46,22 +46,23 @@ class AccountWatcher:
 
     Args:
         client: reads the account's jobs and lists, without retries.
-        role: this replica's role in reading the lists.
+        store: elects the replica that reads the lists, and carries what it publishes.
         observe: called when an end is noticed, and when the lists or webhooks become unreliable or reliable again.
     """
 
-    def __init__(self, client: NarrativeClient, role: AccountRole, options: JobsOptions, observe: Observer) -> None:
+    def __init__(self, client: NarrativeClient, store: Store, options: JobsOptions, observe: Observer) -> None:
         self._loop = asyncio.get_running_loop()
         self._client = client
-        self.role = role
+        self._store = store
+        self._group = f"feed:{client.account}"
+        self.membership = ALONE
+        """This replica's role in reading the lists."""
+        self.joined = False
+        self._heard_at = self._loop.time()
         self._options = options
         self._observe = observe
-        self._table = Table()
+        self.table = Table()
         self._budget = ReadBudget(options.reads_per_second, self._loop.time())
-        self._lists = Reliability(reliable=True, patience=1.0)
-        self.webhooks = Reliability(reliable=False, patience=0.5)
-        self.has_webhooks = False
-        self._closely = False  # the lists are read so often that they owe each end
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
@@ -70,22 +71,23 @@ class AccountWatcher:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to read, neither for jobs here nor for other replicas."""
-        return not self._table.jobs and not self.role.membership.leads_others
+        return not self.table.jobs and not self.membership.leads_others
 
     def add(self, job: WatchedJob, *, may_have_ended: bool) -> None:
         """Watch a job. It is read at once if it may have ended, or if that read may well show its end."""
         now = self._loop.time()
-        self._table.jobs[job.id] = job
-        self._table.newest = max(self._table.newest, job.started)
-        quick = self._table.usual <= _QUICK or not self._table.shares(now, self._budget.rate)
-        if may_have_ended or (quick and not self.has_webhooks):
-            self._table.hurry(job, now)
+        self.table.jobs[job.id] = job
+        self.table.newest = max(self.table.newest, job.started)
+        if may_have_ended:
+            self.table.hurry(job, now)
+        elif (at := self.table.first_read_at(job, now, self._budget.rate)) is not None:
+            self.table.hurry(job, at)
         self._notify()
 
     def drop(self, job: WatchedJob) -> None:
         """Nobody waits for it any more."""
-        self._table.drop(job)
-        if not self._table.jobs:
+        self.table.drop(job)
+        if not self.table.jobs:
             self._wake.set()
 
     def take(self, job: WatchedJob, found: Job | None, source: str) -> None:
@@ -104,10 +106,10 @@ class AccountWatcher:
 
     def _hint(self, job: WatchedJob, source: str) -> None:
         """Something says that a job ended, but not how: read it now; a second time after a pause."""
-        if (job.urgent_at is None or job.source == "read") and job.id in self._table.jobs:
+        if (job.urgent_at is None or job.source == "read") and job.id in self.table.jobs:
             pause = _HINT_PAUSE * 2**job.hints if job.hints else 0.0
             job.source, job.hints = source, min(job.hints + 1, 5)
-            self._table.hurry(job, max(self._loop.time(), job.read_at + pause))
+            self.table.hurry(job, max(self._loop.time(), job.read_at + pause))
             self._notify()
 
     def _end(self, job: WatchedJob, found: Job, source: str) -> None:
@@ -118,15 +120,7 @@ class AccountWatcher:
         now, ended = self._loop.time(), found.ended_at or found.updated_at
         seconds = now - job.started
         took = (found.ended_at - found.created_at).total_seconds() if found.ended_at and found.created_at else seconds
-        self._table.usual += 0.3 * (max(took, 0.0) - self._table.usual)
-        if source == "list":
-            self._lists.count(shown=True)
-        elif self._closely:
-            self._lists.owe(job.id, now, self._table.lists[found.state])
-        if source == "webhook":
-            self.webhooks.count(shown=True)
-        elif self.has_webhooks:
-            self.webhooks.owe(job.id, now)
+        self.table.ended(job.id, JobState(found.state), source, took, now)
         delay = None if ended is None else max(time.time() - ended.timestamp(), 0.0)
         self._observe(JobEnded(job.id, job.model, found.state, source, seconds, delay))
 
@@ -145,10 +139,10 @@ class AccountWatcher:
         while not self.idle:
             self._wake.clear()
             self._update()
-            polls = next_polls(self._table, self._loop.time(), self._budget)
+            polls = next_polls(self.table, self._loop.time(), self._budget)
             for cursor in polls.lists:
                 self._spawn(self._read_list(cursor))
-            if len(polls.jobs) == len(self._table.jobs) == 1 and not polls.lists and math.isinf(polls.again_at):
+            if len(polls.jobs) == len(self.table.jobs) == 1 and not polls.lists and math.isinf(polls.again_at):
                 self._inline = True
                 await self._read_job(polls.jobs[0])
                 if self._task is not task:
@@ -164,21 +158,10 @@ class AccountWatcher:
 
     def _update(self) -> None:
         """Bring the table up to date on the replicas and on what can be relied on."""
-        table, membership, now = self._table, self.role.membership, self._loop.time()
-        hears = membership.leads or self.role.silence < _SILENCE
-        table.members, table.leads = membership.members, membership.leads
-        table.reads_lists = membership.leads or not hears
+        membership, now = self.membership, self._loop.time()
         self._budget.share = 1.0 if membership.leads else 1 / membership.members
-        self._closely = hears and table.often
-        self._lists.settle(now, followed=self._closely)
-        self.webhooks.settle(now)
-        lists_reliable = self._lists.reliable and all(
-            cursor.failures < _MOST_FAILURES for cursor in table.lists.values()
-        )
-        for source, reliable in (("list", lists_reliable), ("webhook", self.webhooks.reliable)):
-            if reliable != table.reliable[source]:
-                table.reliable[source] = reliable
-                self._observe(ReliabilityChanged(source, reliable))
+        for source, reliable in self.table.update(membership, now, hears=now - self._heard_at < _SILENCE):
+            self._observe(ReliabilityChanged(source, reliable))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
@@ -198,7 +181,7 @@ class AccountWatcher:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.role.resign()
+        await self._resign()
 
     # ------------------------------------------------------------ reads
 
@@ -209,14 +192,20 @@ class AccountWatcher:
         asked = cursor.first_page(started)
         try:
             while asked:
-                page = await _read_page(self._client, cursor.state, asked, offset)
+                page = await self._client.list_jobs(
+                    type="model_inference",
+                    state=cursor.state,
+                    per_page=asked,
+                    offset=offset or None,
+                    order_by="updated_at_desc",
+                )
                 self._budget.failures = 0
                 self._take_all(page.records)
                 shown += page.records
                 offset += asked
                 ids = {record.name for record in page.records if record.name}
                 asked = cursor.next_page(ids, len(page.records), asked, page.size)
-                if not self._table.often:  # webhooks showed most of it: more pages would only cost both sides time
+                if not self.table.often:  # webhooks showed most of it: more pages would only cost both sides time
                     break
                 if asked:
                     self._budget.take(self._loop.time())
@@ -227,15 +216,15 @@ class AccountWatcher:
             return
         finally:
             cursor.running = False
-        if self.role.membership.leads_others:
-            await self.role.publish(cursor.state, shown, known)
+        if self.membership.leads_others:
+            await self._publish(cursor.state, shown, known)
 
     def _take_all(self, records: Iterable[JobRecord]) -> None:
         for record in records:
-            if (job := self._table.jobs.get(record.name or "")) is not None:
+            if (job := self.table.jobs.get(record.name or "")) is not None:
                 self.take(job, record.job(), "list")
             elif record.name:
-                self._lists.shown(record.name)
+                self.table.sources["list"].shown(record.name)
 
     async def _read_job(self, job: WatchedJob) -> None:
         started = self._loop.time()
@@ -262,28 +251,41 @@ class AccountWatcher:
                 self._end(job, found, source)
         finally:
             job.reading = False
-            self._table.reading -= 1
+            self.table.reading -= 1
             if job.urgent_at is not None:  # a hint came meanwhile
-                self._table.hurry(job, max(job.urgent_at, self._loop.time()))
+                self.table.hurry(job, max(job.urgent_at, self._loop.time()))
 
     # ------------------------------------------------------------ replicas
 
     async def renew_role(self) -> None:
-        """To be called every second. A leader whose list reads fail lets another replica lead."""
+        """Take part in reading the lists, to be called every second. A leader whose list reads fail lets another replica lead."""
         if self.idle:
-            await self.role.resign()
+            await self._resign()
             return
-        since, lists = self._loop.time() - _HOPELESS, self._table.lists.values()
-        hopeless = any(cursor.failures >= _MOST_FAILURES and cursor.started > since for cursor in lists)
-        await self.role.renew(may_lead=self.role.membership.members == 1 or not hopeless)
+        since = self._loop.time() - _HOPELESS
+        hopeless = any(cursor.hopeless and cursor.started > since for cursor in self.table.lists.values())
+        self.joined, led = True, self.membership.leads
+        self.membership = await self._store.join(self._group, may_lead=self.membership.members == 1 or not hopeless)
+        if led and not self.membership.leads:
+            self._heard_at = self._loop.time()  # the new leader has some time to publish
+        if self.membership.leads_others:
+            await self._publish("", (), ())
         self._notify()
+
+    async def _resign(self) -> None:
+        if self.joined:
+            self.joined, self.membership = False, ALONE
+            await self._store.leave(self._group)
+
+    async def _publish(self, state: str, records: Iterable[JobRecord], known: Collection[str]) -> None:
+        await self._store.publish(TOPIC, encode_read(self._client.account, state, records, known))
 
     def heard(self, read: ListRead) -> None:
         """Another replica read a list, or just lives. After lost messages this replica reads the list once itself."""
-        self.role.heard()
+        self._heard_at = self._loop.time()
         self._take_all(read.records)
-        cursor, now = self._table.lists.get(read.state), self._loop.time()
-        if self.role.membership.leads or cursor is None or cursor.running:
+        cursor, now = self.table.lists.get(read.state), self._loop.time()
+        if self.membership.leads or cursor is None or cursor.running:
             return
         if not cursor.misses(read.ids):
             cursor.answered(read.ids or cursor.known, now)
@@ -291,13 +293,6 @@ class AccountWatcher:
             cursor.start(now)
             self._budget.take(now)
             self._spawn(self._read_list(cursor))
-
-
-async def _read_page(client: NarrativeClient, state: str, size: int, offset: int) -> JobPage:
-    """A page of the jobs in a state, those that were updated last first."""
-    return await client.list_jobs(
-        type="model_inference", state=state, per_page=size, offset=offset or None, order_by="updated_at_desc"
-    )
 
 
 def _lasting(job: WatchedJob, error: ProxyError, now: float, options: JobsOptions) -> ProxyError | None:
@@ -325,14 +320,17 @@ class Watcher:
         self._store = store
         self.jobs: dict[str, WatchedJob] = {}
         self._accounts: OrderedDict[str, AccountWatcher] = OrderedDict()
-        self._replicas = Replicas(store, self._heard, self._renew_roles)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._unpublished: asyncio.Queue[str] = asyncio.Queue(_MOST_UNPUBLISHED)
         self._webhook_accounts: set[str] = set()
         self._early: OrderedDict[str, None] = OrderedDict()
         """Ends that webhooks brought of jobs not watched yet."""
 
     def start(self) -> None:
-        """Begin to exchange messages with other replicas."""
-        self._replicas.start()
+        """Begin to exchange messages with other replicas, if the store is shared."""
+        if self._store.shared:
+            self._store.subscribe(TOPIC, self._heard)
+            self._tasks = [asyncio.create_task(_restarting(work)) for work in (self._renew_roles, self._publish_ends)]
 
     def fail_all(self) -> None:
         """End every wait with `Overloaded`: the jobs may still end, and can be waited for elsewhere."""
@@ -341,13 +339,15 @@ class Watcher:
 
     async def aclose(self) -> None:
         """Stop reading, and leave the accounts to other replicas."""
-        await self._replicas.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(watcher.aclose() for watcher in self._accounts.values()))
 
     @property
     def memberships(self) -> Collection[Membership]:
         """This replica's role in watching each of the accounts that it watches."""
-        return [watcher.role.membership for watcher in self._accounts.values() if not watcher.idle]
+        return [watcher.membership for watcher in self._accounts.values() if not watcher.idle]
 
     def open(  # noqa: PLR0913
         self,
@@ -413,7 +413,7 @@ class Watcher:
         """Webhooks of the client's account are subscribed to: `deliver` will be called, and they can prove reliable."""
         self._webhook_accounts.add(client.account)
         if watcher := self._accounts.get(client.account):
-            watcher.has_webhooks = True
+            watcher.table.has_webhooks = True
 
     def deliver(self, record: JobRecord) -> None:
         """A webhook says that a job ended, which is watched here, by other replicas that share the store, or by both.
@@ -422,7 +422,8 @@ class Watcher:
             record: the job as Narrative shows it; it may hold no more than `job_id` and `state`.
         """
         self._take(record)
-        self._replicas.publish_end(record)
+        if self._store.shared and not self._unpublished.full():
+            self._unpublished.put_nowait(encode_read("", "", [record], ()))
 
     def _take(self, record: JobRecord) -> None:
         watched = self.jobs.get(record.name or "")
@@ -430,33 +431,46 @@ class Watcher:
             self._accounts[watched.account].take(watched, record.job(), "webhook")
         elif record.name:
             for account in self._webhook_accounts & self._accounts.keys():
-                self._accounts[account].webhooks.shown(record.name)
+                self._accounts[account].table.sources["webhook"].shown(record.name)
             if watched is None:
                 self._early[record.name] = None  # a webhook can overtake the answer to the submission
                 if len(self._early) > _MOST_EARLY:
                     self._early.popitem(last=False)
 
-    def _heard(self, read: ListRead) -> None:
-        if not read.account:
+    def _heard(self, message: str) -> None:
+        read = decode_read(message)
+        if read is not None and not read.account:
             for record in read.records:
                 self._take(record)
-        elif watcher := self._accounts.get(read.account):
+        elif read is not None and (watcher := self._accounts.get(read.account)):
             watcher.heard(read)
 
     async def _renew_roles(self) -> None:
-        await asyncio.gather(*(watcher.renew_role() for watcher in self._accounts.values()))
+        while True:
+            await asyncio.gather(*(watcher.renew_role() for watcher in self._accounts.values()))
+            await asyncio.sleep(_RENEW_EVERY)
+
+    async def _publish_ends(self) -> None:
+        while True:
+            await self._store.publish(TOPIC, await self._unpublished.get())
 
     def _watcher(self, client: NarrativeClient) -> AccountWatcher:
         """The watcher of the client's account. Those without jobs are kept for a while: they know what can be relied on."""
         watcher = self._accounts.get(client.account)
         if watcher is None:
             if len(self._accounts) >= _MOST_IDLE_ACCOUNTS:
-                idle = [account for account, each in self._accounts.items() if each.idle and not each.role.taken]
+                idle = [account for account, each in self._accounts.items() if each.idle and not each.joined]
                 for account in idle[:1]:
                     del self._accounts[account]
-            role = AccountRole(self._store, client.account)
-            watcher = AccountWatcher(client.without_retries(), role, self._options, self._observe)
-            watcher.has_webhooks = client.account in self._webhook_accounts
+            watcher = AccountWatcher(client.without_retries(), self._store, self._options, self._observe)
+            watcher.table.has_webhooks = client.account in self._webhook_accounts
             self._accounts[client.account] = watcher
         self._accounts.move_to_end(client.account)
         return watcher
+
+
+async def _restarting(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    while True:
+        results = await asyncio.gather(work(), return_exceptions=True)
+        log.error("the exchange with other replicas failed; starting again", exc_info=results[0])
+        await asyncio.sleep(_RESTART)

@@ -512,3 +512,35 @@ def test_what_is_owed_is_bounded_and_forgotten_when_the_source_is_not_followed()
     source.settle(100.0, followed=False)
     source.settle(100.0)
     assert source.reliable
+
+
+# ---------------------------------------------------------------- the first read of a job
+
+
+def first_read(*took: float, jobs: int = 1, usual: float = 3.0, **situation: Any) -> float | None:
+    """When a job that was submitted just now is first read, after jobs that took so many seconds; None for no read of its own."""
+    table = Table(usual=usual, **situation)
+    for seconds in took:
+        table.ended("earlier", STATES[0], "read", seconds, 0.0)
+    watched = [job() for _ in range(jobs)]
+    table.jobs.update({each.id: each for each in watched})
+    return table.first_read_at(watched[0], 0.0, RATE)
+
+
+def test_the_first_job_is_read_at_once() -> None:
+    assert first_read() == 0.0
+
+
+def test_a_lone_job_is_first_read_after_half_the_time_of_the_shortest_of_the_last_ones() -> None:
+    assert first_read(0.6, 0.5) == pytest.approx(0.25, abs=0.01)
+    assert first_read(*[5.0] * 10) == 1.0
+    assert first_read(*[5.0] * 10, 0.0) == 0.0, "one that was quick is enough"
+    rising = first_read(0.0, *[1.0] * 10)
+    assert rising is not None
+    assert 0.1 < rising < 0.4
+
+
+def test_many_jobs_are_read_once_each_only_where_they_are_quick() -> None:
+    assert first_read(jobs=100) is None
+    assert first_read(jobs=100, usual=0.05) == 0.0
+    assert first_read(has_webhooks=True) is None
