@@ -119,7 +119,13 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker"))
         async with AsyncExitStack() as stack:
             storage = await stack.enter_async_context(
-                open_storage(settings.access.home(), _redis_url(settings), settings.state.prefix, metrics.state_failed)
+                open_storage(
+                    settings.access.home(),
+                    _redis_url(settings),
+                    settings.state.prefix,
+                    metrics.state_failed,
+                    response_bytes=settings.responses.memory_bytes,
+                )
             )
             store = storage.live
             account = await _open_sandbox(settings, stack) if sandbox else _narrative(settings)

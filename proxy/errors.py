@@ -115,6 +115,10 @@ class ModelNotFound(InvalidRequest, status=404, code="model_not_found"):
     """There is neither a model nor an endpoint of that name."""
 
 
+class ResponseNotFound(InvalidRequest, status=404):
+    """No stored response has that id: it is unknown, expired, deleted, or another key's, and the message does not tell which of these."""
+
+
 class UnknownUrl(InvalidRequest, status=404, code="unknown_url"):
     """Nothing is served under that path."""
 

@@ -178,6 +178,17 @@ class ChatSettings(_Section):
     reasoning_object: Literal["auto", "always", "never"] = "auto"
 
 
+class ResponsesSettings(_Section):
+    """What the Responses API keeps, sealed so that only who knows a response's id, and has the key that made it, can read it."""
+
+    store_ttl_s: float = Field(86_400.0, ge=0)
+    max_record_bytes: int = Field(256 * 1024, ge=0)
+    max_chain: int = Field(100, ge=1)
+    max_chain_bytes: int = Field(8 * 1024 * 1024, ge=1)
+    memory_bytes: int = Field(64 * 1024 * 1024, ge=1)
+    max_background: int = Field(2_000, ge=0)
+
+
 class ThinkingSettings(_Section):
     """Budgets, in tokens, that `reasoning_effort` asks for. `none` turns thinking off."""
 
@@ -264,6 +275,7 @@ class Settings(_Section):
     narrative: NarrativeSettings = NarrativeSettings()
     jobs: JobSettings = JobSettings()
     chat: ChatSettings = ChatSettings()
+    responses: ResponsesSettings = ResponsesSettings()
     thinking: ThinkingSettings = ThinkingSettings()
     schemas: SchemaSettings = SchemaSettings()
     console: ConsoleSettings = ConsoleSettings()

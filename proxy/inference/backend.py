@@ -1,7 +1,7 @@
 """The protocol between APIs and backends: start a request, then read its result whole or as events."""
 
 import math
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -42,10 +42,12 @@ class RunOptions:
     Attributes:
         timeout_s: seconds the client waits for the whole answer; the server's own deadline may be sooner.
         record: None where no equal request can follow.
+        accepted: called by the backend as soon as only its upstream can still refuse the request, which may take long to answer.
     """
 
     timeout_s: float = math.inf
     record: Record | None = None
+    accepted: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 from uuid import UUID, uuid4
@@ -70,12 +71,15 @@ class Terms:
         key: the idempotency key, if the client sent one.
         is_retry: the client's library says that it repeats a request.
         timeout_s: seconds the client waits for the whole answer.
+        derived: the client did not send the key: its API derived it from what tells a repeat from another request. It is remembered for
+            `adopt_ttl_s`, and no result is kept with it: its jobs are read again.
     """
 
     client: str = ""
     key: str | None = None
     is_retry: bool = False
     timeout_s: float = math.inf
+    derived: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,7 @@ class _Place:
         resumed: an earlier request made the record.
         choices: how many answers are wanted.
         record: the record's name.
+        derived: as of `Terms`.
     """
 
     id: str
@@ -117,6 +122,7 @@ class _Place:
     resumed: bool
     choices: int
     record: str
+    derived: bool = False
 
 
 class Idempotency:
@@ -152,12 +158,23 @@ class Idempotency:
         if self._writes:
             await asyncio.wait(self._writes, timeout=_WRITE_TIMEOUT_S)
 
-    async def start(self, request: Request, caller: Caller, terms: Terms, *, api: str, body: str) -> Run:
+    async def start(  # noqa: PLR0913
+        self,
+        request: Request,
+        caller: Caller,
+        terms: Terms,
+        *,
+        api: str,
+        body: str,
+        accepted: Callable[[str], None] | None = None,
+    ) -> Run:
         """Have a request accepted, or find what became of an equal one. See `proxy.inference.backend.Backend.start`.
 
         Args:
             api: the name of the API that decoded the request, which encodes its answer.
             body: a digest of the canonical request body, without the fields that do not change the answer, such as `stream`.
+            accepted: called once or more, at the latest before this returns, as soon as only the upstream can still refuse the request.
+                Its argument is the same for all repeats of a request, random, and known to nobody outside the server.
 
         Raises:
             IdempotencyMismatch: the key was used with another body.
@@ -171,33 +188,41 @@ class Idempotency:
             place = await self._place(index, request.choices, is_retry=terms.is_retry)
             ttl_s, resumable = options.adopt_ttl_s, options.adopt == "equal"
         else:
-            place = await self._keyed_place(index, f"key:{_digest(*identity, terms.key)}", body, request.choices)
-            ttl_s, resumable = options.key_ttl_s, True
+            ttl_s, resumable = self._key_ttl_s(terms.derived), True
+            place = await self._keyed_place(index, f"key:{_digest(*identity, terms.key)}", body, request.choices, terms)
             if place.resumed and (replayed := await self._replay(place)):
+                if accepted is not None:
+                    accepted(place.id)
                 return replayed
         record = Record(place.record, UUID(place.id), ttl_s, resumable)
+        known = None if accepted is None else partial(accepted, place.id)
         try:
-            run = await self._backend.start(request, caller, RunOptions(terms.timeout_s, record))
+            run = await self._backend.start(request, caller, RunOptions(terms.timeout_s, record, known))
         except ProxyError as error:
             await self.failed(place, error)
             raise
         except BaseException:
             self._spawn(place, self._leave(place))
             raise
+        if known is not None:
+            known()
         return RecordedRun(self, place, run)
 
     # ------------------------------------------------------------ what is known of equal requests
 
-    async def _keyed_place(self, index: str, key: str, body: str, choices: int) -> _Place:
+    def _key_ttl_s(self, derived: bool) -> float:
+        return self._options.adopt_ttl_s if derived else self._options.key_ttl_s
+
+    async def _keyed_place(self, index: str, key: str, body: str, choices: int, terms: Terms) -> _Place:
         mark = f"{body}:{uuid4()}"
-        found = await self._store.add(key, _BODY, mark, ttl_s=self._options.key_ttl_s)
+        found = await self._store.add(key, _BODY, mark, ttl_s=self._key_ttl_s(terms.derived))
         known_body, _, id_ = found.rpartition(":")
         if known_body != body:
             self._observe("mismatch")
             raise IdempotencyMismatch(
                 "This idempotency key was used with another request body.", param="Idempotency-Key"
             )
-        place = _Place(id_, index, key, found != mark, choices, f"run:{id_}")
+        place = _Place(id_, index, key, found != mark, choices, f"run:{id_}", terms.derived)
         if not place.resumed and (failure := self._failure(await self._store.read(index))):
             await self._forget(place)
             raise failure
@@ -292,7 +317,7 @@ class Idempotency:
             # Other requests that the index lists must not be forgotten sooner.
             ttl_s = replay_s if options.adopt == "off" else max(replay_s, options.adopt_ttl_s)
             await self._store.put(place.index, _FAILURE, text, ttl_s=ttl_s)
-        if place.key is None:
+        if place.key is None or place.derived:
             await self._forget(place)
         else:
             await self._store.put(place.record, _FAILURE, json.dumps(again), ttl_s=options.key_ttl_s)
@@ -359,7 +384,7 @@ class RecordedRun:
             self._failed = True
             await self.layer.failed(self.place, error)
             raise
-        if self.place.key is not None:
+        if self.place.key is not None and not self.place.derived:
             await self.layer.store_result(self.place, result, self.report)
         return result
 
@@ -368,7 +393,7 @@ class RecordedRun:
         seen: list[Event] = []
         try:
             async for batch in self.run.events():
-                yield batch if self.place.key is None else _noted(batch, seen)
+                yield batch if self.place.key is None or self.place.derived else _noted(batch, seen)
         except ProxyError as error:
             self._failed = True
             await self.layer.failed(self.place, error)

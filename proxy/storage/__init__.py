@@ -31,29 +31,38 @@ class Storage:
     Attributes:
         live: for idempotency, limits and leadership. It fails open: the replica serves on by itself, and `/readyz` says `degraded`.
         durable: for keys and named endpoints. It fails closed: 503 `state_unavailable`, but for what was read in the last ten minutes.
+        responses: for stored responses. Every call raises StoreUnavailable.
     """
 
     live: Store
     durable: Records
+    responses: Store
 
 
 @asynccontextmanager
 async def open_storage(
-    folder: Path, redis_url: str | None, prefix: str, on_failure: Callable[[], None] = lambda: None
+    folder: Path,
+    redis_url: str | None,
+    prefix: str,
+    on_failure: Callable[[], None] = lambda: None,
+    *,
+    response_bytes: int = 64 << 20,
 ) -> AsyncIterator[Storage]:
     """Open the stores: a Redis for everything if there is one, else memory and `records.sqlite3` in a folder.
 
     Args:
         prefix: start of every name in Redis.
         on_failure: called after each call to Redis that failed.
+        response_bytes: most memory for stored responses where there is no Redis.
     """
     async with AsyncExitStack() as stack:
         if redis_url is None:
             file = SqliteStore(folder / "records.sqlite3")
             stack.push_async_callback(file.aclose)
-            yield Storage(MemoryStore(), FailClosed(file))
+            live = MemoryStore()
+            yield Storage(live, FailClosed(file), MemoryStore(max_bytes=response_bytes, replica=live.replica))
         else:
             from proxy.storage.redis import RedisStore  # noqa: PLC0415 (eight megabytes that only a Redis needs)
 
             redis = await stack.enter_async_context(RedisStore(redis_url, prefix, on_failure))
-            yield Storage(FailOpen(redis), FailClosed(redis))
+            yield Storage(FailOpen(redis), FailClosed(redis), redis)

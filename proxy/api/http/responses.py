@@ -29,6 +29,12 @@ from proxy.inference.backend import Report, Run
 from proxy.inference.result import ChoiceEnded, Event, Result, Started
 from proxy.settings import ChatSettings
 
+EVENT_STREAM: Final = (
+    b"text/event-stream; charset=utf-8",
+    (b"cache-control", b"no-cache, no-store, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+"""Media type and headers that keep intermediaries from collecting events."""
 COMMENT: Final = b": waiting\n"
 """A heartbeat that every reader of server-sent events skips."""
 CLIENT_CLOSED_REQUEST: Final = 499
@@ -140,8 +146,8 @@ class RunResponse(ABC):
                     raise ClientDisconnect
                 if (now := time.monotonic()) >= self._last_write + self._interval_s:
                     self._last_write = now
-                    if self._run is not None:
-                        await self._idle(self._run, send)
+                    if self._run is not None or self._begun:
+                        await self._idle(send)
             delivered = await self._end(work, send)
         except ClientDisconnect:
             if not self._begun:
@@ -155,11 +161,12 @@ class RunResponse(ABC):
             if self._run is not None:
                 self._run.close(delivered=delivered)
 
-    async def _begin(self, run: Run, send: Send, media_type: bytes, *more: tuple[bytes, bytes]) -> None:
+    async def _begin(self, send: Send, media_type: bytes, *more: tuple[bytes, bytes]) -> None:
         self._begun = True
         headers = [(b"content-type", media_type), *more]
-        for name, value in self._headers(run.report).items():
-            headers.append((name.encode(), value.encode()))
+        if self._run is not None:
+            for name, value in self._headers(self._run.report).items():
+                headers.append((name.encode(), value.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
     def _add_headers(self, error: ProxyError) -> None:
@@ -172,8 +179,8 @@ class RunResponse(ABC):
         """Set `_run` and have it answer."""
 
     @abstractmethod
-    async def _idle(self, run: Run, send: Send) -> None:
-        """Nothing happened for `interval_s`."""
+    async def _idle(self, send: Send) -> None:
+        """Nothing happened for `interval_s` since the run was set, or the response begun."""
 
     @abstractmethod
     async def _end(self, work: "asyncio.Task[bytes]", send: Send) -> bool:
@@ -206,9 +213,9 @@ class WholeResponse(RunResponse):
         self._run = await self._start()
         return self._encode(await self._run.result())
 
-    async def _idle(self, run: Run, send: Send) -> None:
+    async def _idle(self, send: Send) -> None:
         if not self._begun:
-            await self._begin(run, send, b"application/json", (b"x-accel-buffering", b"no"))
+            await self._begin(send, b"application/json", (b"x-accel-buffering", b"no"))
         await send({"type": "http.response.body", "body": b" ", "more_body": True})
 
     async def _end(self, work: "asyncio.Task[bytes]", send: Send) -> bool:
@@ -222,7 +229,7 @@ class WholeResponse(RunResponse):
             log.warning("answer failed after its status was sent", code=error.code, job=error.job_id)
             body, failed = self._error(error), True
         if not self._begun and self._run is not None:
-            await self._begin(self._run, send, b"application/json", (b"content-length", b"%d" % len(body)))
+            await self._begin(send, b"application/json", (b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.body", "body": body, "more_body": False})
         return not failed
 
@@ -261,10 +268,10 @@ class StreamResponse(RunResponse):
     async def _work(self, send: Send) -> bytes:
         self._run = run = await self._start()
         if time.monotonic() >= self._hold_until:
-            await self._open(run, send)
+            await self._open(send)
         try:
             await self._write_events(run, send)
-            await self._open(run, send)
+            await self._open(send)
             await self._write(self._encoder.end, send)
             self._sent = True
         except ProxyError as error:
@@ -286,7 +293,7 @@ class StreamResponse(RunResponse):
             async for batch in batches:
                 for event in batch:
                     if not self._begun and not isinstance(event, Started):
-                        await self._open(run, send)
+                        await self._open(send)
                     for data in self._encoder.encode(event):
                         await self._write(data, send)
                         self._left_s -= self._pause_s
@@ -303,20 +310,19 @@ class StreamResponse(RunResponse):
             if isinstance(batches, AsyncGenerator):
                 await batches.aclose()
 
-    async def _open(self, run: Run, send: Send) -> None:
+    async def _open(self, send: Send) -> None:
         """Begin the response with what was held back."""
         async with self._writing:
             if self._begun:
                 return
             self._interval_s = self._heartbeat_s
-            unbuffered = (b"cache-control", b"no-cache, no-store, no-transform"), (b"x-accel-buffering", b"no")
-            await self._begin(run, send, b"text/event-stream; charset=utf-8", *unbuffered)
+            await self._begin(send, *EVENT_STREAM)
             for data in self._held:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def _idle(self, run: Run, send: Send) -> None:
+    async def _idle(self, send: Send) -> None:
         if not self._begun and time.monotonic() >= self._hold_until:
-            await self._open(run, send)
+            await self._open(send)
         if self._begun and not self._writing.locked():
             heartbeat = self._encoder.heartbeat() if self._chunk_heartbeats else b""
             await self._write(heartbeat or COMMENT, send)

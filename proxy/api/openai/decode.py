@@ -39,6 +39,7 @@ from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import NotJson, dump_json, parse_json
 from proxy.inference.request import (
     Block,
+    JsonObject,
     JsonOutput,
     Media,
     Message,
@@ -131,7 +132,7 @@ def decode(
         max_tokens=body.max_completion_tokens or body.max_tokens,
         choices=body.n or 1,
         user=body.user,
-        tags=_tags(body) if body.user or body.metadata else (),
+        tags=tags_of(body.user, body.metadata) if body.user or body.metadata else (),
         body_bytes=body_bytes,
         ignored=_ignored(body, overruled, top_k is not None),
         adjusted=adjusted,
@@ -182,13 +183,13 @@ def _stop_strings(stop: str | list[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text for text in ([stop] if isinstance(stop, str) else stop) if text))
 
 
-def _tags(body: ChatRequest) -> tuple[str, ...]:
-    """`user` and `metadata` as tags, so that an operator finds a user's jobs."""
-    metadata = body.metadata or {}
+def tags_of(user: str | None, metadata: JsonObject | None) -> tuple[str, ...]:
+    """`user` and `metadata` as tags, so that an operator finds a user's jobs. Raises InvalidRequest: an entry is not what it should be."""
+    metadata = metadata or {}
     if len(metadata) > _MAX_METADATA:
         message = f"`metadata` holds {len(metadata)} entries; expected {_MAX_METADATA} at most."
         raise InvalidRequest(message, param="metadata")
-    tags = [f"user:{body.user}"] if body.user else []
+    tags = [f"user:{user}"] if user else []
     for key, value in metadata.items():
         param = f"metadata.{key[:_MAX_KEY]}"
         if len(key) > _MAX_KEY:
@@ -273,13 +274,13 @@ def _assistant(message: AssistantMessage, path: str) -> Iterator[Block]:
             case CustomCall():
                 name, arguments = call.custom.name, {CUSTOM_INPUT: call.custom.input or ""}
             case FunctionCall():
-                name, arguments = call.function.name, _arguments(call.function.arguments)
+                name, arguments = call.function.name, past_arguments(call.function.arguments)
         # Some clients write one call twice, as a `tool_use` part and here.
         if not call.id or (call.id, name) not in written:
             yield ToolCall(call.id or "", name, arguments, where)
     if message.function_call:
         function = message.function_call
-        yield ToolCall("", function.name, _arguments(function.arguments), f"{path}.function_call")
+        yield ToolCall("", function.name, past_arguments(function.arguments), f"{path}.function_call")
 
 
 def _result_items(items: Sequence[object], path: str) -> Iterator[ToolResult]:
@@ -306,7 +307,7 @@ def _result_content(content: ToolContent | None, path: str) -> Iterator[Text | M
             yield block
 
 
-def _arguments(arguments: Any) -> Any:
+def past_arguments(arguments: Any) -> Any:
     """Past arguments as an object, or their raw text where it is not the JSON of one: it is what the model wrote."""
     if not isinstance(arguments, str):
         return arguments or {}
@@ -370,7 +371,7 @@ def _reasoning(body: ChatRequest, rules: Rules) -> tuple[Reasoning | None, bool,
         case ReasoningOptions() as options:
             wanted = _reasoning_of_options(options, usual, rules)
         case str(effort):
-            wanted = _reasoning_of_effort(effort, "reasoning_effort", rules)
+            wanted = reasoning_of_effort(effort, "reasoning_effort", rules)
     return wanted, decisive == "extended_thinking", unused
 
 
@@ -381,12 +382,13 @@ def _reasoning_of_options(options: ReasoningOptions, usual: int, rules: Rules) -
     if options.max_tokens is not None:
         return Reasoning(max(options.max_tokens, _MIN_BUDGET), shown)
     if options.effort is not None:
-        wanted = _reasoning_of_effort(options.effort, "reasoning.effort", rules)
+        wanted = reasoning_of_effort(options.effort, "reasoning.effort", rules)
         return wanted and Reasoning(wanted.budget_tokens, shown)
     return Reasoning(usual, shown) if options.enabled else None
 
 
-def _reasoning_of_effort(effort: str, param: str, rules: Rules) -> Reasoning | None:
+def reasoning_of_effort(effort: str, param: str, rules: Rules) -> Reasoning | None:
+    """The reasoning of a named effort, None for `none`. Raises InvalidRequest: there is no such name; `param` is named."""
     if effort == "none":
         return None
     if effort not in rules.efforts:

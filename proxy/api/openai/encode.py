@@ -129,7 +129,7 @@ def _reasoning(text: str, reply: ChatReply) -> JsonObject:
 def _call(call: ToolCall, reply: ChatReply) -> JsonObject:
     id_ = call.id if "_" in call.id else f"call_{call.id}"
     if call.name in reply.custom_tools:
-        return {"id": id_, "type": "custom", "custom": {"name": call.name, "input": _custom_input(call.arguments)}}
+        return {"id": id_, "type": "custom", "custom": {"name": call.name, "input": custom_input(call.arguments)}}
     return {"id": id_, "type": "function", "function": _function(call)}
 
 
@@ -137,7 +137,8 @@ def _function(call: ToolCall) -> JsonObject:
     return {"name": call.name, "arguments": dump_json(call.arguments)}
 
 
-def _custom_input(arguments: Any) -> str:
+def custom_input(arguments: Any) -> str:
+    """The text with which a custom tool was called, however the model wrote it."""
     match arguments:
         case {"input": str(text)} | str(text):
             return text

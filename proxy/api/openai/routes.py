@@ -62,13 +62,14 @@ class OpenAIServices:
 def openai_routes() -> list[Route]:
     """All of them."""
     return [
-        *_route("/chat/completions", chat_completions, "POST"),
-        *_route("/models", list_models, "GET"),
+        *route("/chat/completions", chat_completions, "POST"),
+        *route("/models", list_models, "GET"),
         *(Route(f"{prefix}/models/{{model:path}}", retrieve_model, methods=["GET"]) for prefix in ("/v1", "")),
     ]
 
 
-def _route(path: str, endpoint: Callable[[Request], Awaitable[RunResponse | Response]], method: str) -> list[Route]:
+def route(path: str, endpoint: Callable[[Request], Awaitable[RunResponse | Response]], method: str) -> list[Route]:
+    """The routes of a path that is written without `/v1`."""
     return [
         Route(f"{prefix}{path}{slash}", endpoint, methods=[method]) for prefix in ("/v1", "") for slash in ("", "/")
     ]

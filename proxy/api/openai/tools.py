@@ -30,7 +30,7 @@ _MAX_REPORTED: Final = 50
 
 def decode_functions(functions: Sequence[FunctionSpec]) -> tuple[Tool, ...]:
     """The tools of the retired `functions`."""
-    return tuple(_function(spec, f"functions[{index}]") for index, spec in enumerate(functions))
+    return tuple(function_tool(spec, f"functions[{index}]") for index, spec in enumerate(functions))
 
 
 def decode_tools(given: Sequence[ToolSpec], *, drop_hosted: bool) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
@@ -47,7 +47,7 @@ def decode_tools(given: Sequence[ToolSpec], *, drop_hosted: bool) -> tuple[tuple
     for index, tool in enumerate(given):
         match tool:
             case CustomTool():
-                tools.append(_custom(tool.custom, f"tools[{index}].custom"))
+                tools.append(custom_tool(tool.custom, f"tools[{index}].custom"))
             case HostedTool() if drop_hosted:
                 kind = tool.type if _PLAIN.match(tool.type) else "a hosted tool"
                 dropped[f"tools: {kind} cannot run here and was left out"] = None
@@ -55,11 +55,12 @@ def decode_tools(given: Sequence[ToolSpec], *, drop_hosted: bool) -> tuple[tuple
                 param = f"tools[{index}].type"
                 raise InvalidRequest(f"Invalid `{param}`: expected 'function' or 'custom'.", param=param)
             case _:
-                tools.append(_function(tool.function, f"tools[{index}].function"))
+                tools.append(function_tool(tool.function, f"tools[{index}].function"))
     return tuple(tools), tuple(dropped)[:_MAX_REPORTED]
 
 
-def _function(spec: FunctionSpec, path: str) -> Tool:
+def function_tool(spec: FunctionSpec, path: str) -> Tool:
+    """A function whose definition stands at a path."""
     return Tool(
         name=spec.name,
         description=(spec.description or "").strip(),
@@ -70,13 +71,15 @@ def _function(spec: FunctionSpec, path: str) -> Tool:
     )
 
 
-def _custom(spec: CustomSpec, path: str) -> Tool:
-    """A custom tool as one with a single string argument."""
+def custom_tool(spec: CustomSpec, path: str) -> Tool:
+    """A custom tool, whose definition stands at a path, as one with a single string argument."""
     argument: dict[str, Any] = {"type": "string"}
     match spec.format:
         case {"type": "grammar", "grammar": {"definition": str(definition), **rest}}:
             syntax = rest.get("syntax") if rest.get("syntax") in ("lark", "regex") else "following"
             argument["description"] = f"The input; it must match this {syntax} grammar:\n{definition}"
+            if syntax == "regex":
+                argument["pattern"] = f"^(?:{definition})$"
     parameters = {
         "type": "object",
         "properties": {CUSTOM_INPUT: argument},

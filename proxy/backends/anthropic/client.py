@@ -68,6 +68,8 @@ class AnthropicClient:
             raise InvalidApiKey("No Anthropic API key.")
         heavy = request.body_bytes >= _HEAVY_BODY
         call = await asyncio.to_thread(self._prepare, request) if heavy else self._prepare(request)
+        if options.accepted is not None:
+            options.accepted()
         deadline = asyncio.get_running_loop().time() + min(self._deadline_s, options.timeout_s)
         try:
             async with asyncio.timeout_at(deadline):

@@ -186,6 +186,7 @@ class NarrativeRun:
         self._caller = caller
         self._forms = _Forms(backend, request)
         self._deadline = asyncio.get_running_loop().time() + min(backend.deadline_s, options.timeout_s)
+        self._accepted = options.accepted
         self._prefix, self._record = "", SubmissionRecord()
         if record := options.record:
             self._prefix = record.prefix
@@ -216,7 +217,10 @@ class NarrativeRun:
         """
         fallbacks = self._backend.fallbacks
         form = fallbacks.form(self._forms.card, self._request) if fallbacks.refused else PLAIN
-        first = await self._begin("0.first", await self._forms.prepare(form))
+        prepared = await self._forms.prepare(form)
+        if self._accepted is not None:
+            self._accepted()
+        first = await self._begin("0.first", prepared)
         self._tries = [first]
         if self._request.choices == 1:
             return

@@ -488,3 +488,55 @@ async def test_requests_with_one_key_share_a_job(server: Server) -> None:
         run.close(delivered=True)
     await server.deliver(KEYED)
     assert server.repeats == ["joined", "joined", "replayed"]
+
+
+# ---------------------------------------------------------------- keys that an API derives
+
+
+DERIVED = Terms(key="turn 1", derived=True)
+
+
+async def test_a_derived_key_keeps_no_result_and_takes_up_the_jobs_again() -> None:
+    server = Server()
+    await server.deliver(DERIVED)
+    await server.deliver(DERIVED)
+    assert (server.jobs, server.repeats) == (1, ["joined"])
+    record = server.backend.started[0][2].record
+    assert record is not None
+    assert list(await server.store.read(record.name)) == ["0.first"]
+
+
+async def test_a_failure_under_a_derived_key_is_raised_again_for_some_seconds_only() -> None:
+    now = 1000.0
+    server = Server(clock=lambda: now, replay_failures_s=15.0)
+    await server.fail(FAILED, DERIVED)
+    with pytest.raises(PaidFailure):
+        await server.start(DERIVED)
+    now += 16.0
+    await server.deliver(DERIVED)
+    assert server.jobs == 2
+
+
+async def test_a_derived_key_lives_as_long_as_undelivered_jobs_can_be_taken_up() -> None:
+    server = Server(adopt_ttl_s=7.0)
+    await server.deliver(DERIVED)
+    record = server.backend.started[0][2].record
+    assert record is not None
+    assert record.ttl_s == 7.0
+
+
+@pytest.mark.parametrize("terms", [KEYED, DERIVED, PLAIN], ids=["key", "derived key", "no key"])
+async def test_all_repeats_of_a_request_are_told_the_same_id_before_it_is_answered(terms: Terms) -> None:
+    server = Server()
+    told: list[str] = []
+
+    async def start(end: str) -> None:
+        run = await server.layer.start(asking(), ME, terms, api="responses", body="b1", accepted=told.append)
+        assert told, end
+        await run.result()
+        run.close(delivered=end == "delivered")
+
+    await start("left")
+    await start("delivered")
+    assert len(set(told)) == 1
+    assert server.jobs == 1
