@@ -287,16 +287,12 @@ async def find_model(name: str, caller: Caller, catalog: Catalog, endpoints: End
         endpoint = await endpoints.find(name)
         if endpoint is not None:
             return endpoint
+    found = None
     try:
         found = catalog.match(name)
     except ModelNotFound:
-        if not caller.may_use({name}):
-            raise _no_access(name) from None
-        raise
-    if not caller.may_use({name, found.card.id, *found.card.names}):
-        raise _no_access(name)
+        if caller.may_use({name}):
+            raise
+    if found is None or not caller.may_use({name, found.card.id, *found.card.names}):
+        raise PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")
     return found
-
-
-def _no_access(name: str) -> PermissionDenied:
-    return PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")

@@ -54,6 +54,8 @@ def test_unknown_names_are_a_404_or_served_by_the_default_model(make_deployment:
     answer = deployment.chat(ask(model="gpt-99"))
     assert (answer.json()["model"], answer.headers["x-proxy-model"]) == ("gpt-99", "anthropic.claude-sonnet-4.6")
     assert "default" in answer.headers["x-proxy-adjusted"]
+    mistaken = deployment.chat(ask(model="sk-proj-0123456789"))
+    assert (mistaken.json()["model"], mistaken.status_code) == ("[redacted]", 200)
 
 
 # ---------------------------------------------------------------- tools

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from proxy.access.authentication import Authenticator
+from proxy.access.authentication import Authenticator, presented_keys
 from proxy.api.http.middleware import shown_path
 from proxy.api.http.requests import read_object, terms_of, validated
 from proxy.api.http.responses import (
@@ -31,6 +31,7 @@ from proxy.errors import (
     ProxyError,
     UnknownUrl,
     error_headers,
+    redact,
 )
 from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency
@@ -86,6 +87,8 @@ async def chat_completions(request: Request) -> RunResponse:
     decoded, reply, digest = await read_object(request, services.decode, services.settings.server)
     if decoded.model not in services.catalog.by_name:
         await find_model(decoded.model, caller, services.catalog, services.endpoints)
+        if services.catalog.default is not None:  # an unknown name, which is echoed, could be a key
+            reply = replace(reply, model=redact(reply.model, presented_keys(request.headers)))
     heartbeat_s = chat.heartbeat_s if reply.stream else chat.keepalive_json_s
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
