@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from proxy.sandbox.factory import JobFactory
 from proxy.sandbox.faults import LAG, FaultMiddleware, Faults
-from proxy.sandbox.http import SandboxError, SandboxOptions, check_headers, json_response, read_body
+from proxy.sandbox.http import SandboxError, SandboxOptions, check_headers, dumps, read_body
 from proxy.sandbox.jobs import JobQuery, JobStore, RejectedCall
 from proxy.sandbox.webhooks import WebhookDeliveries
 
@@ -121,7 +121,8 @@ def _route(options: SandboxOptions, store: JobStore, operation: str, call: str, 
     async def _checked(request: Request) -> Response:
         store.calls[operation] += 1
         check_headers(request, options)
-        return json_response(await handler(request))
+        content = await handler(request)
+        return Response(content if isinstance(content, bytes) else dumps(content), media_type="application/json")
 
     method, path = call.split()
     route = Route(path, _checked, methods=[method])

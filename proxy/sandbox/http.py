@@ -32,6 +32,15 @@ MODELS: frozenset[str] = frozenset(
 )
 """The models that Narrative documents."""
 
+INVALID_SCHEMA = "Invalid schema"
+_MESSAGES: Mapping[str, str] = {
+    INVALID_SCHEMA: "The output_format_schema is malformed",
+    "Model unavailable": "The model is not available in this data plane",
+    "Token limit exceeded": "The response would exceed max_tokens",
+    "Invalid data plane": "The data plane was not found, or there is no access to it",
+}
+"""Documented cause of failure → the message that goes with it."""
+
 LOOPBACK: frozenset[str] = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -99,14 +108,15 @@ class SandboxError(Exception):
 
 
 class ModelRejection(Exception):
-    """What the model does not accept: a 400 or a failed job, depending on `SandboxOptions.refusals`. `cause` is one of the
-    documented causes of failure, or the model's own.
+    """What fails a job, or refuses its submission with a 400, depending on `SandboxOptions.refusals`.
+
+    `cause` is one of the documented causes of failure, or the model's own; `message` is by default the one that goes with it.
     """
 
-    def __init__(self, cause: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, cause: str, message: str | None = None) -> None:
         self.cause = cause
-        self.message = message
+        self.message = message or _MESSAGES.get(cause, cause)
+        super().__init__(f"{cause}: {self.message}")
 
 
 def dumps(value: Any) -> bytes:
@@ -115,11 +125,6 @@ def dumps(value: Any) -> bytes:
         return orjson.dumps(value)
     except TypeError:
         return json.dumps(value, separators=(",", ":")).encode()
-
-
-def json_response(content: object) -> Response:
-    """A JSON response; `content` given as bytes is already encoded."""
-    return Response(content if isinstance(content, bytes) else orjson.dumps(content), media_type="application/json")
 
 
 def first_error(fault: ValidationError) -> str:
@@ -152,28 +157,24 @@ def check_headers(request: Request, options: SandboxOptions) -> None:
     """Raises SandboxError: 401 or 403 for the token, 406 when the client does not accept JSON, 415 when a POST does not send
     JSON, 400 when a GET or DELETE has a body.
     """
-    _check_token(request.headers.getlist("authorization"), options)
-    accepted = [part for header in request.headers.getlist("accept") for part in header.split(",")]
-    if accepted and not any(map(_admits_json, accepted)):
-        raise SandboxError(406, "Accept: only application/json is available")
-    if request.method == "POST":
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/json":
-            raise SandboxError(415, "Content-Type: must be application/json")
-    elif request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers:
-        raise SandboxError(400, f"A {request.method} request must not have a body")
-
-
-def _check_token(headers: list[str], options: SandboxOptions) -> None:
-    found = _TOKEN.fullmatch(headers[0]) if len(headers) == 1 else None
+    headers = request.headers
+    authorization = headers.getlist("authorization")
+    found = _TOKEN.fullmatch(authorization[0]) if len(authorization) == 1 else None
     if found is None:
         raise SandboxError(401, "Exactly one Authorization header with a bearer token is required")
-    token = found[1]
-    known = not token.startswith("invalid") if options.tokens is None else token in options.tokens
-    if not known:
+    token, tokens = found[1], options.tokens
+    if token.startswith("invalid") if tokens is None else token not in tokens:
         raise SandboxError(401, "The bearer token is not valid")
-    if options.tokens is None and token.startswith("forbidden"):
+    if tokens is None and token.startswith("forbidden"):
         raise SandboxError(403, "The token lacks the permission for this call")
+    accepted = ",".join(headers.getlist("accept"))
+    if accepted and not any(map(_admits_json, accepted.split(","))):
+        raise SandboxError(406, "Accept: only application/json is available")
+    if request.method == "POST":
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise SandboxError(415, "Content-Type: must be application/json")
+    elif headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        raise SandboxError(400, f"A {request.method} request must not have a body")
 
 
 def _admits_json(media_range: str) -> bool:

@@ -7,15 +7,14 @@ import bisect
 import json
 import math
 import time
-import uuid
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from proxy.backends.narrative.types import ENDED, JobState
 from proxy.sandbox.http import SandboxError, SandboxOptions, dumps, first_error
@@ -24,23 +23,16 @@ JOB_TYPE = "model_inference"
 NEVER = math.inf
 
 
-def ended_state(state: str) -> str | None:
-    """The documented state that a spelling of an ended state stands for (`COMPLETED`, `canceled`), None for others."""
-    plain = "cancelled" if state.lower() == "canceled" else state.lower()
-    return plain if plain in ENDED else None
-
-
 @dataclass(slots=True)
 class SandboxJob:
     """Times are seconds since the epoch; NEVER in `running_at` or `ended_at` leaves the job as it is before.
 
     It is `pending`, then `meanwhile`, then `outcome`, which the record spells as `spelling` says. `result_json` is shown when
-    it has completed, except to the first `withheld_reads` reads; `failures` are shown when it has failed. `number` counts the
-    sandbox's jobs from 1, and `id_name` is the record's field for the id.
+    it has completed, except to the first `withheld_reads` reads; `failures` are shown when it has failed. `id_name` is the
+    record's field for the id; the store sets `number`, which counts its jobs from 1.
     """
 
     id: str
-    number: int
     data_plane_id: str
     input_json: bytes
     created_at: float
@@ -53,7 +45,7 @@ class SandboxJob:
     failures: Sequence[Any] = ()
     withheld_reads: int = 0
     id_name: str = "job_id"
-    _encoded: dict[tuple[str, float], tuple[bytes, bytes]] = field(default_factory=dict)
+    number: int = 0
 
     @property
     def body(self) -> Any:
@@ -91,20 +83,14 @@ class SandboxJob:
         return b"".join(self.record_parts(now, with_result=with_result))
 
     def record_parts(self, now: float, *, with_result: bool = True) -> tuple[bytes, ...]:
-        """The record in pieces: the small ones are kept per state, input and result are the job's own bytes, so that a page
-        of large jobs is copied once. A read that withholds the result is counted here.
+        """The record in pieces: input and result are the job's own bytes, so that a page of large jobs is copied once.
+        A read that withholds the result is counted here.
         """
-        state = self.state_at(now)
+        state, ended = self.state_at(now), now >= self.ended_at
         result = self.result_json if state == JobState.COMPLETED and with_result else None
         if result is not None and self.withheld_reads > 0:
             self.withheld_reads -= 1
             result = None
-        # A job that was ended by hand ends at another time than was planned.
-        head, tail = self._encoded.get((state, self.ended_at)) or self._encode(state, now)
-        return head, self.input_json, b',"result":', result or b"null", tail
-
-    def _encode(self, state: str, now: float) -> tuple[bytes, bytes]:
-        ended = now >= self.ended_at
         head = {
             self.id_name: self.id,
             "type": JOB_TYPE,
@@ -119,9 +105,8 @@ class SandboxJob:
             "ended_at": _iso(self.ended_at) if ended else None,
         }
         failures = dumps(list(self.failures) if state == JobState.FAILED else [])
-        parts = orjson.dumps(head)[:-1] + b',"input":', b',"failures":' + failures + b"}"
-        self._encoded[state, self.ended_at] = parts
-        return parts
+        start = orjson.dumps(head)[:-1] + b',"input":'
+        return start, self.input_json, b',"result":', result or b"null", b',"failures":', failures, b"}"
 
 
 def _iso(moment: float) -> str:
@@ -138,7 +123,7 @@ class JobQuery(BaseModel):
 
     type: str | None = None
     state: JobState | None = None
-    data_plane_id: str | None = None
+    data_plane_id: Annotated[str, StringConstraints(to_lower=True)] | None = None
     per_page: int = Field(default=50, ge=1, le=500)
     offset: int = Field(default=0, ge=0, lt=10**12)
     order_by: Literal["created_at_asc", "created_at_desc", "updated_at_asc", "updated_at_desc"] = "created_at_desc"
@@ -151,26 +136,18 @@ class JobQuery(BaseModel):
         except ValidationError as fault:
             raise SandboxError(400, first_error(fault)) from fault
 
-    def page_of(self, jobs: list[SandboxJob]) -> "ListedJobs":
-        """The page of all jobs that pass the filters, given in ascending order."""
+    def page_of(self, jobs: Iterable[SandboxJob], now: float) -> "ListedJobs":
+        """The page of jobs as they are at a time."""
+        if self.type is not None and self.type.replace("-", "_") != JOB_TYPE:
+            return ListedJobs([], 0)
+        found = [job for job in jobs if job.created_at <= now and self.state in (None, job.state_at(now))]
+        if self.data_plane_id is not None:
+            found = [job for job in found if job.data_plane_id == self.data_plane_id]
+        by_update = self.order_by.startswith("updated_at")
+        found.sort(key=lambda job: (job.updated_at(now) if by_update else 0, job.number))
         if self.order_by.endswith("_desc"):
-            jobs.reverse()
-        return ListedJobs(jobs[self.offset : self.offset + self.per_page], len(jobs))
-
-    def scan(self, jobs: Iterable[SandboxJob], now: float) -> "ListedJobs":
-        """The page of jobs as they are at a time; `jobs` come in the order of their creation."""
-        found = [
-            job
-            for job in jobs
-            if job.created_at <= now and self.state in (None, job.state_at(now)) and self.is_of_plane(job)
-        ]
-        if self.order_by.startswith("updated_at"):
-            found.sort(key=lambda job: (job.updated_at(now), job.number))
-        return self.page_of(found)
-
-    def is_of_plane(self, job: SandboxJob) -> bool:
-        """Whether a job runs in the data plane that is asked for."""
-        return self.data_plane_id is None or job.data_plane_id == self.data_plane_id.lower()
+            found.reverse()
+        return ListedJobs(found[self.offset : self.offset + self.per_page], len(found))
 
 
 class ListedJobs(NamedTuple):
@@ -206,15 +183,16 @@ class JobStore:
 
     `enqueued` counts the jobs there ever were, `calls` the calls by operation (`run`, `get_job`, `list_jobs`, `webhooks`);
     `refused` has the latest 1,000 calls that validation refused, oldest first. `clock` gives seconds since the epoch.
+    `on_change` is called with every job that is added, and again when its times were changed.
     """
 
     def __init__(self, options: SandboxOptions, clock: Callable[[], float] = time.time) -> None:
         self._options = options
         self._jobs: dict[str, SandboxJob] = {}
-        # By outcome, in the order of their ends: (time, number, job).
-        self._ends: defaultdict[str, list[tuple[float, int, SandboxJob]]] = defaultdict(list)
+        # In the order of their ends: (time, number, job). Jobs that never end are left out.
+        self._ends: list[tuple[float, int, SandboxJob]] = []
         self._bytes = 0
-        self._watchers: list[Callable[[SandboxJob], None]] = []
+        self.on_change: Callable[[SandboxJob], None] = lambda job: None
         self.clock = clock
         self.enqueued = 0
         self.refused: deque[RejectedCall] = deque(maxlen=1_000)
@@ -222,10 +200,6 @@ class JobStore:
 
     def __len__(self) -> int:
         return len(self._jobs)
-
-    def watch(self, watcher: Callable[[SandboxJob], None]) -> None:
-        """Calls `watcher` with every job that is added, and again when its times were changed."""
-        self._watchers.append(watcher)
 
     def jobs(self) -> list[SandboxJob]:
         """All jobs held, in the order of their creation."""
@@ -236,22 +210,19 @@ class JobStore:
         now = self.clock()
         return dict(Counter(str(job.state_at(now)) for job in self.jobs()))
 
-    def new_id(self) -> tuple[str, int]:
-        """The id and number of the next job."""
-        self.enqueued += 1
-        return str(uuid.uuid4()), self.enqueued
-
     def add(self, job: SandboxJob) -> None:
         """Enqueues a job. While a bound is exceeded, the job that ended first is forgotten, or else the oldest."""
+        self.enqueued += 1
+        job.number = self.enqueued
         self._jobs[job.id] = job
         self._bytes += job.size
         self._changed(job)
         self._expire()
-        options, now = self._options, self.clock()
+        options = self._options
         while len(self._jobs) > 1 and (len(self._jobs) > options.max_jobs or self._bytes > options.max_bytes):
-            ended = min((ends[0] for ends in self._ends.values() if ends and ends[0][0] <= now), default=None)
-            oldest = next(iter(self._jobs.values()))
-            self._forget(oldest if ended is None or ended[2] is job else ended[2])
+            ended_at, _, first = self._ends[0] if self._ends else (NEVER, 0, job)
+            has_ended = first is not job and ended_at <= self.clock()
+            self._forget(first if has_ended else next(iter(self._jobs.values())))
 
     def get(self, job_id: str) -> SandboxJob:
         """The job of that id. Raises SandboxError: 404, there is none, or it ended longer ago than `retention_s`."""
@@ -274,26 +245,21 @@ class JobStore:
         """The jobs that a query asks for, as everything was `lag` seconds ago."""
         self._expire()
         now = self.clock() - lag
-        if query.type is not None and query.type.replace("-", "_") != JOB_TYPE:
-            return ListedJobs([], 0)
-        if query.state not in ENDED or not query.order_by.startswith("updated_at"):
-            return query.scan(self._jobs.values(), now)
-        # The feed of ended jobs, without reading those that run.
-        ends = self._ends[query.state]
-        upto = bisect.bisect_right(ends, now, key=lambda end: end[0])
-        return query.page_of([job for _, _, job in ends[:upto] if query.is_of_plane(job)])
+        # A list of ended jobs, the usual one, does not read those that run.
+        return query.page_of(self._ended(now) if query.state in ENDED else self._jobs.values(), now)
+
+    def _ended(self, now: float) -> list[SandboxJob]:
+        """The jobs that have ended by a time, the first first."""
+        return [job for _, _, job in self._ends[: bisect.bisect_right(self._ends, now, key=lambda end: end[0])]]
 
     def _expire(self) -> None:
-        before = self.clock() - self._options.retention_s
-        for ends in self._ends.values():
-            for _, _, job in ends[: bisect.bisect_right(ends, before, key=lambda end: end[0])]:
-                self._forget(job)
+        for job in self._ended(self.clock() - self._options.retention_s):
+            self._forget(job)
 
     def _changed(self, job: SandboxJob) -> None:
         if job.ended_at < NEVER:
-            bisect.insort(self._ends[job.outcome], (job.ended_at, job.number, job))
-        for watcher in self._watchers:
-            watcher(job)
+            bisect.insort(self._ends, (job.ended_at, job.number, job))
+        self.on_change(job)
 
     def _forget(self, job: SandboxJob) -> None:
         del self._jobs[job.id]
@@ -301,7 +267,5 @@ class JobStore:
         self._unindex(job)
 
     def _unindex(self, job: SandboxJob) -> None:
-        ends = self._ends[job.outcome]
-        at = bisect.bisect_left(ends, (job.ended_at, job.number), key=lambda end: end[:2])
-        if at < len(ends) and ends[at][2] is job:
-            del ends[at]
+        if job.ended_at < NEVER:
+            del self._ends[bisect.bisect_left(self._ends, (job.ended_at, job.number), key=lambda end: end[:2])]

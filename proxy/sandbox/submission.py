@@ -4,15 +4,15 @@ These are the sandbox's own models, apart from the proxy's wire types, so that a
 `[[sandbox {…}]]` in a user turn, tests and demos tell the sandbox what to do.
 """
 
+import contextlib
 import json
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from proxy.sandbox.http import SandboxError, dumps, first_error
 
@@ -21,19 +21,8 @@ class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be blank")
-    return text
-
-
-def _uuid(text: str) -> str:
-    if str(UUID(text)) != text.lower():
-        raise ValueError("must be a uuid")
-    return text.lower()
-
-
-NotBlank = Annotated[str, AfterValidator(_not_blank)]
+NotBlank = Annotated[str, Field(pattern=r"\S")]
+Uuid = Annotated[str, StringConstraints(pattern=r"(?i)^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", to_lower=True)]
 
 
 class TextContent(_Strict):
@@ -111,7 +100,7 @@ class RunConfig(_Strict):
 class RunBody(_Strict):
     """A whole submission; `messages` that came in the older form hold their text as a block."""
 
-    data_plane_id: Annotated[str, AfterValidator(_uuid)]
+    data_plane_id: Uuid
     model: str
     messages: list[SandboxTurn] = Field(min_length=1)
     inference_config: RunConfig
@@ -159,36 +148,26 @@ def check_turns(turns: Sequence[SandboxTurn]) -> None:
         role = "system" if at < first else "user" if (at - first) % 2 == 0 else "assistant"
         if turn.role != role:
             raise SandboxError(400, f"messages[{at}].role: turns must alternate, expected {role}")
-        due = _check_blocks(at, turn, due)
+        path = f"messages[{at}].content"
+        if turn.calls and role != "assistant":
+            raise SandboxError(400, f"{path}: calls belong in an assistant turn")
+        if turn.results and role != "user":
+            raise SandboxError(400, f"{path}: results belong in a user turn")
+        if any(not isinstance(block, ToolResultContent) for block in turn.content[: len(turn.results)]):
+            raise SandboxError(400, f"{path}: results come before text")
+        for result in turn.results:
+            if result.tool_use_id not in due:
+                raise SandboxError(400, f"{path}: {result.tool_use_id!r} answers no open call of the turn before")
+            due.remove(result.tool_use_id)
+        if due:
+            raise SandboxError(400, f"messages[{at}]: the call {due[0]!r} of the turn before is not answered")
+        due = [call.tool_use_id for call in turn.calls]
         for call_id in due:
             if call_id in seen:
-                raise SandboxError(400, f"messages[{at}].content: the id {call_id!r} is not unique")
+                raise SandboxError(400, f"{path}: the id {call_id!r} is not unique")
             seen.add(call_id)
     if turns[-1].role == "assistant":
         raise SandboxError(400, f"messages[{len(turns) - 1}]: the conversation must end with a user turn")
-
-
-def _check_blocks(at: int, turn: SandboxTurn, due: list[str]) -> list[str]:
-    """Checks the blocks of a turn, whose results must be those of the calls that are `due`; returns the ids of its calls."""
-    text_seen = False
-    for index, block in enumerate(turn.content):
-        path = f"messages[{at}].content[{index}]"
-        if turn.role == "system" and not isinstance(block, TextContent):
-            raise SandboxError(400, f"{path}: a system turn holds text only")
-        if isinstance(block, ToolUseContent) and turn.role != "assistant":
-            raise SandboxError(400, f"{path}: calls belong in an assistant turn")
-        if isinstance(block, ToolResultContent):
-            if turn.role != "user":
-                raise SandboxError(400, f"{path}: results belong in a user turn")
-            if text_seen:
-                raise SandboxError(400, f"{path}: results come before text")
-            if block.tool_use_id not in due:
-                raise SandboxError(400, f"{path}: {block.tool_use_id!r} answers no open call of the turn before")
-            due.remove(block.tool_use_id)
-        text_seen = text_seen or isinstance(block, TextContent)
-    if due:
-        raise SandboxError(400, f"messages[{at}]: the call {due[0]!r} of the turn before is not answered")
-    return [call.tool_use_id for call in turn.calls]
 
 
 _OPENING = re.compile(r"\[\[sandbox\s+")
@@ -268,32 +247,32 @@ def find_directive(turns: Sequence[SandboxTurn]) -> tuple[Directive, int] | None
     for at in range(len(turns) - 1, -1, -1):
         for block in turns[at].content if turns[at].role == "user" else ():
             if isinstance(block, TextContent | ToolResultContent) and (opening := _OPENING.search(block.text)):
-                return _read(block.text, opening.end()), at
+                try:
+                    return Directive.model_validate(_read(block.text, opening.end())[0]), at
+                except ValueError as fault:
+                    reason = first_error(fault) if isinstance(fault, ValidationError) else fault
+                    raise SandboxError(400, f"Malformed sandbox directive: {reason}") from fault
     return None
-
-
-def _read(text: str, start: int) -> Directive:
-    try:
-        value, end = json.JSONDecoder().raw_decode(text, start)
-        if not _CLOSING.match(text, end):
-            raise ValueError("']]' is missing after the JSON")
-        return Directive.model_validate(value)
-    except (ValueError, RecursionError) as fault:
-        reason = first_error(fault) if isinstance(fault, ValidationError) else fault
-        raise SandboxError(400, f"Malformed sandbox directive: {reason}") from fault
 
 
 def without_directives(text: str) -> str:
     """The text as the model sees it."""
     kept, start = "", 0
     for opening in _OPENING.finditer(text):
-        if opening.start() < start:
-            continue
-        try:
-            _, end = json.JSONDecoder().raw_decode(text, opening.end())
-        except (ValueError, RecursionError):
-            continue
-        if closing := _CLOSING.match(text, end):
-            kept += text[start : opening.start()]
-            start = closing.end()
+        with contextlib.suppress(ValueError):
+            if opening.start() >= start:
+                _, end = _read(text, opening.end())
+                kept += text[start : opening.start()]
+                start = end
     return kept + text[start:]
+
+
+def _read(text: str, start: int) -> tuple[Any, int]:
+    """The JSON of a directive, and where the directive ends. Raises ValueError."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, start)
+    except RecursionError as fault:
+        raise ValueError("the JSON is nested too deeply") from fault
+    if not (closing := _CLOSING.match(text, end)):
+        raise ValueError("']]' is missing after the JSON")
+    return value, closing.end()

@@ -20,9 +20,8 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import EMPTY_REGISTRY
 from rstr import Rstr
 
-from proxy.sandbox.http import ModelRejection, SandboxOptions
+from proxy.sandbox.http import INVALID_SCHEMA, ModelRejection, SandboxOptions
 
-INVALID_SCHEMA = "Invalid schema"
 READ_CHARACTERS = 20_000
 """Characters of a text that values are taken from; the rest is ignored."""
 

@@ -76,7 +76,7 @@ class WebhookDeliveries:
         self._wake = asyncio.Event()
         self._slots = asyncio.Semaphore(64)
         self._tasks: set[asyncio.Task[None]] = set()
-        store.watch(self._job_changed)
+        store.on_change = self._job_changed
 
     def create(self, body: bytes) -> Subscription:
         """Reads a subscription and adds it.

@@ -110,7 +110,7 @@ def test_a_conversation_in_order_is_taken(conversation: list[dict[str, Any]]) ->
             [says("user", "a"), {**results(f="1"), "role": "assistant"}, says("user", "b")],
             "results belong in a user turn",
         ),
-        ([{**calls("f"), "role": "system"}, says("user", "b")], "holds text only"),
+        ([{**calls("f"), "role": "system"}, says("user", "b")], "calls belong in an assistant turn"),
     ],
 )
 def test_a_conversation_out_of_order_is_refused(conversation: list[dict[str, Any]], words: str) -> None:
