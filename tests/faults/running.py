@@ -13,7 +13,7 @@ from proxy.sandbox import SANDBOX_DATA_PLANE
 from proxy.storage import Store
 
 MODEL = "anthropic.claude-haiku-4.5"
-CLIENT = ClientOptions(read_timeout=2.0, total_timeout=3.0, first_backoff=0.01, max_backoff=0.1, closing_grace=0.1)
+CLIENT = ClientOptions(read_timeout=2.0, total_timeout=3.0, first_backoff=0.01, max_backoff=0.1)
 OPTIONS = JobsOptions(
     lookups=(0.05, 0.1, 0.2),
     reads_per_second=50,

@@ -13,7 +13,7 @@ from tests.faults.test_upstream_faults import ACCEPTED, DONE, HTML, KEY, request
 from tests.waiting import until
 
 QUICK = JobsOptions(reads_per_second=100, lost_after=0.0)
-CLIENT = ClientOptions(read_timeout=0.2, total_timeout=0.2, first_backoff=0.001, closing_grace=0.01)
+CLIENT = ClientOptions(read_timeout=0.2, total_timeout=0.2, first_backoff=0.001)
 RUNNING = answer(200, {"job_id": "job-1", "state": "running"})
 
 
@@ -239,7 +239,7 @@ async def test_a_job_that_a_list_calls_ended_while_its_own_record_fails_or_lags_
     events: list[object] = []
     async with (
         raw_upstream(reply) as upstream,
-        NarrativeClient(KEY, environment=upstream.url, options=ClientOptions(closing_grace=0.01)) as client,
+        NarrativeClient(KEY, environment=upstream.url) as client,
         Jobs(JobsOptions(lost_after=30.0), observe=events.append) as jobs,
     ):
         first = await jobs.submit(request(), client, deadline=in_seconds(30))
@@ -260,7 +260,7 @@ async def test_polling_backs_off_while_lists_and_jobs_answer_503() -> None:
 
     async with (
         raw_upstream(reply) as upstream,
-        NarrativeClient(KEY, environment=upstream.url, options=ClientOptions(closing_grace=0.01)) as client,
+        NarrativeClient(KEY, environment=upstream.url) as client,
         Jobs(QUICK) as jobs,
     ):
         waits = [asyncio.create_task(jobs.run(request(), client, deadline=in_seconds(3.0))) for _ in range(5)]
@@ -274,7 +274,7 @@ async def test_polling_backs_off_while_lists_and_jobs_answer_503() -> None:
 async def test_a_queued_submission_is_refused_at_once_when_the_server_drains() -> None:
     async with (
         raw_upstream(silence) as upstream,
-        NarrativeClient(KEY, environment=upstream.url, options=ClientOptions(closing_grace=0.01)) as client,
+        NarrativeClient(KEY, environment=upstream.url) as client,
         Jobs(JobsOptions(max_submissions=1, closing_grace=0.1)) as jobs,
     ):
         first = asyncio.create_task(jobs.submit(request(), client, deadline=in_seconds(60)))
@@ -294,7 +294,7 @@ async def test_a_queued_submission_is_refused_at_once_when_the_server_drains() -
 async def test_submissions_queue_until_their_deadline_and_not_longer() -> None:
     async with (
         raw_upstream(silence) as upstream,
-        NarrativeClient(KEY, environment=upstream.url, options=ClientOptions(closing_grace=0.01)) as client,
+        NarrativeClient(KEY, environment=upstream.url) as client,
         Jobs(JobsOptions(max_submissions=1, closing_grace=0.1)) as jobs,
     ):
         first = asyncio.create_task(jobs.submit(request(), client, deadline=in_seconds(60)))

@@ -246,7 +246,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_call_in_flight() -> None:
 
 
 async def test_closing_the_client_ends_calls_in_flight() -> None:
-    options = ClientOptions(closing_grace=0.01, read_timeout=60, total_timeout=60)
+    options = ClientOptions(read_timeout=60, total_timeout=60)
     async with raw_upstream(silence) as upstream:
         narrative = client(upstream, options)
         call = asyncio.create_task(narrative.without_retries().get_job("job-1"))

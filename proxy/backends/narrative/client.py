@@ -10,7 +10,6 @@ It uses aiohttp directly, which costs far less CPU time a call than httpx. Sourc
 import asyncio
 import copy
 import hashlib
-import logging
 import random
 import ssl
 import time
@@ -52,8 +51,6 @@ from proxy.backends.narrative.types import (
 )
 from proxy.errors import JobTimeout, ProxyError, RateLimited, UpstreamError
 
-log = logging.getLogger(__name__)
-
 _MOST_PER_PAGE: Final = 500
 _SUBMIT_PATIENCE: Final = 45.0
 """Seconds for which a submission is retried at most, even when the deadline is later: somebody waits for its first byte."""
@@ -77,7 +74,6 @@ class ClientOptions:
         max_answer_bytes: a longer answer is not read to its end and counts as unreadable.
         patience: how long a call is retried when the caller names no deadline.
         first_backoff: longest first pause between attempts; it doubles each time. The pause is a random part of it.
-        closing_grace: how long `aclose` waits for requests in flight before it closes their connections.
     """
 
     connect_timeout: float = 5.0
@@ -89,7 +85,6 @@ class ClientOptions:
     patience: float = 30.0
     first_backoff: float = 0.25
     max_backoff: float = 8.0
-    closing_grace: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +111,6 @@ class _Connections:
     """What a client shares with its light copies: one bounded pool, without cookies, so that callers share no session."""
 
     session: aiohttp.ClientSession | None = None
-    in_flight: set[asyncio.Future[None]] = field(default_factory=set)
     closed: bool = False
     date: tuple[str, float] = "", 0.0
     """The latest `Date` header, "" before the first, and when it came, in seconds since 1970."""
@@ -187,16 +181,11 @@ class NarrativeClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait a little for requests in flight, then close all connections, which ends the rest. A light copy closes nothing."""
-        if not self._owner:
-            return
-        shared = self._connections
-        shared.closed = True
-        if shared.in_flight:
-            await asyncio.wait(set(shared.in_flight), timeout=self._options.closing_grace)
-            log.info("closing the Narrative client with %d requests unanswered", len(shared.in_flight))
-        if shared.session is not None:
-            await shared.session.close()
+        """Close all connections, which ends the requests in flight. A light copy closes nothing."""
+        if self._owner:
+            self._connections.closed = True
+            if self._connections.session is not None:
+                await self._connections.session.close()
 
     # ------------------------------------------------------------ calls
 
@@ -266,11 +255,9 @@ class NarrativeClient:
         Args:
             order_by: `created_at_asc`, `created_at_desc`, `updated_at_asc` or `updated_at_desc`.
         """
-        names = ("type", "state", "data_plane_id", "per_page", "offset", "order_by")
-        size = None if per_page is None else min(per_page, _MOST_PER_PAGE)
-        values = zip(names, (type, state, data_plane_id, size, offset, order_by), strict=True)
-        query = urlencode([(name, value) for name, value in values if value is not None])
-        path = f"/jobs?{query}" if query else "/jobs"
+        query: dict[str, str | int | None] = {"type": type, "state": state, "data_plane_id": data_plane_id}
+        query |= {"per_page": per_page and min(per_page, _MOST_PER_PAGE), "offset": offset, "order_by": order_by}
+        path = f"/jobs?{urlencode({name: value for name, value in query.items() if value is not None})}"
         return await self._call(Call(Operation.LIST_JOBS, "GET", path, parse_page), deadline)
 
     async def create_webhook(self, request: WebhookRequest) -> Webhook:
@@ -280,8 +267,7 @@ class NarrativeClient:
 
     async def get_webhook(self, webhook_id: str) -> Webhook:
         """`GET /webhooks/{id}`. Raises UpstreamError `narrative_webhook_lost` when there is none."""
-        path = f"/webhooks/{quote(webhook_id, safe='')}"
-        return await self._call(Call(Operation.WEBHOOKS, "GET", path, _parse_webhook))
+        return await self._call(Call(Operation.WEBHOOKS, "GET", _webhook_path(webhook_id), _parse_webhook))
 
     async def list_webhooks(self) -> list[Webhook]:
         """`GET /webhooks`: the subscriptions that can be read."""
@@ -289,8 +275,7 @@ class NarrativeClient:
 
     async def archive_webhook(self, webhook_id: str) -> None:
         """`DELETE /webhooks/{id}`. Raises UpstreamError `narrative_webhook_lost` when there is none."""
-        path = f"/webhooks/{quote(webhook_id, safe='')}"
-        await self._call(Call(Operation.WEBHOOKS, "DELETE", path, bytes))
+        await self._call(Call(Operation.WEBHOOKS, "DELETE", _webhook_path(webhook_id), bytes))
 
     # ------------------------------------------------------------ one request, and its retries
 
@@ -323,8 +308,8 @@ class NarrativeClient:
 
     async def _send(self, call: Call[Any], end: float) -> tuple[int, Mapping[str, str], bytes | None]:
         """Status, headers and body of one answer; no body when it breaks off or is too long: the status alone may say enough."""
-        shared, options, loop = self._connections, self._options, asyncio.get_running_loop()
-        timeout = min(options.total_timeout, end - loop.time())
+        shared, options = self._connections, self._options
+        timeout = min(options.total_timeout, end - asyncio.get_running_loop().time())
         if shared.closed or timeout <= 0:
             reason = "the client is closed" if shared.closed else "the deadline has passed"
             raise failed(call.operation, f"Narrative could not be reached ({reason})", call.job_id, sent=False)
@@ -332,8 +317,7 @@ class NarrativeClient:
         headers = {"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"}
         if call.content is not None:
             headers["Content-Type"] = "application/json"
-        status, started, ended = None, time.monotonic(), loop.create_future()
-        shared.in_flight.add(ended)
+        status, started = None, time.monotonic()
         try:
             async with session.request(
                 call.method,
@@ -359,8 +343,6 @@ class NarrativeClient:
             message = f"Narrative {'did not answer' if sent else 'could not be reached'} ({reason})"
             raise failed(call.operation, message, call.job_id, sent=sent) from None
         finally:
-            shared.in_flight.discard(ended)
-            ended.set_result(None)
             self._observe(UpstreamCalled(call.operation, status, time.monotonic() - started))
 
     def _open_session(self) -> aiohttp.ClientSession:
@@ -389,6 +371,10 @@ async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes | No
 def _parse_job(job_id: str, body: bytes) -> Job | None:
     job = parse_record(body).job()
     return job if job is not None and job.id.casefold() == job_id.casefold() else None
+
+
+def _webhook_path(webhook_id: str) -> str:
+    return f"/webhooks/{quote(webhook_id, safe='')}"
 
 
 def _parse_webhook(body: bytes) -> Webhook:

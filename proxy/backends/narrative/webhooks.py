@@ -10,11 +10,9 @@ import hmac
 import logging
 import math
 import secrets
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from types import TracebackType
 from typing import Final, Self
 
 import msgspec
@@ -25,17 +23,16 @@ from yarl import URL
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.polling import STATES
-from proxy.backends.narrative.types import JobRecord, Webhook, WebhookRequest, parse_json, parse_record
+from proxy.backends.narrative.types import JobRecord, Webhook, WebhookRequest, parse_json, parse_record, record_of
 from proxy.errors import ProxyError, UnknownUrl, UpstreamError
 from proxy.storage import MemoryStore, Store
 
 log = logging.getLogger(__name__)
 
 PATH: Final = "/narrative/webhook"
-TOKEN_PARAM: Final = "token"  # noqa: S105  the name of the query parameter
-SECRET_HEADER: Final = "x-narrative-webhook-secret"  # noqa: S105  the name of the header
+_TOKEN_PARAM: Final = "token"  # noqa: S105  the name of the query parameter
+_SECRET_HEADER: Final = "x-narrative-webhook-secret"  # noqa: S105  the name of the header
 MAX_BODY_BYTES: Final = 256 * 1024
-_MOST_REMEMBERED: Final = 10_000
 _ARCHIVED: Final = frozenset({"archived", "deleted", "disabled", "inactive"})
 _ROLE: Final = "webhooks"
 _ARCHIVE_TIMEOUT: Final = 5.0
@@ -80,7 +77,6 @@ class Receipt(Enum):
 
 class _Delivery(msgspec.Struct):
     data: msgspec.Raw
-    id: str | None = None
 
 
 class Webhooks:
@@ -95,13 +91,10 @@ class Webhooks:
     def __init__(
         self, jobs: Jobs, client: NarrativeClient, options: WebhookOptions, store: Store | None = None
     ) -> None:
-        self._jobs = jobs
-        self._client = client
+        self._jobs, self._client, self._options = jobs, client, options
         self._store = MemoryStore() if store is None else store
-        self._options = options
-        self._url = str(URL(options.url).update_query({TOKEN_PARAM: options.token}))
+        self._url = str(URL(options.url).update_query({_TOKEN_PARAM: options.token}))
         self._webhook: Webhook | None = None
-        self._delivered: OrderedDict[str, None] = OrderedDict()
         self._subscribed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -111,9 +104,7 @@ class Webhooks:
         self._task = asyncio.create_task(self._follow_role())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -126,8 +117,8 @@ class Webhooks:
 
     async def handle(self, request: Request) -> Response:
         """`POST` of a delivery: 204, or 4xx for one that is forged, too large or unreadable. A forged one's body is not read."""
-        token = request.query_params.get(TOKEN_PARAM)
-        if not self.is_genuine(request.headers, token):
+        token = request.query_params.get(_TOKEN_PARAM)
+        if not self._is_genuine(request.headers, token):
             return Response(status_code=Receipt.FORGED.value)
         body = bytearray()
         try:
@@ -135,43 +126,29 @@ class Webhooks:
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
                     return Response(status_code=Receipt.TOO_LARGE.value)
+            receipt = self.deliver(request.headers, token, bytes(body))
         except ClientDisconnect:
-            return Response(status_code=Receipt.UNREADABLE.value)
-        return Response(status_code=self.deliver(request.headers, token, bytes(body)).value)
+            receipt = Receipt.UNREADABLE
+        return Response(status_code=receipt.value)
 
     def deliver(self, headers: Mapping[str, str], token: str | None, body: bytes) -> Receipt:
-        """Take a delivery.
-
-        Args:
-            headers: of the request, names in lower case.
-            token: the value of the `token` query parameter.
-            body: of the request.
-        """
-        if not self.is_genuine(headers, token):
+        """Take a delivery: the headers of its request with names in lower case, the `token` query parameter, and the body."""
+        if not self._is_genuine(headers, token):
             return Receipt.FORGED
         try:
-            delivery_id, record = _parse_delivery(body)
+            record = _record_in(body)
         except (ValueError, RecursionError):
             return Receipt.UNREADABLE
-        key = headers.get("idempotency-key") or delivery_id
-        if (key is None or self._is_new(key)) and record.name and record.ended:
+        if record.name and record.ended:
             self._jobs.deliver(record)
         return Receipt.ACCEPTED
 
-    def is_genuine(self, headers: Mapping[str, str], token: str | None) -> bool:
+    def _is_genuine(self, headers: Mapping[str, str], token: str | None) -> bool:
         """Whether a request carries the token in its URL, or the subscription's secret in a header."""
         secret = self._webhook.secret if self._webhook else None
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        shown = [headers.get(SECRET_HEADER), bearer if scheme.lower() == "bearer" else None]
+        shown = [headers.get(_SECRET_HEADER), bearer if scheme.lower() == "bearer" else None]
         return _same(token, self._options.token) or any(_same(value, secret) for value in shown)
-
-    def _is_new(self, key: str) -> bool:
-        if key in self._delivered:
-            return False
-        self._delivered[key] = None
-        if len(self._delivered) > _MOST_REMEMBERED:
-            self._delivered.popitem(last=False)
-        return True
 
     async def _follow_role(self) -> None:
         """Subscribe while this replica leads, and again whenever the subscription is gone."""
@@ -207,12 +184,8 @@ class Webhooks:
         for webhook in await self._client.list_webhooks():
             if webhook.name == self._options.name and (webhook.status or "").lower() not in _ARCHIVED:
                 await self._client.archive_webhook(webhook.id)
-        request = WebhookRequest(
-            url=self._url,
-            name=self._options.name,
-            job_types=("model_inference",),
-            states=tuple(state.value for state in STATES),
-        )
+        name, states = self._options.name, tuple([state.value for state in STATES])
+        request = WebhookRequest(url=self._url, name=name, job_types=("model_inference",), states=states)
         self._webhook = await self._client.create_webhook(request)
         self._subscribed.set()
 
@@ -235,16 +208,15 @@ async def take_delivery(request: Request) -> Response:
     return await webhooks.handle(request)
 
 
-def _parse_delivery(body: bytes) -> tuple[str | None, JobRecord]:
+def _record_in(body: bytes) -> JobRecord:
+    """The job in a delivery. Raises ValueError, RecursionError."""
     try:
-        delivery = msgspec.json.decode(body, type=_Delivery)
-        return delivery.id, parse_record(bytes(delivery.data))
+        return parse_record(bytes(msgspec.json.decode(body, type=_Delivery).data))
     except msgspec.MsgspecError:
         found = parse_json(body)
         if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
             raise ValueError("not a delivery") from None
-        name = found.get("id")
-        return name if isinstance(name, str) else None, parse_record(msgspec.json.encode(found["data"]))
+        return record_of(found["data"])
 
 
 def _same(shown: str | None, expected: str | None) -> bool:
