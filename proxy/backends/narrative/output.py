@@ -16,24 +16,22 @@ The order is the order of generation: thinking first, then text, then calls. Sou
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
-from proxy.backends.narrative.tools import ParsedOutput, Toolset
+from proxy.backends.narrative.tools import ParsedOutput, Toolset, parsed, read_value
 from proxy.backends.narrative.types import Job, JobState, JobUsage, JsonObject
 from proxy.errors import PaidFailure
-from proxy.inference.jsontext import NotJson, dump_json, parse_loose_json
+from proxy.inference.jsontext import dump_json
 from proxy.inference.result import Choice, FinishReason, Usage
-from proxy.schemas import Budget, CompiledSchema, Validation, coerce, validate
+from proxy.schemas import Budget, CompiledSchema, validate
 
 ANSWER: Final = "answer"
 """The structured output's name among the parts of an output schema; tools have their upstream names."""
 MAX_ERRORS: Final = 5
 """Validation errors of one output that a model, a client or a log is shown."""
-_MISSING = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +94,18 @@ class OutputFormat:
         if self.answer is not None and self.is_bare:
             return self.answer.compiled.schema
         properties: dict[str, JsonObject] = {}
-        optional = None
         if self.reasoning_budget is not None:
             properties["reasoning"] = {"type": "string", "description": _THINKING.format(self.reasoning_budget)}
         if self.answer is not None:
             properties["answer"] = _ANSWER_TEXT if self.answer.simple else self.answer.compiled.schema
         else:
             properties["content"] = {"type": "string", "description": _BESIDE_CALLS if self.tools else _WHOLE_REPLY}
+        required = [*properties]
         if self.tools is not None:
             properties["tool_calls"] = self.tools.schema()
-            if self.answer is not None:
-                optional = "answer"
-            elif self.tools.required:
-                optional = "content"
-        required = [*properties]
-        if optional:
-            required.remove(optional)
+            # The answer may come after the calls' results, and no text is needed beside calls that must be made.
+            last_optional = self.answer is not None or self.tools.required
+            required = [*(required[:-1] if last_optional else required), "tool_calls"]
         return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
     def instructions(self) -> str:
@@ -159,61 +153,43 @@ class OutputFormat:
         if self.answer is None:
             text = _text(fields.get("content"))
             return ParsedOutput(text=text if self.tools else text or "")
-        value = fields.get("answer", _MISSING)
-        if value is _MISSING or (value is None and called):
+        value = fields.get("answer")
+        if "answer" not in fields or (value is None and called):
             return ParsedOutput() if called else ParsedOutput(errors=("`answer` is missing",), undeliverable=True)
-        value, found = _validated(self.answer, value, budget)
-        if found.errors and called:
+        value = parsed(value) if self.answer.simple else value
+        value, errors, notes = read_value(self.answer.compiled, value, budget)
+        if errors and called:
             return ParsedOutput()  # the schema applies to the final answer only, and this is not it
-        errors = tuple(f"{error.path}: {error.message}" for error in found.errors)
-        prose = isinstance(value, str)
-        return ParsedOutput(
-            text=dump_json(value),
-            errors=errors,
-            undeliverable=bool(errors) and (self.answer.strict or prose),
-            notes=found.notes,
-        )
+        undeliverable = bool(errors) and (
+            self.answer.strict or isinstance(value, str)
+        )  # a string that does not match is prose
+        return ParsedOutput(dump_json(value), errors=errors, undeliverable=undeliverable, notes=notes)
 
-    def _fields(self, output: Any, budget: Budget | None) -> Mapping[str, Any] | None:
+    def _fields(self, output: Any, budget: Budget | None) -> dict[str, Any] | None:
         """The schema's properties, wherever the model put them; None when no sense can be made of the output."""
-        if self.answer is not None and self.is_bare:
+        if self.is_bare:
             return {"answer": output}
-        own = {"content" if self.answer is None else "answer"}
-        if self.reasoning_budget is not None:
-            own.add("reasoning")
-        if self.tools is not None:
-            own.add("tool_calls")
-        if isinstance(output, dict) and not own.isdisjoint(output):
-            return output
-        if isinstance(output, str):
-            return self._fields_of_text(output, own)
-        if self.tools and self.tools.recognizes(output):
-            return {"tool_calls": output}
-        if self.tools and output == {}:
-            return {"content": ""}
-        only = next(iter(output.values())) if isinstance(output, dict) and len(output) == 1 else None
-        wrapped = isinstance(only, dict) and not own.isdisjoint(only)
-        if self.answer is not None and not (wrapped and validate(self.answer.compiled, output, budget).errors):
-            return {"answer": output}
-        if isinstance(only, dict) and wrapped:
-            return only  # one level of wrapping too many
-        if isinstance(only, str):
-            return {"content": only}
-        return {"content": dump_json(output)} if isinstance(output, int | float) else None
+        main = "content" if self.answer is None else "answer"
+        own = {main, "reasoning" if self.reasoning_budget is not None else main, "tool_calls" if self.tools else main}
+        value, is_text = parsed(output), isinstance(output, str)
+        only = next(iter(value.values())) if isinstance(value, dict) and len(value) == 1 else None
 
-    def _fields_of_text(self, output: str, own: set[str]) -> Mapping[str, Any]:
-        """A bare string: the expected object as JSON text, or the reply without its object."""
-        try:
-            value = parse_loose_json(output)
-        except NotJson:
-            value = None
-        if isinstance(value, dict) and len(value) == 1 and isinstance(only := next(iter(value.values())), dict):
-            value = only if own.isdisjoint(value) and only and only.keys() <= own else value
-        if isinstance(value, dict) and value.keys() <= own and value:
+        def _fits(found: dict[str, Any]) -> bool:
+            # Text with other fields as well is a reply that consists of JSON.
+            return bool(found) and own.issuperset(found) if is_text else not own.isdisjoint(found)
+
+        if isinstance(value, dict) and (_fits(value) or (self.tools and output == {})):
             return value
         if self.tools and self.tools.recognizes(value):
             return {"tool_calls": value}
-        return {"content": output} if self.answer is None else {"answer": output}
+        whole = self.answer is not None and not validate(self.answer.compiled, value, budget).errors
+        if isinstance(only, dict) and _fits(only) and not whole:
+            return only  # one level of wrapping too many
+        if is_text or self.answer is not None:
+            return {main: output}
+        if isinstance(only, str):
+            return {"content": only}
+        return {"content": dump_json(output)} if isinstance(output, int | float) else None
 
 
 _WHOLE_REPLY = "Your whole reply to the user."
@@ -230,21 +206,6 @@ def _text(value: Any) -> str | None:
         return None
     text = value if isinstance(value, str) else dump_json(value)
     return text if text.strip() else None
-
-
-def _validated(answer: StructuredOutput, value: Any, budget: Budget | None) -> tuple[Any, Validation]:
-    """A structured answer with its spelling corrected, and whether it matches; taken out of one level of wrapping too many."""
-    if isinstance(value, str) and (answer.simple or validate(answer.compiled, value, budget).errors):
-        with suppress(NotJson):
-            value = parse_loose_json(value)
-    value = coerce(answer.compiled, value, budget)
-    found = validate(answer.compiled, value, budget)
-    if found.errors and isinstance(value, dict) and len(value) == 1:
-        inner = coerce(answer.compiled, next(iter(value.values())), budget)
-        found_inner = validate(answer.compiled, inner, budget)
-        if not found_inner.errors:
-            return inner, found_inner
-    return value, found
 
 
 # ---------------------------------------------------------------- jobs

@@ -81,14 +81,9 @@ class Toolset:
     counted: bool = True
 
     @property
-    def simple(self) -> tuple[OfferedTool, ...]:
-        """The tools whose arguments are written as JSON text."""
-        return tuple(tool for tool in self.tools if tool.simple or self.encoding == "text")
-
-    @property
     def effective_encoding(self) -> ToolEncoding:
         """The encoding of the whole list: `text` when no tool is left for the card's."""
-        return "text" if len(self.simple) == len(self.tools) else self.encoding
+        return "text" if all(tool.simple for tool in self.tools) else self.encoding
 
     def schema(self) -> JsonObject:
         """The schema of the list of calls."""
@@ -110,7 +105,7 @@ class Toolset:
             if self.single:
                 lines.append("Call at most one tool at a time.")
         lines.append("The results come back in the next turn. Never invent them.")
-        simple = self.simple
+        simple = [tool for tool in self.tools if tool.simple]
         if len(simple) == len(self.tools):
             lines.append("The tools, each with the JSON Schema of its arguments:")
         elif simple:
@@ -137,7 +132,12 @@ class Toolset:
             if tool is None:
                 errors.append(f"there is no tool named {name[:80]!r}; the tools are {', '.join(by_name)[:500]}")
                 continue
-            arguments, wrong, more_notes = _arguments(tool, written, budget)
+            arguments = parsed(written)
+            if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+                arguments = {}
+            if not tool.parameters.is_object and isinstance(arguments, dict) and arguments.keys() == {"value"}:
+                arguments = arguments["value"]
+            arguments, wrong, more_notes = read_value(tool.parameters, arguments, budget, where(tool))
             calls.append(ToolCall("", tool.name, arguments))
             errors += wrong
             notes += more_notes
@@ -165,17 +165,13 @@ class Toolset:
                 "additionalProperties": False,
             }
         alternatives = [_alternative(tool) for tool in self.tools if not tool.simple]
-        if simple := [tool.upstream_name for tool in self.simple]:
+        if simple := [tool.upstream_name for tool in self.tools if tool.simple]:
             alternatives.append(_call_schema(simple, _ARGUMENTS_TEXT))
         return {"anyOf": alternatives}
 
     def _entries(self, value: Any, by_name: Mapping[str, OfferedTool]) -> Iterator[tuple[str, Any]]:
         """Each call as (upstream name, arguments), in whichever encoding it is written."""
-        if isinstance(value, str):
-            try:
-                value = parse_loose_json(value)
-            except NotJson:
-                return
+        value = parsed(value)
         for item in value if isinstance(value, list) else [value]:
             match item:
                 case {"name": str(name)} if "name" not in by_name or self.effective_encoding != "properties":
@@ -265,15 +261,27 @@ def _is_call(item: Any, names: set[str]) -> bool:
             return False
 
 
-def _arguments(tool: OfferedTool, written: Any, budget: Budget | None) -> tuple[Any, list[str], list[str]]:
-    """The arguments of one call, corrected where that is unambiguous; what is still wrong with them; notes."""
-    value = {} if written is None else written
-    if isinstance(value, str):
-        with suppress(NotJson):
-            value = parse_loose_json(value) if value.strip() else {}
-    if not tool.parameters.is_object and isinstance(value, dict) and value.keys() == {"value"}:
-        value = value["value"]
-    value = coerce(tool.parameters, value, budget)
-    found = validate(tool.parameters, value, budget)
-    errors = [f"{where(tool)}{error.path}: {error.message}" for error in found.errors]
-    return value, errors, [f"{where(tool)}{note}" for note in found.notes]
+def parsed(value: Any) -> Any:
+    """The value of JSON text; anything else as it is."""
+    with suppress(NotJson):
+        return parse_loose_json(value) if isinstance(value, str) else value
+    return value
+
+
+def read_value(
+    compiled: CompiledSchema, value: Any, budget: Budget | None, prefix: str = ""
+) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+    """A value that a model wrote for a schema, corrected where that is unambiguous; what is still wrong with it; notes.
+
+    It may be JSON text, and be wrapped one level too many. The prefix is that of each error and note.
+    """
+    if isinstance(value, str) and validate(compiled, value, budget).errors:
+        value = parsed(value)
+    value = coerce(compiled, value, budget)
+    found = validate(compiled, value, budget)
+    if found.errors and isinstance(value, dict) and len(value) == 1:
+        inner = coerce(compiled, next(iter(value.values())), budget)
+        if not (found_inner := validate(compiled, inner, budget)).errors:
+            value, found = inner, found_inner
+    errors = tuple([f"{prefix}{error.path}: {error.message}" for error in found.errors])
+    return value, errors, tuple([f"{prefix}{note}" for note in found.notes])

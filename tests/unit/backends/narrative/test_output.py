@@ -1,6 +1,7 @@
 """The output schema that a model must fill, and the tolerant reader of what comes back."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ def tool(
 def with_tools(
     *tools: OfferedTool, required: bool = False, single: bool = False, encoding: Any = "properties", **rest: Any
 ) -> OutputFormat:
-    return OutputFormat(tools=Toolset(tools or (tool(),), required, single, encoding), **rest)
+    offered = tuple(replace(each, simple=each.simple or encoding == "text") for each in tools or (tool(),))
+    return OutputFormat(tools=Toolset(offered, required, single, encoding), **rest)
 
 
 def structured(schema: Any = POINT, *, strict: bool = False, simple: bool = False, **rest: Any) -> OutputFormat:
