@@ -21,8 +21,6 @@ from proxy.access.authentication import (
     ANONYMOUS,
     AllowedOrigins,
     Authenticator,
-    PassThroughAuthenticator,
-    SharedTokenAuthenticator,
     TokenVerifier,
     caller_id,
     is_loopback,
@@ -307,15 +305,9 @@ def _authenticator(
     # On an address that others reach anyway, the origin of a web page makes no difference.
     origins = AllowedOrigins(frozenset(server.cors_origins), frozenset(server.allowed_hosts)) if loopback else None
     if not account.api_key:
-        tokens = TokenVerifier(_token_check(client))
-        return PassThroughAuthenticator(account.data_plane_id, keys, tokens, endpoints=loopback, origins=origins)
-    return SharedTokenAuthenticator(
-        _client_keys(settings),
-        account.data_plane_id or "",
-        keys,
-        unauthenticated(settings, sandbox=sandbox),
-        origins,
-    )
+        return Authenticator((), account.data_plane_id, keys, TokenVerifier(_token_check(client)), "never", origins)
+    served = unauthenticated(settings, sandbox=sandbox)
+    return Authenticator(_client_keys(settings), account.data_plane_id, keys, None, served, origins)
 
 
 def _token_check(client: NarrativeClient) -> Callable[[str], Awaitable[None]]:

@@ -1,11 +1,8 @@
 """Headers → the caller: which Narrative token and data plane its jobs run with and what it may use, or a 401.
 
-The settings choose one of two authenticators:
-
-    shared token    the proxy has a Narrative token of its own; clients present one of the proxy's keys
-    pass-through    each client's token is its own Narrative token; its data plane may come in the `OpenAI-Project` header
-
-The proxy's keys are those of the settings, which may use everything, and those that `narrative-proxy keys` makes (`keys.py`).
+The proxy's keys are those of the settings, which may use everything, and those that `narrative-proxy keys` makes (`keys.py`). Where the
+proxy has a Narrative token of its own, clients present one of these. Else each client's token is its own Narrative token; its data plane
+may come in the `OpenAI-Project` header, and holders of the proxy's keys can use named endpoints, which have credentials of their own.
 """
 
 import asyncio
@@ -18,12 +15,12 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from functools import lru_cache
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from proxy.access.keys import KEY_PREFIX, Key, Keys
+from proxy.access.keys import KEY_PREFIX, Keys
 from proxy.access.limits import NO_QUOTA, Quota, Rule
 from proxy.errors import InvalidApiKey, InvalidRequest, Overloaded, PermissionDenied
 from proxy.settings import Settings, is_uuid
@@ -84,14 +81,8 @@ class Caller:
 
     def rule(self, usual: Quota) -> Rule:
         """The limits that hold for it: those of its key, and the usual ones where its key has none."""
-        own = self.quota
-        if own is not NO_QUOTA:
-            usual = Quota(
-                requests=own.requests or usual.requests,
-                tokens=own.tokens or usual.tokens,
-                jobs=own.jobs or usual.jobs,
-            )
-        return Rule(f"caller:{self.id}", usual)
+        own = self.quota.model_dump(exclude_none=True)
+        return Rule(f"caller:{self.id}", usual.model_copy(update=own) if own else usual)
 
     def check_plane(self, data_plane_id: str) -> None:
         """Raises PermissionDenied: its key is bound to another data plane."""
@@ -99,8 +90,26 @@ class Caller:
             raise PermissionDenied("This API key has no access to the data plane of that endpoint.")
 
 
-class Authenticator(Protocol):
-    """Tells who sent a request."""
+@dataclass(frozen=True, slots=True)
+class Authenticator:
+    """Tells who sent a request.
+
+    Attributes:
+        keys: keys of the settings; they may use everything.
+        data_plane_id: where jobs run whose key or header names no other.
+        stored: keys that were made.
+        tokens: has Narrative check clients' own tokens, with which their jobs run; None where jobs run with the proxy's token.
+        unauthenticated: whether requests without a key are served too.
+        origins: the web pages that may send requests without a key, and requests for endpoints with a client's own token. None where others
+            reach the server anyway: then no page is refused, and no own token opens an endpoint.
+    """
+
+    keys: tuple[str, ...]
+    data_plane_id: str | None
+    stored: Keys
+    tokens: "TokenVerifier | None" = None
+    unauthenticated: Unauthenticated = "never"
+    origins: "AllowedOrigins | None" = None
 
     async def authenticate(self, headers: Mapping[str, str]) -> Caller:
         """The caller behind a request's headers (names in lower case).
@@ -111,81 +120,41 @@ class Authenticator(Protocol):
             StoreUnavailable: the stored keys cannot be read.
             ProxyError: a client's own token could not be checked.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class SharedTokenAuthenticator:
-    """Jobs run with the proxy's own token.
-
-    Attributes:
-        keys: keys of the settings; they may use everything.
-        stored: keys that were made.
-        unauthenticated: whether requests without a key are served too.
-        origins: the web pages that may send such requests; None for all.
-    """
-
-    keys: tuple[str, ...]
-    data_plane_id: str
-    stored: Keys
-    unauthenticated: Unauthenticated = "never"
-    origins: "AllowedOrigins | None" = None
-
-    async def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """See `Authenticator`."""
         presented = presented_keys(headers)
         made_here = False
         for key in presented:
-            known = False
-            for own in self.keys:  # all of them, each in constant time: how long it takes reveals nothing about them
-                known |= hmac.compare_digest(key.encode(), own.encode())
-            if known:
+            # Compared with all of them, each in constant time: how long it takes reveals nothing about them.
+            if sum(hmac.compare_digest(key.encode(), own.encode()) for own in self.keys):
                 return Caller(None, self.data_plane_id, id=caller_id(key))
             if key.startswith(KEY_PREFIX):
                 made_here = True
                 if stored := await self.stored.find(key):
-                    return _holder(stored, self.data_plane_id)
-        anyone = self.unauthenticated == "always"
-        if self.unauthenticated == "until_first_key":
-            anyone = not self.keys and not await self.stored.exist()
-        if made_here or not anyone:
-            raise _refusal(presented)
-        if self.origins is not None and (refusal := self.origins.refusal(headers)):
-            raise PermissionDenied(refusal)
-        return Caller(None, self.data_plane_id)
-
-
-@dataclass(frozen=True, slots=True)
-class PassThroughAuthenticator:
-    """Jobs run with the client's own Narrative token, which Narrative checks.
-
-    Holders of the proxy's keys can use named endpoints, which have credentials of their own.
-
-    Attributes:
-        tokens: has Narrative check tokens.
-        endpoints: holders of any good token can use named endpoints, too. For loopback addresses only.
-        origins: the web pages that may do so; None for all.
-    """
-
-    data_plane_id: str | None
-    stored: Keys
-    tokens: "TokenVerifier"
-    endpoints: bool = False
-    origins: "AllowedOrigins | None" = None
-
-    async def authenticate(self, headers: Mapping[str, str]) -> Caller:
-        """See `Authenticator`."""
-        presented = presented_keys(headers)
-        for key in presented:
-            if key.startswith(KEY_PREFIX):
-                if stored := await self.stored.find(key):
-                    return _holder(stored, self.data_plane_id)
-            elif await self.tokens.accepts(key):
+                    return Caller(
+                        None,
+                        stored.data_plane_id or self.data_plane_id,
+                        id=stored.id,
+                        models=None if stored.models is None else frozenset(stored.models),
+                        bound_plane=stored.data_plane_id,
+                        quota=stored.quota,
+                    )
+            elif self.tokens is not None and await self.tokens.accepts(key):
                 wanted = headers.get("openai-project", "").strip()
                 # Clients of OpenAI send the project of their environment, `proj_…`: that is no data plane.
                 data_plane = wanted if is_uuid(wanted) else self.data_plane_id
-                trusted = self.endpoints and not (self.origins and self.origins.refusal(headers))
+                trusted = self.origins is not None and not self.origins.refusal(headers)
                 return Caller(key, data_plane, id=caller_id(key), endpoints=trusted)
-        raise _refusal(presented)
+        anyone = self.unauthenticated == "always"
+        if self.unauthenticated == "until_first_key":
+            anyone = not self.keys and not await self.stored.exist()
+        if made_here or not anyone:  # in the same words for a wrong, a revoked and an expired key
+            raise InvalidApiKey(
+                "Incorrect API key provided."
+                if presented
+                else "No API key provided: send it as `Authorization: Bearer …`."
+            )
+        if self.origins is not None and (refusal := self.origins.refusal(headers)):
+            raise PermissionDenied(refusal)
+        return Caller(None, self.data_plane_id)
 
 
 def unauthenticated(settings: Settings, *, sandbox: bool = False) -> Unauthenticated:
@@ -201,10 +170,11 @@ def unauthenticated(settings: Settings, *, sandbox: bool = False) -> Unauthentic
     return "until_first_key" if sandbox or private else "never"
 
 
+@dataclass(slots=True, eq=False)
 class TokenVerifier:
     """Has Narrative check each client's token once in a while, before any work is done for it.
 
-    Args:
+    Attributes:
         check: one cheap call with a token. Raises InvalidApiKey when Narrative does not accept it, other ProxyErrors when nobody knows.
         accepted_s, refused_s: how long a verdict holds, in seconds. A revoked token works that long at most.
         max_entries: verdicts kept of each kind.
@@ -212,26 +182,21 @@ class TokenVerifier:
         max_pending: checks under way or waiting; more are refused.
     """
 
-    def __init__(  # noqa: PLR0913 (each is a bound of its own)
-        self,
-        check: Callable[[str], Awaitable[None]],
-        *,
-        accepted_s: float = 60.0,
-        refused_s: float = 10.0,
-        max_entries: int = 10_000,
-        max_calls: int = 32,
-        max_pending: int = 1_000,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._check = check
-        self._lives_s = {True: accepted_s, False: refused_s}
-        # Apart, so that a flood of bad tokens displaces no good one.
-        self._verdicts: dict[bool, OrderedDict[bytes, float]] = {True: OrderedDict(), False: OrderedDict()}
-        self._max_entries = max_entries
+    check: Callable[[str], Awaitable[None]]
+    accepted_s: float = 60.0
+    refused_s: float = 10.0
+    max_entries: int = 10_000
+    max_calls: InitVar[int] = 32
+    max_pending: int = 1_000
+    clock: Callable[[], float] = time.monotonic
+    # When each verdict ends. Apart, so that a flood of bad tokens displaces no good one.
+    _accepted: OrderedDict[bytes, float] = field(default_factory=OrderedDict, init=False)
+    _refused: OrderedDict[bytes, float] = field(default_factory=OrderedDict, init=False)
+    _pending: dict[bytes, asyncio.Task[bool]] = field(default_factory=dict, init=False)
+    _calls: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self, max_calls: int) -> None:
         self._calls = asyncio.Semaphore(max_calls)
-        self._max_pending = max_pending
-        self._pending: dict[bytes, asyncio.Task[bool]] = {}
-        self._clock = clock
 
     async def accepts(self, token: str) -> bool:
         """Whether Narrative accepts a token.
@@ -241,36 +206,33 @@ class TokenVerifier:
             ProxyError: Narrative could not be asked; nothing is remembered.
         """
         digest = hashlib.sha256(token.encode()).digest()
-        for verdict, ends in self._verdicts.items():
-            if ends.get(digest, 0.0) > self._clock():
-                return verdict
+        for verdicts in (self._accepted, self._refused):
+            if verdicts.get(digest, 0.0) > self.clock():
+                return verdicts is self._accepted
         task = self._pending.get(digest)
         if task is None:
-            if len(self._pending) >= self._max_pending:
+            if len(self._pending) >= self.max_pending:
                 raise Overloaded("Too many API keys are being checked at the moment.", retry_after=1.0)
             task = self._pending[digest] = asyncio.create_task(self._ask(token, digest))
-            task.add_done_callback(lambda done: self._done(digest, done))
+            # Every waiter may have left; asyncio would log the error as never retrieved.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(task)
 
     async def _ask(self, token: str, digest: bytes) -> bool:
-        async with self._calls:
-            try:
-                await self._check(token)
-                verdict = True
-            except InvalidApiKey:
-                verdict = False
-        for ends in self._verdicts.values():
-            ends.pop(digest, None)
-        ends = self._verdicts[verdict]
-        ends[digest] = self._clock() + self._lives_s[verdict]
-        if len(ends) > self._max_entries:
-            ends.popitem(last=False)
-        return verdict
-
-    def _done(self, digest: bytes, task: "asyncio.Task[bool]") -> None:
-        del self._pending[digest]
-        if not task.cancelled():
-            task.exception()  # every waiter may have left; asyncio would log it as never retrieved
+        verdicts, lives_s = self._accepted, self.accepted_s
+        try:
+            async with self._calls:
+                await self.check(token)
+        except InvalidApiKey:
+            verdicts, lives_s = self._refused, self.refused_s
+        finally:
+            del self._pending[digest]
+        self._accepted.pop(digest, None)
+        self._refused.pop(digest, None)
+        verdicts[digest] = self.clock() + lives_s
+        if len(verdicts) > self.max_entries:
+            verdicts.popitem(last=False)
+        return verdicts is self._accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,20 +251,16 @@ class AllowedOrigins:
 
     def refusal(self, headers: Mapping[str, str]) -> str:
         """Why a request is not served: it comes from a web page of another origin, or is for another host. Empty when it is served."""
+        asks_no_key = "are rejected while this server asks for no key: set PROXY_API_KEYS, or name the"
         if "host" in headers:
             host = _HOST.match(headers["host"].lower())
             if host is None or not (host[1] in self.hosts or _is_local(f"//{host[1]}")):
-                return (
-                    f"Requests for the host {headers['host'][:100]!r} are rejected while this server asks for no key: "
-                    "set PROXY_API_KEYS, or name the host in `server.allowed_hosts`."
-                )
+                named = headers["host"][:100]
+                return f"Requests for the host {named!r} {asks_no_key} host in `server.allowed_hosts`."
         origin = headers.get("origin")
         if origin is None or origin in self.origins or _is_local(origin):
             return ""
-        return (
-            f"Cross-origin requests from {origin[:100]!r} are rejected while this server asks for no key: "
-            "set PROXY_API_KEYS, or name the origin in `server.cors_origins`."
-        )
+        return f"Cross-origin requests from {origin[:100]!r} {asks_no_key} origin in `server.cors_origins`."
 
 
 def is_loopback(host: str) -> bool:
@@ -322,18 +280,6 @@ def _is_local(origin: str) -> bool:
     return host.endswith(".localhost") or is_loopback(host)
 
 
-def _holder(key: Key, data_plane_id: str | None) -> Caller:
-    """The caller who presented a stored key; with the proxy's own data plane if the key names none."""
-    return Caller(
-        None,
-        key.data_plane_id or data_plane_id,
-        id=key.id,
-        models=None if key.models is None else frozenset(key.models),
-        bound_plane=key.data_plane_id,
-        quota=key.quota,
-    )
-
-
 def caller_id(key: str) -> str:
     """A stable identity for the holder of a key, which does not reveal the key."""
     return f"caller_{hashlib.sha256(key.encode()).hexdigest()[:32]}"
@@ -346,15 +292,10 @@ def presented_keys(headers: Mapping[str, str]) -> list[str]:
     and base64 of a name and the key; and only where that has none `x-api-key` and `api-key`.
     """
     scheme, _, value = headers.get("authorization", "").partition(" ")
-    value = value.strip()
-    found: list[str] = []
-    match scheme.lower():
-        case "bearer":
-            found = [value]
-        case "apikey":
-            found = [*_second_part(value), value]
-        case "basic":
-            found = _second_part(value)
+    value, scheme = value.strip(), scheme.lower()
+    found = _second_part(value) if scheme in ("apikey", "basic") else []
+    if scheme in ("apikey", "bearer"):
+        found.append(value)
     keys = list(filter(_can_be_key, found))
     for name in ("x-api-key", "api-key"):
         if not keys and _can_be_key(other := headers.get(name, "").strip()):
@@ -373,10 +314,3 @@ def _second_part(encoded: str) -> list[str]:
     except (binascii.Error, UnicodeDecodeError):
         return []
     return [second] if colon and second else []
-
-
-def _refusal(presented: list[str]) -> InvalidApiKey:
-    """The same for a wrong, a revoked and an expired key."""
-    if presented:
-        return InvalidApiKey("Incorrect API key provided.")
-    return InvalidApiKey("No API key provided: send it as `Authorization: Bearer …` or as `x-api-key`.")

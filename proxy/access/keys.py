@@ -1,7 +1,6 @@
 """The proxy's own keys: made once, shown once, kept only as hashes.
 
-A key is 256 random bits, so that one SHA-256 of it is enough: there is nothing to guess, and looking it up by its hash takes the same
-time for every wrong key.
+A key is 256 random bits: nobody can guess one, so that a single SHA-256 is enough, and looking up any wrong one takes the same time.
 """
 
 import hashlib
@@ -73,7 +72,7 @@ class Keys:
         *,
         models: tuple[str, ...] | None = None,
         data_plane_id: str | None = None,
-        quota: Quota | None = None,
+        quota: Quota = NO_QUOTA,
         expires_at: int | None = None,
     ) -> tuple[Key, str]:
         """Make a key.
@@ -87,7 +86,7 @@ class Keys:
             name=name,
             models=models,
             data_plane_id=data_plane_id,
-            quota=quota or NO_QUOTA,
+            quota=quota,
             created_at=int(self._clock()),
             expires_at=expires_at,
         )
@@ -97,8 +96,6 @@ class Keys:
 
     async def find(self, presented: str) -> Key | None:
         """The working key that was presented; None for one that is unknown, revoked or expired."""
-        if not presented.startswith(KEY_PREFIX):
-            return None
         stored = await self._records.get(_RECORD, _digest(presented))
         key = None if stored is None else Key.model_validate_json(stored)
         return key if key and key.works_at(self._clock()) else None

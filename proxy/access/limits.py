@@ -8,7 +8,8 @@ with the request.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -53,7 +54,7 @@ class Rule:
 
 @dataclass(slots=True)
 class Lease:
-    """What a request takes of its limits. Must be released once; may be settled before.
+    """What a request takes of its limits. Must be released once; may be settled before. Further calls of either do nothing.
 
     Attributes:
         headers: OpenAI's `x-ratelimit-*`, of the tightest rule; empty where nothing is limited.
@@ -62,32 +63,26 @@ class Lease:
     headers: Mapping[str, str]
     _store: Store
     _id: str = ""
-    _taken: Sequence[Limit] = ()
-    _settled: bool = False
-    _released: bool = False
+    _taken: list[Limit] = field(default_factory=list)
 
     async def settle(self, tokens: int) -> None:
-        """Count the tokens that were used in place of the estimate. Further calls do nothing."""
-        if self._settled:
-            return
-        self._settled = True
-        for limit in self._taken:
-            if _kind(limit) != "tokens" or tokens == limit.amount:
-                continue
+        """Count the tokens that were used in place of the estimate."""
+        for limit in self._pop("tokens"):
             if tokens < limit.amount:
                 await self._store.resize(limit.counter, self._id, tokens)
-            else:  # the excess counts from now on: the estimate's minute may have passed
+            elif tokens > limit.amount:  # the excess counts from now on: the estimate's minute may have passed
                 excess = tokens - limit.amount
                 await self._store.resize(limit.counter, f"{self._id}:excess", excess, ttl_s=limit.ttl_s)
 
     async def release(self) -> None:
-        """End the lease of its jobs. Further calls do nothing."""
-        if self._released:
-            return
-        self._released = True
-        for limit in self._taken:
-            if _kind(limit) == "jobs":
-                await self._store.resize(limit.counter, self._id, 0)
+        """End the lease of its jobs."""
+        for limit in self._pop("jobs"):
+            await self._store.resize(limit.counter, self._id, 0)
+
+    def _pop(self, kind: str) -> list[Limit]:
+        popped = [limit for limit in self._taken if _kind(limit) == kind]
+        self._taken = [limit for limit in self._taken if limit not in popped]
+        return popped
 
 
 class RateLimits:
@@ -113,15 +108,16 @@ class RateLimits:
         Raises:
             RateLimited: some limit has no room for it; `retry_after` says when it might, its headers what is left.
         """
-        taken = []
-        for rule in rules:
+        taken = [
+            Limit(f"{kind}:{rule.scope}", most, min(amount, most), ttl_s)
+            for rule in rules
             for kind, most, amount, ttl_s in (
                 ("requests", rule.quota.requests, 1, MINUTE_S),
                 ("tokens", rule.quota.tokens, tokens, MINUTE_S),
                 ("jobs", rule.quota.jobs, jobs, self._lease_s),
-            ):
-                if most is not None:
-                    taken.append(Limit(f"{kind}:{rule.scope}", most, min(amount, most), ttl_s))
+            )
+            if most is not None
+        ]
         if not taken:
             return Lease({}, self._store)
         lease = uuid4().hex
@@ -131,10 +127,12 @@ class RateLimits:
             headers = _headers(taken, levels)
             if acquired:
                 return Lease(headers, self._store, lease, taken)
-            wait_s, short = max(
-                ((_wait(limit, level), limit) for limit, level in zip(taken, levels, strict=True)),
-                key=lambda found: found[0],
-            )
+            waits = [
+                # A job may end at any time.
+                min(level.wait_s, _RECHECK_S) if _kind(limit) == "jobs" else level.wait_s
+                for limit, level in zip(taken, levels, strict=True)
+            ]
+            wait_s, short = max(zip(waits, taken, strict=True), key=itemgetter(0))
             pause = min(max(wait_s, _RECHECK_S), MINUTE_S)
             if time.monotonic() + pause > give_up:
                 unit = "jobs in flight" if _kind(short) == "jobs" else f"{_kind(short)} a minute"
@@ -149,23 +147,14 @@ def _kind(limit: Limit) -> str:
     return limit.counter.partition(":")[0]
 
 
-def _wait(limit: Limit, level: Level) -> float:
-    """Seconds until another try is worth it: a job may end at any time."""
-    return min(level.wait_s, _RECHECK_S) if _kind(limit) == "jobs" else level.wait_s
-
-
 def _headers(taken: Sequence[Limit], levels: Sequence[Level]) -> dict[str, str]:
     """OpenAI's headers for the tightest limit of requests, and the tightest of tokens."""
     headers = {}
     for kind in ("requests", "tokens"):
-        found = [
-            (max(limit.most - level.used, 0), limit.most, level.reset_s)
-            for limit, level in zip(taken, levels, strict=True)
-            if _kind(limit) == kind
-        ]
-        if found:
-            remaining, most, reset_s = min(found)
-            headers[f"x-ratelimit-limit-{kind}"] = str(most)
-            headers[f"x-ratelimit-remaining-{kind}"] = str(remaining)
-            headers[f"x-ratelimit-reset-{kind}"] = f"{reset_s:.3f}s"
+        pairs = [pair for pair in zip(taken, levels, strict=True) if _kind(pair[0]) == kind]
+        if pairs:
+            limit, level = min(pairs, key=lambda pair: pair[0].most - pair[1].used)
+            headers[f"x-ratelimit-limit-{kind}"] = str(limit.most)
+            headers[f"x-ratelimit-remaining-{kind}"] = str(max(limit.most - level.used, 0))
+            headers[f"x-ratelimit-reset-{kind}"] = f"{level.reset_s:.3f}s"
     return headers

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from proxy.access.authentication import (
+    AllowedOrigins,
+    Authenticator,
     Caller,
-    PassThroughAuthenticator,
-    SharedTokenAuthenticator,
     TokenVerifier,
     caller_id,
     presented_keys,
@@ -31,8 +31,8 @@ def keys(records: SqliteStore) -> Keys:
 
 
 @pytest.fixture
-def shared(keys: Keys) -> SharedTokenAuthenticator:
-    return SharedTokenAuthenticator(("one", "two"), "plane", keys)
+def shared(keys: Keys) -> Authenticator:
+    return Authenticator(("one", "two"), "plane", keys)
 
 
 class Narrative:
@@ -110,7 +110,7 @@ def test_a_key_is_one_identity_however_it_is_presented() -> None:
 
 
 @pytest.mark.parametrize("token", ["one", "two"])
-async def test_a_known_key_runs_on_the_proxys_own_token(shared: SharedTokenAuthenticator, token: str) -> None:
+async def test_a_known_key_runs_on_the_proxys_own_token(shared: Authenticator, token: str) -> None:
     for headers in (bearer(token), {"x-api-key": token}, {"api-key": token}):
         assert await shared.authenticate(headers) == Caller(None, "plane", id=caller_id(token))
 
@@ -128,13 +128,13 @@ async def test_a_known_key_runs_on_the_proxys_own_token(shared: SharedTokenAuthe
         {**bearer("three"), "x-api-key": "one"},
     ],
 )
-async def test_anything_else_is_a_plain_401(shared: SharedTokenAuthenticator, headers: dict[str, str]) -> None:
+async def test_anything_else_is_a_plain_401(shared: Authenticator, headers: dict[str, str]) -> None:
     with pytest.raises(InvalidApiKey):
         await shared.authenticate(headers)
 
 
 async def test_without_a_key_everyone_is_served_until_the_first_key_is_made(keys: Keys) -> None:
-    shared = SharedTokenAuthenticator((), "plane", keys, "until_first_key")
+    shared = Authenticator((), "plane", keys, unauthenticated="until_first_key")
     assert await shared.authenticate({}) == Caller(None, "plane")
     assert await shared.authenticate(bearer("whatever")) == Caller(None, "plane")
     made, secret = await keys.create("app")
@@ -147,7 +147,7 @@ async def test_without_a_key_everyone_is_served_until_the_first_key_is_made(keys
 
 
 async def test_where_everyone_is_always_served_a_key_still_names_its_caller(keys: Keys) -> None:
-    shared = SharedTokenAuthenticator(("one",), "plane", keys, "always")
+    shared = Authenticator(("one",), "plane", keys, unauthenticated="always")
     _, secret = await keys.create("app", quota=Quota(requests=5))
     assert await shared.authenticate({}) == Caller(None, "plane")
     assert (await shared.authenticate(bearer("one"))).id == caller_id("one")
@@ -159,18 +159,18 @@ async def test_where_everyone_is_always_served_a_key_still_names_its_caller(keys
 
 async def test_without_any_key_nobody_is_served_by_default(keys: Keys) -> None:
     with pytest.raises(InvalidApiKey):
-        await SharedTokenAuthenticator((), "plane", keys).authenticate(bearer("any"))
+        await Authenticator((), "plane", keys).authenticate(bearer("any"))
 
 
 async def test_the_loss_of_the_store_does_not_open_the_server(tmp_path: Path) -> None:
     await Keys(MemoryStore(), tmp_path / "new").create("app")
     after_a_restart = Keys(MemoryStore(), tmp_path / "new")
     with pytest.raises(InvalidApiKey):
-        await SharedTokenAuthenticator((), "plane", after_a_restart, "until_first_key").authenticate({})
+        await Authenticator((), "plane", after_a_restart, unauthenticated="until_first_key").authenticate({})
 
 
 async def test_a_running_server_remembers_that_keys_existed(keys: Keys, records: SqliteStore) -> None:
-    shared = SharedTokenAuthenticator((), "plane", Keys(records), "until_first_key")
+    shared = Authenticator((), "plane", Keys(records), unauthenticated="until_first_key")
     await keys.create("app")
     with pytest.raises(InvalidApiKey):
         await shared.authenticate({})
@@ -196,7 +196,7 @@ def test_where_requests_without_a_key_are_served(environ: dict[str, str], sandbo
     assert unauthenticated(settings, sandbox=sandbox) == served
 
 
-async def test_a_key_that_was_made_carries_its_limits(shared: SharedTokenAuthenticator, keys: Keys) -> None:
+async def test_a_key_that_was_made_carries_its_limits(shared: Authenticator, keys: Keys) -> None:
     key, secret = await keys.create("app", models=("a", "b"), data_plane_id="own", quota=Quota(requests=5))
     assert await shared.authenticate(bearer(secret)) == Caller(
         None, "own", id=key.id, models=frozenset({"a", "b"}), bound_plane="own", quota=Quota(requests=5)
@@ -207,10 +207,10 @@ async def test_a_key_that_was_made_carries_its_limits(shared: SharedTokenAuthent
 
 
 async def test_a_clients_own_token_is_passed_through_with_its_data_plane(keys: Keys, narrative: Narrative) -> None:
-    passing = PassThroughAuthenticator(None, keys, narrative.tokens)
+    passing = Authenticator((), None, keys, narrative.tokens)
     passed = await passing.authenticate({**bearer("mine"), "openai-project": PLANE})
     assert passed == Caller("mine", PLANE, id=caller_id("mine"), endpoints=False)
-    assert (await PassThroughAuthenticator("set", keys, narrative.tokens).authenticate(bearer("mine"))).plane() == "set"
+    assert (await Authenticator((), "set", keys, narrative.tokens).authenticate(bearer("mine"))).plane() == "set"
     with pytest.raises(InvalidRequest):
         (await passing.authenticate(bearer("mine"))).plane()
     with pytest.raises(InvalidApiKey):
@@ -220,7 +220,7 @@ async def test_a_clients_own_token_is_passed_through_with_its_data_plane(keys: K
 async def test_elastics_form_of_a_key_is_understood_where_tokens_are_passed_through(
     keys: Keys, narrative: Narrative
 ) -> None:
-    passing = PassThroughAuthenticator(None, keys, narrative.tokens)
+    passing = Authenticator((), None, keys, narrative.tokens)
     caller = await passing.authenticate({"authorization": f"ApiKey {encoded('id:mine')}"})
     assert (caller.upstream_key, caller.id) == ("mine", caller_id("mine"))
     assert (await passing.authenticate({"authorization": "ApiKey mine"})).upstream_key == "mine"
@@ -230,15 +230,15 @@ async def test_elastics_form_of_a_key_is_understood_where_tokens_are_passed_thro
 
 async def test_a_project_of_openai_is_no_data_plane(keys: Keys, narrative: Narrative) -> None:
     headers = {**bearer("mine"), "openai-project": "proj_abc123"}
-    passing = PassThroughAuthenticator("set", keys, narrative.tokens)
+    passing = Authenticator((), "set", keys, narrative.tokens)
     assert (await passing.authenticate(headers)).plane() == "set"
     with pytest.raises(InvalidRequest) as caught:
-        (await PassThroughAuthenticator(None, keys, narrative.tokens).authenticate(headers)).plane()
+        (await Authenticator((), None, keys, narrative.tokens).authenticate(headers)).plane()
     assert caught.value.param == "OpenAI-Project"
 
 
 async def test_a_key_of_ours_is_never_passed_through_to_narrative(keys: Keys, narrative: Narrative) -> None:
-    passing = PassThroughAuthenticator("set", keys, narrative.tokens)
+    passing = Authenticator((), "set", keys, narrative.tokens)
     with pytest.raises(InvalidApiKey):
         await passing.authenticate(bearer("np-not-known"))
     _, secret = await keys.create("app")
@@ -248,13 +248,15 @@ async def test_a_key_of_ours_is_never_passed_through_to_narrative(keys: Keys, na
 
 async def test_a_clients_token_opens_no_endpoint_but_on_a_loopback_address(keys: Keys, narrative: Narrative) -> None:
     for loopback in (False, True):
-        passing = PassThroughAuthenticator("set", keys, narrative.tokens, endpoints=loopback)
+        passing = Authenticator(
+            (), "set", keys, narrative.tokens, origins=AllowedOrigins(frozenset()) if loopback else None
+        )
         assert (await passing.authenticate(bearer("mine"))).may_use_endpoint("a") is loopback
 
 
 async def test_a_token_that_narrative_refuses_is_a_401(keys: Keys, narrative: Narrative) -> None:
     with pytest.raises(InvalidApiKey):
-        await PassThroughAuthenticator("set", keys, narrative.tokens).authenticate(bearer("bad"))
+        await Authenticator((), "set", keys, narrative.tokens).authenticate(bearer("bad"))
 
 
 async def test_a_token_is_checked_once_in_a_while() -> None:
