@@ -50,7 +50,7 @@ from proxy.catalog import load_catalog
 from proxy.console.routes import RECENT_REQUESTS, ConsoleServices, console_routes
 from proxy.errors import InvalidApiKey, PermissionDenied, ProxyError, UpstreamError
 from proxy.inference.endpoints import Endpoint, Endpoints
-from proxy.inference.idempotency import Idempotency, IdempotencyOptions
+from proxy.inference.idempotency import Idempotency
 from proxy.inference.request import Rules
 from proxy.inference.router import Router
 from proxy.lifecycle import Lifecycle, drain_on_signals
@@ -175,9 +175,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 own_token=bool(account.api_key),
             )
             stack.push_async_callback(router.aclose)
-            backend = await stack.enter_async_context(
-                Idempotency(router, store, _idempotency(settings), metrics.repeated)
-            )
+            backend = await stack.enter_async_context(Idempotency(router, store, settings.state, metrics.repeated))
             yield {
                 "openai": OpenAIServices(settings, catalog, authenticator, endpoints, backend, decode),
                 "elastic": ElasticServices(
@@ -260,17 +258,6 @@ async def readyz(request: Request) -> Response:
 def _operators(settings: Settings) -> frozenset[str]:
     """Keys from the settings have full access, including to other keys' requests; as does everyone where no key is needed."""
     return frozenset({ANONYMOUS, *(caller_id(key) for key in _client_keys(settings))})
-
-
-def _idempotency(settings: Settings) -> IdempotencyOptions:
-    state = settings.state
-    return IdempotencyOptions(
-        key_ttl_s=state.idempotency_ttl_s,
-        adopt=state.adopt,
-        adopt_ttl_s=state.adopt_ttl_s,
-        replay_failures_s=state.replay_failures_s,
-        max_answer_bytes=state.max_answer_bytes,
-    )
 
 
 def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> None:

@@ -21,6 +21,7 @@ import json
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -28,6 +29,7 @@ from typing import Any, Final, Literal, Self
 from uuid import UUID, uuid4
 
 import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from proxy.access.authentication import Caller
 from proxy.errors import (
@@ -40,8 +42,9 @@ from proxy.errors import (
     ProxyError,
 )
 from proxy.inference.backend import Backend, Record, Report, Run, RunOptions
-from proxy.inference.request import Request, ToolCall
-from proxy.inference.result import Choice, Event, Result, Usage, fold, result_events
+from proxy.inference.request import Request
+from proxy.inference.result import Event, Result, fold, result_events
+from proxy.settings import StateSettings
 from proxy.storage import Store
 
 log = structlog.get_logger(__name__)
@@ -83,26 +86,6 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class IdempotencyOptions:
-    """What is kept, and for how long. Seconds.
-
-    Attributes:
-        key_ttl_s: for how long a key is remembered.
-        adopt: which requests without a key take up jobs whose answer was not delivered: every equal one, those that an SDK marks as
-            its own retry, or none.
-        adopt_ttl_s: for how long those jobs can be taken up.
-        replay_failures_s: for how long an equal request gets the failure of a paid job again; 0 is off.
-        max_answer_bytes: a longer result is not kept with its key; its jobs are read again.
-    """
-
-    key_ttl_s: float = 86_400.0
-    adopt: Literal["equal", "sdk_retry", "off"] = "equal"
-    adopt_ttl_s: float = 3_600.0
-    replay_failures_s: float = 15.0
-    max_answer_bytes: int = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
 class _Place:
     """What a request is known by.
 
@@ -129,6 +112,7 @@ class Idempotency:
     """The outermost layer in front of all backends. An async context manager that owns the tasks which write records.
 
     Args:
+        options: what is kept, and for how long.
         observe: called for every repeat.
         clock: seconds since 1970; replicas compare theirs.
     """
@@ -137,7 +121,7 @@ class Idempotency:
         self,
         backend: Backend,
         store: Store,
-        options: IdempotencyOptions,
+        options: StateSettings,
         observe: Callable[[Repeat], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -211,7 +195,7 @@ class Idempotency:
     # ------------------------------------------------------------ what is known of equal requests
 
     def _key_ttl_s(self, derived: bool) -> float:
-        return self._options.adopt_ttl_s if derived else self._options.key_ttl_s
+        return self._options.adopt_ttl_s if derived else self._options.idempotency_ttl_s
 
     async def _keyed_place(self, index: str, key: str, body: str, choices: int, terms: Terms) -> _Place:
         mark = f"{body}:{uuid4()}"
@@ -231,7 +215,11 @@ class Idempotency:
     async def _replay(self, place: _Place) -> "ReplayedRun | None":
         """The stored result of a keyed request. Raises its error: it failed."""
         stored = await self._store.read(place.record)
-        replayed = _replayed(stored.get(_RESULT))
+        replayed = None
+        if _RESULT in stored:
+            # Another version of the proxy may have stored it in another shape: then its jobs are read again.
+            with suppress(ValidationError):
+                replayed = _STORED.validate_python(json.loads(stored[_RESULT]))
         self._observe("replayed" if replayed or _FAILURE in stored else "joined")
         if _FAILURE in stored:
             raise _failure(json.loads(stored[_FAILURE]))
@@ -320,16 +308,16 @@ class Idempotency:
         if place.key is None or place.derived:
             await self._forget(place)
         else:
-            await self._store.put(place.record, _FAILURE, json.dumps(again), ttl_s=options.key_ttl_s)
+            await self._store.put(place.record, _FAILURE, json.dumps(again), ttl_s=options.idempotency_ttl_s)
 
     async def store_result(self, place: _Place, result: Result, report: Report) -> None:
         """Keep the result of a keyed request, if it is not too long."""
         most = self._options.max_answer_bytes
         if sum(len(choice.text or "") + len(choice.reasoning or "") for choice in result.choices) > most:
             return
-        text = json.dumps({"result": asdict(result), "report": asdict(replace(report, rate_limits={}))})
+        text = json.dumps(asdict(ReplayedRun(result, replace(report, rate_limits={}))))
         if len(text) <= most:
-            await self._store.put(place.record, _RESULT, text, ttl_s=self._options.key_ttl_s)
+            await self._store.put(place.record, _RESULT, text, ttl_s=self._options.idempotency_ttl_s)
 
     async def _submissions(self, record: str) -> list[str]:
         """Names of a request's jobs that exist or may exist, and may be taken up."""
@@ -430,6 +418,9 @@ class ReplayedRun:
         """Nothing is held."""
 
 
+_STORED: Final = TypeAdapter(ReplayedRun)
+
+
 def _noted(batch: Iterable[Event], seen: list[Event]) -> Iterator[Event]:
     for event in batch:
         seen.append(event)
@@ -440,23 +431,6 @@ def _failure(stored: dict[str, Any]) -> ProxyError:
     """The error that was stored."""
     kind = next(kind for kind in _PAID_FAILURES if kind.__name__ == stored["type"])
     return kind(**{name: value for name, value in stored.items() if name != "type"})
-
-
-def _replayed(text: str | None) -> ReplayedRun | None:
-    """The run of a stored result; None when there is none, or another version of the proxy stored it in another shape."""
-    try:
-        stored = json.loads(text or "{}")
-        result, report = stored["result"], stored["report"]
-        choices = [
-            Choice(**{**choice, "tool_calls": tuple(ToolCall(**call) for call in choice["tool_calls"])})
-            for choice in result["choices"]
-        ]
-        lists = {name: tuple(report[name]) for name in ("job_ids", "ignored", "adjusted")}
-        usage = Usage(**result["usage"])
-        whole = {**result, "choices": tuple(choices), "usage": usage, "native": tuple(result["native"])}
-        return ReplayedRun(Result(**whole), Report(**{**report, **lists}))
-    except (KeyError, TypeError):
-        return None
 
 
 def _digest(*parts: str) -> str:

@@ -21,9 +21,10 @@ from proxy.errors import (
     UpstreamError,
 )
 from proxy.inference.backend import Report, RunOptions
-from proxy.inference.idempotency import Idempotency, IdempotencyOptions, Repeat, Terms
+from proxy.inference.idempotency import Idempotency, Repeat, Terms
 from proxy.inference.request import Request, ToolCall
 from proxy.inference.result import Choice, Result, Usage, fold
+from proxy.settings import StateSettings
 from proxy.storage import MemoryStore
 from tests.unit.inference.fakes import ME, FakeBackend, FakeRun, asking
 
@@ -74,7 +75,9 @@ class Server:
         self.store = MemoryStore() if store is None else store
         self.backend = Submitting(self.store)
         self.repeats: list[Repeat] = []
-        self.layer = Idempotency(self.backend, self.store, IdempotencyOptions(**options), self.repeats.append, clock)
+        self.layer = Idempotency(
+            self.backend, self.store, StateSettings.model_construct(**options), self.repeats.append, clock
+        )
 
     @property
     def jobs(self) -> int:
