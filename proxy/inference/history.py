@@ -9,11 +9,11 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import dump_json
-from proxy.inference.request import Block, JsonObject, Media, Message, Rules, Text, ToolCall, ToolResult
+from proxy.inference.request import Block, Media, Message, Rules, Text, ToolCall, ToolResult
 
 CONTINUE = "Please continue."
 """Stands in where a user turn is due and the client has none."""
@@ -68,21 +68,19 @@ def repair(
     Raises:
         InvalidRequest: a block cannot be expressed, or the history needs a repair and `rules.strict_history`; `param` is its path.
     """
-    system: list[str] = []
     leading = 0
     while leading < len(messages) and messages[leading].role in ("system", "developer"):
-        for text in _texts(messages[leading].content):
-            system.append(text.text)
         leading += 1
+    system = "\n\n".join(text.text for message in messages[:leading] for text in _texts(message.content))
     if leading == len(messages) - 1 and (texts := _question(messages[leading])):
-        return Conversation("\n\n".join(system), (Turn("user", texts),), ())
+        return Conversation(system, (Turn("user", texts),), ())
     history = _History(names, rules, messages)
     for message in messages[leading:]:
         history.add(message)
     turns = history.finish()
     if not tool_blocks:
         turns = [Turn(turn.role, tuple(_as_text(block) for block in turn.content)) for turn in turns]
-    return Conversation("\n\n".join(system), tuple(turns), tuple(history.repairs))
+    return Conversation(system, tuple(turns), tuple(history.repairs))
 
 
 def called_names(messages: Iterable[Message]) -> Iterator[str]:
@@ -132,17 +130,15 @@ def _safe(name: str) -> str:
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A past call.
+    """A past call, as it will be sent.
 
     Attributes:
         turn: number of the turn it was made in.
         repeats: another call of its turn has the same id, name and arguments: clients write one call in two spellings.
     """
 
-    source: ToolCall
+    block: ToolCall
     turn: int
-    id: str
-    arguments: JsonObject
     repeats: bool = False
     result: ToolResult | None = None
 
@@ -161,16 +157,17 @@ class _Waiting:
     """Calls without results, found by a key: the newest turn's first one, since clients reuse ids from turn to turn."""
 
     def __init__(self) -> None:
-        self._by_key: dict[tuple[str, str | None], list[deque[_Call]]] = {}
+        self._by_key: dict[tuple[str, ...], list[deque[_Call]]] = {}
 
-    def add(self, key: tuple[str, str | None], call: _Call) -> None:
-        """Add a call of the newest turn under a key: its kind, and an id or a name."""
-        stack = self._by_key.setdefault(key, [])
-        if not stack or stack[-1][0].turn != call.turn:
-            stack.append(deque())
-        stack[-1].append(call)
+    def add(self, call: _Call, *keys: tuple[str, ...]) -> None:
+        """Add a call of the newest turn under some keys."""
+        for key in keys:
+            stack = self._by_key.setdefault(key, [])
+            if not stack or stack[-1][0].turn != call.turn:
+                stack.append(deque())
+            stack[-1].append(call)
 
-    def first(self, key: tuple[str, str | None]) -> _Call | None:
+    def first(self, *key: str) -> _Call | None:
         """The call that a result of this key belongs to; None when none waits."""
         stack = self._by_key.get(key, [])
         while stack:
@@ -236,18 +233,14 @@ class _History:
 
         for turn in self._turns:
             calls = [call for call in turn.calls if self._counts(call)]
-            made = [
-                ToolCall(call.id, self._names[call.source.name], call.arguments, call.source.path) for call in calls
-            ]
-            append(turn.role, [*turn.texts, *made])
+            append(turn.role, [*turn.texts, *(call.block for call in calls)])
             append("user", [self._result(call) for call in calls])
-        stand_in = Text(CONTINUE)
         if not blocks or blocks[0][0] == "assistant":
             self._repair("the conversation was opened with a user turn", self._root, "the first turn is not the user's")
-            blocks.insert(0, ("user", [stand_in]))
+            blocks.insert(0, ("user", [Text(CONTINUE)]))
         if blocks[-1][0] == "assistant":
             self._repair("a user turn was added at the end", f"{self._end}.role", "the last turn is the assistant's")
-            append("user", [stand_in])
+            append("user", [Text(CONTINUE)])
         return [Turn(role, tuple(content)) for role, content in blocks]
 
     def _turn(self, role: TurnRole) -> _OpenTurn:
@@ -270,48 +263,47 @@ class _History:
             self._repair("an empty turn was left out", message.path, "the message has neither text nor calls")
 
     def _add_call(self, turn: _OpenTurn, source: ToolCall) -> None:
-        arguments = _arguments(source.arguments)
-        if arguments is None:
+        arguments = source.arguments
+        if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+            arguments = {}
+        elif not isinstance(arguments, dict):  # it is what the model wrote, and must not get lost
             what = "past arguments that are no JSON object were wrapped"
             self._repair(what, source.path, "its arguments are no JSON object")
-            arguments = {"raw_arguments": source.arguments}
+            arguments = {"raw_arguments": arguments}
         same = (source.id, source.name, repr(arguments)) if source.id else None
         repeats = same in self._calls_of_turn
         if source.id in self._known_ids and (self._rules.strict_history or not repeats):
-            self._reused_id(source)
-        call = _Call(source, len(self._turns), self._ids.claim(source.id or "call"), arguments, repeats)
+            self._reused_id(source.path)
         if same is not None:
             self._known_ids.add(source.id)
             self._calls_of_turn.add(same)
+        block = ToolCall(self._ids.claim(source.id or "call"), self._names[source.name], arguments, source.path)
+        call = _Call(block, len(self._turns), repeats)
         turn.calls.append(call)
-        self._waiting.add(("id", source.id), call)
-        self._waiting.add(("name", source.name), call)
-        self._waiting.add(("any", None), call)
+        self._waiting.add(call, ("id", source.id), ("name", source.name), ("any",))
 
-    def _reused_id(self, source: ToolCall) -> None:
-        what = "a call with an id that was used before got another one"
-        self._repair(what, source.path, "its id was used before")
+    def _reused_id(self, path: str) -> None:
+        self._repair("a call with an id that was used before got another one", path, "its id was used before")
 
     def _counts(self, call: _Call) -> bool:
         """Whether a call is one of its own: one that repeats another is when it has a result of its own."""
         if not call.repeats:
             return True
         if call.result is None:
-            self._repair("a call that was made twice counts once", call.source.path, "its id was used before")
+            self._repair("a call that was made twice counts once", call.block.path, "its id was used before")
             return False
-        self._reused_id(call.source)
+        self._reused_id(call.block.path)
         return True
 
     # ------------------------------------------------------------ results
 
     def _add_result(self, result: ToolResult) -> None:
         texts = list(_texts(result.content, self._rules.media_placeholder)) or [Text(EMPTY_RESULT)]
+        call = None
         if result.call_id:
-            call = self._waiting.first(("id", result.call_id))
+            call = self._waiting.first("id", result.call_id)
         elif result.name is not None:
-            call = self._waiting.first(("name", result.name))
-        else:
-            call = None
+            call = self._waiting.first("name", result.name)
         if call is None:
             self._unpaired.append((result, texts))
         else:
@@ -321,16 +313,18 @@ class _History:
         """Pair results that name no call with the calls that have no id, now that all results of the turn are known."""
         unpaired, self._unpaired = self._unpaired, []
         for result, texts in unpaired:
-            call = self._waiting.first(("id", "")) if result.call_id or result.name is None else None
-            if result.call_id and call is not None:
-                call = call if call.turn == len(self._turns) else None
-            if call is not None and result.call_id:
-                what = "a result with an unknown id was given to the call that had none"
-                self._repair(what, result.path, "no earlier call has its id")
-            elif not result.call_id and result.name is None:
+            call = None
+            if result.call_id:
+                call = self._waiting.first("id", "")
+                if call is not None and call.turn == len(self._turns):
+                    what = "a result with an unknown id was given to the call that had none"
+                    self._repair(what, result.path, "no earlier call has its id")
+                else:
+                    call = None
+            elif result.name is None:
                 what = "a result without an id was given to the first call that had none"
                 self._repair(what, result.path, "it does not name its call")
-                call = call or self._waiting.first(("any", None))
+                call = self._waiting.first("id", "") or self._waiting.first("any")
             if call is not None:
                 self._pair(call, result, texts)
                 continue
@@ -342,15 +336,15 @@ class _History:
     def _pair(self, call: _Call, result: ToolResult, texts: list[Text]) -> None:
         if call.turn != len(self._turns):
             self._repair("a tool result was moved to its call", result.path, "it does not follow its call")
-        call.result = ToolResult(call.id, tuple(texts), result.is_error, path=result.path)
+        call.result = ToolResult(call.block.id, tuple(texts), result.is_error, path=result.path)
         self._turns[call.turn - 1].answered = True
 
     def _result(self, call: _Call) -> ToolResult:
         if call.result is not None:
             return call.result
         what = "a call without a result was given a neutral one"
-        self._repair(what, call.source.path, "no tool message answers this call")
-        return ToolResult(call.id, (Text(NO_RESULT),))
+        self._repair(what, call.block.path, "no tool message answers this call")
+        return ToolResult(call.block.id, (Text(NO_RESULT),))
 
     def _repair(self, what: str, path: str, fault: str) -> None:
         if self._rules.strict_history:
@@ -399,15 +393,6 @@ def _without_reasoning(texts: Iterable[Text]) -> Iterator[Text]:
         reasoning = _REASONING.match(text.text)
         if kept := text.text[reasoning.end() if reasoning else 0 :].rstrip():
             yield Text(kept, text.path)
-
-
-def _arguments(arguments: Any) -> JsonObject | None:
-    """Past arguments as an object; None for what is not one. It is what the model wrote, and must not get lost."""
-    if isinstance(arguments, dict):
-        return arguments
-    if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
-        return {}
-    return None
 
 
 def _as_text(block: Text | ToolCall | ToolResult) -> Text:
