@@ -3,8 +3,8 @@
 import contextlib
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Callable
+from typing import Any, NamedTuple, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -30,10 +30,6 @@ class SandboxApp(Starlette):
         return FaultMiddleware(super().build_middleware_stack(), self.state.faults)
 
 
-Handler = Callable[[Request], Awaitable[object]]
-"""Answers a call with JSON: as bytes, or as a value."""
-
-
 def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     """An embedded Narrative, to be run by uvicorn. Its `state` has `store` (JobStore) and `faults` (Faults); its lifespan owns
     the task that delivers webhooks.
@@ -42,12 +38,13 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     store, faults = JobStore(options), Faults()
     webhooks = WebhookDeliveries(options, store, faults)
 
-    def _on_error(request: Request, error: Exception) -> Response:
-        """The response to a refused call, which is remembered."""
-        assert isinstance(error, SandboxError)  # noqa: S101 - the only class that it is registered for
+    def _on_error(request: Request, error: Any) -> Response:
         call = f"{request.method} {request.url.path}"
         store.refused.append(RejectedCall(call, error.status, error.error, error.description))
-        return error.response()
+        return cast(SandboxError, error).response()
+
+    def _on_http_exception(_: Request, error: Any) -> Response:
+        return SandboxError(error.status_code, error.detail, headers=error.headers).response()
 
     @contextlib.asynccontextmanager
     async def _lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -72,13 +69,13 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
 def _job_routes(options: SandboxOptions, store: JobStore) -> list[Route]:
     factory = JobFactory(options, store)
 
-    async def _run(request: Request) -> object:
-        return {options.id_name: factory.submit(await read_body(request, options.max_body_bytes)).id}
+    def _run(_: Request, body: bytes) -> object:
+        return {options.id_name: factory.submit(body).id}
 
-    async def _get(request: Request) -> object:
+    def _get(request: Request, _: bytes) -> object:
         return store.get(request.path_params["id"]).record(store.clock())
 
-    async def _list(request: Request) -> object:
+    def _list(request: Request, _: bytes) -> object:
         query = JobQuery.parse(request.query_params)
         lag: float = request.scope.get(LAG, 0.0)
         return store.page(query, lag=lag).encoded(query, store.clock() - lag)
@@ -91,28 +88,27 @@ def _job_routes(options: SandboxOptions, store: JobStore) -> list[Route]:
 
 
 def _webhook_routes(options: SandboxOptions, store: JobStore, webhooks: WebhookDeliveries) -> list[Route]:
-    async def _create(request: Request) -> object:
-        return webhooks.create(await read_body(request, options.max_body_bytes)).record()
-
-    async def _list(_: Request) -> object:
+    def _list(_: Request, __: bytes) -> object:
         records = [subscription.record() for subscription in webhooks.all()]
         return {"records": records, "current_page": 1, "total_pages": 1, "total_records": len(records)}
 
-    async def _get(request: Request) -> object:
-        return webhooks.get(request.path_params["id"]).record()
-
-    async def _archive(request: Request) -> object:
+    def _get(request: Request, _: bytes) -> object:
         subscription = webhooks.get(request.path_params["id"])
-        subscription.status = "archived"
+        if request.method == "DELETE":
+            subscription.status = "archived"
         return subscription.record()
 
-    handlers = {
-        "POST /webhooks": _create,
+    handlers: dict[str, Handler] = {
+        "POST /webhooks": lambda _, body: webhooks.create(body).record(),
         "GET /webhooks": _list,
         "GET /webhooks/{id}": _get,
-        "DELETE /webhooks/{id}": _archive,
+        "DELETE /webhooks/{id}": _get,
     }
     return [_route(options, store, "webhooks", call, handler) for call, handler in handlers.items()]
+
+
+Handler = Callable[[Request, bytes], object]
+"""Answers a call, given with its body, with JSON: as bytes, or as a value."""
 
 
 def _route(options: SandboxOptions, store: JobStore, operation: str, call: str, handler: Handler) -> Route:
@@ -121,18 +117,13 @@ def _route(options: SandboxOptions, store: JobStore, operation: str, call: str, 
     async def _checked(request: Request) -> Response:
         store.calls[operation] += 1
         check_headers(request, options)
-        content = await handler(request)
+        content = handler(request, await read_body(request, options.max_body_bytes))
         return Response(content if isinstance(content, bytes) else dumps(content), media_type="application/json")
 
     method, path = call.split()
     route = Route(path, _checked, methods=[method])
     route.methods = {method}  # a list of methods would let HEAD in where GET is
     return route
-
-
-def _on_http_exception(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - the only class that it is registered for
-    return SandboxError(error.status_code, error.detail, headers=error.headers).response()
 
 
 # ---------------------------------------------------------------- the server

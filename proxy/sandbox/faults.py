@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import random
 import socket
 import struct
@@ -9,11 +10,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -61,36 +64,26 @@ class Fault(BaseModel):
             raise ValueError("patch needs an object as body")
         return self
 
-    def concerns(self, operation: SandboxOperation, job_id: str | None) -> bool:
-        """Whether this may happen to a call of that operation, about that job."""
-        if (operation == "deliveries") != (self.kind in _DELIVERY_FAULTS):
-            return False
-        return self.operation in (None, operation) and self.job_id in (None, job_id)
-
 
 @dataclass
 class _ActiveFault:
     fault: Fault
-    until: float | None
+    until: float
     seen: int = 0
     fired: int = 0
-
-    def is_spent(self, now: float) -> bool:
-        """Whether it cannot happen any more, by its `for_s` or its `times`."""
-        out_of_time = self.until is not None and now >= self.until
-        return out_of_time or (self.fault.times is not None and self.fired >= self.fault.times)
 
 
 class Faults:
     """The faults in force at one sandbox, which may be changed at any time, from any thread.
 
-    `seed` starts the generator behind `probability` and `share`; `fired` counts how often each kind happened.
+    `seed` starts the generator behind `probability` and `share`; `fired` counts how often each kind happened. `cleared` is
+    done when all faults have been ended, and another future then takes its place.
     """
 
     def __init__(self, seed: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._active: tuple[_ActiveFault, ...] = ()
-        self._on_clear: set[Callable[[], object]] = set()
+        self.cleared: Future[None] = Future()
         self.random = random.Random(seed)  # noqa: S311 - faults, no secrets
         self.fired: Counter[str] = Counter()
 
@@ -102,47 +95,47 @@ class Faults:
         if len(self._active) + len(faults) > _MAX_FAULTS:
             raise ValueError(f"at most {_MAX_FAULTS} faults")
         now = self._clock()
-        added = (_ActiveFault(fault, None if fault.for_s is None else now + fault.for_s) for fault in faults)
-        self._active = (*self._active, *added)
+        self._active += tuple(_ActiveFault(fault, now + (fault.for_s or math.inf)) for fault in faults)
 
     def clear(self) -> None:
         """Ends all faults; calls that are stuck continue."""
         self._active = ()
-        for callback in tuple(self._on_clear):
-            callback()
+        cleared, self.cleared = self.cleared, Future()
+        cleared.set_result(None)
 
     def active(self) -> list[Fault]:
         """Those that may still happen."""
-        self._drop_spent()
-        return [each.fault for each in self._active]
+        now = self._clock()
+        left = tuple(
+            each
+            for each in self._active
+            if now < each.until and (each.fault.times is None or each.fired < each.fault.times)
+        )
+        if len(left) < len(self._active):
+            self._active = left
+        return [each.fault for each in left]
 
     def pick(self, operation: SandboxOperation, job_id: str | None = None) -> Fault | None:
         """The fault that happens to a call, which is counted by this."""
-        self._drop_spent()
+        self.active()
         for each in self._active:
-            if each.fault.concerns(operation, job_id) and self._happens(each):
+            if self._happens(each, operation, job_id):
                 each.fired += 1
                 self.fired[each.fault.kind] += 1
                 return each.fault
         return None
 
-    def on_clear(self, callback: Callable[[], object]) -> Callable[[], None]:
-        """Calls `callback` whenever all faults end; returns a function that cancels this."""
-        self._on_clear.add(callback)
-        return lambda: self._on_clear.discard(callback)
-
-    def _happens(self, each: _ActiveFault) -> bool:
+    def _happens(self, each: _ActiveFault, operation: SandboxOperation, job_id: str | None) -> bool:
         fault = each.fault
+        if (operation == "deliveries") != (fault.kind in _DELIVERY_FAULTS):
+            return False
+        if fault.operation not in (None, operation) or fault.job_id not in (None, job_id):
+            return False
         each.seen += 1
         number = each.seen - fault.after
         if number <= 0 or (fault.every is not None and number % fault.every):
             return False
         return fault.probability is None or self.random.random() < fault.probability
-
-    def _drop_spent(self) -> None:
-        now = self._clock()
-        if any(each.is_spent(now) for each in self._active):
-            self._active = tuple(each for each in self._active if not each.is_spent(now))
 
 
 LAG = "sandbox.lag"
@@ -178,8 +171,7 @@ class _ReceivedCall:
         sent: list[Message] = []
 
         async def _replay() -> Message:
-            message = next(request, None)
-            return await self.receive() if message is None else message
+            return next(request, None) or await self.receive()
 
         async def _keep(message: Message) -> None:
             sent.append(message)
@@ -189,26 +181,18 @@ class _ReceivedCall:
         del headers["content-length"]  # the body may be changed
         return Response(b"".join(message.get("body", b"") for message in sent[1:]), sent[0]["status"], headers)
 
-    async def respond(self, response: Response) -> None:
-        """Sends a response to the call."""
-        await response(self.scope, self.receive, self.send)
-
     async def disconnect(self, *, reset: bool) -> None:
-        """Closes or resets (RST) the connection; what was sent before has left. It needs uvicorn around the sandbox."""
+        """Closes or resets (RST) the connection. It needs uvicorn around the sandbox."""
         # ASGI cannot end a connection. uvicorn's `send` is a method of the object that holds the transport.
         transport: Any = self.send.__self__.transport  # type: ignore[attr-defined]
-        if not reset:
-            transport.close()
-        else:
-            for _ in range(1_000):
-                if not transport.get_write_buffer_size():
-                    break
-                await asyncio.sleep(0)
+        if reset:
             own = transport.get_extra_info("socket")
             # Without lingering, closing sends RST. The option is set on a duplicate: event loops guard the original.
             with socket.fromfd(own.fileno(), own.family, own.type) as duplicate:
                 duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             transport.abort()
+        else:
+            transport.close()
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
@@ -229,72 +213,49 @@ class FaultMiddleware:
         if fault is None:
             await self._app(scope, receive, send)
             return
-        body = await _read(receive)
-        if body is not None:
-            await self._apply(fault, _ReceivedCall(self._app, scope, receive, send, body))
+        with contextlib.suppress(ClientDisconnect):
+            body = await Request(scope, receive).body()
+            response = await self._apply(fault, _ReceivedCall(self._app, scope, receive, send, body))
+            if response is not None:
+                await response(scope, receive, send)
 
-    async def _apply(self, fault: Fault, call: _ReceivedCall) -> None:
+    async def _apply(self, fault: Fault, call: _ReceivedCall) -> Response | None:
+        """The response to a call, None when its connection was ended."""
         response = await call.response() if fault.handled else None
         match fault.kind:
             case "close" | "reset":
                 await call.disconnect(reset=fault.kind == "reset")
+                return None
             case "slow" | "stuck":
-                await self._wait(fault.delay_s if fault.kind == "slow" else None)
+                cleared = asyncio.wrap_future(self._faults.cleared)
+                await asyncio.wait([cleared], timeout=fault.delay_s if fault.kind == "slow" else None)
                 # A slow server does not notice that nobody waits for it.
-                await call.respond(response or await call.response())
+                return response or await call.response()
             case "lag":
-                await call.respond(await call.response(**{LAG: fault.delay_s}))
+                return await call.response(**{LAG: fault.delay_s})
             case "status":
-                await call.respond(_scripted(fault))
-            case _:
-                response = response or await call.response()
-                await call.respond(_changed(fault, response, self._faults.random))
-
-    async def _wait(self, seconds: float | None) -> None:
-        """Waits for the time to pass, or the faults to end."""
-        loop = asyncio.get_running_loop()
-        cleared = asyncio.Event()
-        cancel = self._faults.on_clear(lambda: loop.call_soon_threadsafe(cleared.set))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await cleared.wait()
-        cancel()
+                # 502 and 504 come from the gateway in front, which does not write JSON.
+                html = _HTML.format(status=fault.status) if fault.status in (502, 504) else None
+                body = html if fault.body is None else fault.body
+                return SandboxError(
+                    fault.status, "This fault was asked for", body=body, headers=fault.headers
+                ).response()
+        response = response or await call.response()
+        body = _changed(fault, bytes(response.body), response.status_code, self._faults.random)
+        return Response(body, response.status_code, media_type="application/json")
 
 
-async def _read(receive: Receive) -> bytes | None:
-    """The body of a request; None when the client left before its end."""
-    chunks = []
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        chunks.append(bytes(message.get("body", b"")))
-        if not message.get("more_body"):
-            return b"".join(chunks)
-
-
-def _scripted(fault: Fault) -> Response:
-    body = fault.body
-    if body is None and fault.status in (502, 504):
-        # These come from the gateway in front, which does not write JSON.
-        body = _HTML.format(status=fault.status)
-    return SandboxError(fault.status, "This fault was asked for", body=body, headers=fault.headers).response()
-
-
-def _changed(fault: Fault, response: Response, random: random.Random) -> Response:
-    body = bytes(response.body)
+def _changed(fault: Fault, body: bytes, status: int, random: random.Random) -> bytes:
     if fault.kind == "truncated":
-        body = body[: len(body) // 2 if fault.at_byte is None else fault.at_byte]
-    elif fault.kind == "garbage":
-        body = str(fault.body or _GARBAGE).encode()
-    else:
-        content = orjson.loads(body) if response.status_code == 200 else {}
-        if "records" in content:
-            content["records"] = _changed_records(fault, content["records"], random)
-        elif "state" in content and fault.kind in ("no_result", "patch"):
-            [content] = _changed_records(fault, [content], random)
-        body = orjson.dumps(content) if content else body
-    return Response(body, response.status_code, media_type="application/json")
+        return body[: len(body) // 2 if fault.at_byte is None else fault.at_byte]
+    if fault.kind == "garbage":
+        return str(fault.body or _GARBAGE).encode()
+    content = orjson.loads(body) if status == 200 else {}
+    if "records" in content:
+        content["records"] = _changed_records(fault, content["records"], random)
+    elif "state" in content and fault.kind in ("no_result", "patch"):
+        [content] = _changed_records(fault, [content], random)
+    return orjson.dumps(content) if content else body
 
 
 def _changed_records(fault: Fault, records: list[Any], random: random.Random) -> list[Any]:
@@ -309,9 +270,9 @@ def _changed_records(fault: Fault, records: list[Any], random: random.Random) ->
             return [*records, *records]
 
 
-def _merged(value: Any, patch: Mapping[str, Any]) -> Any:
+def _merged(value: Any, patch: Any) -> Any:
     """A record with a patch: objects are merged, anything else replaces what was there."""
-    merged = dict(value) if isinstance(value, Mapping) else {}
-    for name, part in patch.items():
-        merged[name] = _merged(merged.get(name), part) if isinstance(part, Mapping) else part
-    return merged
+    if not isinstance(patch, Mapping):
+        return patch
+    old = value if isinstance(value, Mapping) else {}
+    return {**old, **{name: _merged(old.get(name), part) for name, part in patch.items()}}

@@ -101,12 +101,9 @@ def test_what_may_still_happen_can_be_seen_and_ended() -> None:
     faults.pick("run")
     assert faults.active() == []
     faults.add(Fault(kind="slow"))
-    released = []
-    take_back = faults.on_clear(lambda: released.append("held"))
-    faults.on_clear(lambda: released.append("kept"))
-    take_back()
+    cleared = faults.cleared
     faults.clear()
-    assert (released, bool(faults)) == (["kept"], False)
+    assert (cleared.done(), faults.cleared.done(), bool(faults)) == (True, False, False)
 
 
 def test_there_is_a_bound() -> None:
