@@ -121,7 +121,7 @@ class ServerSettings(_Section):
     cors_origins: Annotated[tuple[_Origin, ...], _comma_separated] = ("*",)
     allowed_hosts: Annotated[tuple[str, ...], _comma_separated] = ()
     keep_alive_s: int = Field(75, ge=1)
-    max_connections: int = Field(10_000, ge=1)
+    max_connections: int = Field(12_000, ge=1)
     header_timeout_s: float = Field(15.0, gt=0)
     body_timeout_s: float = Field(30.0, gt=0)
     shutdown_grace_s: int = Field(30, ge=0)

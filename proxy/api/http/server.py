@@ -7,11 +7,15 @@
     is idle between requests                  `keep_alive_s`
 
 At `max_connections` the one that has waited longest for a whole request is closed for a new one, so that these keep nobody out.
+
+Of requests that arrive at once, only a few begin in each turn of the event loop, first come, first served, so that a burst of thousands
+does not hold up the streams that are open and the probes of an orchestrator.
 """
 
 import asyncio
 import json
 import sys
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -26,6 +30,8 @@ _HARD_LIMIT_S: Final = 5
 """Seconds that clients who do not read have once everything is answered; the grace period before it is the app's (`proxy/lifecycle.py`)."""
 _LAST_CHANCE_S: Final = 1.0
 _BODY_BYTES_PER_SECOND: Final = 1024
+_STARTS_PER_TURN: Final = 8
+"""Requests that begin in one turn of the event loop; each takes about half a millisecond until it waits for something."""
 _OWN_DESCRIPTORS: Final = 128
 """Kept for files, the store and the connections of listeners, beside those to upstreams."""
 
@@ -40,7 +46,7 @@ class ConnectionLimits:
         max_connections: of one process.
     """
 
-    max_connections: int = 10_000
+    max_connections: int = 12_000
     header_timeout_s: float = 15.0
     body_timeout_s: float = 30.0
     send_timeout_s: float = 60.0
@@ -82,6 +88,7 @@ class ServerConfig(uvicorn.Config):
         self.limits = limits
         self.waiting: dict[_Connection, None] = {}
         """Connections whose client has sent no whole request yet, the one that has waited longest first."""
+        self.starts = _Starts()
 
 
 def raise_descriptor_limit() -> int:
@@ -98,6 +105,31 @@ def raise_descriptor_limit() -> int:
     return max(soft - _OWN_DESCRIPTORS, 16)
 
 
+class _Starts:
+    """Which requests may begin in this turn of the event loop."""
+
+    def __init__(self) -> None:
+        self._left = _STARTS_PER_TURN
+        self._queue: deque[_Connection] = deque()
+
+    def take(self, connection: "_Connection") -> bool:
+        """Whether the connection's request may begin now; else `begin` is called in a later turn."""
+        if self._left == _STARTS_PER_TURN:
+            connection.loop.call_soon(self._next_turn, connection.loop)
+        if self._left:
+            self._left -= 1
+            return True
+        self._queue.append(connection)
+        return False
+
+    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._left = max(_STARTS_PER_TURN - len(self._queue), 0)
+        for _ in range(min(_STARTS_PER_TURN, len(self._queue))):
+            self._queue.popleft().begin()
+        if self._left < _STARTS_PER_TURN:
+            loop.call_soon(self._next_turn, loop)
+
+
 class _Connection(H11Protocol):
     """One client's connection."""
 
@@ -109,6 +141,8 @@ class _Connection(H11Protocol):
     _write_timer: asyncio.TimerHandle | None = None
     _body_bytes = 0
     _overdue = False
+    _unread = b""
+    """The beginning of a request that waits for its turn."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection; at the limit the one that has waited longest for a request makes room."""
@@ -126,9 +160,27 @@ class _Connection(H11Protocol):
         self._expect("headers")
 
     def data_received(self, data: bytes) -> None:
-        """Read on, and give the client time for what it has to send next."""
+        """Read on, now or, where a request begins, when it is its turn."""
         if self.transport.is_closing():
             return
+        if self.conn.their_state is h11.IDLE and data.startswith(b"POST ") and not self.config.starts.take(self):
+            self._unread = data
+            self.transport.pause_reading()
+            self.config.waiting.pop(self, None)
+            self._expect("nothing")
+            return
+        self._read(data)
+
+    def begin(self) -> None:
+        """Read the request that had to wait for its turn."""
+        data, self._unread = self._unread, b""
+        if data and not self.transport.is_closing():
+            self.config.waiting[self] = None
+            self.transport.resume_reading()
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Read on, and give the client time for what it has to send next."""
         super().data_received(data)
         self._body_bytes += len(data)
         match self.conn.their_state:
@@ -148,6 +200,7 @@ class _Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop every timer."""
+        self._unread = b""
         self.config.waiting.pop(self, None)
         self._expect("nothing")
         if self._write_timer is not None:
