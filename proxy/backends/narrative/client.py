@@ -215,7 +215,7 @@ class NarrativeClient:
         accepted = await self._call(call, deadline, abandoned)
         if accepted.name is None:
             raise failed(Operation.SUBMIT, "Narrative's answer to the submission names no job")
-        return Job(accepted.name, data_plane_id=request.data_plane_id)
+        return Job(accepted.name)
 
     async def get_job(self, job_id: str, *, deadline: float | None = None) -> Job:
         """`GET /jobs/{job_id}`. Raises UpstreamError `narrative_job_lost` when Narrative does not know it."""

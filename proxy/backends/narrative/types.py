@@ -9,7 +9,7 @@ until somebody waits for that very job. Source: shared contract `narrative.md`, 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -142,7 +142,6 @@ class Job:
     tags: tuple[str, ...] = ()
     result: RunResult | None = None
     failures: tuple[str, ...] = ()
-    data_plane_id: str | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
     ended_at: datetime | None = None
@@ -189,7 +188,6 @@ class Webhook(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
-    url: str | None = None
     name: str | None = None
     secret: str | None = Field(default=None, repr=False)
     status: str | None = None
@@ -213,7 +211,6 @@ class JobRecord(msgspec.Struct, omit_defaults=True):
     input: msgspec.Raw = _NULL
     result: msgspec.Raw = _NULL
     failures: msgspec.Raw = _NULL
-    data_plane_id: Any = None
     created_at: Any = None
     updated_at: Any = None
     ended_at: Any = None
@@ -240,7 +237,7 @@ class JobRecord(msgspec.Struct, omit_defaults=True):
     def job(self) -> Job | None:
         """The job. None when the record has no id, a state that is no text, or a result that is no object; all else is read as
         far as it makes sense."""
-        job_id, state, plane = self.name, self.state, self.data_plane_id
+        job_id, state = self.name, self.state
         try:
             result, failures = parse_json(self.result), parse_json(self.failures)
         except (ValueError, RecursionError):
@@ -253,7 +250,6 @@ class JobRecord(msgspec.Struct, omit_defaults=True):
             tags=self.tags,
             result=None if result is None else _result(result),
             failures=() if failures is None else _failures(failures),
-            data_plane_id=plane if isinstance(plane, str) else None,
             created_at=read_time(self.created_at),
             updated_at=read_time(self.updated_at),
             ended_at=read_time(self.ended_at),
@@ -262,16 +258,6 @@ class JobRecord(msgspec.Struct, omit_defaults=True):
 
 class _Tagged(msgspec.Struct):
     tags: list[Any] = []
-
-
-class _Page(msgspec.Struct):
-    records: list[JobRecord]
-    total_records: Any = None
-
-
-_TAGS: Final = msgspec.json.Decoder(_Tagged)
-_RECORD: Final = msgspec.json.Decoder(JobRecord)
-_PAGE: Final = msgspec.json.Decoder(_Page)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,17 +279,21 @@ class JobPage:
         return [job for record in self.records if (job := record.job()) is not None]
 
 
+_TAGS: Final = msgspec.json.Decoder(_Tagged)
+_RECORD: Final = msgspec.json.Decoder(JobRecord)
+_PAGE: Final = msgspec.json.Decoder(JobPage)
+
+
 def parse_page(body: bytes) -> JobPage:
     """Raises ValueError when `body` is no page of jobs."""
     try:
-        page = _PAGE.decode(body)
-        records, total = tuple(page.records), page.total_records
+        return replace(_PAGE.decode(body), size=len(body))
     except msgspec.MsgspecError:
         found = parse_json(body)
-        if not isinstance(found, dict) or not isinstance(found.get("records"), list):
-            raise ValueError("not a page of jobs") from None
-        records = tuple(record_of(each) for each in found["records"] if isinstance(each, dict))
-        total = found.get("total_records")
+    if not isinstance(found, dict) or not isinstance(found.get("records"), list):
+        raise ValueError("not a page of jobs")
+    records = tuple(record_of(each) for each in found["records"] if isinstance(each, dict))
+    total = found.get("total_records")
     return JobPage(records, total if isinstance(total, int) else None, len(body))
 
 
@@ -313,9 +303,9 @@ def parse_record(body: bytes) -> JobRecord:
         return _RECORD.decode(body)
     except msgspec.MsgspecError:
         found = parse_json(body)
-        if not isinstance(found, dict):
-            raise ValueError("not a job") from None
-        return record_of(found)
+    if not isinstance(found, dict):
+        raise ValueError("not a job")
+    return record_of(found)
 
 
 def record_of(fields: Mapping[str, Any]) -> JobRecord:
