@@ -5,8 +5,7 @@
     grace over   what is left is answered with an error, also inside streams; then the server stops
     again        the grace period is over
 
-The listener stays open until then: a load balancer learns from `readyz` that it must send nothing more, and a request that still comes
-gets an answer.
+The listener stays open until then: a load balancer learns from `readyz` that it must send nothing more.
 """
 
 import asyncio
@@ -24,8 +23,9 @@ from proxy.errors import Overloaded
 
 _LAST_ERRORS_S: Final = 2.0
 """Seconds that the last errors may take to be written."""
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 _QUIET_S: Final = 0.3
+_CHECK_EVERY_S: Final = 0.05
 _RETRY_AFTER_S: Final = 2.0
 
 log = structlog.get_logger(__name__)
@@ -46,8 +46,7 @@ class Lifecycle:
         """No new requests are taken."""
         self.in_flight = 0
         """Requests that are being answered."""
-        self._idle = asyncio.Event()
-        self._over = asyncio.Event()
+        self._over = False
         self._task: asyncio.Task[None] | None = None
         self._cancel_when_over: set[asyncio.Task[object]] = set()
         self._on_drain: list[Callable[[], None]] = []
@@ -64,8 +63,6 @@ class Lifecycle:
     def leave(self) -> None:
         """A request that was counted has ended."""
         self.in_flight -= 1
-        if self.draining and not self.in_flight:
-            self._idle.set()
 
     def on_drain(self, callback: Callable[[], None]) -> None:
         """Have something called when the process begins to drain, such as the refusal of all that waits in a queue."""
@@ -75,8 +72,6 @@ class Lifecycle:
         """Take nothing new, and call `then` when everything is answered. May be called once."""
         log.info("draining", in_flight=self.in_flight, grace_s=self._grace_s)
         self.draining = True
-        if not self.in_flight:
-            self._idle.set()
         self._task = asyncio.create_task(self._drain(then))
         for callback in self._on_drain:
             callback()
@@ -92,14 +87,14 @@ class Lifecycle:
         if task is None:
             raise RuntimeError("only a task can be cancelled")
         cancelled_before = task.cancelling()
-        if not self._over.is_set():
+        if not self._over:
             self._cancel_when_over.add(task)
             try:
                 yield
                 return
             except asyncio.CancelledError:
                 # A client that left at the same time cancels the task as well: then it stays cancelled.
-                if not self._over.is_set() or task in self._cancel_when_over or task.uncancel() > cancelled_before:
+                if not self._over or task in self._cancel_when_over or task.uncancel() > cancelled_before:
                     raise
             finally:
                 self._cancel_when_over.discard(task)
@@ -108,30 +103,26 @@ class Lifecycle:
 
     def end_grace(self) -> None:
         """End the grace period now."""
-        self._over.set()
+        self._over = True
         while self._cancel_when_over:
             self._cancel_when_over.pop().cancel()
 
     async def _drain(self, then: Callable[[], None]) -> None:
-        idle, over = (asyncio.create_task(event.wait()) for event in (self._idle, self._over))
-        await asyncio.wait({idle, over}, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED)
-        if not idle.done():
+        await _until(lambda: not self.in_flight or self._over, self._grace_s)
+        if self.in_flight:
             log.warning("the grace period is over", in_flight=self.in_flight)
             self.end_grace()
-            await asyncio.wait({idle}, timeout=_LAST_ERRORS_S)
-        idle.cancel()
-        over.cancel()
-        await self._quiet()
+            await _until(lambda: not self.in_flight, _LAST_ERRORS_S)
+        # A request that is on its way gets an answer and not a broken connection.
+        self._last_arrival = time.monotonic()
+        await _until(lambda: time.monotonic() >= self._last_arrival + _QUIET_S, _LAST_ERRORS_S)
         then()
 
-    async def _quiet(self) -> None:
-        """Wait until no request has come for a moment: one that is on its way gets an answer and not a broken connection."""
-        started = time.monotonic()
-        while (now := time.monotonic()) < started + _LAST_ERRORS_S:
-            wait = max(self._last_arrival, started) + _QUIET_S - now
-            if wait <= 0:
-                return
-            await asyncio.sleep(wait)
+
+async def _until(condition: Callable[[], bool], most_s: float) -> None:
+    end = time.monotonic() + most_s
+    while not condition() and time.monotonic() < end:  # noqa: ASYNC110  these conditions have no event
+        await asyncio.sleep(_CHECK_EVERY_S)
 
 
 @contextmanager
@@ -144,7 +135,7 @@ def drain_on_signals(lifecycle: Lifecycle) -> Iterator[None]:
         yield
         return
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
     seen: set[int] = set()
 
     def _stop(number: int, frame: FrameType | None) -> None:

@@ -28,11 +28,7 @@ def configure_logging(log_format: Literal["auto", "console", "json"], level: str
         # Plain tracebacks: prettier ones show local variables, and with them prompts and keys.
         renderers = [_escape, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,

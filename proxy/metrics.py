@@ -1,11 +1,9 @@
 """Metrics for Prometheus: one registry for each app, labels of few values, none of which a client wrote. See docs/operations.md."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -37,28 +35,24 @@ class Metrics:
         self._ends_noticed = _counter("ends_noticed", "Ends of jobs, by who noticed first.", "source")
         delay = "From the end of a job, by Narrative's clock, to our notice of it."
         self._delay = _histogram("end_notice", delay, "source", _SHORT)
-        self._trusted = Gauge(
-            "proxy_end_source_reliable",
-            "Whether a source shows the ends that others noticed first.",
-            ("source",),
-            registry=self.registry,
-        )
+        reliable = "Whether a source shows the ends that others noticed first."
+        self._trusted = Gauge("proxy_end_source_reliable", reliable, ("source",), registry=self.registry)
         self._calls = _counter("upstream_calls", "Calls to Narrative.", "operation", "status")
         self._call_seconds = _histogram("upstream_call", "Their duration.", "operation", _SHORT)
         self._repeats = _counter("upstream_retries", "Calls to Narrative that were repeated.", "operation")
-        self._resubmitted = _counter("jobs_resubmitted", "Submissions with an unknown outcome that were made again.")
         self._adopted = _counter("adoptions", "Jobs and answers that were taken up instead of paid again.", "how")
         self._tries = _counter("further_jobs", "Further jobs for the same answer.", "why")
-        self._unreadable = _counter("unreadable_records", "Reads of a job whose record could not be read.")
-        self._abandoned = _counter("jobs_abandoned", "Jobs that nobody waits for any more.")
-        self._refused = _counter("requests_refused", "Submissions turned away under load.")
         self._state_errors = _counter("state_errors", "Calls to the shared state that failed.")
-        self._watched: dict[str, tuple[str, Callable[[], float]]] = {}
-        self.registry.register(_Watched(self._watched))
+        self._occurrences: dict[type[events.Event], Counter] = {
+            events.Resubmitted: _counter("jobs_resubmitted", "Submissions of unknown outcome that were made again."),
+            events.Unreadable: _counter("unreadable_records", "Reads of a job whose record could not be read."),
+            events.Abandoned: _counter("jobs_abandoned", "Jobs that nobody waits for any more."),
+            events.Refused: _counter("requests_refused", "Submissions turned away under load."),
+        }
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
         """Register a gauge whose value is read for every scrape."""
-        self._watched[name] = (what, value)
+        Gauge(name, what, registry=self.registry).set_function(value)
 
     def observe(self, event: events.Event) -> None:
         """An event of the job engine."""
@@ -74,21 +68,15 @@ class Metrics:
                 self._submitted.labels(model).inc()
                 if adopted:
                     self._adopted.labels("tag").inc()
-            case events.Resubmitted():
-                self._resubmitted.inc()
             case events.JobEnded(model=model, state=state, source=source, delay=delay):
                 self._jobs.labels(model or "unknown", state).inc()
                 self._ends_noticed.labels(source).inc()
                 if delay is not None:
                     self._delay.labels(source).observe(delay)
-            case events.Unreadable():
-                self._unreadable.inc()
-            case events.Abandoned():
-                self._abandoned.inc()
-            case events.Refused():
-                self._refused.inc()
             case events.ReliabilityChanged(source, reliable):
                 self._trusted.labels(source).set(reliable)
+            case _:
+                self._occurrences[type(event)].inc()
 
     def repeated(self, how: str) -> None:
         """A client repeated a request: joined, replayed, adopted or mismatch."""
@@ -111,22 +99,8 @@ class Metrics:
         self._requests.labels(route, model, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
-    def text(self) -> bytes:
-        """All values, in Prometheus's text format."""
-        return generate_latest(self.registry)
-
-
-class _Watched(Collector):
-    def __init__(self, watched: dict[str, tuple[str, Callable[[], float]]]) -> None:
-        self._watched = watched
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Called by the registry for every scrape."""
-        for name, (what, value) in self._watched.items():
-            yield GaugeMetricFamily(name, what, value())
-
 
 async def show_metrics(request: Request) -> Response:
     """`GET /metrics`: free of charge and of keys, like the health routes; keep it inside."""
     metrics: Metrics = request.app.state.metrics
-    return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
