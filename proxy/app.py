@@ -3,13 +3,13 @@
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import TypedDict
 
+from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -28,7 +28,7 @@ from proxy.access.authentication import (
 )
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
-from proxy.api.elastic.routes import ElasticAuthenticator, ElasticServices, Verify, elastic_routes
+from proxy.api.elastic.routes import ElasticAuthenticator, ElasticServices, elastic_routes
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord
 from proxy.api.http.responses import REPORT_HEADERS
 from proxy.api.openai.routes import (
@@ -56,8 +56,9 @@ from proxy.inference.router import Router
 from proxy.lifecycle import Lifecycle, drain_on_signals
 from proxy.metrics import Metrics, show_metrics
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
-from proxy.settings import Settings, config_folder
-from proxy.storage import Records, Store, open_storage
+from proxy.schemas import SchemaLimits
+from proxy.settings import NarrativeSettings, Settings, config_folder
+from proxy.storage import Store, open_storage
 from proxy.storage.cipher import Cipher
 
 _WORKERS = 1
@@ -82,15 +83,6 @@ class State(TypedDict):
     console: ConsoleServices
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
-    """The Narrative that is called, and the proxy's own credentials there; the key is empty where clients bring theirs."""
-
-    url: str
-    api_key: str
-    data_plane_id: str | None
-
-
 def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     """The proxy as an ASGI application.
 
@@ -105,7 +97,6 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
         settings.chat.models_file or config_folder() / "models.toml", default_model=settings.chat.default_model
     )
     rules = _rules(settings)
-
     metrics = Metrics()
     recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
     decode = partial(decode_body, rules=rules, reasoning_object=settings.chat.reasoning_object)
@@ -119,22 +110,21 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             storage = await stack.enter_async_context(
                 open_storage(
                     settings.access.home(),
-                    _redis_url(settings),
+                    _plain(settings.state.url),
                     settings.state.prefix,
                     metrics.state_failed,
                     response_bytes=settings.responses.memory_bytes,
                 )
             )
             store = storage.live
-            account = await _open_sandbox(settings, stack) if sandbox else _narrative(settings)
+            account = await _open_sandbox(settings, stack) if sandbox else settings.narrative
+            own_token = _plain(account.api_key) or ""
             app.state.store = store
+            options = ClientOptions(
+                account.connect_timeout_s, account.read_timeout_s, max_connections=account.max_connections
+            )
             client = await stack.enter_async_context(
-                NarrativeClient(
-                    account.api_key,
-                    environment=account.url,
-                    options=_client_options(settings),
-                    observe=metrics.observe,
-                )
+                NarrativeClient(own_token, environment=account.environment, options=options, observe=metrics.observe)
             )
             keys = Keys(storage.durable, settings.access.home())
             authenticator = _authenticator(settings, account, keys, client, sandbox=sandbox)
@@ -156,14 +146,15 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             _watch(metrics, lifecycle, jobs, store)
             lifecycle.on_drain(jobs.drain)
             app.state.webhooks = None
-            if settings.webhooks.public_url and account.api_key:
-                options = webhook_options(settings.webhooks.public_url, account.api_key)
-                app.state.webhooks = await stack.enter_async_context(Webhooks(jobs, client, options, store))
+            if settings.webhooks.public_url and own_token:
+                delivery = webhook_options(settings.webhooks.public_url, own_token)
+                app.state.webhooks = await stack.enter_async_context(Webhooks(jobs, client, delivery, store))
             stack.enter_context(drain_on_signals(lifecycle))
             anthropic = AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s)
             stack.push_async_callback(anthropic.aclose)
-            limits = _limits(settings, store)
-            endpoints = _endpoints(settings, storage.durable)
+            limits = RateLimits(store, wait_s=settings.access.wait_s, lease_s=settings.jobs.deadline_s + 60.0)
+            secret = Cipher(_plain(settings.access.secret_key), settings.access.home() / "secret.key")
+            endpoints = Endpoints(storage.durable, secret)
             usual = _usual_quota(settings)
             router = Router(
                 catalog,
@@ -172,7 +163,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 limits,
                 rules,
                 usual=usual,
-                own_token=bool(account.api_key),
+                own_token=bool(own_token),
             )
             stack.push_async_callback(router.aclose)
             backend = await stack.enter_async_context(Idempotency(router, store, settings.state, metrics.repeated))
@@ -181,12 +172,17 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 "elastic": ElasticServices(
                     settings,
                     catalog,
-                    _elastic_authenticator(settings, authenticator),
+                    ElasticAuthenticator(
+                        authenticator,
+                        _plain(settings.elastic.admin_key),
+                        loopback=is_loopback(settings.server.host),
+                        data_plane_id=account.data_plane_id,
+                    ),
                     endpoints,
                     backend,
                     decode_chat=partial(decode_streamed, decode_chat=decode),
-                    verify={"narrative": _verify_narrative(client), "anthropic": _verify_anthropic(anthropic)},
-                    own_token=bool(account.api_key),
+                    verify={"narrative": partial(_verify_narrative, client), "anthropic": anthropic.verify},
+                    own_token=bool(own_token),
                 ),
                 "console": ConsoleServices(
                     authenticator,
@@ -194,12 +190,15 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     rules,
                     client,
                     recent,
-                    _operators(settings),
+                    # Keys from the settings have full access, including to other keys' requests; as does everyone where no key is needed.
+                    frozenset({ANONYMOUS, *(caller_id(key) for key in _client_keys(settings))}),
                     settings.server,
                     limits,
                     usual,
                 ),
             }
+
+    other_keys = (settings.narrative.api_key, settings.elastic.admin_key, settings.access.secret_key)
 
     def render_error(scope: Scope, error: ProxyError) -> Response:
         return error_response(error, paid_failure_status=settings.chat.paid_failure_status)
@@ -223,7 +222,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     settings.server.cors_origins,
                     _EXPOSED_HEADERS,
                     render_error,
-                    _own_keys(settings),
+                    (*_client_keys(settings), *filter(None, map(_plain, other_keys))),
                     recent if settings.console.enabled else None,
                 ),
             ),
@@ -255,11 +254,6 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": "ready" if store.healthy else "degraded"})
 
 
-def _operators(settings: Settings) -> frozenset[str]:
-    """Keys from the settings have full access, including to other keys' requests; as does everyone where no key is needed."""
-    return frozenset({ANONYMOUS, *(caller_id(key) for key in _client_keys(settings))})
-
-
 def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> None:
     metrics.watch("proxy_requests_in_flight", "Requests being answered.", lambda: lifecycle.in_flight)
     metrics.watch("proxy_jobs_in_flight", "Jobs that are waited for.", lambda: jobs.in_flight)
@@ -272,96 +266,51 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
     metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
 
 
-async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> _Account:
+async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> NarrativeSettings:
     options = SandboxOptions(pending_s=settings.sandbox.pending_s, running_s=settings.sandbox.running_s)
     running = await stack.enter_async_context(serve_sandbox(options))
-    return _Account(running.url, secrets.token_urlsafe(24), SANDBOX_DATA_PLANE)
-
-
-def _narrative(settings: Settings) -> _Account:
-    narrative = settings.narrative
-    api_key = narrative.api_key.get_secret_value() if narrative.api_key else ""
-    return _Account(narrative.environment, api_key, narrative.data_plane_id)
+    account = {"environment": running.url, "api_key": SecretStr(secrets.token_urlsafe(24))}
+    return settings.narrative.model_copy(update={**account, "data_plane_id": SANDBOX_DATA_PLANE})
 
 
 def _authenticator(
-    settings: Settings, account: _Account, keys: Keys, client: NarrativeClient, *, sandbox: bool
+    settings: Settings, account: NarrativeSettings, keys: Keys, client: NarrativeClient, *, sandbox: bool
 ) -> Authenticator:
     server = settings.server
     loopback = is_loopback(server.host)
     # On an address that others reach anyway, the origin of a web page makes no difference.
     origins = AllowedOrigins(frozenset(server.cors_origins), frozenset(server.allowed_hosts)) if loopback else None
     if not account.api_key:
-        return Authenticator((), account.data_plane_id, keys, TokenVerifier(_token_check(client)), "never", origins)
+        tokens = TokenVerifier(partial(_check_token, client))
+        return Authenticator((), account.data_plane_id, keys, tokens, "never", origins)
     served = unauthenticated(settings, sandbox=sandbox)
     return Authenticator(_client_keys(settings), account.data_plane_id, keys, None, served, origins)
 
 
-def _token_check(client: NarrativeClient) -> Callable[[str], Awaitable[None]]:
+async def _check_token(client: NarrativeClient, token: str) -> None:
     """One cheap call with a client's token. Raises InvalidApiKey when Narrative does not know it; a 403 is for later calls to judge."""
-
-    async def check(token: str) -> None:
-        deadline = asyncio.get_running_loop().time() + _TOKEN_CHECK_S
-        try:
-            await client.with_api_key(token).list_jobs(type="model_inference", per_page=1, deadline=deadline)
-        except PermissionDenied:
-            return
-        except UpstreamError as error:
-            if error.code != "narrative_unauthorized":
-                raise
-            raise InvalidApiKey(error.message) from error
-
-    return check
-
-
-def _own_keys(settings: Settings) -> tuple[str, ...]:
-    """Every key of the settings, none of which may be shown."""
-    others = (settings.narrative.api_key, settings.elastic.admin_key, settings.access.secret_key)
-    return (*_client_keys(settings), *(key.get_secret_value() for key in others if key is not None))
+    deadline = asyncio.get_running_loop().time() + _TOKEN_CHECK_S
+    try:
+        await client.with_api_key(token).list_jobs(type="model_inference", per_page=1, deadline=deadline)
+    except PermissionDenied:
+        return
+    except UpstreamError as error:
+        if error.code != "narrative_unauthorized":
+            raise
+        raise InvalidApiKey(error.message) from error
 
 
 def _client_keys(settings: Settings) -> tuple[str, ...]:
     return tuple(key.get_secret_value() for key in settings.server.api_keys)
 
 
-def _redis_url(settings: Settings) -> str | None:
-    return settings.state.url.get_secret_value() if settings.state.url else None
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
 
 
-def _endpoints(settings: Settings, records: Records) -> Endpoints:
-    secret = settings.access.secret_key
-    return Endpoints(
-        records, Cipher(secret.get_secret_value() if secret else None, settings.access.home() / "secret.key")
-    )
-
-
-def _elastic_authenticator(settings: Settings, authenticator: Authenticator) -> ElasticAuthenticator:
-    admin_key = settings.elastic.admin_key
-    return ElasticAuthenticator(
-        authenticator,
-        admin_key.get_secret_value() if admin_key else None,
-        loopback=is_loopback(settings.server.host),
-        data_plane_id=settings.narrative.data_plane_id,
-    )
-
-
-def _verify_narrative(client: NarrativeClient) -> Verify:
-    async def verify(endpoint: Endpoint, api_key: str | None) -> None:
-        own = client if api_key is None else client.with_api_key(api_key)
-        await own.list_jobs(type="model_inference", data_plane_id=endpoint.data_plane_id, per_page=1)
-
-    return verify
-
-
-def _verify_anthropic(backend: AnthropicBackend) -> Verify:
-    async def verify(endpoint: Endpoint, api_key: str | None) -> None:
-        await backend.verify(endpoint.model_id, api_key or "")
-
-    return verify
-
-
-def _limits(settings: Settings, store: Store) -> RateLimits:
-    return RateLimits(store, wait_s=settings.access.wait_s, lease_s=settings.jobs.deadline_s + 60.0)
+async def _verify_narrative(client: NarrativeClient, endpoint: Endpoint, api_key: str | None) -> None:
+    own = client if api_key is None else client.with_api_key(api_key)
+    await own.list_jobs(type="model_inference", data_plane_id=endpoint.data_plane_id, per_page=1)
 
 
 def _usual_quota(settings: Settings) -> Quota:
@@ -384,15 +333,6 @@ def _jobs_options(settings: Settings) -> JobsOptions:
     )
 
 
-def _client_options(settings: Settings) -> ClientOptions:
-    narrative = settings.narrative
-    return ClientOptions(
-        connect_timeout=narrative.connect_timeout_s,
-        read_timeout=narrative.read_timeout_s,
-        max_connections=narrative.max_connections,
-    )
-
-
 def _rules(settings: Settings) -> Rules:
     chat = settings.chat
     return Rules(
@@ -403,4 +343,5 @@ def _rules(settings: Settings) -> Rules:
         strict_history=chat.strict_history,
         media_placeholder=chat.media == "placeholder",
         drop_hosted_tools=chat.hosted_tools == "drop",
+        schema_limits=SchemaLimits(**settings.schemas.model_dump()),
     )

@@ -193,3 +193,19 @@ def test_a_stream_is_delivered_once_its_finish_chunk_was_sent(make_deployment: A
             while b'"finish_reason":"stop"' not in received:
                 received += client.recv(65_536)
         assert deployment.jobs_submitted() == jobs
+
+
+@pytest.mark.parametrize(
+    ("setting", "schema"),
+    [
+        ("MAX_BYTES", {"type": "object", "description": "x" * 200}),
+        ("MAX_DEPTH", {"items": {"items": {"items": {"items": {"items": {"items": {}}}}}}}),
+        ("MAX_PROPERTIES", {"type": "object", "properties": {f"p{n}": {} for n in range(10)}}),
+        ("MAX_ALTERNATIVES", {"anyOf": [{"const": n} for n in range(10)]}),
+    ],
+)
+def test_the_settings_bound_the_schemas_of_a_request(make_deployment: Any, setting: str, schema: Any) -> None:
+    limit = 100 if setting == "MAX_BYTES" else 4
+    bounded: Deployment = make_deployment({f"PROXY_SCHEMAS__{setting}": str(limit)})
+    answer = bounded.chat(ask(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json_schema")

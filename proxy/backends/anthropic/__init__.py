@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from proxy.access.authentication import Caller
 from proxy.inference.backend import Run, RunOptions
+from proxy.inference.endpoints import Endpoint
 from proxy.inference.request import Message, Request, Rules, Text
 from proxy.settings import AnthropicSettings
 
@@ -38,7 +39,7 @@ class AnthropicBackend:
             self._client = self._client or module.AnthropicClient(*self._options)
         return await self._client.start(request, caller, options)
 
-    async def verify(self, model: str, api_key: str) -> None:
+    async def verify(self, endpoint: Endpoint, api_key: str | None) -> None:
         """Have one token generated, to see that key and model are accepted. Raises ProxyError."""
-        request = Request(model, (Message("user", (Text("Hi"),)),), max_tokens=1)
+        request = Request(endpoint.model_id, (Message("user", (Text("Hi"),)),), max_tokens=1)
         await (await self.start(request, Caller(api_key, None), RunOptions())).result()

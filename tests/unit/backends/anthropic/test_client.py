@@ -24,6 +24,7 @@ from proxy.errors import (
     UpstreamError,
 )
 from proxy.inference.backend import RunOptions
+from proxy.inference.endpoints import Endpoint
 from proxy.inference.request import Message, Request, Rules, Text
 from proxy.inference.result import Choice, TextDelta, Usage, fold
 from proxy.settings import AnthropicSettings
@@ -31,6 +32,7 @@ from tests.messages_api import KEY, MODEL, directive, messages_api
 from tests.serving import serve
 
 ME = Caller(KEY, None)
+ENDPOINT = Endpoint(id="e", task_type="chat_completion", service="anthropic", model_id=MODEL)
 
 
 class Running:
@@ -151,18 +153,18 @@ async def test_a_large_request_is_prepared_beside_the_event_loop(running: Runnin
 
 
 async def test_keys_and_models_can_be_verified(running: Running) -> None:
-    await running.backend.verify(MODEL, KEY)
+    await running.backend.verify(ENDPOINT, KEY)
     with pytest.raises(InvalidApiKey):
-        await running.backend.verify(MODEL, "wrong")
+        await running.backend.verify(ENDPOINT, "wrong")
     with pytest.raises(ModelNotFound):
-        await running.backend.verify("claude-none", KEY)
+        await running.backend.verify(ENDPOINT.model_copy(update={"model_id": "claude-none"}), KEY)
 
 
 async def test_a_service_that_is_away_is_unavailable() -> None:
     settings = AnthropicSettings(base_url="http://127.0.0.1:1", max_retries=0)  # type: ignore[arg-type]
     async with aclosing(AnthropicBackend(settings, Rules(), 30.0)) as backend:
         with pytest.raises(UpstreamError) as caught:
-            await asyncio.wait_for(backend.verify(MODEL, KEY), 30)
+            await asyncio.wait_for(backend.verify(ENDPOINT, KEY), 30)
     assert (caught.value.code, caught.value.retry_after) == ("anthropic_unavailable", 1.0)
 
 
