@@ -12,7 +12,6 @@ from proxy.api.openai.types import (
     AssistantMessage,
     ChatMessage,
     ChatRequest,
-    Content,
     CustomCall,
     CustomTool,
     ExtendedThinking,
@@ -22,7 +21,6 @@ from proxy.api.openai.types import (
     JsonObjectFormat,
     JsonSchemaFormat,
     MediaPart,
-    Part,
     ReasoningOptions,
     RefusalPart,
     RequestModel,
@@ -48,9 +46,7 @@ from proxy.inference.request import (
     Rules,
     Sampling,
     Text,
-    Tool,
     ToolCall,
-    ToolChoice,
     ToolResult,
 )
 
@@ -61,6 +57,7 @@ _MIN_BUDGET: Final = 1024
 _MAX_REPORTED: Final = 50
 _MANY_ARGUMENTS: Final = 20_000
 _REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
+_REASONING_FIELDS: Final = ("extended_thinking", "thinking", "reasoning", "reasoning_effort")
 _OPAQUE: Final = (MediaPart, ThinkingPart, HostedTool)
 """Whatever these hold, they are refused, replaced or left out as a whole."""
 
@@ -98,41 +95,38 @@ def decode(
         InvalidRequest: something in the request cannot be expressed; `param` is its path. The router checks limits that hold for
             every API.
     """
-    tools: tuple[Tool, ...] = ()
-    adjusted: tuple[str, ...] = ()
-    legacy, custom_tools = bool(body.functions) and not body.tools, frozenset[str]()
-    tool_choice = ToolChoice(single=body.parallel_tool_calls is False or legacy)
-    if (body.tools, body.functions, body.tool_choice, body.function_call) != (None, None, None, None):
-        tools, tool_choice, custom_tools, adjusted = _tools(body, rules, single=tool_choice.single)
-    reasoning: Reasoning | None = None
-    by_heroku = False
-    overruled: tuple[str, ...] = ()
-    asked = (body.extended_thinking, body.thinking, body.reasoning, body.reasoning_effort)
-    if asked != (None, None, None, None):
-        reasoning, by_heroku, overruled = _reasoning(body, rules)
+    legacy = bool(body.functions) and not body.tools
+    tools, adjusted = decode_tools(body.tools or (), drop_hosted=rules.drop_hosted_tools)
+    if legacy:
+        tools = decode_functions(body.functions or ())
+    offered = {tool.name for tool in tools}
+    single = legacy or body.parallel_tool_calls is False
+    tool_choice = decode_tool_choice(body.tool_choice, body.function_call, offered, single=single)
+    reasoning, by_heroku, overruled = _reasoning(body, rules)
     shown = reasoning is not None and reasoning.shown
     top_k = (body.model_extra or {}).get("top_k")
     if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k < 2**31:
         top_k = None
-    if body.temperature is not None and body.temperature > 1:
-        adjusted = ("temperature: lowered to 1", *adjusted)
+    temperature = body.temperature
+    if temperature is not None and temperature > 1:
+        temperature, adjusted = 1.0, ("temperature: lowered to 1", *adjusted)
     request = Request(
         model=body.model,
         messages=tuple(decode_messages(body.messages)),
         tools=tools,
         tool_choice=tool_choice,
-        output=None if body.response_format is None else _output(body),
+        output=_output(body),
         reasoning=reasoning,
         sampling=Sampling(
-            temperature=None if body.temperature is None else min(body.temperature, 1.0),
+            temperature=temperature,
             top_p=body.top_p,
             top_k=top_k,
-            stop=_stop_strings(body.stop) if body.stop else (),
+            stop=tuple(dict.fromkeys(filter(None, [body.stop] if isinstance(body.stop, str) else body.stop or ()))),
         ),
         max_tokens=body.max_completion_tokens or body.max_tokens,
         choices=body.n or 1,
         user=body.user,
-        tags=tags_of(body.user, body.metadata) if body.user or body.metadata else (),
+        tags=tags_of(body.user, body.metadata),
         body_bytes=body_bytes,
         ignored=_ignored(body, overruled, top_k is not None),
         adjusted=adjusted,
@@ -143,25 +137,9 @@ def decode(
         include_usage=bool(body.stream and body.stream_options and body.stream_options.include_usage),
         function_call=legacy,
         reasoning_object=shown and (reasoning_object == "always" or (reasoning_object == "auto" and by_heroku)),
-        custom_tools=custom_tools,
+        custom_tools=frozenset(tool.custom.name for tool in body.tools or () if isinstance(tool, CustomTool)),
     )
     return request, reply
-
-
-def _tools(
-    body: ChatRequest, rules: Rules, *, single: bool
-) -> tuple[tuple[Tool, ...], ToolChoice, frozenset[str], tuple[str, ...]]:
-    """The tools, the choice of them, the names of those that are custom, and sentences about those that were left out."""
-    tools: tuple[Tool, ...] = ()
-    dropped: tuple[str, ...] = ()
-    if body.tools:
-        tools, dropped = decode_tools(body.tools, drop_hosted=rules.drop_hosted_tools)
-    elif body.functions:
-        tools = decode_functions(body.functions)
-    names = {tool.name for tool in tools}
-    choice = decode_tool_choice(body.tool_choice, body.function_call, names, single=single)
-    custom = frozenset(tool.custom.name for tool in body.tools or () if isinstance(tool, CustomTool))
-    return tools, choice, custom, dropped
 
 
 def body_digest(body: dict[str, Any]) -> str:
@@ -177,10 +155,6 @@ def body_digest(body: dict[str, Any]) -> str:
             without_nulls = {name: value for name, value in message.items() if value is not None}
         messages.append(without_nulls)
     return canonical_digest(asked)
-
-
-def _stop_strings(stop: str | list[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text for text in ([stop] if isinstance(stop, str) else stop) if text))
 
 
 def tags_of(user: str | None, metadata: JsonObject | None) -> tuple[str, ...]:
@@ -215,24 +189,30 @@ def decode_messages(messages: Sequence[ChatMessage]) -> Iterator[Message]:
             case AssistantMessage():
                 yield Message("assistant", tuple(_assistant(message, path)), path)
             case ToolMessage(content=[ToolResultItem(), *_] as items):
-                yield Message("user", tuple(_result_items(items, f"{path}.content")), path)
+                results = [
+                    _result(item.tool_call_id, item.content, f"{path}.content[{number}]")
+                    for number, item in enumerate(items)
+                    if isinstance(item, ToolResultItem)
+                ]
+                yield Message("user", tuple(results), path)
             case ToolMessage():
-                content = tuple(_result_content(message.content, f"{path}.content"))
-                yield Message("user", (ToolResult(message.tool_call_id, content, name=message.name, path=path),), path)
+                yield Message("user", (_result(message.tool_call_id, message.content, path, name=message.name),), path)
             case FunctionMessage():
-                content = tuple(_result_content(message.content, f"{path}.content"))
-                yield Message("user", (ToolResult(None, content, name=message.name, path=path),), path)
+                yield Message("user", (_result(None, message.content, path, name=message.name),), path)
             case UserMessage():
                 blocks = list(_content(message.content, f"{path}.content"))
-                yield Message(message.role, tuple(_named(blocks, message.name) if message.name else blocks), path)
+                yield Message(message.role, tuple(_named(blocks, message.name)), path)
 
 
-def _content(content: Content | None, path: str) -> Iterator[Block]:
-    """The blocks of a message's content. Reasoning that clients send back is left out."""
-    if content is None or isinstance(content, str):
-        yield from (Text(content, path),) if content is not None else ()
+def _content(content: ToolContent | None, path: str) -> Iterator[Block]:
+    """The blocks of a message's content, or a result's. Reasoning that clients send back is left out."""
+    if isinstance(content, str):
+        yield Text(content, path)
         return
-    for index, part in enumerate(content):
+    if isinstance(content, dict):
+        yield Text(dump_json(content), path)
+        return
+    for index, part in enumerate(content or ()):
         where = f"{path}[{index}]"
         match part:
             case TextPart():
@@ -242,8 +222,9 @@ def _content(content: Content | None, path: str) -> Iterator[Block]:
             case ToolUsePart():
                 yield ToolCall(part.id, part.name, part.input or {}, where)
             case ToolResultPart():
-                result = tuple(_result_content(part.content, f"{where}.content"))
-                yield ToolResult(part.tool_use_id, result, bool(part.is_error), path=where)
+                yield _result(part.tool_use_id, part.content, where, is_error=bool(part.is_error))
+            case ToolResultItem():
+                raise InvalidRequest(f"`{path}`: a tool result cannot hold further results.", param=path)
             case MediaPart():
                 yield Media(part.type, where)
             case ThinkingPart():
@@ -283,28 +264,11 @@ def _assistant(message: AssistantMessage, path: str) -> Iterator[Block]:
         yield ToolCall("", function.name, past_arguments(function.arguments), f"{path}.function_call")
 
 
-def _result_items(items: Sequence[object], path: str) -> Iterator[ToolResult]:
-    for index, item in enumerate(items):
-        where = f"{path}[{index}]"
-        if isinstance(item, ToolResultItem):
-            content = tuple(_result_content(item.content, f"{where}.content"))
-            yield ToolResult(item.tool_call_id, content, path=where)
-
-
-def _result_content(content: ToolContent | None, path: str) -> Iterator[Text | Media]:
-    if isinstance(content, dict):
-        yield Text(dump_json(content), path)
-        return
-    parts: str | list[Part] | None
-    if isinstance(content, list):
-        parts = [part for part in content if not isinstance(part, ToolResultItem)]
-        if len(parts) < len(content):
-            raise InvalidRequest(f"`{path}`: a tool result cannot hold further results.", param=path)
-    else:
-        parts = content
-    for block in _content(parts, path):
-        if isinstance(block, Text | Media):
-            yield block
+def _result(
+    call_id: str | None, content: ToolContent | None, path: str, *, is_error: bool = False, name: str | None = None
+) -> ToolResult:
+    blocks = [block for block in _content(content, f"{path}.content") if isinstance(block, Text | Media)]
+    return ToolResult(call_id, tuple(blocks), is_error, name, path)
 
 
 def past_arguments(arguments: Any) -> Any:
@@ -345,23 +309,20 @@ def _reasoning(body: ChatRequest, rules: Rules) -> tuple[Reasoning | None, bool,
 
     Of several ways to ask, the first one that is given decides: `extended_thinking`, `thinking`, `reasoning`, `reasoning_effort`.
     """
-    given = {
-        "extended_thinking": body.extended_thinking,
-        "thinking": body.thinking,
-        "reasoning": body.reasoning,
-        "reasoning_effort": body.reasoning_effort,
-    }
-    asked = {
-        field: value
+    given = {field: value for field in _REASONING_FIELDS if (value := getattr(body, field)) is not None}
+    if not given:
+        return None, False, ()
+    readable = [
+        field
         for field, value in given.items()
-        if isinstance(value, bool | ExtendedThinking | AnthropicThinking | ReasoningOptions)
-        or (field == "reasoning_effort" and isinstance(value, str))
-    }
+        if field == "reasoning_effort"
+        or isinstance(value, bool | ExtendedThinking | AnthropicThinking | ReasoningOptions)
+    ]
     usual = rules.efforts.get("medium", _MIN_BUDGET)
-    decisive = next(iter(asked), "")
-    unused = tuple(field for field, value in given.items() if value is not None and field != decisive)
+    decisive = next(iter(readable), "")
+    unused = tuple(field for field in given if field != decisive)
     wanted: Reasoning | None = None
-    match asked.get(decisive):
+    match given.get(decisive):
         case True | ExtendedThinking(enabled=True) as value:
             budget = value.budget_tokens if isinstance(value, ExtendedThinking) else None
             hidden = isinstance(value, ExtendedThinking) and value.include_reasoning is False
