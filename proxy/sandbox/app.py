@@ -4,7 +4,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import uvicorn
 from starlette.applications import Starlette
@@ -12,22 +12,24 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import Receive, Scope, Send
 
 from proxy.sandbox.factory import JobFactory
-from proxy.sandbox.faults import LAG, FaultMiddleware, Faults
+from proxy.sandbox.faults import LAG, SEND, Faults, SandboxOperation, apply_fault
 from proxy.sandbox.http import SandboxError, SandboxOptions, check_headers, dumps, read_body
 from proxy.sandbox.jobs import JobQuery, JobStore, RejectedCall
 from proxy.sandbox.webhooks import WebhookDeliveries
 
 
 class SandboxApp(Starlette):
-    """Starlette with the faults before everything else, where the server's own `send` is at hand."""
+    """Starlette that hands on the server's own `send`, by which a fault finds the connection."""
 
-    def build_middleware_stack(self) -> ASGIApp:
-        """Starlette's own stack inside the faults."""
-        self.router.redirect_slashes = False
-        return FaultMiddleware(super().build_middleware_stack(), self.state.faults)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__({**scope, SEND: send}, receive, send)
+
+
+Handler = Callable[[Request, bytes], object]
+"""Answers a call, given with its body, with JSON: as bytes, or as a value."""
 
 
 def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
@@ -38,92 +40,85 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     store, faults = JobStore(options), Faults()
     webhooks = WebhookDeliveries(options, store, faults)
 
-    def _on_error(request: Request, error: Any) -> Response:
-        call = f"{request.method} {request.url.path}"
-        store.refused.append(RejectedCall(call, error.status, error.error, error.description))
-        return cast(SandboxError, error).response()
-
-    def _on_http_exception(_: Request, error: Any) -> Response:
-        return SandboxError(error.status_code, error.detail, headers=error.headers).response()
-
     @contextlib.asynccontextmanager
     async def _lifespan(_: Starlette) -> AsyncIterator[None]:
         async with webhooks.running():
             yield
 
+    async def _on_http_exception(_: Request, error: Any) -> Response:
+        return SandboxError(error.status_code, error.detail, headers=error.headers).response()
+
     app = SandboxApp(
-        routes=_job_routes(options, store) + (_webhook_routes(options, store, webhooks) if options.webhooks else []),
+        routes=_routes(options, store, faults, webhooks),
         lifespan=_lifespan,
         exception_handlers={
-            SandboxError: _on_error,
             HTTPException: _on_http_exception,
             # The client left before its request was read, so nobody receives this.
             ClientDisconnect: lambda *_: Response(status_code=400),
         },
     )
-    app.state.store = store
-    app.state.faults = faults
+    app.router.redirect_slashes = False
+    app.state.store, app.state.faults = store, faults
     return app
 
 
-def _job_routes(options: SandboxOptions, store: JobStore) -> list[Route]:
+def _routes(options: SandboxOptions, store: JobStore, faults: Faults, webhooks: WebhookDeliveries) -> list[Route]:
     factory = JobFactory(options, store)
 
     def _run(_: Request, body: bytes) -> object:
         return {options.id_name: factory.submit(body).id}
 
-    def _get(request: Request, _: bytes) -> object:
+    def _get_job(request: Request, _: bytes) -> object:
         return store.get(request.path_params["id"]).record(store.clock())
 
-    def _list(request: Request, _: bytes) -> object:
+    def _list_jobs(request: Request, _: bytes) -> object:
         query = JobQuery.parse(request.query_params)
         lag: float = request.scope.get(LAG, 0.0)
         return store.page(query, lag=lag).encoded(query, store.clock() - lag)
 
-    return [
-        _route(options, store, "run", "POST /model-inference/run", _run),
-        _route(options, store, "list_jobs", "GET /jobs", _list),
-        _route(options, store, "get_job", "GET /jobs/{id}", _get),
-    ]
+    def _subscribe(_: Request, body: bytes) -> object:
+        return webhooks.create(body).record()
 
-
-def _webhook_routes(options: SandboxOptions, store: JobStore, webhooks: WebhookDeliveries) -> list[Route]:
-    def _list(_: Request, __: bytes) -> object:
+    def _list_subscriptions(_: Request, __: bytes) -> object:
         records = [subscription.record() for subscription in webhooks.all()]
         return {"records": records, "current_page": 1, "total_pages": 1, "total_records": len(records)}
 
-    def _get(request: Request, _: bytes) -> object:
+    def _get_subscription(request: Request, _: bytes) -> object:
         subscription = webhooks.get(request.path_params["id"])
         if request.method == "DELETE":
             subscription.status = "archived"
         return subscription.record()
 
-    handlers: dict[str, Handler] = {
-        "POST /webhooks": lambda _, body: webhooks.create(body).record(),
-        "GET /webhooks": _list,
-        "GET /webhooks/{id}": _get,
-        "DELETE /webhooks/{id}": _get,
-    }
-    return [_route(options, store, "webhooks", call, handler) for call, handler in handlers.items()]
+    def _route(operation: SandboxOperation, method: str, path: str, handler: Handler) -> Route:
+        async def _answer(request: Request) -> Response:
+            store.calls[operation] += 1
+            try:
+                check_headers(request, options)
+                content = handler(request, await read_body(request, options.max_body_bytes))
+            except SandboxError as error:
+                call = f"{method} {request.url.path}"
+                store.refused.append(RejectedCall(call, error.status, error.error, error.description))
+                return error.response()
+            return Response(content if isinstance(content, bytes) else dumps(content), media_type="application/json")
 
+        async def _endpoint(request: Request) -> Response:
+            fault = faults.pick(operation, request.path_params.get("id"))
+            return await (apply_fault(fault, faults, request, _answer) if fault else _answer(request))
 
-Handler = Callable[[Request, bytes], object]
-"""Answers a call, given with its body, with JSON: as bytes, or as a value."""
+        route = Route(path, _endpoint, methods=[method])
+        route.methods = {method}  # a list of methods would let HEAD in where GET is
+        return route
 
-
-def _route(options: SandboxOptions, store: JobStore, operation: str, call: str, handler: Handler) -> Route:
-    """The route of a call, `<method> <path>`, that counts it and checks its headers."""
-
-    async def _checked(request: Request) -> Response:
-        store.calls[operation] += 1
-        check_headers(request, options)
-        content = handler(request, await read_body(request, options.max_body_bytes))
-        return Response(content if isinstance(content, bytes) else dumps(content), media_type="application/json")
-
-    method, path = call.split()
-    route = Route(path, _checked, methods=[method])
-    route.methods = {method}  # a list of methods would let HEAD in where GET is
-    return route
+    routes = [
+        _route("run", "POST", "/model-inference/run", _run),
+        _route("list_jobs", "GET", "/jobs", _list_jobs),
+        _route("get_job", "GET", "/jobs/{id}", _get_job),
+        _route("webhooks", "POST", "/webhooks", _subscribe),
+        _route("webhooks", "GET", "/webhooks", _list_subscriptions),
+        _route("webhooks", "GET", "/webhooks/{id}", _get_subscription),
+        _route("webhooks", "DELETE", "/webhooks/{id}", _get_subscription),
+    ]
+    return [route for route in routes if options.webhooks or not route.path.startswith("/webhooks")]
 
 
 # ---------------------------------------------------------------- the server

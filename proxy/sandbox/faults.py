@@ -1,7 +1,6 @@
-"""Faults that a test or benchmark asks for, and the middleware that makes calls go wrong accordingly."""
+"""Faults that a test or benchmark asks for, and what makes calls go wrong accordingly."""
 
 import asyncio
-import contextlib
 import math
 import random
 import socket
@@ -9,16 +8,16 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from proxy.sandbox.http import SandboxError
 
@@ -117,7 +116,8 @@ class Faults:
 
     def pick(self, operation: SandboxOperation, job_id: str | None = None) -> Fault | None:
         """The fault that happens to a call, which is counted by this."""
-        self.active()
+        if self._active:
+            self.active()
         for each in self._active:
             if self._happens(each, operation, job_id):
                 each.fired += 1
@@ -138,111 +138,61 @@ class Faults:
         return fault.probability is None or self.random.random() < fault.probability
 
 
-LAG = "sandbox.lag"
-"""Key of the ASGI scope: how many seconds old lists are."""
+LAG, SEND = "sandbox.lag", "sandbox.send"
+"""Keys of the ASGI scope: how many seconds old lists are, and the server's own `send`."""
 
 _HTML = "<html><head><title>{status}</title></head><body><center><h1>{status}</h1></center></body></html>"
 _GARBAGE = '\ufffd\x00{"job_id": <<<'
 _NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 
-_OPERATIONS: Mapping[tuple[str, int], SandboxOperation] = {
-    ("model-inference", 2): "run",
-    ("jobs", 1): "list_jobs",
-    ("jobs", 2): "get_job",
-    ("webhooks", 1): "webhooks",
-    ("webhooks", 2): "webhooks",
-}
-"""First segment of the path and number of segments → the operation."""
+
+async def apply_fault(
+    fault: Fault, faults: Faults, request: Request, answer: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    """What a call is answered with when a fault happens to it; `answer` carries the call out."""
+    await request.body()  # so that the call can be carried out or not, now or later
+    response = await answer(request) if fault.handled else None
+    match fault.kind:
+        case "close" | "reset":
+            return _Disconnect(fault.kind)
+        case "slow" | "stuck":
+            cleared = asyncio.wrap_future(faults.cleared)
+            await asyncio.wait([cleared], timeout=fault.delay_s if fault.kind == "slow" else None)
+            # A slow server does not notice that nobody waits for it.
+            return response or await answer(request)
+        case "lag":
+            request.scope[LAG] = fault.delay_s
+            return await answer(request)
+        case "status":
+            # 502 and 504 come from the gateway in front, which does not write JSON.
+            html = _HTML.format(status=fault.status) if fault.status in (502, 504) else None
+            body = html if fault.body is None else fault.body
+            return SandboxError(fault.status, "This fault was asked for", body=body, headers=fault.headers).response()
+    response = response or await answer(request)
+    changed = _changed(fault, bytes(response.body), response.status_code, faults.random)
+    return Response(changed, response.status_code, media_type="application/json")
 
 
-@dataclass(frozen=True)
-class _ReceivedCall:
-    """A call whose request has been read, so that it can be carried out or not, now or later."""
+class _Disconnect(Response):
+    """Closes or resets (RST) the connection in place of a response. It needs uvicorn around the sandbox."""
 
-    app: ASGIApp
-    scope: Scope
-    receive: Receive
-    send: Send
-    body: bytes
+    def __init__(self, kind: Literal["close", "reset"]) -> None:
+        super().__init__()
+        self._kind = kind
 
-    async def response(self, **extra: Any) -> Response:
-        """Carries the call out without sending the response; `extra` goes into the scope."""
-        request = iter([{"type": "http.request", "body": self.body, "more_body": False}])
-        sent: list[Message] = []
-
-        async def _replay() -> Message:
-            return next(request, None) or await self.receive()
-
-        async def _keep(message: Message) -> None:
-            sent.append(message)
-
-        await self.app({**self.scope, **extra}, _replay, _keep)
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent[0]["headers"]}
-        del headers["content-length"]  # the body may be changed
-        return Response(b"".join(message.get("body", b"") for message in sent[1:]), sent[0]["status"], headers)
-
-    async def disconnect(self, *, reset: bool) -> None:
-        """Closes or resets (RST) the connection. It needs uvicorn around the sandbox."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # ASGI cannot end a connection. uvicorn's `send` is a method of the object that holds the transport.
-        transport: Any = self.send.__self__.transport  # type: ignore[attr-defined]
-        if reset:
+        transport: Any = scope[SEND].__self__.transport
+        if self._kind == "close":
+            transport.close()
+        else:
             own = transport.get_extra_info("socket")
             # Without lingering, closing sends RST. The option is set on a duplicate: event loops guard the original.
             with socket.fromfd(own.fileno(), own.family, own.type) as duplicate:
                 duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             transport.abort()
-        else:
-            transport.close()
-        while (await self.receive())["type"] != "http.disconnect":
+        while (await receive())["type"] != "http.disconnect":
             pass
-
-
-class FaultMiddleware:
-    """Plain ASGI; it must be outermost, because it needs the server's own `send`."""
-
-    def __init__(self, app: ASGIApp, faults: Faults) -> None:
-        self._app = app
-        self._faults = faults
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        fault = None
-        if self._faults and scope["type"] == "http":
-            first, *rest = scope["path"].strip("/").split("/")
-            operation = _OPERATIONS.get((first, 1 + len(rest)))
-            fault = self._faults.pick(operation, rest[0] if rest else None) if operation else None
-        if fault is None:
-            await self._app(scope, receive, send)
-            return
-        with contextlib.suppress(ClientDisconnect):
-            body = await Request(scope, receive).body()
-            response = await self._apply(fault, _ReceivedCall(self._app, scope, receive, send, body))
-            if response is not None:
-                await response(scope, receive, send)
-
-    async def _apply(self, fault: Fault, call: _ReceivedCall) -> Response | None:
-        """The response to a call, None when its connection was ended."""
-        response = await call.response() if fault.handled else None
-        match fault.kind:
-            case "close" | "reset":
-                await call.disconnect(reset=fault.kind == "reset")
-                return None
-            case "slow" | "stuck":
-                cleared = asyncio.wrap_future(self._faults.cleared)
-                await asyncio.wait([cleared], timeout=fault.delay_s if fault.kind == "slow" else None)
-                # A slow server does not notice that nobody waits for it.
-                return response or await call.response()
-            case "lag":
-                return await call.response(**{LAG: fault.delay_s})
-            case "status":
-                # 502 and 504 come from the gateway in front, which does not write JSON.
-                html = _HTML.format(status=fault.status) if fault.status in (502, 504) else None
-                body = html if fault.body is None else fault.body
-                return SandboxError(
-                    fault.status, "This fault was asked for", body=body, headers=fault.headers
-                ).response()
-        response = response or await call.response()
-        body = _changed(fault, bytes(response.body), response.status_code, self._faults.random)
-        return Response(body, response.status_code, media_type="application/json")
 
 
 def _changed(fault: Fault, body: bytes, status: int, random: random.Random) -> bytes:
