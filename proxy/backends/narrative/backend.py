@@ -67,7 +67,6 @@ class NarrativeBackend:
     Attributes:
         client: carries the proxy's own token; requests of callers with tokens of their own use a copy with theirs.
         store: where the submissions of requests are recorded.
-        fallbacks: what has been learned of models and schemas while serving.
         deadline_s: seconds a request may take overall.
         repair_tries: further jobs for one choice when its output does not match.
     """
@@ -113,10 +112,10 @@ class _Forms:
 
     async def prepare(self, form: Form) -> Prepared:
         """The request in a form. Raises ProxyError: it cannot be expressed."""
-        request, rules = self._request, self._backend.rules
+        request = self._request
         has_schemas = bool(request.tools) or request.output is not None
         heavy = request.body_bytes >= _HEAVY_BODY or (has_schemas and is_heavy(request.body_bytes))
-        self.latest = await self._compute(heavy, prepare, request, self.card, rules, form, self._budget)
+        self.latest = await self._compute(heavy, prepare, request, self.card, self._backend.rules, form, self._budget)
         return self.latest
 
     async def simpler(self, prepared: Prepared, refusal: str) -> Prepared | None:
@@ -187,10 +186,7 @@ class NarrativeRun:
         self._forms = _Forms(backend, request)
         self._deadline = asyncio.get_running_loop().time() + min(backend.deadline_s, options.timeout_s)
         self._accepted = options.accepted
-        self._prefix, self._record = "", SubmissionRecord()
-        if record := options.record:
-            self._prefix = record.prefix
-            self._record = SubmissionRecord(backend.store, record.name, str(record.seed), ttl_s=record.ttl_s)
+        self._record = SubmissionRecord(backend.store, options.record)
         self._created = int(time.time())
         self._tries: list[_Try] = []
         self._job_ids: list[str] = []  # in the order of their submission
@@ -365,7 +361,7 @@ class NarrativeRun:
 
     async def _begin(self, slot: str, prepared: Prepared, slots: Iterable[str] = ()) -> _Try:
         """Submit the first job of a try. A refused form is replaced by simpler ones: nothing was enqueued, so that this costs nothing."""
-        attempt = _Try(f"{self._prefix}{slot}", prepared, [*slots])
+        attempt = _Try(slot, prepared, [*slots])
         while True:
             try:
                 await self._submit(attempt, attempt.slot, attempt.prepared)
@@ -388,10 +384,13 @@ class NarrativeRun:
         """
         by_form = {str(prepared.form): prepared}
 
-        async def _body(form: str) -> RunRequest:
+        async def _in_form(form: str) -> Prepared:
             if form not in by_form:
                 by_form[form] = await self._forms.prepare(Form.parse(form))
-            made = by_form[form]
+            return by_form[form]
+
+        async def _body(form: str) -> RunRequest:
+            made = await _in_form(form)
             if wrong is not None:
                 output = wrong.job.result.structured_output if wrong.job.result else None
                 made = made.repair(output, wrong.parsed.errors)
@@ -412,9 +411,8 @@ class NarrativeRun:
             if error.code == "narrative_unauthorized" and self._caller.upstream_key is not None:
                 raise InvalidApiKey("Narrative does not accept the API key provided.") from error
             raise
-        if submission.form not in by_form:
-            by_form[submission.form] = await self._forms.prepare(Form.parse(submission.form))
-        attempt.prepared, attempt.job, attempt.new = by_form[submission.form], submission.job, submission.new
+        attempt.prepared = await _in_form(submission.form)
+        attempt.job, attempt.new = submission.job, submission.new
         attempt.slots.append(slot)
         self._job_ids.append(submission.job.id)
 

@@ -245,7 +245,7 @@ class Jobs:
             if task.cancelled():
                 raise Overloaded("the server is stopping", job_may_exist=True)
             if (submission := task.result()) is not None:
-                model, sent, release = pending.model, pending.sent, self._places.release
+                model, sent, release = submission.model, submission.sent, self._places.release
                 self._watcher.open(submission.job, client, deadline=deadline, model=model, sent=sent, on_left=release)
                 return submission
 

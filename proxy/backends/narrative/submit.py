@@ -21,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Final, NamedTuple
-from uuid import UUID, uuid4, uuid5
+from uuid import uuid4, uuid5
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -31,7 +31,8 @@ from proxy.backends.narrative.events import JobsOptions, Observer, Resubmitted, 
 from proxy.backends.narrative.failures import DEFAULT_RETRY_AFTER, UNKNOWN_OUTCOME
 from proxy.backends.narrative.types import TAG_PREFIX, Job, JobRecord, RunRequest, read_time
 from proxy.errors import Overloaded, ProxyError, UpstreamError
-from proxy.storage import Store
+from proxy.inference.backend import Record
+from proxy.storage import MemoryStore, Store
 
 log = logging.getLogger(__name__)
 
@@ -72,64 +73,51 @@ class SubmissionRecord:
     Preparing and reading are pure, so the ids are all that is needed to resume a request: the prompt comes again with its retry.
 
     Args:
-        store: where the slots are, shared with all who may work on the same request; None when nobody can repeat it.
-        name: of the record in the store, where it is kept for `ttl_s`.
-        seed: what the tags are made from, the same for everyone who works on the request.
+        store: where the slots are, shared with all who may work on the same request.
+        record: which they are; None when nobody can repeat the request.
         patience_s: how long another replica's reservation is waited for.
     """
 
-    def __init__(
-        self,
-        store: Store | None = None,
-        name: str = "",
-        seed: str | None = None,
-        *,
-        ttl_s: float = 3600.0,
-        patience_s: float = 10.0,
-    ) -> None:
-        self._store = store
-        self._name = name
-        self._seed = UUID(seed) if seed else uuid4()
-        self._ttl_s = ttl_s
+    def __init__(self, store: Store | None = None, record: Record | None = None, *, patience_s: float = 10.0) -> None:
+        self._store = MemoryStore() if store is None or record is None else store
+        self._record = record or Record("run", uuid4(), ttl_s=math.inf)
         self.patience_s = patience_s
 
     def tag(self, slot: str) -> str:
         """The unique part of the tag of a slot's submission: the same in every replica."""
-        return str(uuid5(self._seed, slot))
+        return str(uuid5(self._record.seed, self._field(slot)))
 
     async def find(self, slot: str) -> Slot | None:
         """What the slot holds if it is a job, or reserved by a replica that is alive; None when it can be reserved."""
-        if self._store is None or (text := await self._store.get(self._name, slot)) is None:
-            return None
-        found = msgspec.json.decode(text, type=Slot)
-        return found if found.job is not None or await self._store.alive(found.by) else None
+        text = await self._store.get(self._record.name, self._field(slot))
+        found = msgspec.json.decode(text, type=Slot) if text is not None else None
+        return found if found and (found.job is not None or await self._store.alive(found.by)) else None
 
     async def reserve(self, slot: str, form: str) -> tuple[Slot, float | None] | None:
         """Reserve the slot. None when it is taken; else the reservation, and since when a job may exist (seconds since 1970)."""
-        mine = Slot(form, by="" if self._store is None else self._store.replica, nonce=uuid4().hex, at=time.time())
-        since = None
-        if self._store is not None:
-            text = await self._store.add(self._name, slot, _text(mine), ttl_s=self._ttl_s)
-            found = msgspec.json.decode(text, type=Slot)
-            if found.nonce != mine.nonce:
-                if found.job is not None or await self._store.alive(found.by):
-                    return None
-                mine, since = msgspec.structs.replace(mine, form=found.form, at=found.at), found.at
-                if not await self._store.compare_and_set(self._name, slot, text, _text(mine)):
-                    return None
-        return mine, since
+        name, field = self._record.name, self._field(slot)
+        mine = Slot(form, by=self._store.replica, nonce=uuid4().hex, at=time.time())
+        text = await self._store.add(name, field, _text(mine), ttl_s=self._record.ttl_s)
+        found = msgspec.json.decode(text, type=Slot)
+        if found.nonce == mine.nonce:
+            return mine, None
+        if found.job is not None or await self._store.alive(found.by):
+            return None
+        mine = msgspec.structs.replace(mine, form=found.form, at=found.at)
+        return (mine, found.at) if await self._store.compare_and_set(name, field, text, _text(mine)) else None
 
     async def settle(self, slot: str, reservation: Slot, job_id: str | None) -> None:
         """Record the job, or with None that the outcome is unknown."""
-        if self._store is not None:
-            changes = {"job": job_id} if job_id else {"by": "", "nonce": ""}
-            settled = msgspec.structs.replace(reservation, **changes)
-            await self._store.put(self._name, slot, _text(settled), ttl_s=self._ttl_s)
+        changes = {"job": job_id} if job_id else {"by": "", "nonce": ""}
+        settled = _text(msgspec.structs.replace(reservation, **changes))
+        await self._store.put(self._record.name, self._field(slot), settled, ttl_s=self._record.ttl_s)
 
     async def release(self, slot: str) -> None:
         """Give the slot back: nothing was enqueued."""
-        if self._store is not None:
-            await self._store.remove(self._name, slot)
+        await self._store.remove(self._record.name, self._field(slot))
+
+    def _field(self, slot: str) -> str:
+        return f"{self._record.prefix}{slot}"
 
 
 def _text(slot: Slot) -> str:
@@ -140,10 +128,10 @@ def _text(slot: Slot) -> str:
 
 
 class Scan(NamedTuple):
-    """What one reading of the list showed: jobs by their tags (the oldest, should Narrative have taken a submission twice), and whether
-    a job that is not among them is surely not there."""
+    """What one reading of the list showed: ids of jobs by their tags (the oldest, should Narrative have taken a submission twice), and
+    whether a job that is not among them is surely not there."""
 
-    tagged: dict[str, JobRecord | Job]
+    tagged: dict[str, str]
     conclusive: bool
 
 
@@ -159,7 +147,7 @@ class TagLookup:
         self._data_plane_id = data_plane_id
         self._known = known
         self._since, self._deadline = math.inf, -math.inf
-        self._current: asyncio.Task[Scan] | None = None
+        self._reading = asyncio.Lock()
         self._next: asyncio.Task[Scan] | None = None
 
     async def scan(self, since: float, deadline: float) -> Scan:
@@ -170,21 +158,19 @@ class TagLookup:
         """
         self._since, self._deadline = min(self._since, since), max(self._deadline, deadline)
         if self._next is None:
-            self._next = asyncio.create_task(self._read_after(self._current))
+            self._next = asyncio.create_task(self._read_next())
         return await asyncio.shield(self._next)
 
-    async def _read_after(self, earlier: "asyncio.Task[Scan] | None") -> Scan:
-        if earlier is not None:
-            await asyncio.wait({earlier})
-        since, deadline = self._since, self._deadline
-        self._current, self._next = self._next, None
-        self._since, self._deadline = math.inf, -math.inf
-        return await self._read(since, deadline)
+    async def _read_next(self) -> Scan:
+        async with self._reading:
+            since, deadline = self._since, self._deadline
+            self._since, self._deadline, self._next = math.inf, -math.inf, None
+            return await self._read(since, deadline)
 
     async def _read(self, since: float, deadline: float) -> Scan:
         ahead = self._client.clock_ahead
         oldest = since - _SLACK_WITHOUT_DATE if ahead is None else since + ahead - _SLACK
-        tagged: dict[str, JobRecord | Job] = {}
+        tagged: dict[str, str] = {}
         opaque: set[str] = set()  # jobs of the time in question whose tags the list does not show
         covered = False
         for number in range(_MOST_PAGES):
@@ -200,7 +186,7 @@ class TagLookup:
                 if record.name is None:
                     return Scan(tagged, conclusive=False)  # a record that cannot be read could be the one
                 if tags := record.tags:
-                    tagged.update(dict.fromkeys(tags, record))
+                    tagged.update(dict.fromkeys(tags, record.name))
                 elif record.name not in self._known and not _older(record, oldest):
                     opaque.add(record.name)
             covered = len(page.records) < _PER_PAGE or _older(page.records[-1], oldest)
@@ -210,7 +196,7 @@ class TagLookup:
             job = await self._client.get_job(job_id, deadline=deadline)
             if job.tags:
                 opaque.discard(job_id)
-                tagged.update(dict.fromkeys(job.tags, job))
+                tagged.update(dict.fromkeys(job.tags, job_id))
         return Scan(tagged, covered and not opaque)
 
 
@@ -224,12 +210,19 @@ def _older(record: JobRecord, than: float) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A slot's job, as far as it is known, and how its request was put to the model. `new`: it was submitted, or found by its tag, for
-    this caller; else it was submitted before, perhaps elsewhere, and only its id is known."""
+    """A slot's job, as far as it is known, and how its request was put to the model.
+
+    Args:
+        new: it was submitted, or found by its tag, for this caller; else before, perhaps elsewhere, and only its id is known.
+        sent: loop time; None for one that was submitted a while ago.
+        model: of the body, as far as it is known.
+    """
 
     job: Job
     form: str
     new: bool
+    sent: float | None = None
+    model: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -240,8 +233,6 @@ class PendingSubmission:
         make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
         deadline: loop time.
         client_left: nobody waits for it any more, so nothing is sent again.
-        sent: loop time of the latest attempt.
-        model: of the body; "" until it is made.
     """
 
     make_request: Callable[[str], Awaitable[RunRequest]]
@@ -251,8 +242,6 @@ class PendingSubmission:
     slot: str
     deadline: float
     client_left: bool = False
-    sent: float = 0.0
-    model: str = ""
 
 
 class Submitter:
@@ -284,21 +273,22 @@ class Submitter:
         reservation, since = reserved
         try:
             request = await pending.make_request(reservation.form)
-            pending.model = request.model
             started = asyncio.get_running_loop().time()
-            job, adopted = await self._send(pending, request, since)
+            job, sent = await self._send(pending, request, since)
         except BaseException as error:
             if isinstance(error, ProxyError) and not error.job_may_exist:
                 await record.release(slot)
             else:
                 await record.settle(slot, reservation, None)
             raise
-        self._observe(Submitted(job.id, request.model, asyncio.get_running_loop().time() - started, adopted))
+        self._observe(Submitted(job.id, request.model, asyncio.get_running_loop().time() - started, sent is None))
         await record.settle(slot, reservation, job.id)
-        return Submission(job, reservation.form, new=True)
+        return Submission(job, reservation.form, new=True, sent=sent, model=request.model)
 
-    async def _send(self, pending: PendingSubmission, request: RunRequest, since: float | None) -> tuple[Job, bool]:
-        """The job, and whether it was found by its tag; then it may have ended already.
+    async def _send(
+        self, pending: PendingSubmission, request: RunRequest, since: float | None
+    ) -> tuple[Job, float | None]:
+        """The job, and the loop time at which it was sent; None if it was found by its tag: then it may have ended already.
 
         Args:
             since: when a submission was made whose outcome is unknown, in seconds since 1970; None when there was none.
@@ -306,12 +296,12 @@ class Submitter:
         options, loop = self._options, asyncio.get_running_loop()
         message = "Whether the job was started already is unknown"
         unknown = UpstreamError(message, code=UNKNOWN_OUTCOME, job_may_exist=True)
-        pending.sent, number = loop.time(), 0
+        number = 0
         while True:
             if since is not None:
                 found = await self._look_up(pending, request, since)
-                if isinstance(found, Job):
-                    return found, True
+                if isinstance(found, str):
+                    return Job(found, data_plane_id=request.data_plane_id), None
                 last = pending.client_left or self.stopped or number == options.attempts
                 if found and last:
                     message = "Narrative did not take the submission"
@@ -323,21 +313,20 @@ class Submitter:
             if self.stopped:
                 raise Overloaded("The server is shutting down.", retry_after=DEFAULT_RETRY_AFTER)
             number += 1
-            since, pending.sent = time.time(), loop.time()
+            since, sent = time.time(), loop.time()
             try:
                 job = await pending.client.enqueue(
                     request, deadline=pending.deadline, abandoned=lambda: pending.client_left or self.stopped
                 )
+                return job, sent
             except UpstreamError as error:
                 if error.code != UNKNOWN_OUTCOME:
                     raise
                 unknown = error
                 log.warning("the answer to a submission was lost", extra={"slot": pending.slot, "attempt": number})
-            else:
-                return job, False
 
-    async def _look_up(self, pending: PendingSubmission, request: RunRequest, since: float) -> Job | bool:
-        """The job; True when it is surely not there; False when nobody can tell."""
+    async def _look_up(self, pending: PendingSubmission, request: RunRequest, since: float) -> str | bool:
+        """The job's id; True when it is surely not there; False when nobody can tell."""
         tag = next((tag for tag in request.tags if tag.startswith(TAG_PREFIX)), None)
         if tag is None:
             return False
@@ -355,7 +344,7 @@ class Submitter:
             except ProxyError:
                 absent = False
                 continue
-            if (found := scan.tagged.get(tag)) is not None:
-                return found if isinstance(found, Job) else found.job() or Job(found.name or "")
+            if tag in scan.tagged:
+                return scan.tagged[tag]
             absent = scan.conclusive
         return absent

@@ -374,16 +374,12 @@ class Watcher:
         loop = asyncio.get_running_loop()
         now = loop.time()
         started = now - _UNCLAIMED if sent is None else sent
-        if job.created_at is not None:
-            started = now - max(time.time() - job.created_at.timestamp(), 0.0)
         watcher = self._watcher(client)
         watched = WatchedJob(job.id, started, client.account, loop.create_future(), model, on_left)
         self.jobs[job.id] = watched
         watched.expiry = loop.call_at(min(deadline, now + _UNCLAIMED), self._expire, watched)
         watcher.add(watched, may_have_ended=sent is None)
-        if job.ended:
-            watcher.take(watched, job, "list")
-        elif self._early and job.id in self._early:
+        if job.id in self._early:
             del self._early[job.id]
             watcher.take(watched, None, "webhook")
         return watched

@@ -397,7 +397,7 @@ async def test_an_equal_request_pays_for_the_missing_choice_only(setting: Settin
 
 async def test_slots_of_a_fallback_have_its_prefix(setting: Setting) -> None:
     setting.record = replace(setting.record, prefix="second:")
-    setting.jobs.ends["second:1.first"] = [failed("odd")]
+    setting.jobs.ends["1.first"] = [failed("odd")]
     await setting.result(TWO)
     assert await setting.recorded() == {"second:0.first", "second:1.first", "second:1.retry"}
 
@@ -556,7 +556,7 @@ async def test_a_refusal_of_something_else_is_not_met_with_a_simpler_form(settin
 async def test_a_job_that_was_submitted_in_another_form_is_read_in_that_form(setting: Setting) -> None:
     text = replace(HI, output=JsonOutput({"type": "string"}, strict=True))
     setting.jobs.ends["0.first"] = [done({"answer": '"42"'})]
-    record = SubmissionRecord(setting.store, setting.record.name, str(setting.record.seed))
+    record = SubmissionRecord(setting.store, setting.record)
     reserved = await record.reserve("0.first", "blocks:answer")
     assert reserved is not None
     await record.settle("0.first", reserved[0], "j1")
@@ -600,7 +600,7 @@ async def test_heavy_requests_are_prepared_in_another_thread(
 async def test_a_reservation_in_another_form_is_prepared_in_another_thread(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = SubmissionRecord(setting.store, setting.record.name, str(setting.record.seed))
+    record = SubmissionRecord(setting.store, setting.record)
     reserved = await record.reserve("0.first", "text:mail")
     assert reserved is not None
     await record.settle("0.first", reserved[0], None)  # its replica does not know what became of it

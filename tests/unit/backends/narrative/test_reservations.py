@@ -2,6 +2,7 @@
 
 import asyncio
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 
@@ -10,10 +11,11 @@ from proxy.backends.narrative.jobs import Jobs, JobsOptions
 from proxy.backends.narrative.submit import Submission, SubmissionRecord
 from proxy.backends.narrative.types import InferenceConfig, Job, RunMessage, RunRequest, TextBlock
 from proxy.errors import IdempotencyConflict, RateLimited, UpstreamError
+from proxy.inference.backend import Record
 from proxy.storage import MemoryStore
 from tests.waiting import until
 
-SEED = "5a4db0c5-0000-4000-8000-00005a4db0c5"
+SEED = UUID("5a4db0c5-0000-4000-8000-00005a4db0c5")
 OPTIONS = JobsOptions(lookups=(0.0,), closing_grace=0.1)
 
 
@@ -31,7 +33,7 @@ class Replica(MemoryStore):
 
 
 def recorded(store: MemoryStore, patience_s: float = 5.0) -> SubmissionRecord:
-    return SubmissionRecord(store, "run:1", SEED, ttl_s=60.0, patience_s=patience_s)
+    return SubmissionRecord(store, Record("run:1", SEED, ttl_s=60.0), patience_s=patience_s)
 
 
 class Narrative:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 
@@ -20,6 +21,7 @@ from proxy.backends.narrative.submit import (
 )
 from proxy.backends.narrative.types import InferenceConfig, Job, JobPage, RunMessage, RunRequest, TextBlock, record_of
 from proxy.errors import Overloaded, UpstreamError
+from proxy.inference.backend import Record
 from proxy.storage import MemoryStore
 
 
@@ -160,7 +162,7 @@ async def reserved_before(minutes: float) -> SubmissionRecord:
     at = (datetime.now(UTC) - timedelta(minutes=minutes)).timestamp()
     slot = {"form": "", "job": None, "by": "a killed replica", "nonce": "n", "at": at}
     await store.add("run:1", "0", json.dumps(slot), ttl_s=60)
-    return SubmissionRecord(store, "run:1", ttl_s=60)
+    return SubmissionRecord(store, Record("run:1", uuid4(), ttl_s=60))
 
 
 async def test_a_job_that_another_process_submitted_is_looked_up_before_anything_is_sent() -> None:
@@ -232,7 +234,7 @@ async def test_nothing_is_sent_once_the_grace_period_is_over() -> None:
 async def test_an_unknown_outcome_is_recorded_as_a_job_that_may_exist() -> None:
     client = Scripted([record(1, tags=[])])
     store = MemoryStore()
-    going = attempt(client, "rid:1", record=SubmissionRecord(store, "run:1", ttl_s=60))
+    going = attempt(client, "rid:1", record=SubmissionRecord(store, Record("run:1", uuid4(), ttl_s=60)))
     with pytest.raises(UpstreamError):
         await submitter_with(lookups=(0.0,)).carry(going)
     assert json.loads((await store.read("run:1"))["0"])["job"] is None
