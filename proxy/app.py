@@ -28,6 +28,9 @@ from proxy.access.authentication import (
 )
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
+from proxy.api.anthropic.routes import AnthropicServices, anthropic_routes, is_messages
+from proxy.api.anthropic.routes import decode_body as decode_messages
+from proxy.api.anthropic.routes import error_response as messages_error
 from proxy.api.elastic.routes import ElasticAuthenticator, ElasticServices, elastic_routes
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord
 from proxy.api.http.responses import REPORT_HEADERS
@@ -72,6 +75,11 @@ _EXPOSED_HEADERS = (
     "retry-after",
     "openai-processing-ms",
     *(f"x-ratelimit-{name}-{what}" for name in ("limit", "remaining", "reset") for what in ("requests", "tokens")),
+    *(
+        f"anthropic-ratelimit-{what}-{name}"
+        for name in ("limit", "remaining", "reset")
+        for what in ("requests", "tokens")
+    ),
 )
 
 
@@ -79,6 +87,7 @@ class State(TypedDict):
     """What the lifespan hands to every request."""
 
     openai: OpenAIServices
+    anthropic: AnthropicServices
     elastic: ElasticServices
     console: ConsoleServices
 
@@ -169,6 +178,9 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             backend = await stack.enter_async_context(Idempotency(router, store, settings.state, metrics.repeated))
             yield {
                 "openai": OpenAIServices(settings, catalog, authenticator, endpoints, backend, decode),
+                "anthropic": AnthropicServices(
+                    settings, catalog, authenticator, endpoints, backend, partial(decode_messages, rules=rules)
+                ),
                 "elastic": ElasticServices(
                     settings,
                     catalog,
@@ -201,10 +213,13 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     other_keys = (settings.narrative.api_key, settings.elastic.admin_key, settings.access.secret_key)
 
     def render_error(scope: Scope, error: ProxyError) -> Response:
+        if is_messages(scope):
+            return messages_error(scope, error)
         return error_response(error, paid_failure_status=settings.chat.paid_failure_status)
 
     app = Starlette(
         routes=[
+            *anthropic_routes(),
             *openai_routes(),
             *elastic_routes(),
             *(console_routes() if settings.console.enabled else ()),

@@ -178,6 +178,12 @@ class ChatSettings(_Section):
     reasoning_object: Literal["auto", "always", "never"] = "auto"
 
 
+class MessagesSettings(_Section):
+    """The Messages API."""
+
+    hold_s: float = Field(15.0, ge=0)
+
+
 class ResponsesSettings(_Section):
     """What the Responses API keeps, sealed so that only who knows a response's id, and has the key that made it, can read it."""
 
@@ -275,6 +281,7 @@ class Settings(_Section):
     narrative: NarrativeSettings = NarrativeSettings()
     jobs: JobSettings = JobSettings()
     chat: ChatSettings = ChatSettings()
+    messages: MessagesSettings = MessagesSettings()
     responses: ResponsesSettings = ResponsesSettings()
     thinking: ThinkingSettings = ThinkingSettings()
     schemas: SchemaSettings = SchemaSettings()

@@ -150,7 +150,7 @@ class Authenticator:
             raise InvalidApiKey(
                 "Incorrect API key provided."
                 if presented
-                else "No API key provided: send it as `Authorization: Bearer …`."
+                else "No API key provided: send it as `Authorization: Bearer …` or as `x-api-key`."
             )
         if self.origins is not None and (refusal := self.origins.refusal(headers)):
             raise PermissionDenied(refusal)

@@ -42,7 +42,7 @@ from proxy.settings import Settings
 
 API: Final = "openai"
 """Its name in the digests of equal requests."""
-_CHAT_URL: Final = "POST /v1/chat/completions"
+_SERVED: Final = "Chat completions are served at POST /v1/chat/completions, messages at POST /v1/messages."
 
 DecodeChat = Callable[[dict[str, Any], int], tuple[InferenceRequest, ChatReply, str]]
 """(a body, its bytes) → the request, what its reply looks like, and the digest of the body. Raises InvalidRequest."""
@@ -179,11 +179,9 @@ def exception_handlers(
         error = cast(HTTPException, error)
         what = f"{request.method} {shown_path(request.url.path)}"
         if error.status_code == 405:
-            refusal: ProxyError = MethodNotAllowed(
-                f"Method not allowed: {what}. Chat completions are served at {_CHAT_URL}."
-            )
+            refusal: ProxyError = MethodNotAllowed(f"Method not allowed: {what}. {_SERVED}")
         else:
-            refusal = UnknownUrl(f"Unknown URL: {what}. This server speaks the Chat Completions API, at {_CHAT_URL}.")
+            refusal = UnknownUrl(f"Unknown URL: {what}. {_SERVED}")
         refusal.headers = dict(error.headers or {})
         return render_error(request.scope, refusal)
 

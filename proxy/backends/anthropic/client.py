@@ -34,7 +34,7 @@ from proxy.errors import (
 )
 from proxy.inference.backend import Report, RunOptions
 from proxy.inference.request import Request, Rules
-from proxy.inference.result import Event, Result, Started, fold
+from proxy.inference.result import ChoiceEnded, Ended, Event, NativeEvent, Result, Started, fold
 from proxy.settings import AnthropicSettings
 
 BASE_URL = "https://api.anthropic.com"
@@ -74,7 +74,7 @@ class AnthropicClient:
         try:
             async with asyncio.timeout_at(deadline):
                 # Not by `messages.create`, which does not name every field in every version.
-                stream = await self.sdk.with_options(api_key=key).post(
+                stream = await self.sdk.with_options(api_key=key, default_headers=call.headers).post(
                     "/v1/messages",
                     body={**call.body, "stream": True},
                     cast_to=Message,
@@ -89,7 +89,7 @@ class AnthropicClient:
         except _SDK_ERRORS as error:
             raise _refused(error, key) from error
         message_id = first.message.id if isinstance(first, RawMessageStartEvent) else ""
-        started = Started(message_id.removeprefix("msg_"), int(time.time()), self._fingerprint, 1)
+        started = Started(message_id.removeprefix("msg_"), int(time.time()), self._fingerprint, 1, call.native)
         return AnthropicRun(call, stream, started, first, key, deadline)
 
 
@@ -120,7 +120,11 @@ class AnthropicRun:
         yield (self._started,)
         try:
             while True:
-                if read := tuple(reader.read(event)):
+                read = tuple(reader.read(event))
+                if self._call.native:
+                    ends = [each for each in read if isinstance(each, ChoiceEnded | Ended)]
+                    read = (NativeEvent(event.to_dict(mode="json", warnings=False)), *ends)
+                if read:
                     self._unmatched = reader.unmatched
                     yield read
                 if reader.ended:

@@ -11,12 +11,13 @@ from typing import Any, Final
 
 from proxy.errors import InvalidRequest
 from proxy.inference.history import called_names, repair, upstream_names
-from proxy.inference.request import Request, Rules, Text, ToolCall, ToolResult
+from proxy.inference.request import Native, Request, Rules, Text, ToolCall, ToolResult
 from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema
 
 _JSON_ONLY: Final = "Answer with one JSON object and nothing else: no prose around it, no code fences."
 _LEAST_TOP_P_WITH_THINKING: Final = 0.95
 _MAX_USER: Final = 256
+_WIRE: Final = "anthropic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,12 @@ class MessagesCall:
         encoded: the answer must be decoded by `answer` when it is complete: parts of it are JSON text, or names of properties differ.
         ignored: request fields that have no effect.
         adjusted: what was changed, as sentences for the client.
+        native: the client wrote the body itself, and gets the events as they come.
+        headers: those that the client sent with it.
     """
 
     body: Mapping[str, Any]
-    names: Mapping[str, str]
+    names: Mapping[str, str] = field(default_factory=dict)
     single: bool = False
     reasoning_shown: bool = False
     parameters: Mapping[str, CompiledSchema] = field(default_factory=dict)
@@ -44,6 +47,8 @@ class MessagesCall:
     encoded: bool = False
     ignored: tuple[str, ...] = ()
     adjusted: tuple[str, ...] = ()
+    native: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> MessagesCall:
@@ -52,6 +57,10 @@ def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> Messa
     Raises:
         InvalidRequest: something in it cannot be expressed; `param` is its path.
     """
+    if request.native is not None and request.native.wire == _WIRE:
+        return _native(request, request.native)
+    if request.refusal is not None:
+        raise request.refusal
     if request.choices > 1:
         raise InvalidRequest(f"`n` is {request.choices}; this model gives one choice for each request.", param="n")
     if "top_k" in request.ignored:  # it has an effect here, which is why one that cannot be used is not passed over
@@ -87,6 +96,15 @@ def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> Messa
         ignored=(*request.ignored, *no_effect),
         adjusted=tuple(dict.fromkeys(adjusted)),
     )
+
+
+def _native(request: Request, native: Native) -> MessagesCall:
+    """The body as its client wrote it, with the endpoint's model, and its defaults where the client names nothing."""
+    body, sampling = {**native.body, "model": request.model}, request.sampling
+    if (body.get("thinking") or {"type": "disabled"}).get("type") == "disabled":
+        defaults = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+        body |= {name: value for name, value in defaults.items() if value is not None and body.get(name) is None}
+    return MessagesCall(body=body, native=True, headers=native.headers)
 
 
 def _add_tools(

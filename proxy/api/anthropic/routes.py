@@ -1,0 +1,266 @@
+"""Routes of the Messages API. Source: contract `anthropic-messages.md`.
+
+Its model list has the URL of OpenAI's: requests with the header `anthropic-version` get this API's.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match, Route
+from starlette.types import Scope
+
+from proxy.access.authentication import Authenticator, Caller
+from proxy.api.anthropic.decode import WIRE, MessagesReply, body_digest, decode
+from proxy.api.anthropic.encode import MessageStream, error_headers_out, error_out, error_status, message_body
+from proxy.api.anthropic.types import MessagesRequest
+from proxy.api.http.requests import read_object, terms_of, validated
+from proxy.api.http.responses import RunResponse, StreamResponse, WholeResponse, json_response, report_headers
+from proxy.catalog import Catalog, ModelCard
+from proxy.errors import InvalidRequest, ModelNotFound, ProxyError, UnknownUrl
+from proxy.inference.backend import Report
+from proxy.inference.endpoints import Endpoint, Endpoints
+from proxy.inference.idempotency import Idempotency
+from proxy.inference.request import Request as InferenceRequest
+from proxy.inference.request import Rules
+from proxy.inference.router import find_model
+from proxy.settings import Settings
+
+API: Final = "anthropic"
+"""Its name in the digests of equal requests."""
+_VERSION: Final = "anthropic-version"
+_NATIVE_HEADERS: Final = (_VERSION, "anthropic-beta")
+_SESSION: Final = "x-claude-code-session-id"
+_MAX_HEADER: Final = 2_000
+_PATH: Final = "/v1/messages"
+_MODELS: Final = "/v1/models"
+_DEFAULT_PAGE, _MAX_PAGE = 20, 1000
+_ANY_LENGTH: Final = 2**31 - 1
+_CREATED: Final = "2025-10-01T00:00:00Z"
+"""Of models: when they were made is not known."""
+
+DecodeMessages = Callable[[dict[str, Any], int], tuple[InferenceRequest, MessagesReply, str]]
+"""(a body, its bytes) → the request, what its reply looks like, and the digest of the body. Raises InvalidRequest."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnthropicServices:
+    """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.anthropic`."""
+
+    settings: Settings
+    catalog: Catalog
+    authenticator: Authenticator
+    endpoints: Endpoints
+    backend: Idempotency
+    decode: DecodeMessages
+
+
+class _VersionedRoute(Route):
+    """A route for requests that name this API's version."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return super().matches(scope) if _names_version(scope) else (Match.NONE, {})
+
+
+def anthropic_routes() -> list[Route]:
+    """All of them; they stand before those of other APIs."""
+    return [
+        *(Route(f"{_PATH}{slash}", messages, methods=["POST"]) for slash in ("", "/")),
+        *(Route(f"{_PATH}/count_tokens{slash}", count_tokens, methods=["POST"]) for slash in ("", "/")),
+        *(_VersionedRoute(f"{_MODELS}{slash}", list_models, methods=["GET"]) for slash in ("", "/")),
+        _VersionedRoute(f"{_MODELS}/{{model:path}}", retrieve_model, methods=["GET"]),
+        Route(f"{_PATH}/batches", batches, methods=["GET", "POST"]),
+        Route(f"{_PATH}/batches/{{rest:path}}", batches, methods=["GET", "POST", "DELETE"]),
+    ]
+
+
+def is_messages(scope: Scope) -> bool:
+    """Whether a request is for this API, whatever else is wrong with it."""
+    path = scope["path"]
+    return path == _PATH or path.startswith(f"{_PATH}/") or (path.startswith(_MODELS) and _names_version(scope))
+
+
+def _names_version(scope: Scope) -> bool:
+    return any(name == _VERSION.encode() for name, _ in scope["headers"])
+
+
+# ---------------------------------------------------------------- messages
+
+
+async def messages(request: Request) -> RunResponse:
+    """`POST /v1/messages`, whole or streamed. A stream is held back for a while, so that a failure keeps its status."""
+    services, caller, decoded, reply, digest = await _read(request, {})
+    settings, headers = services.settings, request.headers
+    longest_s = (
+        max(settings.messages.hold_s, settings.chat.heartbeat_s) if reply.stream else settings.chat.keepalive_json_s
+    )
+    terms, most_s = terms_of(headers, longest_s)
+    terms = replace(terms, client=f"{terms.client} {headers.get(_SESSION, '')[:_MAX_HEADER]}")
+    start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
+    if not reply.stream:
+        encode, error = partial(message_body, reply=reply), partial(_error_body, request)
+        return WholeResponse(start, encode, error, most_s, _report_headers)
+    return StreamResponse(
+        start,
+        MessageStream(reply, request.state.request_id),
+        min(settings.chat.heartbeat_s, most_s),
+        settings.chat.model_copy(update={"heartbeat_style": "chunk"}),
+        hold_s=min(settings.messages.hold_s, most_s),
+        headers=_report_headers,
+    )
+
+
+async def count_tokens(request: Request) -> Response:
+    """`POST /v1/messages/count_tokens`: an estimate, without a job."""
+    _, _, decoded, reply, _ = await _read(request, {"max_tokens": _ANY_LENGTH})
+    if decoded.native is None and decoded.refusal is not None:
+        raise decoded.refusal
+    return json_response({"input_tokens": reply.input_tokens})
+
+
+async def _read(
+    request: Request, defaults: Mapping[str, Any]
+) -> tuple[AnthropicServices, Caller, InferenceRequest, MessagesReply, str]:
+    """The caller and the decoded body. A request that no upstream of this API can get does without its native form.
+
+    Raises:
+        ProxyError: the caller is not known, the body is wrong, or there is no such model.
+    """
+    services: AnthropicServices = request.state.anthropic
+    caller = await services.authenticator.authenticate(request.headers)
+    decoded, reply, digest = await read_object(
+        request, lambda body, size: services.decode({**defaults, **body}, size), services.settings.server
+    )
+    found = await _model(decoded.model, services, caller)
+    native = decoded.native
+    if native is not None and (found.fallback or (isinstance(found, Endpoint) and found.service == WIRE)):
+        sent = {name: request.headers[name][:_MAX_HEADER] for name in _NATIVE_HEADERS if name in request.headers}
+        native = replace(native, headers=sent)
+    else:
+        native = None
+    return services, caller, replace(decoded, native=native), reply, digest
+
+
+def decode_body(body: dict[str, Any], body_bytes: int, *, rules: Rules) -> tuple[InferenceRequest, MessagesReply, str]:
+    """A body's request, what its reply looks like, and its digest; done in a thread where it is large. Raises InvalidRequest."""
+    decoded, reply = decode(validated(MessagesRequest, body), body, rules, body_bytes)
+    return decoded, reply, body_digest(body)
+
+
+async def _model(name: str, services: AnthropicServices, caller: Caller) -> ModelCard | Endpoint:
+    """Raises ModelNotFound in this API's words, PermissionDenied."""
+    try:
+        found = await find_model(name, caller, services.catalog, services.endpoints)
+    except ModelNotFound:
+        raise ModelNotFound(f"model: {name[:100]}", param="model") from None
+    return found if isinstance(found, Endpoint) else found.card
+
+
+async def batches(request: Request) -> Response:
+    """Raises UnknownUrl: batches are not served."""
+    raise UnknownUrl("Message batches are not served here; send each request to POST /v1/messages.")
+
+
+# ---------------------------------------------------------------- models
+
+
+async def list_models(request: Request) -> Response:
+    """`GET /v1/models`: every model and named endpoint that the caller may use, in pages."""
+    services: AnthropicServices = request.state.anthropic
+    caller = await services.authenticator.authenticate(request.headers)
+    cards = [card for card in services.catalog.cards if caller.may_use({card.id, *card.names})]
+    endpoints = [endpoint for endpoint in await services.endpoints.all() if caller.may_use_endpoint(endpoint.id)]
+    listed = [
+        *(_model_out(card.public_name, card) for card in cards),
+        *(_model_out(each.id, each) for each in endpoints),
+    ]
+    query = request.query_params
+    limit = _limit(query.get("limit", str(_DEFAULT_PAGE)))
+    after, before = query.get("after_id"), query.get("before_id")
+    if after and before:
+        raise InvalidRequest("Invalid `before_id`: expected only one of it and `after_id`.", param="before_id")
+    ids = [model["id"] for model in listed]
+    if cursor := after or before:
+        if cursor not in ids:
+            param = "after_id" if after else "before_id"
+            raise InvalidRequest(f"Invalid `{param}`: there is no such model.", param=param)
+        listed = listed[ids.index(cursor) + 1 :] if after else listed[: ids.index(cursor)]
+    page = listed[-limit:] if before else listed[:limit]
+    body = {
+        "data": page,
+        "has_more": len(page) < len(listed),
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+    }
+    return json_response(body, {"vary": _VERSION})
+
+
+async def retrieve_model(request: Request) -> Response:
+    """`GET /v1/models/{id}`: one model under the name that was asked for."""
+    services: AnthropicServices = request.state.anthropic
+    caller = await services.authenticator.authenticate(request.headers)
+    name = request.path_params["model"].removesuffix("/")
+    return json_response(_model_out(name, await _model(name, services, caller)), {"vary": _VERSION})
+
+
+def _limit(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= _MAX_PAGE:
+        raise InvalidRequest(f"Invalid `limit`: expected a number from 1 to {_MAX_PAGE}.", param="limit")
+    return int(text)
+
+
+def _model_out(name: str, found: ModelCard | Endpoint) -> dict[str, Any]:
+    created = _CREATED
+    if isinstance(found, Endpoint) and found.created_at:
+        created = _rfc3339(datetime.fromtimestamp(found.created_at, UTC))
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": created,
+        "lifecycle": "active",
+        "max_input_tokens": None,
+        "max_tokens": None,
+        "capabilities": None,
+    }
+
+
+# ---------------------------------------------------------------- headers and errors
+
+
+def _rfc3339(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def limit_headers(limits: Mapping[str, str], now: datetime) -> dict[str, str]:
+    """OpenAI's `x-ratelimit-*` headers by this API's names, with a time in place of a duration."""
+    headers: dict[str, str] = {}
+    for name, value in limits.items():
+        prefix, _, rest = name.partition("x-ratelimit-")
+        what, _, kind = rest.partition("-")
+        if prefix or not kind:
+            continue
+        # Rounded up: a client that comes then must not be too early.
+        reset = _rfc3339(now + timedelta(seconds=float(value.removesuffix("s")) + 1)) if what == "reset" else value
+        headers[f"anthropic-ratelimit-{kind}-{what}"] = reset
+    return headers
+
+
+def _report_headers(report: Report) -> dict[str, str]:
+    own = replace(report, rate_limits=limit_headers(report.rate_limits, datetime.now(UTC)))
+    return report_headers(own)
+
+
+def _error_body(request: Request, error: ProxyError) -> bytes:
+    return orjson.dumps(error_out(error, request.state.request_id))
+
+
+def error_response(scope: Scope, error: ProxyError) -> Response:
+    """The whole response to a request that failed before its first byte was sent."""
+    headers = error_headers_out(error, limit_headers(error.headers, datetime.now(UTC)))
+    return json_response(error_out(error, scope["state"]["request_id"]), headers, error_status(error))

@@ -1,0 +1,137 @@
+"""Tools of a request, and which of them may be called → neutral ones. Source: contract `anthropic-messages.md`, section Tools."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from proxy.api.anthropic.types import ToolChoiceSpec, ToolSpec
+from proxy.errors import InvalidRequest
+from proxy.inference.jsontext import dump_json
+from proxy.inference.request import Tool, ToolChoice
+
+_MAX_SHOWN: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _ClientTool:
+    """A tool that clients run and whose schema the API knows.
+
+    Attributes:
+        commands: values of `command`; empty where it is free text.
+        arguments: the names of the others → their JSON type.
+    """
+
+    description: str
+    commands: tuple[str, ...]
+    arguments: Mapping[str, str]
+    required: tuple[str, ...]
+
+    def parameters(self) -> dict[str, Any]:
+        command: dict[str, Any] = {"type": "string"}
+        if self.commands:
+            command["enum"] = list(self.commands)
+        properties = {"command": command}
+        for name, kind in self.arguments.items():
+            properties[name] = {"type": "array", "items": {"type": "integer"}} if kind == "array" else {"type": kind}
+        return {"type": "object", "properties": properties, "required": list(self.required)}
+
+
+_EDITED: Final = {
+    "path": "string",
+    "file_text": "string",
+    "old_str": "string",
+    "new_str": "string",
+    "insert_line": "integer",
+    "insert_text": "string",
+    "view_range": "array",
+}
+_EDITOR: Final = (
+    "View and edit text files: `view` a file or folder (`view_range` are its first and last line), `create` it with `file_text`, replace "
+    "the only `old_str` by `new_str`, or `insert` `insert_text` after `insert_line`."
+)
+_COMMANDS: Final = ("view", "create", "str_replace", "insert")
+_OLD_EDITOR: Final = _ClientTool(_EDITOR, (*_COMMANDS, "undo_edit"), _EDITED, ("command", "path"))
+_NEW_EDITOR: Final = _ClientTool(_EDITOR, _COMMANDS, _EDITED, ("command", "path"))
+_BASH: Final = _ClientTool("Run a command in a shell that stays open, or `restart` it.", (), {"restart": "boolean"}, ())
+_MEMORY: Final = _ClientTool(
+    "Files that last from one conversation to the next, under /memories. "
+    + _EDITOR
+    + " `delete` removes `path`, and `rename` moves "
+    "`old_path` to `new_path`.",
+    (*_COMMANDS, "delete", "rename"),
+    {**_EDITED, "old_path": "string", "new_path": "string"},
+    ("command",),
+)
+_CLIENT_TOOLS: Final = {
+    "bash_20241022": _BASH,
+    "bash_20250124": _BASH,
+    "text_editor_20241022": _OLD_EDITOR,
+    "text_editor_20250124": _OLD_EDITOR,
+    "text_editor_20250429": _NEW_EDITOR,
+    "text_editor_20250728": _NEW_EDITOR,
+    "memory_20250818": _MEMORY,
+}
+_SEARCH: Final = re.compile(r"tool_search_tool_(?:regex|bm25)")
+
+
+def decode_tools(
+    given: Sequence[tuple[str, ToolSpec]], loaded: frozenset[str]
+) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
+    """The tools on offer, and sentences about those that were left out.
+
+    Args:
+        given: each with its path.
+        loaded: names of the deferred tools that the messages refer to.
+
+    Raises:
+        InvalidRequest: a tool runs on servers, or has no schema.
+    """
+    searched = any(_SEARCH.match(spec.type or "") for _, spec in given)
+    tools: list[Tool] = []
+    for path, spec in given:
+        if _SEARCH.match(spec.type or "") or (spec.defer_loading and not searched and spec.name not in loaded):
+            continue
+        tools.append(_tool(spec, path))
+    return tuple(tools), ("tools: the tool search cannot run here, so all tools are offered",) if searched else ()
+
+
+def _tool(spec: ToolSpec, path: str) -> Tool:
+    known = _CLIENT_TOOLS.get(spec.type or "")
+    if known is None and spec.type not in (None, "custom"):
+        raise _invalid(f"{path}.type", f"tools of type {(spec.type or '')[:_MAX_SHOWN]!r} cannot run here")
+    if spec.name is None:
+        raise _invalid(f"{path}.name", "the field is required")
+    if known is not None:
+        return Tool(spec.name, known.description, known.parameters(), path=path, schema_path=path)
+    if spec.input_schema is None:
+        raise _invalid(f"{path}.input_schema", "the field is required")
+    description = (spec.description or "").strip()
+    if spec.input_examples:
+        examples = "\n".join(dump_json(example) for example in spec.input_examples)
+        description = f"{description}\n\nExamples of its input:\n{examples}".strip()
+    return Tool(spec.name, description, spec.input_schema, bool(spec.strict), path, f"{path}.input_schema")
+
+
+def decode_tool_choice(choice: ToolChoiceSpec | None, offered: frozenset[str]) -> ToolChoice:
+    """The choice of tools.
+
+    Raises:
+        InvalidRequest: it names a tool that is not offered, or requires a call of none.
+    """
+    if choice is None:
+        return ToolChoice()
+    single = bool(choice.disable_parallel_tool_use)
+    if choice.type == "none":
+        return ToolChoice(names=frozenset())
+    if choice.type == "tool":
+        if choice.name is None or choice.name not in offered:
+            raise _invalid("tool_choice.name", f"{(choice.name or '')[:_MAX_SHOWN]!r} is not among the tools offered")
+        return ToolChoice(frozenset({choice.name}), required=True, single=single)
+    if choice.type == "any" and not offered:
+        raise _invalid("tool_choice", "'any' needs `tools`")
+    return ToolChoice(required=choice.type == "any", single=single)
+
+
+def _invalid(param: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"Invalid `{param}`: {problem}.", param=param)
