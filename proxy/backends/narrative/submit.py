@@ -301,7 +301,7 @@ class Submitter:
             if since is not None:
                 found = await self._look_up(pending, request, since)
                 if isinstance(found, str):
-                    return Job(found, data_plane_id=request.data_plane_id), None
+                    return Job(found), None
                 last = pending.client_left or self.stopped or number == options.attempts
                 if found and last:
                     message = "Narrative did not take the submission"
