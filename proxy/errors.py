@@ -116,7 +116,7 @@ class ModelNotFound(InvalidRequest, status=404, code="model_not_found"):
 
 
 class ResponseNotFound(InvalidRequest, status=404):
-    """No stored response has that id: it is unknown, expired, deleted, or another key's, and the message does not tell which of these."""
+    """No stored response, or item of one, has that id: it is unknown, expired, deleted or another key's; the message does not say which."""
 
 
 class UnknownUrl(InvalidRequest, status=404, code="unknown_url"):
