@@ -1,11 +1,14 @@
 """Encrypts stored credentials, with a key derived from the settings' passphrase or one that is made at the first use and kept in a file.
 
+Other things that are stored are sealed with secrets that derive from the same key.
+
 What is stored is `<salt>.<token>`: the salt of the passphrase's derivation, empty for the file's key, and Fernet's AES-128 in CBC mode with
 an HMAC over it, so that a changed or foreign value is noticed.
 """
 
 import base64
 import hashlib
+import hmac
 import os
 import secrets
 from collections import OrderedDict
@@ -61,6 +64,17 @@ class Cipher:
             return self._key(salt).decrypt(token.encode()).decode()
         except InvalidToken:
             raise CannotDecrypt from None
+
+    def secret(self, purpose: str) -> bytes:
+        """32 bytes that depend on the purpose and the key alone: all processes with that passphrase, or that file, have the same.
+
+        Raises:
+            NoSecret.
+        """
+        try:
+            return hmac.digest(base64.urlsafe_b64decode(self._derived(f"secret:{purpose}")), purpose.encode(), "sha256")
+        except (OSError, ValueError) as error:
+            raise NoSecret(str(error)) from error
 
     def is_quick(self, sealed: str) -> bool:
         """Whether decrypting takes less than a millisecond, since the key of its salt is known."""

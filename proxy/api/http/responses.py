@@ -16,7 +16,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 import orjson
 import structlog
@@ -246,6 +246,9 @@ class StreamResponse(RunResponse):
             soon as the request is accepted.
     """
 
+    delivered_by_choices: ClassVar[bool] = True
+    """False: it counts as delivered once the last event was sent."""
+
     def __init__(  # noqa: PLR0913
         self,
         start: Callable[[], Awaitable[Run]],
@@ -304,7 +307,7 @@ class StreamResponse(RunResponse):
                             unfinished = event.choices
                         case ChoiceEnded():
                             unfinished -= 1
-                            if not unfinished:
+                            if not unfinished and self.delivered_by_choices:
                                 run.close(delivered=True)
         finally:
             if isinstance(batches, AsyncGenerator):

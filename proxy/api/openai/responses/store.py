@@ -1,0 +1,329 @@
+"""Stored responses: one sealed record each, which only who knows its id, and presents the key that made it, can read.
+
+A record lies under a hash of the response's id and is encrypted with a key made of the server's secret and the id, with the caller as
+associated data. So the store without an id, or an id with another key, gives nothing. A record has these fields:
+
+    data    the sealed JSON: the response object, the items of its input and, until it has ended, the request
+    by      the replica that works on a background response
+    used    makes the record live on when it is used
+"""
+
+import asyncio
+import base64
+import hmac
+import secrets
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+import structlog
+
+from proxy.access.authentication import Caller
+from proxy.api.openai.responses.decode import Known
+from proxy.api.openai.responses.encode import ITEM_ID, input_items
+from proxy.errors import InvalidRequest, Overloaded, ResponseNotFound, StoreUnavailable
+from proxy.inference.request import JsonObject
+from proxy.settings import ResponsesSettings
+from proxy.storage import Store
+from proxy.storage.cipher import Cipher, NoSecret
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_NONCE_BYTES: Final = 12
+_MAX_REFERRED: Final = 1_000
+_LARGE: Final = 64 * 1024
+"""Bytes from which a record is packed and unpacked in a thread."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """What is stored of a response.
+
+    Attributes:
+        id: the hexadecimal part of its id.
+        response: the response object.
+        input: the items of its request; None where the record would have been too large.
+        request: the request and how it is recognized, of a background response that has not ended.
+        by: the replica that works on it.
+        sealed: the record as it is stored.
+    """
+
+    id: str
+    response: JsonObject
+    input: Sequence[JsonObject] | None = None
+    request: JsonObject | None = None
+    by: str = ""
+    sealed: str = ""
+    size: int = 0
+
+
+def response_id(credential: str, place: str) -> str:
+    """The hexadecimal part of a response's id: nobody without the client's credential can derive it from what is stored.
+
+    Args:
+        place: tells requests apart, and is the same for the repeats of one.
+    """
+    return hmac.digest(credential.encode("utf-8", "surrogatepass") or b"-", place.encode(), "sha256").hex()[:32]
+
+
+class ResponseStore:
+    """The store. What cannot be reached is a 503, except where a method says otherwise.
+
+    Args:
+        store: one whose calls raise StoreUnavailable.
+    """
+
+    def __init__(self, store: Store, cipher: Cipher, settings: ResponsesSettings) -> None:
+        self.replica = store.replica
+        self._store, self._cipher, self._settings = store, cipher, settings
+        self._secret: bytes | None = None
+        self._opening = asyncio.Lock()
+        self._broken = False
+
+    async def open(self) -> None:
+        """Derive the secret, in a thread, unless it is known: that takes a quarter of a second."""
+        if self._secret is not None or self._broken:
+            return
+        async with self._opening:
+            if self._secret is None and not self._broken:
+                try:
+                    self._secret = await asyncio.to_thread(self._cipher.secret, "responses")
+                except NoSecret as error:
+                    self._broken = True
+                    log.error("responses cannot be stored: set PROXY_SECRET_KEY", error=str(error))
+
+    @property
+    def available(self) -> bool:
+        """Whether responses are stored at the moment."""
+        return self._settings.store_ttl_s > 0 and self._secret is not None and self._store.healthy
+
+    # ------------------------------------------------------------ sealed texts
+
+    def seal(self, caller: Caller, text: str) -> str:
+        """A text that the client carries for the server; always sealed to the same. As it is where there is no secret."""
+        if self._secret is None:
+            return ""
+        key, plain = hmac.digest(self._secret, b"carried", "sha256"), text.encode("utf-8", "surrogatepass")
+        nonce = hmac.digest(key, caller.id.encode() + b"\0" + plain, "sha256")[:_NONCE_BYTES]
+        return _base64(nonce + _aes(key).encrypt(nonce, plain, caller.id.encode()))
+
+    def unseal(self, caller: Caller, sealed: str) -> str | None:
+        """The text; None for what was sealed elsewhere, for somebody else, or changed."""
+        if self._secret is None:
+            return None
+        plain = _opened(hmac.digest(self._secret, b"carried", "sha256"), sealed, caller)
+        return None if plain is None else plain.decode("utf-8", "surrogatepass")
+
+    # ------------------------------------------------------------ records
+
+    async def get(self, id_: str, caller: Caller) -> StoredResponse | None:
+        """A stored response by the hexadecimal part of its id; None when there is none that the caller may read."""
+        await self.open()
+        if self._secret is None or not self._settings.store_ttl_s:
+            return None
+        name = _name(id_)
+        try:
+            fields = await self._store.read(name)
+            if fields:
+                await self._store.put(name, "used", "", ttl_s=self._settings.store_ttl_s)
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+        sealed = fields.get("data")
+        if sealed is None:
+            return None
+        unpack = asyncio.to_thread(self._unpack, id_, caller, sealed) if len(sealed) > _LARGE else None
+        record = self._unpack(id_, caller, sealed) if unpack is None else await unpack
+        if record is None:
+            return None
+        value, size = record
+        return StoredResponse(
+            id_, value["response"], value["input"], value["request"], fields.get("by", ""), sealed, size
+        )
+
+    async def find(self, response: str, caller: Caller) -> StoredResponse:
+        """A stored response by its whole id. Raises ResponseNotFound."""
+        stored = await self.get(response.removeprefix("resp_"), caller) if response.startswith("resp_") else None
+        if stored is None:
+            raise ResponseNotFound(f"No response has the id {response[:100]!r}.", param="response_id")
+        return stored
+
+    async def put(self, stored: StoredResponse, caller: Caller, *, open_: bool = False) -> bool:
+        """Store a response, whatever was stored under its id. False: the store cannot be reached.
+
+        Args:
+            open_: it has not ended, and this replica works on it.
+        """
+        if not self.available:
+            return False
+        name, ttl_s = _name(stored.id), self._settings.store_ttl_s
+        try:
+            if open_:
+                await self._store.put(name, "by", self.replica, ttl_s=ttl_s)
+            await self._store.put(name, "data", await self._sealed(stored, caller), ttl_s=ttl_s)
+        except StoreUnavailable:
+            return False
+        return True
+
+    async def replace(self, old: StoredResponse, new: StoredResponse, caller: Caller) -> bool:
+        """Store a response in place of what was read, unless that has changed. Returns whether it was stored."""
+        try:
+            return await self._store.compare_and_set(_name(old.id), "data", old.sealed, await self._sealed(new, caller))
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
+    async def take_over(self, stored: StoredResponse) -> bool:
+        """Become the one who works on a background response, if whoever did was killed. Returns whether this replica now does."""
+        try:
+            if stored.by != self.replica and await self._store.alive(stored.by):
+                return False
+            return await self._store.compare_and_set(_name(stored.id), "by", stored.by, self.replica)
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
+    async def remove(self, id_: str) -> None:
+        """Forget a response."""
+        try:
+            await self._store.remove(_name(id_))
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
+    async def note(self, name: str, value: str, ttl_s: float) -> None:
+        """Remember a value for a while."""
+        try:
+            await self._store.put(f"response-note:{name}", "value", value, ttl_s=ttl_s)
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
+    async def noted(self, name: str) -> str | None:
+        """What is remembered under a name."""
+        try:
+            return await self._store.get(f"response-note:{name}", "value")
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
+    async def _sealed(self, stored: StoredResponse, caller: Caller) -> str:
+        """The record; of one that is too large only the output, unless it is needed to end the response."""
+        settings, response, items = self._settings, stored.response, stored.input
+        for _ in range(3):
+            text = orjson.dumps({"response": response, "input": items, "request": stored.request})
+            large = len(text) > _LARGE
+            packed = await asyncio.to_thread(zlib.compress, text, 1) if large else zlib.compress(text, 1)
+            fits = len(packed) <= settings.max_record_bytes and len(text) <= settings.max_chain_bytes
+            if fits or stored.request is not None:
+                break
+            if items is None:
+                response = {**response, "tools": [], "instructions": None, "text": {"format": {"type": "text"}}}
+            items = None
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return _base64(nonce + _aes(self._key(stored.id)).encrypt(nonce, packed, caller.id.encode()))
+
+    def _unpack(self, id_: str, caller: Caller, sealed: str) -> tuple[dict[str, Any], int] | None:
+        packed = _opened(self._key(id_), sealed, caller)
+        if packed is None:
+            return None
+        text = zlib.decompress(packed)
+        return orjson.loads(text), len(text)
+
+    def _key(self, id_: str) -> bytes:
+        return hmac.digest(self._secret or b"", b"record" + id_.encode("utf-8", "surrogatepass"), "sha256")
+
+    # ------------------------------------------------------------ what requests continue and refer to
+
+    async def known(self, previous: str | None, references: Sequence[str], caller: Caller) -> Known:
+        """What a request's `previous_response_id` and item references stand for.
+
+        Raises:
+            InvalidRequest: `previous_response_not_found`, it cannot be continued; or it needs more than the settings allow.
+        """
+        history, size = await self._history(previous, caller) if previous is not None else ([], 0)
+        items: dict[str, JsonObject] = {}
+        loaded: dict[str, Mapping[str, JsonObject]] = {}
+        for reference in references:
+            if (parts := ITEM_ID.match(reference)) is None:
+                continue
+            id_ = parts[1]
+            if id_ not in loaded:
+                if len(loaded) >= _MAX_REFERRED:
+                    raise InvalidRequest(f"`input` refers to more than {_MAX_REFERRED} responses.", param="input")
+                stored = await self.get(id_, caller)
+                loaded[id_] = _by_id(stored) if stored else {}
+            if reference in loaded[id_] and reference not in items:
+                items[reference] = loaded[id_][reference]
+                size += len(orjson.dumps(items[reference]))
+                self._check(0, size, "input")
+        return Known(history, items, size)
+
+    async def _history(self, previous: str, caller: Caller) -> tuple[list[JsonObject], int]:
+        """The items of a chain of responses, oldest first, and their size in bytes."""
+        links: list[list[JsonObject]] = []
+        link: str | None = previous
+        size = 0
+        while link is not None:
+            stored = await self.get(link.removeprefix("resp_"), caller) if link.startswith("resp_") else None
+            if stored is None:
+                raise _no_previous(f"no stored response has the id {link[:100]!r}")
+            if stored.response["status"] not in ("completed", "incomplete"):
+                raise _no_previous(f"the response {link[:100]!r} is {stored.response['status']}, without output")
+            if stored.input is None:
+                raise _no_previous(f"the response {link[:100]!r} was too large, so that only its output was kept")
+            links.append([*stored.input, *stored.response["output"]])
+            size += stored.size
+            self._check(len(links), size, "previous_response_id")
+            link = stored.response["previous_response_id"]
+        return [item for items in reversed(links) for item in items], size
+
+    def _check(self, count: int, size: int, param: str) -> None:
+        settings = self._settings
+        if count > settings.max_chain:
+            raise InvalidRequest(
+                f"`{param}` leads to more than {settings.max_chain} responses (`responses.max_chain`).", param=param
+            )
+        if size > settings.max_chain_bytes:
+            raise InvalidRequest(
+                f"`{param}` leads to more than {settings.max_chain_bytes} bytes (`responses.max_chain_bytes`).",
+                param=param,
+            )
+
+
+def _by_id(stored: StoredResponse) -> Mapping[str, JsonObject]:
+    listed = [*input_items(stored.id, stored.input or ()), *stored.response["output"]]
+    return {item["id"]: item for item in listed}
+
+
+def _name(id_: str) -> str:
+    return f"response:{sha256(b'name' + id_.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
+
+
+def _aes(key: bytes) -> "AESGCM":
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 (megabytes that only what is sealed needs)
+
+    return AESGCM(key)
+
+
+def _opened(key: bytes, sealed: str, caller: Caller) -> bytes | None:
+    from cryptography.exceptions import InvalidTag  # noqa: PLC0415 (as in `_aes`)
+
+    try:
+        data = base64.b64decode(sealed, validate=True)
+        return _aes(key).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], caller.id.encode())
+    except (ValueError, InvalidTag):
+        return None
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _unavailable() -> Overloaded:
+    return Overloaded("Stored responses cannot be reached at the moment.", code="state_unavailable", retry_after=1.0)
+
+
+def _no_previous(why: str) -> InvalidRequest:
+    param = "previous_response_id"
+    return InvalidRequest(f"`{param}`: {why}.", param=param, code="previous_response_not_found")
