@@ -12,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
-from proxy.api.http.server import connection_limits
 from proxy.app import create_app
 from proxy.logs import configure_logging
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, create_sandbox
@@ -57,7 +56,7 @@ class Deployment:
         }
         settings = load_settings(self.environ)
         self.app = create_app(settings)
-        self.url = stack.enter_context(serve(self.app, connection_limits(settings)))
+        self.url = stack.enter_context(serve(self.app, settings))
         self.http = stack.enter_context(
             httpx.Client(base_url=self.url, headers={"authorization": "Bearer test-key"}, timeout=30)
         )

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from proxy.api.http.server import ConnectionLimits, ServerConfig
+from proxy.api.http.server import ServerConfig
+from proxy.settings import Settings
 
-PRODUCTION = ConnectionLimits()
+PRODUCTION = Settings()
 
 
 class _Server(uvicorn.Server):
@@ -24,12 +25,12 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def serve(app: ASGIApp, limits: ConnectionLimits = PRODUCTION) -> Iterator[str]:
+def serve(app: ASGIApp, settings: Settings = PRODUCTION) -> Iterator[str]:
     """Serve an app on a free loopback port; gives its URL, and ends the server afterwards."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     # As in production; on a busy machine uvicorn's usual 5 s of keep-alive pass before a request is read.
-    config = ServerConfig(app, limits, lifespan="on")
+    config = ServerConfig(app, settings, lifespan="on")
     server = _Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -3,7 +3,6 @@
 import gc
 import socket
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Final
@@ -13,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
-from proxy.api.http.server import ServerConfig, connection_limits, raise_descriptor_limit
+from proxy.api.http.server import ServerConfig, raise_descriptor_limit
 from proxy.settings import Settings
 
 _GC_THRESHOLDS: Final = (5000, 10, 200)
@@ -29,11 +28,8 @@ def run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
     """
     server = settings.server
     descriptors = raise_descriptor_limit() - settings.narrative.max_connections
-    limits = connection_limits(settings)
-    limits = replace(limits, max_connections=max(min(limits.max_connections, descriptors), 1))
-    config = ServerConfig(
-        partial(settled, app), limits, factory=True, host=server.host, port=server.port, workers=server.workers
-    )
+    most = max(min(server.max_connections, descriptors), 1)
+    config = ServerConfig(partial(settled, app), settings, max_connections=most, factory=True)
     listener = config.bind_socket()
     banner = banner.format(url=f"http://{bracketed(server.host)}:{listener.getsockname()[1]}")
     if server.workers == 1:

@@ -21,8 +21,6 @@ from proxy.errors import InvalidRequest, RequestTooLarge
 from proxy.inference.idempotency import Terms
 from proxy.settings import ServerSettings
 
-MAX_VALUES: Final = 100_000
-"""Default for the most JSON values in a body."""
 UNION_TAG: Final = "#"
 """Begins the tags of unions in models, so that they can be distinguished from the names of fields."""
 _LARGE_BYTES: Final = 64 * 1024
@@ -58,21 +56,14 @@ async def read_object(request: Request, work: Callable[[dict[str, Any], int], T]
     body = bytes(received)
     if encoding != "identity":
         body = await asyncio.to_thread(_decompress, body, encoding, limit)
-    if len(body) >= _LARGE_BYTES:
-        return await asyncio.to_thread(_work_on, body, work, server.max_body_values)
-    return work(parse_object(body, server.max_body_values), len(body))
+
+    def _read() -> T:
+        return work(parse_object(body, server.max_body_values), len(body))
+
+    return await asyncio.to_thread(_read) if len(body) >= _LARGE_BYTES else _read()
 
 
-def _work_on(body: bytes, work: Callable[[dict[str, Any], int], T], max_values: int) -> T:
-    return work(parse_object(body, max_values), len(body))
-
-
-def parse_body(model: type[M], body: bytes, max_values: int = MAX_VALUES) -> M:
-    """The JSON object of a body as a model. Raises InvalidRequest as `parse_object` and `validated`."""
-    return validated(model, parse_object(body, max_values))
-
-
-def parse_object(body: bytes, max_values: int = MAX_VALUES) -> dict[str, Any]:
+def parse_object(body: bytes, max_values: int = 100_000) -> dict[str, Any]:
     """The JSON object of a body. Half of a surrogate pair, which some clients escape, becomes U+FFFD.
 
     Raises:

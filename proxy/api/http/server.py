@@ -16,7 +16,6 @@ import asyncio
 import json
 import sys
 from collections import deque
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import h11
@@ -38,41 +37,15 @@ _OWN_DESCRIPTORS: Final = 128
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Bounds on clients' connections; times in seconds.
-
-    Attributes:
-        max_connections: of one process.
-    """
-
-    max_connections: int = 12_000
-    header_timeout_s: float = 15.0
-    body_timeout_s: float = 30.0
-    send_timeout_s: float = 60.0
-    keep_alive_s: int = 75
-
-
-def connection_limits(settings: Settings) -> ConnectionLimits:
-    """The limits that the settings ask for."""
-    server = settings.server
-    return ConnectionLimits(
-        max_connections=server.max_connections,
-        header_timeout_s=server.header_timeout_s,
-        body_timeout_s=server.body_timeout_s,
-        send_timeout_s=settings.chat.send_timeout_s,
-        keep_alive_s=server.keep_alive_s,
-    )
-
-
 class ServerConfig(uvicorn.Config):
-    """uvicorn's configuration of a server with these limits.
+    """uvicorn's configuration of a server with the limits that the settings ask for.
 
     Args:
-        options: further options of `uvicorn.Config`, such as host and port.
+        max_connections: of one process, where it is not that of the settings.
+        options: further options of `uvicorn.Config`, such as a factory.
     """
 
-    def __init__(self, app: Any, limits: ConnectionLimits, **options: Any) -> None:
+    def __init__(self, app: Any, settings: Settings, *, max_connections: int | None = None, **options: Any) -> None:
         super().__init__(
             app,
             # Not httptools: it drops the body of a request that offers an upgrade, as Java's HTTP client does with every first one.
@@ -81,11 +54,16 @@ class ServerConfig(uvicorn.Config):
             log_config=None,
             access_log=False,
             server_header=False,
-            timeout_keep_alive=limits.keep_alive_s,
+            host=settings.server.host,
+            port=settings.server.port,
+            workers=settings.server.workers,
+            timeout_keep_alive=settings.server.keep_alive_s,
             timeout_graceful_shutdown=_HARD_LIMIT_S,
             **options,
         )
-        self.limits = limits
+        self.limits = settings.server
+        self.send_timeout_s = settings.chat.send_timeout_s
+        self.max_connections = max_connections or settings.server.max_connections
         self.waiting: dict[_Connection, None] = {}
         """Connections whose client has sent no whole request yet, the one that has waited longest first."""
         self.starts = _Starts()
@@ -148,7 +126,7 @@ class _Connection(H11Protocol):
         """Count the connection; at the limit the one that has waited longest for a request makes room."""
         super().connection_made(transport)
         waiting = self.config.waiting
-        if len(self.connections) > self.config.limits.max_connections:
+        if len(self.connections) > self.config.max_connections:
             if not waiting:
                 self._refuse(503, "The server has too many connections.")
                 return
@@ -274,7 +252,7 @@ class _Connection(H11Protocol):
     def _watch_writing(self) -> None:
         self._cancel_write_timer()
         unsent = self.transport.get_write_buffer_size()
-        self._write_timer = self.loop.call_later(self.config.limits.send_timeout_s, self._write_timed_out, unsent)
+        self._write_timer = self.loop.call_later(self.config.send_timeout_s, self._write_timed_out, unsent)
 
     def _write_timed_out(self, unsent: int) -> None:
         if self.transport.get_write_buffer_size() < unsent:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from proxy.api.elastic.types import PutNarrative
-from proxy.api.http.requests import parse_body, read_object
+from proxy.api.http.requests import parse_object, read_object, validated
 from proxy.api.openai.types import ChatRequest
 from proxy.errors import InvalidRequest
 from proxy.settings import ServerSettings
@@ -19,13 +19,17 @@ from proxy.settings import ServerSettings
 HI = [{"role": "user", "content": "hi"}]
 
 
+def parse_body(body: bytes) -> ChatRequest:
+    return validated(ChatRequest, parse_object(body))
+
+
 def parse(**fields: object):
-    return parse_body(ChatRequest, json.dumps({"model": "m", "messages": HI, **fields}).encode())
+    return parse_body(json.dumps({"model": "m", "messages": HI, **fields}).encode())
 
 
 def refusal(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        parse_body(ChatRequest, body)
+        parse_body(body)
     return caught.value
 
 
@@ -150,14 +154,14 @@ def test_a_missing_required_field_is_named(field: str) -> None:
     ],
 )
 def test_lone_surrogates_become_the_replacement_character(written: bytes, read: str) -> None:
-    request = parse_body(ChatRequest, b'{"model":"m","messages":[{"role":"user","content":"' + written + b'"}]}')
+    request = parse_body(b'{"model":"m","messages":[{"role":"user","content":"' + written + b'"}]}')
     assert request.messages[0].content == read
 
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_any_text_a_client_can_write_is_read(text: str) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": text}]}).encode()
-    content = parse_body(ChatRequest, body).messages[0].content
+    content = parse_body(body).messages[0].content
     paired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert content is not None
     content.encode()
@@ -169,11 +173,11 @@ def test_any_text_a_client_can_write_is_read(text: str) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest):
-        parse_body(ChatRequest, body)
+        parse_body(body)
 
 
 def test_a_byte_order_mark_is_tolerated() -> None:
-    assert parse_body(ChatRequest, b"\xef\xbb\xbf" + json.dumps({"model": "m", "messages": HI}).encode()).model == "m"
+    assert parse_body(b"\xef\xbb\xbf" + json.dumps({"model": "m", "messages": HI}).encode()).model == "m"
 
 
 @pytest.mark.parametrize(

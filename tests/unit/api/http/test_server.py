@@ -7,7 +7,8 @@ from collections import Counter
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from proxy.api.http.server import ConnectionLimits, ServerConfig
+from proxy.api.http.server import ServerConfig
+from proxy.settings import Settings
 from tests.waiting import until
 
 POST = b"POST /work HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
@@ -37,7 +38,7 @@ async def test_of_a_burst_only_a_few_requests_begin_in_each_turn_of_the_loop() -
             await send({"type": "http.response.body"})
 
     listener = socket.create_server(("127.0.0.1", 0), backlog=BURST)
-    server = uvicorn.Server(ServerConfig(app, ConnectionLimits(), lifespan="off"))
+    server = uvicorn.Server(ServerConfig(app, Settings(), lifespan="off"))
     serving = asyncio.create_task(server.serve([listener]))
     await until(lambda: server.started)
     connections = [await asyncio.open_connection(*listener.getsockname()) for _ in range(BURST)]
