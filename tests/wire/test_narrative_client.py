@@ -14,10 +14,10 @@ from proxy.backends.narrative.types import (
     RunRequest,
     TextBlock,
     WebhookRequest,
-    record_of,
 )
 from proxy.errors import JobTimeout, PermissionDenied, UpstreamError
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
+from tests.records import record_of
 from tests.scripts import script
 
 QUICK = SandboxOptions(pending_s=0.01, running_s=0.05)

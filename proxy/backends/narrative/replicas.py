@@ -6,12 +6,12 @@ replica that waits for one need not read it again. Messages can be lost: each al
 sees no overlap with what it heard last has missed something and reads once itself.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import msgspec
 
-from proxy.backends.narrative.types import TAG_PREFIX, JobRecord, parse_json, record_of
+from proxy.backends.narrative.types import TAG_PREFIX, JobRecord, decoded
 
 TOPIC: Final = "feed"
 _MOST_BYTES: Final = 8 * 1024 * 1024
@@ -60,13 +60,6 @@ def _outline(record: JobRecord, known: Collection[str]) -> JobRecord:
 def decode_read(message: str) -> ListRead | None:
     """What `encode_read` encoded; None for messages of another version."""
     try:
-        return _LIST_READ.decode(message)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
-        pass
-    try:
-        fields = parse_json(message.encode("utf-8", "replace"))
-        records = [record_of(record) for record in fields["records"] if isinstance(record, Mapping)]
-        account, state = fields["account"], fields["state"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        return decoded(_LIST_READ, message)
+    except (ValueError, RecursionError):
         return None
-    return ListRead(account, state, records) if isinstance(account, str) and isinstance(state, str) else None

@@ -9,14 +9,13 @@ until somebody waits for that very job. Source: shared contract `narrative.md`, 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
 
 BASE_URLS: Mapping[str, str] = {"prod": "https://api.narrative.io", "dev": "https://api-dev.narrative.io"}
 """Environment name → base URL."""
@@ -26,6 +25,7 @@ TAG_PREFIX: Final = "rid:"
 
 JsonObject = dict[str, Any]
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 _JOB_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 """A uuid by the contract; whatever else it may be, it goes into paths and response headers."""
 
@@ -196,7 +196,6 @@ class Webhook(BaseModel):
 # ---------------------------------------------------------------- reading what is received
 
 _NULL: Final = msgspec.Raw(b"null")
-_RAW: Final = ("input", "result", "failures")
 _FAILURE_FIELDS: Final = (
     "error", "cause", "type", "code", "message", "error_description", "description", "reason"
 )  # fmt: skip
@@ -279,54 +278,47 @@ class JobPage:
         return [job for record in self.records if (job := record.job()) is not None]
 
 
+class _Page(msgspec.Struct):
+    records: list[JobRecord | bool | float | str | list[Any] | None]
+    total_records: Any = None
+
+
+_JSON: Final = msgspec.json.Decoder()
 _TAGS: Final = msgspec.json.Decoder(_Tagged)
 _RECORD: Final = msgspec.json.Decoder(JobRecord)
-_PAGE: Final = msgspec.json.Decoder(JobPage)
+_PAGE: Final = msgspec.json.Decoder(_Page)
 
 
-def parse_page(body: bytes) -> JobPage:
-    """Raises ValueError when `body` is no page of jobs."""
+def decoded(decoder: msgspec.json.Decoder[T], body: bytes | str) -> T:
+    """What is received, as the decoder's type. What no strict parser takes is repaired: half a surrogate pair becomes U+FFFD, and
+    numbers that JSON does not have become null.
+
+    Raises:
+        ValueError: not JSON, or of another form. RecursionError: nested too deep.
+    """
     try:
-        return replace(_PAGE.decode(body), size=len(body))
+        return decoder.decode(body)
     except msgspec.MsgspecError:
-        found = parse_json(body)
-    if not isinstance(found, dict) or not isinstance(found.get("records"), list):
-        raise ValueError("not a page of jobs")
-    records = tuple(record_of(each) for each in found["records"] if isinstance(each, dict))
-    total = found.get("total_records")
-    return JobPage(records, total if isinstance(total, int) else None, len(body))
-
-
-def parse_record(body: bytes) -> JobRecord:
-    """Raises ValueError when `body` is no JSON object. What msgspec refuses (half a surrogate pair, `NaN`) is read the slow way."""
-    try:
-        return _RECORD.decode(body)
-    except msgspec.MsgspecError:
-        found = parse_json(body)
-    if not isinstance(found, dict):
-        raise ValueError("not a job")
-    return record_of(found)
-
-
-def record_of(fields: Mapping[str, Any]) -> JobRecord:
-    """A record of parsed JSON."""
-    raw = {name: msgspec.Raw(json.dumps(fields[name]).encode()) for name in _RAW if fields.get(name) is not None}
-    plain = {name: fields[name] for name in JobRecord.__struct_fields__ if name in fields and name not in _RAW}
-    return JobRecord(**plain, **raw)
+        text = json.dumps(json.loads(body), ensure_ascii=False)
+        found = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return decoder.decode(msgspec.json.encode(found))
 
 
 def parse_json(body: bytes | msgspec.Raw) -> Any:
-    """JSON as Python values. Half a surrogate pair, which strict parsers refuse, becomes U+FFFD.
+    """JSON as Python values. Raises as `decoded`."""
+    return decoded(_JSON, bytes(body))
 
-    Raises:
-        ValueError: not JSON. RecursionError: nested too deep.
-    """
-    body = bytes(body)
-    try:
-        return from_json(body)
-    except ValueError:
-        text = json.dumps(json.loads(body), ensure_ascii=False)
-        return from_json(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+def parse_record(body: bytes) -> JobRecord:
+    """The record of a job. Raises as `decoded`."""
+    return decoded(_RECORD, body)
+
+
+def parse_page(body: bytes) -> JobPage:
+    """A page of jobs. Raises as `decoded`."""
+    page = decoded(_PAGE, body)
+    records = tuple([record for record in page.records if isinstance(record, JobRecord)])
+    return JobPage(records, page.total_records if isinstance(page.total_records, int) else None, len(body))
 
 
 def parse_webhooks(body: bytes) -> list[Webhook]:

@@ -23,7 +23,7 @@ from yarl import URL
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.polling import STATES
-from proxy.backends.narrative.types import JobRecord, Webhook, WebhookRequest, parse_json, parse_record, record_of
+from proxy.backends.narrative.types import JobRecord, Webhook, WebhookRequest, decoded
 from proxy.errors import ProxyError, UnknownUrl, UpstreamError
 from proxy.storage import MemoryStore, Store
 
@@ -76,7 +76,10 @@ class Receipt(Enum):
 
 
 class _Delivery(msgspec.Struct):
-    data: msgspec.Raw
+    data: JobRecord
+
+
+_DELIVERY: Final = msgspec.json.Decoder(_Delivery)
 
 
 class Webhooks:
@@ -136,7 +139,7 @@ class Webhooks:
         if not self._is_genuine(headers, token):
             return Receipt.FORGED
         try:
-            record = _record_in(body)
+            record = decoded(_DELIVERY, body).data
         except (ValueError, RecursionError):
             return Receipt.UNREADABLE
         if record.name and record.ended:
@@ -206,17 +209,6 @@ async def take_delivery(request: Request) -> Response:
     if webhooks is None:
         raise UnknownUrl("This server has not subscribed to webhooks.")
     return await webhooks.handle(request)
-
-
-def _record_in(body: bytes) -> JobRecord:
-    """The job in a delivery. Raises ValueError, RecursionError."""
-    try:
-        return parse_record(bytes(msgspec.json.decode(body, type=_Delivery).data))
-    except msgspec.MsgspecError:
-        found = parse_json(body)
-        if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
-            raise ValueError("not a delivery") from None
-        return record_of(found["data"])
 
 
 def _same(shown: str | None, expected: str | None) -> bool:

@@ -94,6 +94,11 @@ def test_the_token_limit_is_an_answer_with_whatever_text_there_is() -> None:
     assert read(TEXT, partial) == Choice(text="so far", finish_reason="length")
 
 
+def test_numbers_that_json_does_not_have_are_read_as_null() -> None:
+    for number in (float("inf"), float("nan")):
+        assert read(TEXT, done({"content": number})) == Choice(text="")
+
+
 def test_a_call_cut_by_the_token_limit_is_dropped() -> None:
     output = {"content": "", "tool_calls": [{"look": {}}]}
     assert read(tools(), failed("Token limit exceeded", result={"structured_output": output})) == Choice(

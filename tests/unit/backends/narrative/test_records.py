@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.types import Job, JobRecord, parse_json, parse_page, parse_record, record_of
+from proxy.backends.narrative.types import Job, JobRecord, parse_json, parse_page, parse_record
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -128,7 +128,8 @@ def test_a_record_without_what_a_caller_needs_is_incomplete(record: dict[str, An
 
 @given(st.dictionaries(st.sampled_from(FIELDS), JSON))
 def test_no_record_raises_and_both_ways_of_reading_agree(fields: dict[str, Any]) -> None:
-    fast, slow = parse_record(json.dumps(fields).encode()), record_of(parse_json(json.dumps(fields).encode()))
+    fast = parse_record(json.dumps(fields).encode())
+    slow = parse_record(json.dumps({"broken": float("nan"), **fields}).encode())
     assert (fast.name, fast.ended, fast.tags) == (slow.name, slow.ended, slow.tags)
     assert repr(fast.job()) == repr(slow.job())
 
@@ -159,7 +160,7 @@ def test_json_that_msgspec_refuses_is_read_the_slow_way() -> None:
     body = b'{"records": [{"job_id": "a", "result": {"structured_output": {"x": "\\ud800", "y": NaN, "z": 1e999}}}]}'
     [read] = parse_page(body).jobs()
     assert read.result is not None
-    assert repr(read.result.structured_output) == repr({"x": "\ufffd", "y": float("nan"), "z": float("inf")})
+    assert repr(read.result.structured_output) == repr({"x": "\ufffd", "y": None, "z": None})
 
 
 def test_large_inputs_are_not_decoded() -> None:

@@ -5,7 +5,8 @@ import pytest
 
 from proxy.backends.narrative import replicas
 from proxy.backends.narrative.replicas import ListRead, decode_read, encode_read
-from proxy.backends.narrative.types import JobRecord, record_of
+from proxy.backends.narrative.types import JobRecord
+from tests.records import record_of
 
 
 def record(job_id: str, output: Any = None, tags: Any = ("rid:1",)) -> JobRecord:
@@ -31,7 +32,7 @@ def has_result(shown: JobRecord) -> bool:
     return job is not None and job.result is not None
 
 
-@pytest.mark.parametrize("output", [{"a": 1.0, "b": 10**30, "c": "\ud83d"}, {"a": float("inf")}])
+@pytest.mark.parametrize("output", [{"a": 1.0, "b": 10**30, "c": "\ud83d"}, {"a": 1.5e-7}])
 def test_a_result_is_sent_exactly_and_whole(output: Any) -> None:
     [shown] = sent([record("job-1", output)]).records
     job = shown.job()

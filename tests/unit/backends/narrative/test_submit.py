@@ -19,10 +19,11 @@ from proxy.backends.narrative.submit import (
     Submitter,
     TagLookup,
 )
-from proxy.backends.narrative.types import InferenceConfig, Job, JobPage, RunMessage, RunRequest, TextBlock, record_of
+from proxy.backends.narrative.types import InferenceConfig, Job, JobPage, RunMessage, RunRequest, TextBlock
 from proxy.errors import Overloaded, UpstreamError
 from proxy.inference.backend import Record
 from proxy.storage import MemoryStore
+from tests.records import record_of
 
 
 class Scripted:
