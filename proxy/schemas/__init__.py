@@ -3,7 +3,6 @@
 The public API, all of it pure functions that may run in a worker thread:
 
     compile_schema, compile_parameters   a schema, or a tool's parameters → `CompiledSchema` for one output dialect
-    without_bounds                       the same for models that refuse lengths, bounds and counts
     coerce                               an answer → the answer as the client's schema means it: call it first, since it also undoes
                                          the aliases of property names
     validate                             a coerced answer → `Validation`: errors (the answer does not match) and notes (it is accepted,
@@ -16,7 +15,7 @@ budget of the request is used up. `docs/schemas.md` says what becomes of each ke
 """
 
 from proxy.schemas.coerce import coerce
-from proxy.schemas.compile import CompiledSchema, compile_parameters, compile_schema, without_bounds
+from proxy.schemas.compile import CompiledSchema, compile_parameters, compile_schema
 from proxy.schemas.validate import Validation, ValidationError, validate
 from proxy.schemas.values import Budget, SchemaLimits, is_heavy
 from proxy.schemas.write import Dialect
@@ -33,5 +32,4 @@ __all__ = [
     "compile_schema",
     "is_heavy",
     "validate",
-    "without_bounds",
 ]

@@ -3,18 +3,16 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from threading import Lock
 
 from proxy.errors import InvalidRequest, SchemaTooComplex
 from proxy.schemas.document import Document, read_document
 from proxy.schemas.read import MAX_LEVELS, Expansion, Reader
-from proxy.schemas.shapes import ALL_TYPES, Shape, intersect, of_types, with_notes
+from proxy.schemas.shapes import ALL_TYPES, Shape, intersect, of_types, with_note
 from proxy.schemas.values import (
-    DEFAULT_LIMITS,
     Budget,
-    Json,
     JsonObject,
     JsonType,
     Memo,
@@ -24,15 +22,21 @@ from proxy.schemas.values import (
     format_path,
     json_bytes,
 )
-from proxy.schemas.write import Dialect, Writer, Written, move_bounds
+from proxy.schemas.write import Dialect, Writer
 
 _STEPS = 2_000
 _BYTES_PER_STEP = 4
 """A schema may take `_STEPS` and one step more for so many of its bytes, twice at worst; schemas in use take one for 4 to 100 bytes."""
+_MAX_COMPILED = 2_097_152
+"""Bytes that a compiled schema may have."""
 _MAX_GROWN = 262_144
 """What a small schema may grow to, in bytes, when its references are written out; a large one to four times its size."""
+_MAX_UNROLLED = 32_768
+"""A recursive schema is written out to fewer levels when it would grow beyond so many bytes."""
 _MAX_EXTRA = 8
 """Where definitions contain each other, that many levels more than the recursion depth."""
+_CACHE_BYTES = 8 << 20
+_ENTRY_BYTES = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +47,28 @@ class CompiledSchema:
         schema: accepts every value that the original accepts, uses only the keywords of the dialect, and refers to nothing outside
             itself, so that it may stand anywhere in a larger schema. Shared between requests: never change it.
         is_object: it accepts objects only.
-        original: the schema as the client sent it.
-        lossy: it accepts values that the original does not.
         document: the original as it was read, for validation.
         aliases: the property names in `schema` that stand for a name which upstreams refuse → the client's name; `coerce` undoes them.
         json_texts: id() of the parts of `schema` that ask for JSON text where the client's schema asks for any object or value;
             `coerce` parses it.
         must_be_object: a value must be an object, though the original does not say so (parameters of a tool).
-        limits: the bounds it was compiled under.
     """
 
     schema: JsonObject
     is_object: bool
-    original: Json
-    lossy: bool
     document: Document = field(repr=False, compare=False)
     aliases: Mapping[str, str] = field(default_factory=dict)
     json_texts: Mapping[int, JsonObject] = field(default_factory=dict, repr=False, compare=False)
     must_be_object: bool = False
-    limits: SchemaLimits = DEFAULT_LIMITS
 
 
-def compile_schema(
+def compile_schema(  # noqa: PLR0913
     schema: object,
     *,
     param: str,
     dialect: Dialect = "documented",
-    limits: SchemaLimits = DEFAULT_LIMITS,
+    bounds: bool = True,
+    limits: SchemaLimits = SchemaLimits(),
     budget: Budget | None = None,
 ) -> CompiledSchema:
     """Compile any JSON Schema of draft 4, 6, 7, 2019-09 or 2020-12 (by `$schema`, else 2020-12).
@@ -78,6 +77,7 @@ def compile_schema(
         schema: a JSON value as a parser gives it.
         param: where it stands in the request, such as `response_format.json_schema.schema`.
         dialect: what the result may use.
+        bounds: False: lengths, bounds, counts and patterns are only described; answers are still validated against them.
         limits: bounds on the schema.
         budget: the request's; None: a budget for this schema alone.
 
@@ -86,15 +86,16 @@ def compile_schema(
             limit. `param` is the path of the error.
         SchemaTooComplex: the request's budget is used up; `param` is `param`.
     """
-    return _cached(schema, param, _Options(dialect, limits, parameters=False), budget or Budget())
+    return _cached(schema, param, _Options(dialect, bounds, limits, parameters=False), budget or Budget())
 
 
-def compile_parameters(
+def compile_parameters(  # noqa: PLR0913
     parameters: object | None,
     *,
     param: str,
     dialect: Dialect = "documented",
-    limits: SchemaLimits = DEFAULT_LIMITS,
+    bounds: bool = True,
+    limits: SchemaLimits = SchemaLimits(),
     budget: Budget | None = None,
 ) -> CompiledSchema:
     """Compile the parameters of a tool: like `compile_schema`, except that a schema without a type means an object.
@@ -102,18 +103,8 @@ def compile_parameters(
     `parameters` is None where the tool has none, `is_object` of the result false only where the original excludes objects or names other
     types too. The other arguments and the errors are those of `compile_schema`.
     """
-    options = _Options(dialect, limits, parameters=True)
+    options = _Options(dialect, bounds, limits, parameters=True)
     return _cached({} if parameters is None else parameters, param, options, budget or Budget())
-
-
-def without_bounds(compiled: CompiledSchema) -> CompiledSchema:
-    """Move lengths, bounds, counts and patterns into descriptions. Answers are still validated against them.
-
-    Returns:
-        The same with a wider schema; `lossy` where there was anything to move.
-    """
-    schema = move_bounds(compiled.schema, {})
-    return compiled if schema is compiled.schema else replace(compiled, schema=schema, lossy=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +112,7 @@ class _Options:
     """What a schema is compiled to. `parameters`: it stands for the parameters of a tool."""
 
     dialect: Dialect
+    bounds: bool
     limits: SchemaLimits
     parameters: bool
 
@@ -153,9 +145,8 @@ class _Cache:
                 self._bytes -= removed
 
 
-_CACHE = _Cache(max_bytes=8 << 20)
+_CACHE = _Cache(_CACHE_BYTES)
 """A compiled schema takes up to some thirty times the bytes of its JSON."""
-_ENTRY_BYTES = 1_024
 
 
 def _cached(schema: object, param: str, options: _Options, budget: Budget) -> CompiledSchema:
@@ -185,30 +176,65 @@ def _cached(schema: object, param: str, options: _Options, budget: Budget) -> Co
 
 def _compile(data: bytes, options: _Options, budget: Budget) -> tuple[CompiledSchema | SchemaError, int]:
     """The result, and the bytes of the compiled schema. Errors are remembered like compiled schemas."""
-    most = options.limits.max_compiled_bytes
     try:
         document = read_document(data, options.limits, budget)
-        written, writer, must_be_object = _write(document, options, budget)
-        if written.shape.empty:
-            raise SchemaError("no value can match the schema")
+        return _written(document, options, budget)
     except SchemaError as error:
         return SchemaError(error.message, error.path), 0  # a new one, which holds no frames
-    except TooLarge:
-        return SchemaError(f"with its references written out, the schema is larger than the {most:,} bytes allowed"), 0
     except RecursionError:
         return SchemaError("the schema is nested too deeply"), 0
-    compiled = CompiledSchema(
-        schema=_as_parameters(written.schema, document) if options.parameters else written.schema,
-        is_object=written.shape.types == {"object"},
-        original=document.root,
-        lossy=not written.exact,
-        document=document,
-        aliases=writer.aliases.names,
-        json_texts=writer.json_texts,
-        must_be_object=must_be_object,
-        limits=options.limits,
-    )
-    return compiled, written.size
+
+
+def _written(document: Document, options: _Options, budget: Budget) -> tuple[CompiledSchema, int]:
+    """The most detailed form: recursive definitions to as many levels as fit; else fewer references followed; else the types alone.
+
+    Returns:
+        The form and its bytes.
+
+    Raises:
+        SchemaError: it accepts no value.
+    """
+    limits, most_steps = options.limits, _STEPS + document.size // _BYTES_PER_STEP
+    largest = min(_MAX_COMPILED, max(_MAX_GROWN, 4 * document.size))
+
+    def types() -> frozenset[JsonType]:
+        try:
+            return reader_with(Memo(most_steps, budget)).outline(document.root).types
+        except TooLarge:
+            return ALL_TYPES
+
+    def reader_with(memo: Memo) -> Reader:
+        return Reader(document, options.dialect != "documented", memo)
+
+    must_be_object = options.parameters and types() == ALL_TYPES
+
+    def attempt(shape: Shape, writer: Writer) -> tuple[CompiledSchema, int]:
+        if must_be_object:
+            shape = intersect(shape, of_types("object"), writer.memo)
+        if shape.empty:
+            raise SchemaError("no value can match the schema")
+        written = writer.write(shape)
+        schema = _as_parameters(written.schema, document) if options.parameters else written.schema
+        is_object = shape.types == {"object"}
+        aliases, texts = writer.aliases.names, writer.json_texts
+        return CompiledSchema(schema, is_object, document, aliases, texts, must_be_object), written.size
+
+    for steps, references in ((most_steps, None), (most_steps // 3, 6), (most_steps // 3, 2), (most_steps // 3, 0)):
+        memo = Memo(steps, budget)
+        reader = reader_with(memo)
+        writer = Writer(options.dialect, options.bounds, largest, memo, document)
+        try:
+            best = attempt(reader.read(document.root, Expansion(MAX_LEVELS, 0, references)), writer)
+        except TooLarge:
+            continue
+        if references is None and document.recursive:
+            writer.max_bytes = min(_MAX_UNROLLED, largest)
+            with suppress(TooLarge):
+                for recursions in range(1, 1 + limits.recursion_depth + min(len(document.recursive) - 1, _MAX_EXTRA)):
+                    best = attempt(reader.read(document.root, Expansion(MAX_LEVELS, recursions)), writer)
+        return best
+    writer = Writer(options.dialect, options.bounds, largest, Memo(most_steps, budget), document)
+    return attempt(with_note(Shape(types=types()), "Its form is too complex to be described."), writer)
 
 
 def _as_parameters(schema: JsonObject, document: Document) -> JsonObject:
@@ -217,51 +243,3 @@ def _as_parameters(schema: JsonObject, document: Document) -> JsonObject:
     if declared or schema.get("type") != "object" or schema.get("additionalProperties") is not True:
         return schema
     return {**{key: value for key, value in schema.items() if key != "additionalProperties"}, "properties": {}}
-
-
-def _write(document: Document, options: _Options, budget: Budget) -> tuple[Written, Writer, bool]:
-    """The most detailed form: recursive definitions to as many levels as fit; else fewer references followed; else the types alone.
-
-    Returns:
-        The form, what wrote it, and whether these are parameters of a tool that do not say that they are an object.
-
-    Raises:
-        TooLarge: it is larger than the limit even so.
-    """
-    limits, most_steps = options.limits, _STEPS + document.size // _BYTES_PER_STEP
-    largest = min(limits.max_compiled_bytes, max(_MAX_GROWN, 4 * document.size))
-
-    def attempt(steps: int) -> tuple[Reader, Writer]:
-        memo = Memo(steps, budget)
-        reader = Reader(document, options.dialect != "documented", memo)
-        return reader, Writer(options.dialect, limits.note_chars, largest, memo, document)
-
-    def written(reader: Reader, writer: Writer, recursions: int, references: int | None) -> Written:
-        shape = reader.read(document.root, Expansion(MAX_LEVELS, recursions, references))
-        return writer.write(intersect(shape, of_types("object"), reader.memo) if must_be_object else shape)
-
-    must_be_object = options.parameters and _types(attempt(most_steps)[0]) == ALL_TYPES
-    for steps, references in ((most_steps, None), (most_steps // 3, 6), (most_steps // 3, 2), (most_steps // 3, 0)):
-        reader, writer = attempt(steps)
-        try:
-            best = written(reader, writer, 0, references)
-        except TooLarge:
-            continue
-        if references is None and document.recursive:
-            writer.max_bytes = min(limits.unrolled_bytes, largest)
-            with suppress(TooLarge):
-                for recursions in range(1, 1 + limits.recursion_depth + min(len(document.recursive) - 1, _MAX_EXTRA)):
-                    best = written(reader, writer, recursions, None)
-        return best, writer, must_be_object
-    reader, _ = attempt(most_steps)
-    _, writer = attempt(most_steps)
-    shape = of_types("object") if must_be_object else Shape(types=_types(reader))
-    return writer.write(with_notes(shape, ["Its form is too complex to be described."])), writer, must_be_object
-
-
-def _types(reader: Reader) -> frozenset[JsonType]:
-    """The types of the values that the schema accepts."""
-    try:
-        return reader.outline(reader.document.root).types
-    except TooLarge:
-        return ALL_TYPES

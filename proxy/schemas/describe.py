@@ -111,7 +111,7 @@ def bounds_texts(bounds: Bounds, kind: JsonType) -> list[str]:
     match kind:
         case "string":
             return [
-                *([f"of format {bounds['format']}"] if "format" in bounds else []),
+                *([f"of format {cut(bounds['format'], 60)}"] if "format" in bounds else []),
                 *_counts(bounds.get("minLength", 0), bounds.get("maxLength"), "character"),
                 *(f"matching {cut(pattern, 120)}" for pattern in bounds.get("pattern", ())[:4]),
             ]

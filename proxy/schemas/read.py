@@ -16,9 +16,9 @@ from proxy.schemas.shapes import (
     intersect,
     normalized,
     of_values,
-    with_notes,
+    with_note,
 )
-from proxy.schemas.unions import disjoint, union
+from proxy.schemas.unions import union
 from proxy.schemas.values import Json, JsonObject, JsonType, Memo
 
 MAX_LEVELS = 48
@@ -73,7 +73,7 @@ class Reader:
         keywords = self.document.keywords[id(schema)]
         if expansion.levels <= 0:
             types = ALL_TYPES if "$ref" in keywords else types_of(keywords)
-            return with_notes(Shape(types=types), ["What is nested here is not described."])
+            return with_note(Shape(types=types), "What is nested here is not described.")
         shape = self._own(schema, keywords, expansion)
         for other in self._in_place(schema, keywords, expansion):
             shape = intersect(shape, other, self.memo)
@@ -92,7 +92,6 @@ class Reader:
             title=_text(schema, "title"),
             description=_text(schema, "description"),
             notes=(*context.notes, *_annotations(schema)) if context.notes or schema.keys() & _ANNOTATIONS else (),
-            exact=not context.notes,
         )
         shape = normalized(shape)
         for values in (keywords.get("enum"), [keywords["const"]] if "const" in keywords else None):
@@ -110,16 +109,13 @@ class Reader:
             if len(targets) == 1:
                 yield self._named(keywords["$dynamicRef"], targets[0], expansion)
             else:
-                yield with_notes(Shape(), ["A nested value, of the form given above."])
+                yield with_note(ANYTHING, "A nested value, of the form given above.")
         for member in keywords.get("allOf", ()):
             yield self.read(member, expansion)
         for keyword in ("anyOf", "oneOf"):
             if keyword in keywords:
                 shapes = [self.read(member, expansion) for member in keywords[keyword]]
-                shape = union(
-                    shapes, self.memo, keep=self.keep_unions
-                )  # a value that two of `oneOf` accept is accepted too
-                yield shape if keyword == "anyOf" or disjoint(shapes) else replace(shape, exact=False)
+                yield union(shapes, self.memo, keep=self.keep_unions)  # also what two members of `oneOf` accept
         if "not" in keywords:
             yield self._not(keywords["not"], expansion)
         if "then" in keywords or "else" in keywords:
@@ -135,10 +131,10 @@ class Reader:
         if inner.keys() == {"type"}:
             only_integers = "integer" in bounds_from(inner)
             rest = ALL_TYPES - (types_of(inner) - {"number"} if only_integers else types_of(inner))
-            return with_notes(Shape(types=rest), ["Not an integer."] if only_integers else [])
+            return with_note(Shape(types=rest), "Not an integer.") if only_integers else Shape(types=rest)
         if inner.keys() == {"required"} and len(inner["required"]) == 1:
             return Shape(types=frozenset({"object"}), objects=Objects({inner["required"][0]: NOTHING}))
-        return with_notes(Shape(), [f"Not: {describe(self.read(denied, expansion))}."])
+        return with_note(ANYTHING, f"Not: {describe(self.read(denied, expansion))}.")
 
     def _if(self, keywords: JsonObject, expansion: Expansion) -> Shape:
         """Either both of `if` and `then`, or `else`. Without one of the two any value may be accepted, so it is only a note."""
@@ -148,7 +144,7 @@ class Reader:
         parts += [f"else {describe(otherwise)}"] if "else" in keywords else []
         shape = union([intersect(condition, then, self.memo), otherwise], self.memo)
         note = f"If {describe(condition)}, {', '.join(parts)}."
-        return replace(shape, title=None, description=None, notes=(note,), exact=False)
+        return replace(shape, title=None, description=None, notes=(note,))
 
     def outline(self, schema: Json) -> Shape:
         """The shape of a schema without that of its properties and items."""
@@ -161,7 +157,7 @@ class Reader:
         """Where a reference is not followed: any value of the types that it allows, and a note."""
         name = cut(_text(target, "title") or reference.rstrip("/#").rpartition("/")[2] or "value", 60)
         shape = Shape(types=self.outline(target).types, title=_text(target, "title") or name)
-        return with_notes(shape, [f"A nested {name}, of the form given above."])
+        return with_note(shape, f"A nested {name}, of the form given above.")
 
     def _named(self, reference: str, target: Json, expansion: Expansion) -> Shape:
         """The shape of the schema that a reference names; the same one with the same expansion is read once."""

@@ -74,16 +74,12 @@ def bounds_of(shape: "Shape", kind: JsonType) -> Bounds:
     return {keyword: bound for keyword, bound in shape.bounds.items() if BOUNDS[keyword][0] == kind}
 
 
-def _tighter(one: Bounds, other: Bounds) -> tuple[Bounds, bool]:
-    """The bounds that say what both say, and whether they say all of it."""
+def _tighter(one: Bounds, other: Bounds) -> Bounds:
+    """The bounds that say what both say."""
     if not one or not other or one is other:
-        return one or other, True
+        return one or other
     both = one.keys() & other.keys()
-    bounds = {**one, **other, **{keyword: BOUNDS[keyword][1](one[keyword], other[keyword]) for keyword in both}}
-    exact = "format" not in both or one["format"] == other["format"]
-    if "multipleOf" in both and one["multipleOf"] != other["multipleOf"]:
-        exact = exact and _divisor(bounds["multipleOf"], other["multipleOf"]) == other["multipleOf"]
-    return bounds, exact
+    return {**one, **other, **{keyword: BOUNDS[keyword][1](one[keyword], other[keyword]) for keyword in both}}
 
 
 # ---------------------------------------------------------------- shapes
@@ -117,7 +113,6 @@ class Shape:
         objects: which objects.
         options: further shapes of which a value must have one (only where `anyOf` may be written).
         title, description, notes: for the reader; `notes` say what no keyword says.
-        exact: whether the schema it was read from accepts no fewer values.
         open: it accepts anything; its properties only say what is meant.
     """
 
@@ -130,7 +125,6 @@ class Shape:
     title: str | None = field(default=None, compare=False)
     description: str | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
-    exact: bool = field(default=True, compare=False)
     open: bool = field(default=False, compare=False)
 
     @property
@@ -173,8 +167,10 @@ def of_types(*kinds: JsonType) -> Shape:
 
 def normalized(shape: Shape) -> Shape:
     """The same shape without what cannot be: types of which no value is left, listed values of other types or out of bounds."""
-    if shape.values is not None:
-        return _listed_within(shape)
+    if shape.values is not None:  # the parts say nothing more
+        values = tuple(value for value in shape.values if type_of(value) in shape.types and _may_be(shape, value))
+        kinds = frozenset(map(type_of, values))
+        return replace(shape, types=kinds, values=values, bounds={}, items=None, objects=ANY_OBJECT, options=())
     if any(option.empty for option in shape.options):
         shape = replace(shape, options=tuple(option for option in shape.options if not option.empty) or (NOTHING,))
     impossible = [kind for kind in shape.types if _impossible(shape, kind)]
@@ -203,31 +199,6 @@ def _impossible(shape: Shape, kind: JsonType) -> bool:
             return False
 
 
-def _listed_within(shape: Shape) -> Shape:
-    """Only the listed values that the parts allow; the parts then say nothing more."""
-    values = tuple(value for value in shape.values or () if type_of(value) in shape.types and _may_be(shape, value))
-    decided = not shape.options and all(_is_decided(shape, value) for value in values)
-    return Shape(
-        types=frozenset(map(type_of, values)),
-        values=values,
-        title=shape.title,
-        description=shape.description,
-        notes=shape.notes,
-        exact=shape.exact and decided,
-    )
-
-
-def _is_decided(shape: Shape, value: Json) -> bool:
-    """Whether `_may_be` looks at all that the shape says of such a value."""
-    match type_of(value):
-        case "array":
-            return shape.items is None and not bounds_of(shape, "array")
-        case "object":
-            return shape.objects == ANY_OBJECT
-        case kind:
-            return not bounds_of(shape, kind).keys() & {"pattern", "format", "multipleOf"}
-
-
 def _may_be(shape: Shape, value: Json) -> bool:
     """False only for a listed value that the bounds of the shape exclude."""
     bounds = shape.bounds
@@ -253,19 +224,17 @@ def intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
 
 
 def _intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
-    bounds, exact = _tighter(one.bounds, other.bounds)
     return normalized(
         Shape(
             types=one.types & other.types,
             values=_values(one, other, memo),
-            bounds=bounds,
+            bounds=_tighter(one.bounds, other.bounds),
             items=_both(one.items, other.items, memo),
             objects=_objects(one.objects, other.objects, memo),
             options=_options(one.options, other.options, memo),
             title=one.title or other.title,
             description=_texts(one.description, other.description),
             notes=tuple(dict.fromkeys((*one.notes, *other.notes))) if one.notes or other.notes else (),
-            exact=one.exact and other.exact and exact,
         )
     )
 
@@ -310,9 +279,6 @@ def _options(one: tuple[Shape, ...], other: tuple[Shape, ...], memo: Memo) -> tu
     return tuple(intersect(option, Shape(options=other), memo) for option in one)
 
 
-def with_notes(shape: Shape, notes: Iterable[str], *, exact: bool = False) -> Shape:
+def with_note(shape: Shape, note: str) -> Shape:
     """The shape, and words for what it does not say."""
-    added = tuple(note for note in notes if note)
-    return replace(
-        shape, notes=tuple(dict.fromkeys((*shape.notes, *added))), exact=shape.exact and (exact or not added)
-    )
+    return replace(shape, notes=tuple(dict.fromkeys((*shape.notes, note))))

@@ -28,7 +28,7 @@ from proxy.schemas.shapes import (
     structure,
     structure_of_objects,
 )
-from proxy.schemas.values import Json, JsonType, Memo, identity, is_integer, type_of
+from proxy.schemas.values import Json, JsonType, Memo, is_integer, type_of
 
 _MAX_HINT = 120
 _MAX_NOTES = 6
@@ -48,19 +48,18 @@ def union(shapes: Sequence[Shape], memo: Memo, *, keep: bool = False) -> Shape:
         return NOTHING
     joined = _joined(possible, memo)
     exact = _accepts_no_more(joined, possible, memo)
-    all_exact = all(shape.exact for shape in possible)
     other_than_null = [shape for shape in possible if shape.types != {"null"}]
     if len(other_than_null) <= 1:
-        return replace(_with_texts(joined, other_than_null or possible), exact=exact and all_exact)
+        return _with_texts(joined, other_than_null or possible)
     if keep and not exact:
-        return Shape(types=joined.types, options=tuple(possible), exact=all_exact)
+        return Shape(types=joined.types, options=tuple(possible))
     without_texts = not any(shape.description or shape.title or shape.notes for shape in other_than_null)
     keeps_lists = joined.values is not None or all(
         shape.values is None or shape.values == (None,) for shape in possible
     )
     needs_no_note = exact and without_texts and keeps_lists
     notes = () if needs_no_note else (f"One of: {alternatives(possible)}.",)
-    return replace(joined, title=None, description=None, notes=notes, exact=exact and all_exact)
+    return replace(joined, title=None, description=None, notes=notes)
 
 
 def _joined(shapes: Sequence[Shape], memo: Memo) -> Shape:
@@ -69,22 +68,6 @@ def _joined(shapes: Sequence[Shape], memo: Memo) -> Shape:
         return shapes[0]
     middle = len(shapes) // 2
     return unite(_joined(shapes[:middle], memo), _joined(shapes[middle:], memo), memo)
-
-
-def disjoint(shapes: Sequence[Shape]) -> bool:
-    """Whether no two of the shapes accept the same value, as far as types and listed values tell."""
-    types: set[JsonType] = set()
-    values: set[str] = set()
-    for shape in shapes:
-        if shape.values is None:
-            if types & shape.types:
-                return False
-            types |= shape.types
-        identities = set(map(identity, shape.values or ()))
-        if identities & values:
-            return False
-        values |= identities
-    return not any(shape.values is not None and shape.types & types for shape in shapes)
 
 
 def without_options(shape: Shape, memo: Memo) -> Shape:
@@ -111,7 +94,7 @@ def _unite(one: Shape, other: Shape, memo: Memo) -> Shape:
         joined = of_values((*one.values, *other.values))
     else:
         joined = _by_type(_as_types(one), _as_types(other), memo)
-    return replace(_with_texts(joined, (one, other)), exact=one.exact and other.exact)
+    return _with_texts(joined, (one, other))
 
 
 def _with_texts(shape: Shape, sources: Sequence[Shape]) -> Shape:
@@ -137,7 +120,7 @@ def _anything(one: Shape, other: Shape, memo: Memo) -> Shape:
         members[name] = unite(members[name], member, memo) if name in members else member
     memo.spend(len(members) // 8)
     shape = Shape(objects=Objects(members) if members else ANYTHING.objects, open=True)
-    return replace(_with_texts(shape, (one, other)), exact=one.exact and other.exact)
+    return _with_texts(shape, (one, other))
 
 
 def _outlined(shape: Shape, anything: Shape, memo: Memo) -> Shape:

@@ -20,6 +20,7 @@ _STEPS = 100_000
 """Keywords evaluated for one value; 1 to 4 µs each."""
 _STEPS_OF_LIGHT = 8_000
 """The same where schema and value are small enough to be handled on an event loop."""
+_MAX_ERRORS = 10
 _MAX_NOTES = 10
 _CHUNK = 128
 
@@ -60,7 +61,7 @@ def validate(compiled: CompiledSchema, instance: object, budget: Budget | None =
         budget: the request's; None: a budget for this value alone.
 
     Returns:
-        The first errors, at most `compiled.limits.max_errors`; none when the value matches.
+        The first ten errors; none when the value matches.
     """
     if compiled.must_be_object and not isinstance(instance, dict):
         return Validation((ValidationError("$", f"expected object, got {type_of(instance)}"),))
@@ -74,7 +75,7 @@ def validate(compiled: CompiledSchema, instance: object, budget: Budget | None =
                 errors.append(_validation_error(failure))
             elif len(notes) < _MAX_NOTES:
                 notes[f"{format_path('$', reversed(failure.path))}: {cut(failure.message, 200)}"] = None
-            if len(errors) >= compiled.limits.max_errors:
+            if len(errors) >= _MAX_ERRORS:
                 break
     except RecursionError:
         notes["$: nested too deeply to be checked"] = None

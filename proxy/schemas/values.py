@@ -112,32 +112,21 @@ class TooLarge(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SchemaLimits:
-    """Bounds on a schema and its compiled form. A schema over one of the first four is refused; the others only make the result wider.
+    """Bounds on a schema. One over any of the first four is refused.
 
     Attributes:
         max_bytes: size of the schema as compact JSON.
         max_depth: levels of JSON nesting in the schema; at most 200.
         max_properties: properties declared in the whole schema.
         max_alternatives: members of one `anyOf`, `oneOf` or `allOf`.
-        max_compiled_bytes: size of the compiled schema as compact JSON.
         recursion_depth: how many levels of a recursive definition are written out.
-        unrolled_bytes: a recursive schema is written out to fewer levels when it would grow beyond this size.
-        note_chars: length of the notes added to one description.
-        max_errors: how many validation errors of one value are reported.
     """
 
     max_bytes: int = 1_048_576
     max_depth: int = 128
     max_properties: int = 5_000
     max_alternatives: int = 1_000
-    max_compiled_bytes: int = 2_097_152
     recursion_depth: int = 3
-    unrolled_bytes: int = 32_768
-    note_chars: int = 600
-    max_errors: int = 10
-
-
-DEFAULT_LIMITS = SchemaLimits()
 
 
 _HEAVY_BYTES = 4_096

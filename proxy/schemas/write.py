@@ -9,15 +9,14 @@ Source of the last: `transform_schema` of the `anthropic` package, and the struc
 
 import re
 import unicodedata
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from proxy.schemas.describe import bounds_texts, cut, describe, names, quoted, sentence
 from proxy.schemas.document import Document
-from proxy.schemas.read import bounds_from
-from proxy.schemas.shapes import ALL_TYPES, ANYTHING, BOUNDS, TYPES, Objects, Shape, bounds_of, intersect, of_values
-from proxy.schemas.values import Json, JsonObject, JsonType, Memo, TooLarge, is_integer, json_bytes, type_of
+from proxy.schemas.shapes import ALL_TYPES, ANYTHING, BOUNDS, TYPES, Objects, Shape, intersect, of_values
+from proxy.schemas.values import Json, JsonObject, Memo, TooLarge, is_integer, json_bytes, type_of
 
 Dialect = Literal["documented", "full", "anthropic"]
 """What a compiled schema may use."""
@@ -27,51 +26,29 @@ _MAX_INTEGER = 2**63 - 1
 _SAFE_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}\Z")
 """Property names that Anthropic and Bedrock accept."""
 _MAX_NAME = 64
+_MAX_NOTES = 600
+"""Characters of notes that one description takes."""
+_ANTHROPIC_FORMATS = frozenset(
+    {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
+)
+_SUBSCHEMAS = ("properties", "additionalProperties", "items", "anyOf")
 
 
 @dataclass(slots=True)
 class Written:
-    """A shape as a schema.
+    """A shape as a schema; parts of it may be shared with others.
 
     Attributes:
-        shape: the shape.
-        exact: the schema accepts no more values than the one that the shape was read from.
-        schema: the schema; parts of it may be shared with others.
+        shape: the shape, kept so that its id stays its own.
+        schema: the schema.
         notes: what it does not say.
         size: its bytes as compact JSON, a few more at most.
     """
 
     shape: Shape
-    exact: bool
-    schema: JsonObject = field(default_factory=dict)
+    schema: JsonObject
     notes: list[str] = field(default_factory=list)
-    size: int = 2
-
-    def put(self, keyword: str, value: Json) -> None:
-        """A keyword, its size counted; subschemas are put into `schema` directly, as their size is known."""
-        self.schema[keyword] = value
-        self.size += len(keyword) + 4 + _size(value)
-
-    def put_number(self, keyword: str, number: int | float) -> None:
-        """A number, or a note where some writers of JSON would change it."""
-        if _writable(number):
-            self.put(keyword, number)
-        else:
-            self.add_note(f"{keyword}: {quoted(number)}.")
-
-    def add_bounds(self, texts: list[str]) -> None:
-        """Notes for bounds as `bounds_texts` gives them, each a sentence."""
-        for text in texts:
-            self.add_note(sentence(text))
-
-    def add_note(self, note: str) -> None:
-        """What the schema does not say, so that it accepts more."""
-        self.notes.append(note)
-        self.exact = False
-
-
-def _size(value: Json) -> int:
-    return len(json_bytes(value))
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -105,7 +82,7 @@ class Writer:
 
     Attributes:
         dialect: what may be written.
-        note_chars: how many characters of notes a description takes.
+        bounds: lengths, bounds, counts and patterns may be written; otherwise they are described.
         max_bytes: the size beyond which writing stops.
         memo: steps left.
         document: the client's schema, whose property names an alias must differ from.
@@ -114,7 +91,7 @@ class Writer:
     """
 
     dialect: Dialect
-    note_chars: int
+    bounds: bool
     max_bytes: int
     memo: Memo
     document: Document
@@ -137,210 +114,156 @@ class Writer:
         return known
 
     def _new(self, shape: Shape) -> Written:
-        draft = Written(shape, shape.exact)
+        draft = Written(shape, {"title": shape.title, "description": None})
+        schema = draft.schema
         if self.dialect == "anthropic":
             self._closed(shape, draft)
         elif shape.values is not None and _writable(shape.values):
-            self._values(shape, draft)
+            schema["type"] = _types(shape)
+            constant = self.dialect == "full" and len(shape.values) == 1
+            schema.update({"const": shape.values[0]} if constant else {"enum": list(shape.values)})
         else:
             self._parts(shape, draft)
-        head: JsonObject = {"title": shape.title} if shape.title else {}
-        notes = cut(" ".join(dict.fromkeys((*shape.notes, *draft.notes))), self.note_chars)
-        if shape.description or notes:
-            head["description"] = "\n".join(filter(None, (shape.description, notes)))
-        if head:
-            draft.size += _size(head)
-        is_text = id(draft.schema) in self.json_texts
-        draft.schema = {**head, **draft.schema}
-        if is_text:
-            self.json_texts[id(draft.schema)] = draft.schema
+        notes = cut(" ".join(dict.fromkeys((*shape.notes, *draft.notes))), _MAX_NOTES)
+        schema["description"] = "\n".join(filter(None, (shape.description, notes)))
+        for keyword in ("title", "description"):
+            if not schema[keyword]:
+                del schema[keyword]
+        own = {keyword: None if keyword in _SUBSCHEMAS else value for keyword, value in schema.items()}
+        draft.size += len(json_bytes([own, *schema.get("properties", ())]))
         return draft
 
     def _inner(self, shape: Shape, draft: Written) -> JsonObject:
         written = self.write(shape)
         draft.size += written.size + 2
-        draft.exact = draft.exact and written.exact
         return written.schema
 
-    # ------------------------------------------------------------ documented and full
-
-    def _values(self, shape: Shape, draft: Written) -> None:
-        values = list(shape.values or ())
-        draft.put("type", _types(shape))
-        if self.dialect == "full" and len(values) == 1:
-            draft.put("const", values[0])
-        else:
-            draft.put("enum", values)
-
     def _parts(self, shape: Shape, draft: Written) -> None:
-        draft.exact = draft.exact and shape.values is None
+        """What a shape says of each type."""
+        schema, items = draft.schema, shape.items
         if shape.types != ALL_TYPES or "integer" in shape.bounds:
-            draft.put("type", _types(shape))
-        for keyword, (kind, _, _) in BOUNDS.items() if shape.bounds else ():
-            if keyword in shape.bounds and kind in shape.types and kind != "array":
-                self._bound(keyword, shape.bounds[keyword], draft)
+            schema["type"] = _types(shape)
+        bounds = {
+            keyword: shape.bounds[keyword]
+            for keyword, (kind, _, _) in BOUNDS.items()
+            if keyword in shape.bounds and kind in shape.types
+        }
         if "array" in shape.types:
-            self._arrays(shape, draft)
+            if items is not None and items.empty:
+                bounds["maxItems"], items = 0, None
+            if self.dialect == "anthropic" or (items is not None and items != ANYTHING):
+                schema["items"] = self._inner(ANYTHING if items is None else items, draft)
+        self._bounds(bounds, draft)
         if "object" in shape.types:
             self._objects(shape.objects, draft, typed=shape.types != ALL_TYPES)
         if shape.options:
-            draft.schema["anyOf"] = [self._inner(option, draft) for option in shape.options]
+            schema["anyOf"] = [self._inner(option, draft) for option in shape.options]
 
-    def _bound(self, keyword: str, bound: Any, draft: Written) -> None:
-        match keyword:
-            case "pattern":
-                plain = next((source for source in bound if source in self.document.plain_patterns), None)
-                if plain is not None:
-                    draft.put("pattern", plain)
-                for source in bound:
-                    if source != plain:
-                        draft.add_note(f"Must match {cut(source, 200)}.")
-            case "format" if self.dialect != "full":
-                draft.add_note(f"Format: {cut(bound, 60)}.")
-            case "minimum" | "maximum":
-                number, flag = bound
-                exclusive = flag is (keyword == "minimum")
-                draft.put_number(f"exclusive{keyword.title()}" if exclusive else keyword, number)
-            case "minLength" | "minItems" | "multipleOf":
-                draft.put_number(keyword, bound)
-            case "maxLength" | "maxItems" if bound > _MAX_INTEGER:
-                pass  # nothing is as large
-            case _ if keyword != "integer":
-                draft.put(keyword, bound)
-
-    def _arrays(self, shape: Shape, draft: Written) -> None:
-        bounds = bounds_of(shape, "array")
-        if shape.items is not None and shape.items.empty:
-            bounds = {**bounds, "maxItems": 0}
-        elif shape.items is not None and shape.items != ANYTHING:
-            draft.schema["items"] = self._inner(shape.items, draft)
-        for keyword in BOUNDS:
-            if keyword in bounds:
-                self._bound(keyword, bounds[keyword], draft)
+    def _bounds(self, bounds: dict[str, Any], draft: Written) -> None:
+        """Bounds as keywords where the dialect has them, else as notes."""
+        schema = draft.schema
+        said: dict[str, Any] = {}
+        for keyword, bound in bounds.items():
+            match keyword:
+                case "integer":
+                    pass  # `_types` says it
+                case "format":
+                    known = self.dialect == "full" or (self.dialect == "anthropic" and bound in _ANTHROPIC_FORMATS)
+                    (schema if known else said)[keyword] = bound
+                case "minItems" if self.dialect == "anthropic" and bound == 1:
+                    schema[keyword] = 1
+                case _ if not self.bounds or self.dialect == "anthropic" or not _writable(bound):
+                    said[keyword] = bound
+                case "pattern":
+                    plain = next((source for source in bound if source in self.document.plain_patterns), None)
+                    said[keyword] = tuple(source for source in bound if source != plain)
+                    schema.update({} if plain is None else {keyword: plain})
+                case "minimum" | "maximum":
+                    number, flag = bound
+                    schema[f"exclusive{keyword.title()}" if flag is (keyword == "minimum") else keyword] = number
+                case _:
+                    schema[keyword] = bound
+        draft.notes += [sentence(text) for kind in TYPES for text in bounds_texts(said, kind)]
 
     def _objects(self, objects: Objects, draft: Written, *, typed: bool) -> None:
         """`typed`: the schema names its type, so that what is said of objects is not all it says."""
-        closed = objects.others is not None and objects.others.empty
-        written, forbidden = self._properties(objects, draft)
-        if forbidden and not closed:
-            draft.add_note(f"Without {names(forbidden)}.")
-        if written or (closed and typed):
-            draft.schema["properties"] = written
-        if objects.required:
-            draft.put("required", [self.aliases.of(name, self.document.names) for name in objects.required])
-        if closed:
-            draft.put("additionalProperties", False)
-        elif objects.others is not None and objects.others != ANYTHING:
-            draft.schema["additionalProperties"] = self._inner(objects.others, draft)
-        elif typed and not written:
-            draft.put("additionalProperties", True)
-
-    def _properties(self, objects: Objects, draft: Written) -> tuple[JsonObject, list[str]]:
-        """The declared properties, and the names of those that may not be there."""
+        schema, others = draft.schema, objects.others
+        closed = self.dialect == "anthropic" or (others is not None and others.empty)
         declared = dict.fromkeys((*objects.properties, *objects.required))
         written: JsonObject = {}
         for name in declared:
             if not objects.at(name).empty:
                 alias = self.aliases.of(name, self.document.names)
-                schema = self._inner(objects.at(name), draft)
-                written[alias] = schema if alias == name else self._with_name(schema, name)
-                draft.size += _size(name) + 2 + (0 if alias == name else _size(name) + 40)
-        return written, [name for name in declared if objects.at(name).empty]
+                member = self._inner(objects.at(name), draft)
+                written[alias] = member if alias == name else self._with_name(member, name, draft)
+        forbidden = [name for name in declared if objects.at(name).empty]
+        if forbidden and not closed:
+            draft.notes.append(f"Without {names(forbidden)}.")
+        if written or (closed and typed):
+            schema["properties"] = written
+        if objects.required:
+            schema["required"] = [self.aliases.of(name, self.document.names) for name in objects.required]
+        if closed:
+            schema["additionalProperties"] = False
+        elif others is not None and others != ANYTHING:
+            schema["additionalProperties"] = self._inner(others, draft)
+        elif typed and not written:
+            schema["additionalProperties"] = True
 
-    def _with_name(self, schema: JsonObject, name: str) -> JsonObject:
+    def _with_name(self, schema: JsonObject, name: str, draft: Written) -> JsonObject:
         """A property's schema with the name that the client gave it."""
         text = f"Named {quoted(name, 120)}."
         description = f"{schema['description']}\n{text}" if "description" in schema else text
         named = {**schema, "description": description}
         if id(schema) in self.json_texts:
             self.json_texts[id(named)] = named
+        draft.size += 20 + len(json_bytes(text))
         return named
 
     # ------------------------------------------------------------ anthropic
 
     def _closed(self, shape: Shape, draft: Written) -> None:
+        """An object without declared properties could only be empty, so it is asked for as JSON text, as is any value."""
         bare = replace(shape, title=None, description=None, notes=())
+        objects = shape.objects
         if shape.options:
             base = replace(bare, options=())
             options = [intersect(base, option, self.memo) for option in shape.options]
             self._alternatives([option for option in options if not option.empty], draft)
         elif shape.values is not None:
-            scalars = [value for value in shape.values if not isinstance(value, dict | list)]
-            if len(scalars) == len(shape.values) and _writable(shape.values):
-                draft.put("enum", scalars)
+            scalars = [value for value in shape.values if not isinstance(value, dict | list) and _writable(value)]
+            if len(scalars) == len(shape.values):
+                draft.schema["enum"] = scalars
             else:
-                draft.exact = False
-                scalar = of_values(value for value in scalars if _writable(value))
-                self._alternatives([scalar] if scalar.values else [], draft, f"One of: {describe(shape)}.")
+                self._alternatives([of_values(scalars)] if scalars else [], draft, f"One of: {describe(shape)}.")
+        elif shape.types == ALL_TYPES:
+            text = describe(bare)
+            start = "Any JSON value" if text == "any" else f"Meant: {text}"
+            parts = [replace(bare, types=frozenset({name})) for name in TYPES[3:]]
+            self._alternatives(parts, draft, f"{start}; an object or array as JSON text.")
         elif len(shape.types) > 1:
-            text, types, note = describe(bare), shape.types, None
-            if types == ALL_TYPES:
-                start = "Any JSON value" if text == "any" else f"Meant: {text}"
-                types, note = frozenset({"number", "boolean", "null"}), f"{start}; an object or array as JSON text."
-            parts = [replace(bare, types=frozenset({name})) for name in TYPES if name in types]
-            self._alternatives(parts, draft, note)
-        else:
-            self._of_one_type(shape, next(iter(shape.types), "null"), draft)
-
-    def _alternatives(self, shapes: list[Shape], draft: Written, text: str | None = None) -> None:
-        """`text`: what is described so may be given as JSON text too."""
-        draft.schema["anyOf"] = [self._inner(shape, draft) for shape in shapes]
-        if text:
-            draft.schema["anyOf"].append(self._json_text(text))
-            draft.size += _size(text) + 40
-
-    def _json_text(self, note: str) -> JsonObject:
-        schema: JsonObject = {"type": "string", "description": note}
-        self.json_texts[id(schema)] = schema
-        return schema
-
-    def _of_one_type(self, shape: Shape, name: JsonType, draft: Written) -> None:
-        match name:
-            case "array":
-                self._closed_array(shape, draft)
-            case "object":
-                self._closed_object(shape, draft)
-            case _:
-                bounds = shape.bounds
-                draft.put("type", _types(shape))
-                if name == "string" and bounds.get("format") in _ANTHROPIC_FORMATS:
-                    draft.put("format", bounds["format"])
-                    bounds = {keyword: bound for keyword, bound in bounds.items() if keyword != "format"}
-                draft.add_bounds(bounds_texts(bounds, name))
-
-    def _closed_array(self, shape: Shape, draft: Written) -> None:
-        draft.put("type", "array")
-        empty = shape.items is not None and shape.items.empty
-        draft.schema["items"] = self._inner(ANYTHING if shape.items is None or empty else shape.items, draft)
-        bounds = dict(bounds_of(shape, "array"))
-        if bounds.get("minItems") == 1:
-            draft.put("minItems", 1)
-            if "maxItems" not in bounds:
-                del bounds["minItems"]
-        draft.add_bounds(["without items"] if empty else bounds_texts(bounds, "array"))
-
-    def _closed_object(self, shape: Shape, draft: Written) -> None:
-        """An object without declared properties could only be empty, so it is asked for as JSON text."""
-        objects = shape.objects
-        closed = objects.others is not None and objects.others.empty
-        if not closed and all(member.empty for member in objects.properties.values()) and not objects.required:
+            self._alternatives([replace(bare, types=frozenset({name})) for name in TYPES if name in shape.types], draft)
+        elif (
+            shape.types == {"object"}
+            and (objects.others is None or not objects.others.empty)
+            and all(member.empty for member in objects.properties.values())
+            and not objects.required
+        ):
             text = describe(Shape(types=shape.types, objects=objects))
-            draft.schema = self._json_text("")
-            del draft.schema["description"]
-            draft.size += 20
-            draft.add_bounds([f"a JSON object, as text{'' if text == 'object' else f': {text}'}"])
-            return
-        draft.put("type", "object")
-        written, _ = self._properties(objects, draft)
-        draft.schema["properties"] = written
-        if objects.required:
-            draft.put("required", [self.aliases.of(name, self.document.names) for name in objects.required])
-        draft.put("additionalProperties", False)
+            draft.schema["type"] = "string"
+            draft.notes.append(f"A JSON object, as text{'' if text == 'object' else f': {text}'}.")
+            self.json_texts[id(draft.schema)] = draft.schema
+        else:
+            self._parts(shape, draft)
 
-
-_ANTHROPIC_FORMATS = frozenset(
-    {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
-)
+    def _alternatives(self, shapes: Sequence[Shape], draft: Written, text: str | None = None) -> None:
+        """`text`: what is described so may be given as JSON text too."""
+        members = [self._inner(shape, draft) for shape in shapes]
+        if text:
+            members.append({"type": "string", "description": text})
+            self.json_texts[id(members[-1])] = members[-1]
+            draft.size += 40 + len(json_bytes(text))
+        draft.schema["anyOf"] = members
 
 
 def _types(shape: Shape) -> Json:
@@ -357,47 +280,3 @@ def _writable(value: Json) -> bool:
     if isinstance(value, dict):
         return all(map(_writable, value.values()))
     return not isinstance(value, int) or -_MAX_INTEGER <= value <= _MAX_INTEGER
-
-
-# ---------------------------------------------------------------- for models that refuse bounds
-
-_BOUNDS = frozenset(
-    {"minLength", "maxLength", "pattern", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
-    | {"minItems", "maxItems", "uniqueItems"}
-)
-
-
-def move_bounds(schema: JsonObject, known: dict[int, JsonObject]) -> JsonObject:
-    """The schema with its lengths, bounds, counts and patterns as words in descriptions; itself where it has none.
-
-    Args:
-        known: results so far by id(); a schema that occurs twice is converted once.
-    """
-    if id(schema) not in known:
-        moved = {keyword: _inside(keyword, value, known) for keyword, value in schema.items()}
-        known[id(schema)] = schema if moved == schema and not schema.keys() & _BOUNDS else _moved(moved)
-    return known[id(schema)]
-
-
-def _inside(keyword: str, value: Json, known: dict[int, JsonObject]) -> Json:
-    match keyword:
-        case "properties":
-            return {name: move_bounds(member, known) for name, member in value.items()}
-        case "anyOf":
-            return [move_bounds(member, known) for member in value]
-        case "items" | "additionalProperties" if isinstance(value, dict):
-            return move_bounds(value, known)
-        case _:
-            return value
-
-
-def _moved(schema: JsonObject) -> JsonObject:
-    bounds = {keyword: value for keyword, value in schema.items() if keyword in _BOUNDS}
-    if not bounds:
-        return schema
-    kinds: tuple[JsonType, ...] = ("string", "number", "array")
-    texts = [text for kind in kinds for text in bounds_texts(bounds_from(bounds), kind)]
-    description = "\n".join(filter(None, (schema.get("description"), sentence(", ".join(texts)))))
-    rest = {keyword: value for keyword, value in schema.items() if keyword not in _BOUNDS | {"title", "description"}}
-    head = {"title": schema["title"]} if "title" in schema else {}
-    return {**head, "description": description, **rest}

@@ -102,16 +102,6 @@ def test_a_past_custom_call_reaches_the_model(make_deployment: Any) -> None:
     assert (used["name"], used["input"]) == ("shell", {"input": "ls -l"})
 
 
-def test_the_bounds_on_schemas_are_settings(deployment: Deployment, make_deployment: Any) -> None:
-    parameters = {"type": "object", "properties": {name: {"type": "string"} for name in "abc"}}
-    tools = [{"type": "function", "function": {"name": "store", "parameters": parameters}}]
-    assert deployment.chat(ask(tools=tools)).status_code == 200
-    assert refusal(make_deployment({"PROXY_SCHEMAS__MAX_PROPERTIES": "2"}), tools=tools) == (
-        400,
-        "tools[0].function.parameters",
-    )
-
-
 def test_hosted_tools_are_refused_or_left_out_by_setting(deployment: Deployment, make_deployment: Any) -> None:
     tools = [CLOCK, {"type": "web_search"}]
     assert refusal(deployment, tools=tools) == (400, "tools[1].type")

@@ -16,7 +16,7 @@ from proxy.catalog import ModelCard
 from proxy.inference.history import Conversation, called_names, repair, upstream_names
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import Request, Rules, Sampling, Text, Tool, ToolCall, ToolResult
-from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema, without_bounds
+from proxy.schemas import Budget, compile_parameters, compile_schema
 
 _ANY_OBJECT: Final = {"type": "object", "description": "The answer: a JSON object."}
 _MAX_ECHO: Final = 20_000
@@ -195,26 +195,23 @@ def _compile(  # noqa: PLR0913, PLR0917
     request: Request, names: Mapping[str, str], card: ModelCard, rules: Rules, form: Form, budget: Budget
 ) -> tuple[Toolset | None, StructuredOutput | None]:
     """Compile the schemas as the model accepts them, of the tools that may be called and of the structured output."""
-    options: dict[str, Any] = {"dialect": card.schema_keywords, "limits": rules.schema_limits, "budget": budget}
+    options: dict[str, Any] = {"dialect": card.schema_keywords, "bounds": card.schema_bounds}
+    options |= {"limits": rules.schema_limits, "budget": budget}
     choice, all_simple = request.tool_choice, card.tool_encoding == "text"
     tools = []
     for tool in offered_tools(request):
         name = names[tool.name]
-        compiled = _bounded(compile_parameters(tool.parameters, param=tool.schema_path, **options), card)
+        compiled = compile_parameters(tool.parameters, param=tool.schema_path, **options)
         simple = all_simple or name in form.simple
         tools.append(OfferedTool(tool.name, name, tool.description.strip(), compiled, tool.strict, simple))
     toolset = Toolset(tuple(tools), choice.required, choice.single, card.tool_encoding, counted=card.schema_bounds)
     answer = None
     if wanted := request.output:
         source = _ANY_OBJECT if wanted.schema is None else wanted.schema
-        compiled = _bounded(compile_schema(source, param=wanted.path, **options), card)
+        compiled = compile_schema(source, param=wanted.path, **options)
         strict = wanted.strict or wanted.schema is None
         answer = StructuredOutput(compiled, strict, simple=all_simple or ANSWER in form.simple)
     return toolset if tools else None, answer
-
-
-def _bounded(compiled: CompiledSchema, card: ModelCard) -> CompiledSchema:
-    return compiled if card.schema_bounds else without_bounds(compiled)
 
 
 def _messages(conversation: Conversation, expected: OutputFormat, budget: Budget) -> tuple[wire.RunMessage, ...]:
