@@ -132,7 +132,6 @@ class Jobs:
         self._closing_grace = options.closing_grace
         self._observe = observe
         self._watcher = Watcher(options, observe, MemoryStore() if store is None else store)
-        self.expect_webhooks = self._watcher.expect_webhooks
         self.deliver = self._watcher.deliver
         places, queued = options.max_in_flight, options.max_queued
         self._places = FairQueue("jobs are in flight", places, queued, options.queue_timeout, options.queue_retry_after)

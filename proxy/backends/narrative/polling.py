@@ -24,10 +24,11 @@ from proxy.errors import ProxyError, RateLimited
 from proxy.storage import Membership
 
 STATES: Final = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
-# Parts of the budget for the lists of completed, failed and cancelled jobs. What is left of `_PLANNED` is for single reads.
-_OFTEN: Final = dict(zip(STATES, (0.66, 0.1, 0.05), strict=True))
-_LESS_OFTEN: Final = dict(zip(STATES, (0.25, 0.05, 0.02), strict=True))
-_NOW_AND_THEN: Final = dict(zip(STATES, (0.05, 0.03, 0.01), strict=True))
+Shares = Mapping[JobState, float]
+"""Parts of the budget for each list. What is left of `_PLANNED` is for single reads."""
+_OFTEN: Final[Shares] = dict(zip(STATES, (0.66, 0.1, 0.05), strict=True))
+_LESS_OFTEN: Final[Shares] = dict(zip(STATES, (0.25, 0.05, 0.02), strict=True))
+_NOW_AND_THEN: Final[Shares] = dict(zip(STATES, (0.05, 0.03, 0.01), strict=True))
 _PLANNED: Final = 0.95
 _SWEEP: Final = 0.2
 """The largest part of the budget for single jobs that the lists or webhooks may have left out."""
@@ -35,6 +36,10 @@ _FEW: Final = 8
 """Jobs that may be read each, if the budget suffices."""
 _MOST_READS: Final = 16
 """Reads of single jobs at one time."""
+_PAGE_BYTES: Final = 256 * 1024
+_STALE: Final = 300.0
+"""Seconds without a read of a list after which its cursor means nothing any more."""
+_MOST_OWED: Final = 1_000
 _MOST_FAILURES: Final = 3
 """Reads of a list in a row that fail, after which it is not relied on."""
 _QUICK: Final = 0.1
@@ -51,6 +56,11 @@ class WatchedJob:
         account: whose job it is, as `NarrativeClient.account`.
         future: the ended job, or the error that ends the wait.
         on_left: called once, when it is not watched any more.
+        expiry: ends the watch if nobody comes to wait.
+        read_at: start of the last read.
+        urgent_at: it is read then, outside the budget: it is said to have ended, or was just submitted.
+        source: what said that it ended.
+        refusals: reads in a row that Narrative answered with 401, 403 or 404.
     """
 
     id: str
@@ -62,15 +72,11 @@ class WatchedJob:
     waiters: int = 0
     expiry: asyncio.TimerHandle | None = field(default=None, repr=False)
     read_at: float = -math.inf
-    """Start of the last read."""
     reading: bool = False
     urgent_at: float | None = None
-    """It is read then, outside the budget: it is said to have ended, or was just submitted."""
     source: str = "read"
-    """What said that it ended."""
     hints: int = 0
     refusals: int = 0
-    """Reads in a row that Narrative answered with 401, 403 or 404."""
     unreadable_since: float | None = None
     incomplete_since: float | None = None
 
@@ -88,8 +94,7 @@ class ReadBudget:
         self._part = self.share = 1.0  # after 429s, and of this replica
         self._burst = self._tokens = max(1.0, rate / 5)
         self._seen = self.paused_until = now
-        self.failures = 0
-        """Reads in a row that an outage failed; each answer sets it back."""
+        self.failures = 0  # reads in a row that an outage failed; each answer sets it back
 
     @property
     def rate(self) -> float:
@@ -129,18 +134,12 @@ class ListCursor:
     reach a little beyond it, which finds records that were listed late.
     """
 
-    _PAGE_BYTES: Final = 256 * 1024
-    _STALE: Final = 300.0
-    """Seconds without a read after which the cursor means nothing any more."""
-
     def __init__(self, state: str) -> None:
         self.state = state
         self.running = False
-        self.reads = self.failures = 0
-        """Reads that were answered, other replicas' among them; and reads in a row that were not."""
+        self.reads = self.failures = 0  # answered ones, other replicas' among them; and failed ones in a row
         self.started = self._read_at = -math.inf
-        self.known: Collection[str] = frozenset()
-        """The ids of the jobs that the last read showed."""
+        self.known: Collection[str] = frozenset()  # ids of the jobs that the last read showed
         self._seen: set[str] = set()
         self._record_bytes = self._expected = 0.0
         self._pages_left = 0
@@ -161,11 +160,11 @@ class ListCursor:
 
     def first_page(self, now: float) -> int:
         """How many records to ask for. Further pages are few, but after an outage, which leaves much to catch up with."""
-        if now - self._read_at > self._STALE:
+        if now - self._read_at > _STALE:
             self.known = frozenset()
         self._seen = set()
         self._pages_left = 4 if now - self._read_at < 2.0 else 20
-        return self._fitting(20 + int(2 * self._expected) if self.known else 100, self._PAGE_BYTES)
+        return self._fitting(20 + int(2 * self._expected) if self.known else 100, _PAGE_BYTES)
 
     def next_page(self, ids: Collection[str], records: int, asked: int, size: int = 0) -> int:
         """How many records to ask for next, 0 when no later page can hold ends not shown yet.
@@ -181,7 +180,7 @@ class ListCursor:
         self._seen.update(ids)
         self._pages_left -= 1
         more = bool(self.known) and self.misses(ids) and records >= asked and self._pages_left > 0
-        return self._fitting(500, 8 * self._PAGE_BYTES) if more else 0
+        return self._fitting(500, 8 * _PAGE_BYTES) if more else 0
 
     def end(self, now: float) -> None:
         """The read is over."""
@@ -212,8 +211,6 @@ class Reliability:
         patience: seconds after another source noticed an end in which it may still be shown.
     """
 
-    _MOST_OWED: Final = 1_000
-
     def __init__(self, *, reliable: bool, patience: float) -> None:
         self.reliable = reliable
         self._score = float(reliable)
@@ -227,7 +224,7 @@ class Reliability:
 
     def owe(self, job_id: str, now: float, cursor: ListCursor | None = None) -> None:
         """Another source noticed an end first. Two more reads of a list must pass before it counts as missed."""
-        if len(self._owed) < self._MOST_OWED:
+        if len(self._owed) < _MOST_OWED:
             self._owed[job_id] = (now + self._patience, cursor, cursor.reads + 2 if cursor else 0)
 
     def shown(self, job_id: str) -> None:
@@ -249,40 +246,42 @@ class Reliability:
 
 @dataclass(slots=True)
 class Table:
-    """One account's jobs in flight and its lists, in the orders in which they are read; and what decides between them."""
+    """One account's jobs in flight and its lists, in the orders in which they are read; and what decides between them.
+
+    Args:
+        jobs: by id; first those that were submitted or read longest ago.
+        urgent: a heap by time. Entries that differ from their job's `urgent_at` are void.
+        sources: judge whether lists and webhooks show the ends that others noticed first; `reliable` is their last judgement.
+        members: replicas that watch the account.
+        usual: seconds that the last jobs took on average; `shortest` about the least of them.
+        newest: when the last job was submitted.
+        often: the lists are read so often that they should show each end; `closely`: and what the leader reads is heard here.
+        has_webhooks: a webhook showed an end once.
+        reading: reads of single jobs under way.
+        single_at: when the next read of a single job is due, beside lists.
+    """
 
     jobs: OrderedDict[str, WatchedJob] = field(default_factory=OrderedDict)
-    """By id; first those that were submitted or read longest ago."""
     urgent: list[tuple[float, int, WatchedJob]] = field(default_factory=list)
-    """A heap by time. Entries that differ from their job's `urgent_at` are void."""
     lists: dict[str, ListCursor] = field(default_factory=lambda: {state: ListCursor(state.value) for state in STATES})
-    reliable: dict[str, bool] = field(default_factory=lambda: {"list": True, "webhook": False})
-    """Whether a source shows the ends that other sources noticed first; brought up to date by `update`."""
     sources: dict[str, Reliability] = field(
         default_factory=lambda: {
             "list": Reliability(reliable=True, patience=1.0),
             "webhook": Reliability(reliable=False, patience=0.5),
         }
     )
+    reliable: dict[str, bool] = field(default_factory=lambda: {"list": True, "webhook": False})
     has_webhooks: bool = False
     members: int = 1
-    """Replicas that watch the account."""
     leads: bool = True
     reads_lists: bool = True
     usual: float = 3.0
-    """Seconds that the last jobs took, on average."""
-    shortest: float = math.inf
-    """Seconds that the shortest of the last jobs took, about."""
+    shortest: float | None = None
     newest: float = -math.inf
-    """When the last job was submitted."""
     often: bool = False
-    """Whether the lists are read so often that they should show each end."""
     closely: bool = False
-    """The same, while what the leader reads is heard here."""
     reading: int = 0
-    """Reads of single jobs under way."""
     single_at: float = -math.inf
-    """When the next read of a single job is due, beside lists."""
     _numbers: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def hurry(self, job: WatchedJob, at: float) -> None:
@@ -300,15 +299,14 @@ class Table:
     def ended(self, job_id: str, state: JobState, source: str, took: float, now: float) -> None:
         """An end was first noticed by `source`, of a job that took so many seconds."""
         self.usual += 0.3 * (max(took, 0.0) - self.usual)
-        rise = 0.05 * (took - self.shortest) if math.isfinite(self.shortest) else 0.0
-        self.shortest = max(min(took, self.shortest + rise), 0.0)
-        if source == "list":
+        shortest = took if self.shortest is None else min(took, self.shortest + 0.05 * (took - self.shortest))
+        self.shortest = max(shortest, 0.0)
+        self.has_webhooks |= source == "webhook"
+        if source in self.sources:
             self.sources[source].count(shown=True)
-        elif self.closely:
+        if self.closely and source != "list":
             self.sources["list"].owe(job_id, now, self.lists[state])
-        if source == "webhook":
-            self.sources[source].count(shown=True)
-        elif self.has_webhooks:
+        if self.has_webhooks and source != "webhook":
             self.sources["webhook"].owe(job_id, now)
 
     def update(self, membership: Membership, now: float, *, hears: bool) -> list[tuple[str, bool]]:
@@ -334,11 +332,10 @@ class Table:
         if self.has_webhooks:
             return None
         if not self.shares(now, rate):
-            early = self.shortest / 2 if math.isfinite(self.shortest) else 0.0
-            return max(now, job.started + min(early, _LATEST_FIRST_READ))
+            return max(now, job.started + min((self.shortest or 0.0) / 2, _LATEST_FIRST_READ))
         return now if self.usual <= _QUICK else None
 
-    def shares(self, now: float, rate: float) -> Mapping[JobState, float]:
+    def shares(self, now: float, rate: float) -> Shares:
         """The part of the budget that each list gets; none where each job can be read often enough."""
         if self.reliable["webhook"]:
             return _NOW_AND_THEN
@@ -362,9 +359,9 @@ class Polls:
 
 def next_polls(table: Table, now: float, budget: ReadBudget) -> Polls:
     """What to read now. Notes in the table, and takes from the budget, what it returns. It never scans all jobs."""
-    polls = Polls(again_at=budget.paused_until if budget.paused_until > now else math.inf)
     if budget.paused_until > now:
-        return polls
+        return Polls(again_at=budget.paused_until)
+    polls = Polls()
     while table.urgent and table.reading < _MOST_READS:
         at, _, job = table.urgent[0]
         if at > now:
@@ -387,7 +384,7 @@ def gap_at(age: float) -> float:
     return min(max(0.11, 0.015 * age), 2.0)
 
 
-def _poll_lists(table: Table, shares: Mapping[JobState, float], now: float, budget: ReadBudget, polls: Polls) -> None:
+def _poll_lists(table: Table, shares: Shares, now: float, budget: ReadBudget, polls: Polls) -> None:
     """Add the lists that are due. They are read less often when all jobs are old, unless for other replicas' jobs."""
     longest = gap_at(now - table.newest) if table.members == 1 else 0.0
     stretch = max(1.0, longest * budget.rate * shares[JobState.COMPLETED])
@@ -402,7 +399,7 @@ def _poll_lists(table: Table, shares: Mapping[JobState, float], now: float, budg
             polls.again_at = min(polls.again_at, at)
 
 
-def _poll_jobs(table: Table, shares: Mapping[JobState, float], now: float, budget: ReadBudget, polls: Polls) -> None:
+def _poll_jobs(table: Table, shares: Shares, now: float, budget: ReadBudget, polls: Polls) -> None:
     """Add single jobs, as far as the lists leave something of the budget: those read longest ago first."""
     each = not shares or shares is _LESS_OFTEN
     part = _PLANNED - sum(shares.values())

@@ -322,7 +322,6 @@ class Watcher:
         self._accounts: OrderedDict[str, AccountWatcher] = OrderedDict()
         self._tasks: list[asyncio.Task[None]] = []
         self._unpublished: asyncio.Queue[str] = asyncio.Queue(_MOST_UNPUBLISHED)
-        self._webhook_accounts: set[str] = set()
         self._early: OrderedDict[str, None] = OrderedDict()
         """Ends that webhooks brought of jobs not watched yet."""
 
@@ -405,12 +404,6 @@ class Watcher:
         if not watched.waiters:
             self.close(watched)
 
-    def expect_webhooks(self, client: NarrativeClient) -> None:
-        """Webhooks of the client's account are subscribed to: `deliver` will be called, and they can prove reliable."""
-        self._webhook_accounts.add(client.account)
-        if watcher := self._accounts.get(client.account):
-            watcher.table.has_webhooks = True
-
     def deliver(self, record: JobRecord) -> None:
         """A webhook says that a job ended, which is watched here, by other replicas that share the store, or by both.
 
@@ -426,8 +419,8 @@ class Watcher:
         if watched is not None and not watched.future.done():
             self._accounts[watched.account].take(watched, record.job(), "webhook")
         elif record.name:
-            for account in self._webhook_accounts & self._accounts.keys():
-                self._accounts[account].table.sources["webhook"].shown(record.name)
+            for account in self._accounts.values():
+                account.table.sources["webhook"].shown(record.name)
             if watched is None:
                 self._early[record.name] = None  # a webhook can overtake the answer to the submission
                 if len(self._early) > _MOST_EARLY:
@@ -459,7 +452,6 @@ class Watcher:
                 for account in idle[:1]:
                     del self._accounts[account]
             watcher = AccountWatcher(client.without_retries(), self._store, self._options, self._observe)
-            watcher.table.has_webhooks = client.account in self._webhook_accounts
             self._accounts[client.account] = watcher
         self._accounts.move_to_end(client.account)
         return watcher

@@ -103,7 +103,6 @@ class Webhooks:
 
     async def __aenter__(self) -> Self:
         """Starts to subscribe, or to stand by, without waiting for it: jobs are polled until deliveries prove reliable."""
-        self._jobs.expect_webhooks(self._client)
         self._task = asyncio.create_task(self._follow_role())
         return self
 
