@@ -4,8 +4,8 @@ A result is built whole and its events are cut from it; a backend that streams p
 result gives the result again.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import regex
@@ -174,51 +174,31 @@ def fold(events: Iterable[Event]) -> Result:
     Raises:
         ValueError: the first or the last event is missing.
     """
-    started: Started | None = None
-    usage: Usage | None = None
-    folded: list[_OpenChoice] = []
-    native: list[Mapping[str, Any]] = []
+    match [*events]:
+        case [Started() as started, *others, Ended(usage)]:
+            choices = tuple(_folded(others, index) for index in range(started.choices))
+            native = tuple(event.data for event in others if isinstance(event, NativeEvent))
+            return Result(started.id, started.created, started.fingerprint, choices, usage, native)
+    raise ValueError("a stream consists of Started, events of its choices, and Ended")
+
+
+def _folded(events: Sequence[Event], index: int) -> Choice:
+    texts: list[str] = []
+    reasoning: list[str] = []
+    calls: list[ToolCall] = []
+    end = ChoiceEnded(index, "stop")
     for event in events:
         match event:
-            case Started():
-                started, folded = event, [_OpenChoice() for _ in range(event.choices)]
-            case Ended():
-                usage = event.usage
-            case NativeEvent():
-                native.append(event.data)
-            case _:
-                folded[event.choice].add(event)
-    if started is None or usage is None:
-        raise ValueError("a stream consists of Started, events of its choices, and Ended")
-    choices = tuple(choice.choice() for choice in folded)
-    return Result(started.id, started.created, started.fingerprint, choices, usage, tuple(native))
-
-
-@dataclass(slots=True)
-class _OpenChoice:
-    """A choice under construction: pieces are joined once, at the end."""
-
-    texts: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
-    end: ChoiceEnded | None = None
-
-    def add(self, event: ReasoningDelta | TextDelta | ToolCalled | ChoiceEnded) -> None:
-        match event:
-            case TextDelta():
-                self.texts.append(event.text)
-            case ReasoningDelta():
-                self.reasoning.append(event.text)
-            case ToolCalled():
-                self.calls.append(event.call)
-            case ChoiceEnded():
-                self.end = event
-
-    def choice(self) -> Choice:
-        text = "".join(self.texts) if self.texts or not self.calls else None
-        finish = self.end.finish_reason if self.end else "stop"
-        stop_sequence = self.end.stop_sequence if self.end else None
-        return Choice(text, tuple(self.calls), "".join(self.reasoning) or None, finish, stop_sequence)
+            case TextDelta(choice, text) if choice == index:
+                texts.append(text)
+            case ReasoningDelta(choice, text) if choice == index:
+                reasoning.append(text)
+            case ToolCalled(choice, _, call) if choice == index:
+                calls.append(call)
+            case ChoiceEnded(choice) if choice == index:
+                end = event
+    whole = "".join(texts) if texts or not calls else None
+    return Choice(whole, tuple(calls), "".join(reasoning) or None, end.finish_reason, end.stop_sequence)
 
 
 # ---------------------------------------------------------------- pieces of texts

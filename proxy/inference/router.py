@@ -92,7 +92,11 @@ class Router:
                 log.warning("fallback", down=target.name, to=other.name)
                 target, rules = other, [other.rule]
                 tried.add(target.name)
-                options = _for_fallback(options, target)
+                if (
+                    record := options.record
+                ) is not None:  # tells the jobs of the fallback from those of the first target
+                    seed = uuid5(record.seed, target.name)
+                    options = replace(options, record=replace(record, prefix=f"{target.name}:", seed=seed))
         except BaseException:
             for lease in leases:
                 await lease.release()
@@ -107,10 +111,7 @@ class Router:
 
     async def _enter(self, rules: Iterable[Rule], target: Target, leases: list[Lease]) -> None:
         """Count a request against those rules that limit something. Raises RateLimited."""
-        limited = []
-        for rule in rules:
-            if rule.quota.requests or rule.quota.tokens or rule.quota.jobs:
-                limited.append(rule)
+        limited = [rule for rule in rules if rule.quota.requests or rule.quota.tokens or rule.quota.jobs]
         if limited:
             asked = target.request
             tokens = asked.body_bytes // _BYTES_PER_TOKEN + asked.choices * (asked.max_tokens or _USUAL_REPLY_TOKENS)
@@ -129,11 +130,7 @@ class Router:
             return None
 
     async def _target(self, name: str, request: Request, caller: Caller) -> Target:
-        """Where a name leads for a caller. A caller who may not use it does not learn whether it exists.
-
-        Raises:
-            ModelNotFound, PermissionDenied.
-        """
+        """Where a name leads for a caller. Raises as `find_model`, and PermissionDenied."""
         found = await find_model(name, caller, self.catalog, self.endpoints)
         if isinstance(found, Endpoint):
             return self._endpoint_target(found, request, caller)
@@ -267,14 +264,6 @@ async def _start(target: Target, options: RunOptions) -> Run:
             raise
         message = f"The credentials of endpoint `{target.name}` are not accepted by its service."
         raise UpstreamError(message, code="endpoint_unauthorized") from error
-
-
-def _for_fallback(options: RunOptions, target: Target) -> RunOptions:
-    """Options whose record tells the jobs of the fallback from those of the model that was asked for."""
-    record = options.record
-    if record is None:
-        return options
-    return replace(options, record=replace(record, prefix=f"{target.name}:", seed=uuid5(record.seed, target.name)))
 
 
 async def find_model(name: str, caller: Caller, catalog: Catalog, endpoints: Endpoints) -> Match | Endpoint:

@@ -3,32 +3,20 @@
 Models are strict about types and ignore unknown fields at every level. In every optional field null is the same as absent.
 """
 
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Tag
+from pydantic import BaseModel, ConfigDict, Field, Tag
 
-from proxy.api.http.requests import TaggedBy
+from proxy.api.http.requests import FastList, TaggedBy, Whole
 from proxy.inference.request import JsonObject
 
 _MAX_TOKENS: Final = 2**31 - 1
-
-
-_T = TypeVar("_T")
-_FastList = Annotated[list[_T], Field(fail_fast=True)]
 
 
 class WireModel(BaseModel):
     """Base of all models of this API."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-
-def _whole(value: Any) -> Any:
-    """`10.0` is an integer to JSON."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
-
-
-_Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 # ---------------------------------------------------------------- content blocks
@@ -82,7 +70,7 @@ class SearchResultBlock(WireModel):
     type: Literal["search_result"]
     source: str
     title: str
-    content: _FastList[TextBlock]
+    content: FastList[TextBlock]
 
 
 class CompactionBlock(WireModel):
@@ -131,7 +119,7 @@ Block = Annotated[
     | OtherBlock,
     TaggedBy("type"),
 ]
-Content = Annotated[str, Tag("#string")] | Annotated[_FastList[Block], Tag("#blocks")]
+Content = Annotated[str, Tag("#string")] | Annotated[FastList[Block], Tag("#blocks")]
 
 
 class InputMessage(WireModel):
@@ -172,7 +160,7 @@ class Thinking(WireModel):
     """Whether, how long and how visibly the model thinks; `budget_tokens` belongs to `enabled`."""
 
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
-    budget_tokens: _Whole | None = None
+    budget_tokens: Whole | None = None
     display: str | None = None
 
 
@@ -201,15 +189,15 @@ class MessagesRequest(WireModel):
     """The body. What is not a field here is accepted and ignored."""
 
     model: str = Field(min_length=1)
-    max_tokens: _Whole = Field(ge=1, le=_MAX_TOKENS)
-    messages: _FastList[InputMessage] = Field(min_length=1, max_length=100_000)
-    system: Annotated[str, Tag("#string")] | Annotated[_FastList[TextBlock], Tag("#blocks")] | None = None
+    max_tokens: Whole = Field(ge=1, le=_MAX_TOKENS)
+    messages: FastList[InputMessage] = Field(min_length=1, max_length=100_000)
+    system: Annotated[str, Tag("#string")] | Annotated[FastList[TextBlock], Tag("#blocks")] | None = None
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, ge=0, le=1)
-    top_k: _Whole | None = Field(default=None, ge=0, le=_MAX_TOKENS)
-    stop_sequences: _FastList[str] | None = None
-    tools: _FastList[ToolSpec] | None = None
+    top_k: Whole | None = Field(default=None, ge=0, le=_MAX_TOKENS)
+    stop_sequences: FastList[str] | None = None
+    tools: FastList[ToolSpec] | None = None
     tool_choice: ToolChoiceSpec | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None

@@ -5,25 +5,14 @@ is the same as absent. Every tag of a union begins with `#`, so that tags can be
 Source: contract `heroku-chat.md`; the `openai` SDKs' types where it is silent.
 """
 
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from proxy.api.http.requests import TaggedBy
+from proxy.api.http.requests import FastList, TaggedBy, Whole
 from proxy.inference.request import JsonObject
 
 MAX_TOKENS: Final = 2**31 - 1
-_T = TypeVar("_T")
-FastList = Annotated[list[_T], Field(fail_fast=True)]
-"""A list of which the first error is enough, and cheaper than all."""
-
-
-def _whole(value: Any) -> Any:
-    """`10.0` is an integer to JSON, and some clients' languages write it so."""
-    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
 
 
 class RequestModel(BaseModel):

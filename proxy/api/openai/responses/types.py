@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag
 
-from proxy.api.http.requests import TaggedBy
-from proxy.api.openai.types import MAX_TOKENS, CustomSpec, FastList, FunctionSpec, RefusalPart, RequestModel, Whole
+from proxy.api.http.requests import FastList, TaggedBy, Whole
+from proxy.api.openai.types import MAX_TOKENS, CustomSpec, FunctionSpec, RefusalPart, RequestModel
 from proxy.inference.request import JsonObject
 
 # ---------------------------------------------------------------- content
