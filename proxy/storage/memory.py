@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from typing import Final
 from uuid import uuid4
@@ -18,7 +19,7 @@ _OVERHEAD: Final = 400
 class _Record:
     expires: float = inf
     fields: dict[str, str] = field(default_factory=dict)
-    size: int = _OVERHEAD
+    size: int = 0
 
 
 class MemoryStore:
@@ -87,9 +88,8 @@ class MemoryStore:
         if record is None or (field is not None and field not in record.fields):
             return False
         if field is not None:
-            size = len(field) + len(record.fields.pop(field))
-            record.size -= size
-            self._bytes -= size
+            del record.fields[field]
+            self._weigh(record)
         if field is None or not record.fields:
             self._drop(name)
         return True
@@ -102,20 +102,19 @@ class MemoryStore:
         return record
 
     def _set(self, name: str, field: str, value: str, ttl_s: float | None) -> None:
-        record = self._live(name)
-        if record is None:
-            record = self._records[name] = _Record()
-            self._bytes += record.size
+        record = self._records[name] = self._live(name) or _Record()
         self._records.move_to_end(name)
         if ttl_s is not None:
             record.expires = self._clock() + ttl_s
-        known = record.fields.get(field)
-        grown = len(value) - len(known) if known is not None else len(field) + len(value)
-        record.size += grown
-        self._bytes += grown
         record.fields[field] = value
+        self._weigh(record)
         while len(self._records) > self._max_records or (self._bytes > self._max_bytes and len(self._records) > 1):
             self._drop(next(iter(self._records)))
+
+    def _weigh(self, record: _Record) -> None:
+        size = _OVERHEAD + sum(len(field) + len(value) for field, value in record.fields.items())
+        self._bytes += size - record.size
+        record.size = size
 
     def _drop(self, name: str) -> None:
         self._bytes -= self._records.pop(name).size
@@ -126,36 +125,29 @@ class MemoryStore:
         now = self._clock()
         counters = [self._counter(limit.counter, now) for limit in limits]
         waits = [counter.wait(limit, now) for counter, limit in zip(counters, limits, strict=True)]
-        fits = not any(waits)
-        if fits:
+        if not any(waits):
             for counter, limit in zip(counters, limits, strict=True):
                 counter.set(lease, limit.amount, now + limit.ttl_s)
         levels = [Level(counter.used, wait, counter.reset(now)) for counter, wait in zip(counters, waits, strict=True)]
         self._drop_counters(len(limits), now)
-        return fits, levels
+        return not any(waits), levels
 
     async def resize(self, counter: str, lease: str, amount: int, *, ttl_s: float | None = None) -> None:
         now = self._clock()
-        found = self._counter(counter, now)
-        found.set(lease, amount, None if ttl_s is None else now + ttl_s)
+        self._counter(counter, now).set(lease, amount, None if ttl_s is None else now + ttl_s)
         self._drop_counters(1, now)
 
     def _counter(self, name: str, now: float) -> "_Counter":
-        counter = self._counters.get(name)
-        if counter is None:
-            counter = self._counters[name] = _Counter()
+        counter = self._counters.setdefault(name, _Counter())
         self._counters.move_to_end(name)
         counter.expire(now)
         return counter
 
     def _drop_counters(self, used: int, now: float) -> None:
         """Drop counters without leases, and beyond the bound those used longest ago: up to one more than a call may have made."""
-        for _ in range(used + 1):
-            if not self._counters:
-                return
-            name, oldest = next(iter(self._counters.items()))
-            oldest.expire(now)
-            if oldest.leases and len(self._counters) <= self._max_counters:
+        for name in list(islice(self._counters, used + 1)):
+            self._counters[name].expire(now)
+            if self._counters[name].leases and len(self._counters) <= self._max_counters:
                 return
             del self._counters[name]
 
@@ -185,12 +177,12 @@ class _Counter:
     used: int = 0
 
     def expire(self, now: float) -> None:
-        while self.leases:
-            lease, (end, amount) = next(iter(self.leases.items()))
-            if end > now:
-                return
-            del self.leases[lease]
-            self.used -= amount
+        while self.leases and self.reset(now) <= 0:
+            self.used -= self.leases.popitem(last=False)[1][1]
+
+    def reset(self, now: float) -> float:
+        """Seconds until the next lease ends; 0 when there is none."""
+        return next(iter(self.leases.values()))[0] - now if self.leases else 0.0
 
     def wait(self, limit: Limit, now: float) -> float:
         """Seconds until the amount fits; 0 when it does."""
@@ -201,16 +193,12 @@ class _Counter:
             over, until = over - amount, end
         return until - now
 
-    def reset(self, now: float) -> float:
-        return next(iter(self.leases.values()))[0] - now if self.leases else 0.0
-
     def set(self, lease: str, amount: int, end: float | None) -> None:
         known_end, known = self.leases.get(lease, (None, 0))
-        until = known_end or end
-        if until is None:
+        if (until := known_end or end) is None:
             return
         self.used += amount - known
         if amount:
-            self.leases[lease] = (until, amount)
+            self.leases[lease] = (until, amount)  # which keeps its place
         else:
             self.leases.pop(lease, None)

@@ -26,11 +26,8 @@ class FailOpen:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.replica = store.replica
         self._mirror = MemoryStore(replica=store.replica)
-
-    @property
-    def replica(self) -> str:
-        return self._store.replica
 
     @property
     def healthy(self) -> bool:

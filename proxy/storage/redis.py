@@ -1,9 +1,8 @@
 """A store in Redis 7 or Valkey, which all replicas share."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Self, TypeVar, cast
 from uuid import uuid4
 
@@ -62,7 +61,8 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[4])
 return 1
 """
 # A counter has two keys: its leases by their end, and a hash of their amounts with the sum under `used`.
-_EXPIRE_LEASES: Final = """
+# `set` gives a lease that ends at `stop` an amount; with TTL 0 the keys' lives stay as they are.
+_LEASES: Final = """
 local function expire(ends, amounts, now)
     for _, lease in ipairs(redis.call('ZRANGEBYSCORE', ends, '-inf', now)) do
         redis.call('HINCRBY', amounts, 'used', -(redis.call('HGET', amounts, lease) or 0))
@@ -71,15 +71,10 @@ local function expire(ends, amounts, now)
     end
     return tonumber(redis.call('HGET', amounts, 'used') or 0)
 end
-local function set(ends, amounts, lease, amount, known, stop, ttl)
-    redis.call('HINCRBY', amounts, 'used', amount - known)
-    if amount > 0 then
-        redis.call('ZADD', ends, stop, lease)
-        redis.call('HSET', amounts, lease, amount)
-    else
-        redis.call('ZREM', ends, lease)
-        redis.call('HDEL', amounts, lease)
-    end
+local function set(ends, amounts, lease, amount, stop, ttl)
+    redis.call('HINCRBY', amounts, 'used', amount - (redis.call('HGET', amounts, lease) or 0))
+    redis.call('ZADD', ends, stop, lease)
+    redis.call('HSET', amounts, lease, amount)
     if ttl > 0 then
         redis.call('PEXPIRE', ends, ttl)
         redis.call('PEXPIRE', amounts, ttl)
@@ -88,13 +83,13 @@ end
 """
 # KEYS: two of each counter. ARGV: the lease; the most, the amount and the TTL for each counter. Returns whether the lease was acquired,
 # and for each counter the sum, the wait and the reset. At most 1,000 leases are read to find the wait; beyond them it is a lower bound.
-_ACQUIRE: Final = f"""{_NOW}{_EXPIRE_LEASES}
-local fits, waits = 1, {{}}
+_ACQUIRE: Final = f"""{_NOW}{_LEASES}
+local answer = {{1}}
 for i = 1, #KEYS / 2 do
     local ends, amounts, wait = KEYS[2 * i - 1], KEYS[2 * i], 0
     local over = expire(ends, amounts, now) + ARGV[3 * i] - ARGV[3 * i - 1]
     if over > 0 then
-        fits = 0
+        answer[1] = 0
         local leases = redis.call('ZRANGE', ends, 0, 999, 'WITHSCORES')
         for n = 1, #leases, 2 do
             wait = leases[n + 1] - now
@@ -102,31 +97,26 @@ for i = 1, #KEYS / 2 do
             if over <= 0 then break end
         end
     end
-    waits[i] = wait
+    answer[3 * i] = wait
 end
-local answer = {{fits}}
 for i = 1, #KEYS / 2 do
-    local ends, amounts, ttl = KEYS[2 * i - 1], KEYS[2 * i], tonumber(ARGV[3 * i + 1])
-    if fits == 1 and tonumber(ARGV[3 * i]) > 0 then
-        set(ends, amounts, ARGV[1], tonumber(ARGV[3 * i]), 0, now + ttl, ttl)
-    end
+    local ends, amounts, amount, ttl = KEYS[2 * i - 1], KEYS[2 * i], tonumber(ARGV[3 * i]), tonumber(ARGV[3 * i + 1])
+    if answer[1] == 1 and amount > 0 then set(ends, amounts, ARGV[1], amount, now + ttl, ttl) end
     local oldest = redis.call('ZRANGE', ends, 0, 0, 'WITHSCORES')
     answer[3 * i - 1] = tonumber(redis.call('HGET', amounts, 'used') or 0)
-    answer[3 * i] = waits[i]
     answer[3 * i + 1] = oldest[2] and oldest[2] - now or 0
 end
 return answer
 """
-# KEYS: the two of a counter. ARGV: lease, amount, the TTL of a new lease or 0.
-_RESIZE: Final = f"""{_NOW}{_EXPIRE_LEASES}
+# KEYS: the two of a counter. ARGV: lease, amount, the TTL of a new lease or 0. A lease of nothing ends at once.
+_RESIZE: Final = f"""{_NOW}{_LEASES}
 expire(KEYS[1], KEYS[2], now)
-local amount, ttl = tonumber(ARGV[2]), tonumber(ARGV[3])
-local stop = redis.call('ZSCORE', KEYS[1], ARGV[1])
-if stop then
-    set(KEYS[1], KEYS[2], ARGV[1], amount, redis.call('HGET', KEYS[2], ARGV[1]) or 0, stop, 0)
-elseif ttl > 0 then
-    set(KEYS[1], KEYS[2], ARGV[1], amount, 0, now + ttl, ttl)
+local known, ttl = redis.call('ZSCORE', KEYS[1], ARGV[1]), tonumber(ARGV[3])
+if known or ttl > 0 then
+    local stop = ARGV[2] == '0' and now or known or now + ttl
+    set(KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[2]), stop, known and 0 or ttl)
 end
+expire(KEYS[1], KEYS[2], now)
 """
 
 log = structlog.get_logger(__name__)
@@ -173,9 +163,7 @@ class RedisStore:
         self._tasks = [asyncio.create_task(self._keep_alive()), asyncio.create_task(self._keep_listening())]
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -195,26 +183,24 @@ class RedisStore:
         return dict(sorted(cast(Mapping[str, str], found).items()))
 
     async def add(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> str:
-        async def add() -> str:
+        return await self._set("HSETNX", name, field, value, ttl_s)
+
+    async def put(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> None:
+        await self._set("HSET", name, field, value, ttl_s)
+
+    async def _set(self, command: str, name: str, field: str, value: str, ttl_s: float | None) -> str:
+        key = self._key(name)
+
+        async def call() -> str:
             async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hsetnx(self._key(name), field, value)
-                pipe.hget(self._key(name), field)
+                pipe.execute_command(command, key, field, value)
+                pipe.hget(key, field)
                 if ttl_s is not None:
-                    pipe.pexpire(self._key(name), round(ttl_s * 1000))
+                    pipe.pexpire(key, round(ttl_s * 1000))
                 found: str = (await pipe.execute())[1]
             return found
 
-        return await self._call(add)
-
-    async def put(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> None:
-        async def put() -> None:
-            async with self._redis.pipeline(transaction=True) as pipe:
-                pipe.hset(self._key(name), field, value)
-                if ttl_s is not None:
-                    pipe.pexpire(self._key(name), round(ttl_s * 1000))
-                await pipe.execute()
-
-        await self._call(put)
+        return await self._call(call)
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
         arguments: list[str | int] = [field, int(old is not None), old or "", new]
@@ -259,11 +245,11 @@ class RedisStore:
         await self._call(lambda: self._leave(keys=self._group_keys(group), args=[self.replica]))
 
     async def publish(self, topic: str, message: str) -> None:
-        await self._call(lambda: self._redis.publish(f"{self._prefix}{topic}", f"{self.replica} {message}"))
+        await self._call(lambda: self._redis.publish(self._key(topic), f"{self.replica} {message}"))
 
     def subscribe(self, topic: str, on_message: Callable[[str], None]) -> None:
         """Messages arrive from a second later on."""
-        self._subscribers[f"{self._prefix}{topic}"] = on_message
+        self._subscribers[self._key(topic)] = on_message
 
     # ------------------------------------------------------------ outages
 
@@ -310,35 +296,27 @@ class RedisStore:
     async def _keep_listening(self) -> None:
         while True:
             try:
-                if not self._subscribers:
-                    await asyncio.sleep(_HEARTBEAT_S)
-                    continue
-                async with self._messages() as messages:
-                    async for channel, text in messages:
-                        sender, _, message = text.partition(" ")
-                        if sender != self.replica:
-                            # From the loop, which logs a subscriber that raises: the others still receive.
-                            asyncio.get_running_loop().call_soon(self._subscribers[channel], message)
+                async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
+                    await self._listen(pubsub)
             except ResponseError as error:
                 self._refused(error)
-                await asyncio.sleep(_HEARTBEAT_S)
             except (RedisError, OSError):
+                pass  # the heartbeat says so
+            await asyncio.sleep(_HEARTBEAT_S)
+
+    async def _listen(self, pubsub: Any) -> None:
+        heard: set[str] = set()
+        while True:
+            if new := self._subscribers.keys() - heard:
+                await pubsub.subscribe(*new)
+                heard |= new
+            if not heard:
                 await asyncio.sleep(_HEARTBEAT_S)
-
-    @asynccontextmanager
-    async def _messages(self) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
-        """(channel, text) of each message, until somebody subscribes to another channel."""
-        async with self._redis.pubsub(ignore_subscribe_messages=True) as pubsub:
-            channels = set(self._subscribers)
-            await pubsub.subscribe(*channels)
-
-            async def messages() -> AsyncIterator[tuple[str, str]]:
-                while channels == set(self._subscribers):
-                    message: dict[str, Any] | None = await pubsub.get_message(timeout=_HEARTBEAT_S)
-                    if message is not None:
-                        yield message["channel"], message["data"]
-
-            yield messages()
+            elif (message := await pubsub.get_message(timeout=_HEARTBEAT_S)) is not None:
+                sender, _, text = message["data"].partition(" ")
+                if sender != self.replica:
+                    # From the loop, which logs a subscriber that raises: the others still receive.
+                    asyncio.get_running_loop().call_soon(self._subscribers[message["channel"]], text)
 
     # ------------------------------------------------------------ names; braces keep the keys of a script in one slot of a cluster
 
@@ -346,10 +324,10 @@ class RedisStore:
         return f"{self._prefix}{name}"
 
     def _group_keys(self, group: str) -> list[str]:
-        return [f"{self._prefix}{{{group}}}:leader", f"{self._prefix}{{{group}}}:members"]
+        return [self._key(f"{{{group}}}:{part}") for part in ("leader", "members")]
 
     def _counter_keys(self, counter: str) -> list[str]:
-        return [f"{self._prefix}{{limits}}:{counter}:ends", f"{self._prefix}{{limits}}:{counter}:amounts"]
+        return [self._key(f"{{limits}}:{counter}:{part}") for part in ("ends", "amounts")]
 
     def _replica_key(self, replica: str) -> str:
-        return f"{self._prefix}replica:{replica}"
+        return self._key(f"replica:{replica}")

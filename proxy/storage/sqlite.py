@@ -2,24 +2,25 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 
 import structlog
 
 from proxy.storage.store import unavailable
 
-T = TypeVar("T")
 _BUSY_TIMEOUT_S: Final = 5.0
-_TABLE: Final = """
+_SET_UP: Final = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = FULL;
 CREATE TABLE IF NOT EXISTS fields (
     name TEXT NOT NULL,
     field TEXT NOT NULL,
     value TEXT NOT NULL,
     PRIMARY KEY (name, field)
-) WITHOUT ROWID
+) WITHOUT ROWID;
 """
 log = structlog.get_logger(__name__)
 
@@ -33,56 +34,49 @@ class SqliteStore:
         self._connection: sqlite3.Connection | None = None
 
     async def get(self, name: str, field: str) -> str | None:
-        rows = await self._read("SELECT field, value FROM fields WHERE name = ? AND field = ?", name, field)
-        return rows.get(field)
+        rows, _ = await self._run("SELECT value FROM fields WHERE name = ? AND field = ?", name, field)
+        return rows[0][0] if rows else None
 
     async def read(self, name: str) -> Mapping[str, str]:
-        return await self._read("SELECT field, value FROM fields WHERE name = ? ORDER BY field", name)
+        return dict((await self._run("SELECT field, value FROM fields WHERE name = ? ORDER BY field", name))[0])
 
     async def put(self, name: str, field: str, value: str) -> None:
-        await self._write("REPLACE INTO fields VALUES (?, ?, ?)", name, field, value)
+        await self._run("REPLACE INTO fields VALUES (?, ?, ?)", name, field, value)
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
         if old is None:
-            return await self._write("INSERT OR IGNORE INTO fields VALUES (?, ?, ?)", name, field, new) > 0
-        update = "UPDATE fields SET value = ? WHERE name = ? AND field = ? AND value = ?"
-        return await self._write(update, new, name, field, old) > 0
+            _, changed = await self._run("INSERT OR IGNORE INTO fields VALUES (?, ?, ?)", name, field, new)
+        else:
+            update = "UPDATE fields SET value = ? WHERE name = ? AND field = ? AND value = ?"
+            _, changed = await self._run(update, new, name, field, old)
+        return changed > 0
 
     async def remove(self, name: str, field: str | None = None) -> bool:
-        statement = "DELETE FROM fields WHERE name = ?1 AND (?2 IS NULL OR field = ?2)"
-        return await self._write(statement, name, field) > 0
+        _, changed = await self._run("DELETE FROM fields WHERE name = ?1 AND (?2 IS NULL OR field = ?2)", name, field)
+        return changed > 0
 
     async def aclose(self) -> None:
         """Close the file."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown()
+        await asyncio.to_thread(self._thread.shutdown)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
-    async def _read(self, query: str, *values: str) -> dict[str, str]:
-        def read() -> dict[str, str]:
-            if self._connection is None and not self._file.exists():
-                return {}
-            return dict(self._connected().execute(query, values).fetchall())
+    async def _run(self, statement: str, *values: str | None) -> tuple[list[Any], int]:
+        """The rows that a statement finds, and how many it changed."""
 
-        return await self._run(read)
+        def work() -> tuple[list[Any], int]:
+            if statement.startswith("SELECT") and self._connection is None and not self._file.exists():
+                return [], 0
+            try:
+                with self._connected() as connection:
+                    cursor = connection.execute(statement, values)
+                    return cursor.fetchall(), cursor.rowcount
+            except (sqlite3.Error, OSError) as error:
+                log.warning("the storage file cannot be used", error=type(error).__name__)
+                raise unavailable() from error
 
-    async def _write(self, statement: str, *values: str | None) -> int:
-        """Returns how many rows it changed."""
-
-        def write() -> int:
-            with self._connected() as connection:
-                return connection.execute(statement, values).rowcount
-
-        return await self._run(write)
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._attempt, work)
-
-    def _attempt(self, work: Callable[[], T]) -> T:
-        try:
-            return work()
-        except (sqlite3.Error, OSError) as error:
-            log.warning("the storage file cannot be used", error=type(error).__name__)
-            raise unavailable() from error
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -90,17 +84,9 @@ class SqliteStore:
             self._file.touch(mode=0o600)
             connection = sqlite3.connect(self._file, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
             try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = FULL")
-                with connection:
-                    connection.execute(_TABLE)
+                connection.executescript(_SET_UP)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
         return self._connection
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None

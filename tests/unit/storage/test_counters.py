@@ -68,6 +68,18 @@ async def test_a_lease_is_resized_given_back_or_made_later() -> None:
     assert await used() == 0
 
 
+async def test_a_resized_lease_ends_when_it_would_have_ended() -> None:
+    clock = Clock()
+    store = MemoryStore(clock=clock)
+    await store.acquire("first", [Limit("c", 10, 4, 60)])
+    clock.now += 30
+    await store.acquire("second", [Limit("c", 10, 4, 60)])
+    await store.resize("c", "first", 5)
+    clock.now += 30
+    _, [level] = await store.acquire("probe", [Limit("c", 10, 0, 60)])
+    assert (level.used, level.reset_s) == (4, 30)
+
+
 async def test_counters_without_leases_are_dropped_and_their_number_is_bounded() -> None:
     """A table with an entry for every caller there ever was would grow without end."""
     clock = Clock()
