@@ -6,9 +6,9 @@
     the client leaves      none                                    not delivered; the waiting is cancelled at once
     a bug                  an error event: internal_error          not delivered
 
-A request takes two tasks: one has it run and writes its events, the other waits for the client to leave. Nothing is sent before the
-backend has accepted the request, so that a refusal is a status. A client that does not read is not waited for longer than the server's
-send timeout (`proxy/api/http/server.py`).
+The request's own task has it run and writes its events; another waits for the client to leave, and sends heartbeats. Nothing is sent
+before the backend has accepted the request, so that a refusal is a status. A client that does not read is not waited for longer than the
+server's send timeout (`proxy/api/http/server.py`).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final, Protocol, cast
 
 import orjson
 import structlog
@@ -129,37 +129,46 @@ class RunResponse(ABC):
     ) -> None:
         self._start, self._interval_s, self._headers = start, interval_s, headers
         self._run: Run | None = None
-        self._begun = False
+        self._begun = self._complete = self._left = False
         self._last_write = time.monotonic()
+        self._writing = asyncio.Lock()  # events and heartbeats come from two tasks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The request's body must have been read: what the client sends after it can only be that it is gone."""
         delivered = False
-        work, gone = asyncio.create_task(self._work(send)), asyncio.create_task(_disconnected(receive))
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        watching = asyncio.create_task(self._watch(receive, send, task))
         try:
-            while True:
-                wait_s = max(self._last_write + self._interval_s - time.monotonic(), 0) if self._interval_s else None
-                await asyncio.wait({work, gone}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-                if work.done():
-                    break
-                if gone.done():
-                    raise ClientDisconnect
-                if (now := time.monotonic()) >= self._last_write + self._interval_s:
-                    self._last_write = now
-                    if self._run is not None or self._begun:
-                        await self._idle(send)
-            delivered = await self._end(work, send)
-        except ClientDisconnect:
-            if not self._begun:
+            delivered = await self._answer(send)
+        except asyncio.CancelledError:
+            if not self._left or task.uncancel():
                 raise
+            if not self._begun:
+                raise ClientDisconnect from None
             log.info("the client left before the end of its answer")
         finally:
-            gone.cancel()
-            if not work.done():
-                work.cancel()
-                await asyncio.gather(work, return_exceptions=True)
+            watching.cancel()
             if self._run is not None:
                 self._run.close(delivered=delivered)
+
+    async def _watch(self, receive: Receive, send: Send, answering: "asyncio.Task[None]") -> None:
+        """Cancel the answering when the client leaves, and send something whenever nothing was sent for `interval_s`."""
+        while True:
+            wait_s = self._last_write + self._interval_s - time.monotonic() if self._interval_s else None
+            try:
+                async with asyncio.timeout(wait_s):
+                    message = await receive()
+            except TimeoutError:
+                if (now := time.monotonic()) >= self._last_write + self._interval_s:
+                    self._last_write = now
+                    if not self._complete and (self._run is not None or self._begun):
+                        await self._idle(send)
+                continue
+            if message["type"] == "http.disconnect":
+                if not self._complete:
+                    self._left = True
+                    answering.cancel()
+                return
 
     async def _begin(self, send: Send, media_type: bytes, *more: tuple[bytes, bytes]) -> None:
         self._begun = True
@@ -174,17 +183,18 @@ class RunResponse(ABC):
         if self._run is not None:
             error.headers = {**self._headers(self._run.report), **error.headers}
 
+    async def _finish(self, send: Send, body: bytes = b"") -> None:
+        async with self._writing:
+            self._complete = True  # the server reports a client gone after this, too
+            await send({"type": "http.response.body", "body": body, "more_body": False})
+
     @abstractmethod
-    async def _work(self, send: Send) -> bytes:
-        """Set `_run` and have it answer."""
+    async def _answer(self, send: Send) -> bool:
+        """Set `_run`, have it answer and send all; whether the whole answer was sent."""
 
     @abstractmethod
     async def _idle(self, send: Send) -> None:
         """Nothing happened for `interval_s` since the run was set, or the response begun."""
-
-    @abstractmethod
-    async def _end(self, work: "asyncio.Task[bytes]", send: Send) -> bool:
-        """After the work: whether the whole answer was sent."""
 
 
 class WholeResponse(RunResponse):
@@ -209,29 +219,27 @@ class WholeResponse(RunResponse):
         super().__init__(start, keep_alive_s, headers)
         self._encode, self._error = encode, error
 
-    async def _work(self, send: Send) -> bytes:
-        self._run = await self._start()
-        return self._encode(await self._run.result())
-
-    async def _idle(self, send: Send) -> None:
-        if not self._begun:
-            await self._begin(send, b"application/json", (b"x-accel-buffering", b"no"))
-        await send({"type": "http.response.body", "body": b" ", "more_body": True})
-
-    async def _end(self, work: "asyncio.Task[bytes]", send: Send) -> bool:
-        failed = False
+    async def _answer(self, send: Send) -> bool:
         try:
-            body = work.result()
+            self._run = await self._start()
+            body = self._encode(await self._run.result())
         except ProxyError as error:
             if not self._begun:
                 self._add_headers(error)
                 raise
             log.warning("answer failed after its status was sent", code=error.code, job=error.job_id)
-            body, failed = self._error(error), True
-        if not self._begun and self._run is not None:
+            await self._finish(send, self._error(error))
+            return False
+        if not self._begun:
             await self._begin(send, b"application/json", (b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.body", "body": body, "more_body": False})
-        return not failed
+        await self._finish(send, body)
+        return True
+
+    async def _idle(self, send: Send) -> None:
+        async with self._writing:
+            if not self._begun:
+                await self._begin(send, b"application/json", (b"x-accel-buffering", b"no"))
+            await send({"type": "http.response.body", "body": b" ", "more_body": True})
 
 
 class StreamResponse(RunResponse):
@@ -265,10 +273,9 @@ class StreamResponse(RunResponse):
         self._encoder, self._chunk_heartbeats = encoder, chat.heartbeat_style == "chunk"
         self._left_s = chat.stream_pace_ms / 1000
         self._pause_s = self._left_s / _MOST_PIECES
-        self._writing = asyncio.Lock()
         self._sent = False
 
-    async def _work(self, send: Send) -> bytes:
+    async def _answer(self, send: Send) -> bool:
         self._run = run = await self._start()
         if time.monotonic() >= self._hold_until:
             await self._open(send)
@@ -288,7 +295,8 @@ class StreamResponse(RunResponse):
                 raise
             log.exception("stream failed")
             await self._write(self._encoder.error(InternalError("The server had an error while answering.")), send)
-        return b""
+        await self._finish(send)
+        return self._sent
 
     async def _write_events(self, run: Run, send: Send) -> None:
         unfinished, batches = 0, run.events()
@@ -330,19 +338,10 @@ class StreamResponse(RunResponse):
             heartbeat = self._encoder.heartbeat() if self._chunk_heartbeats else b""
             await self._write(heartbeat or COMMENT, send)
 
-    async def _end(self, work: "asyncio.Task[bytes]", send: Send) -> bool:
-        await send({"type": "http.response.body", "body": work.result(), "more_body": False})
-        return self._sent
-
     async def _write(self, data: bytes, send: Send) -> None:
         if not self._begun:
             self._held.append(data)
             return
-        async with self._writing:  # events and heartbeats come from two tasks
+        async with self._writing:
             await send({"type": "http.response.body", "body": data, "more_body": True})
             self._last_write = time.monotonic()
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

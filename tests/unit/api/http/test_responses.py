@@ -22,6 +22,7 @@ class Client:
     def __init__(self, reads: int | None = None) -> None:
         self.sent: list[Message] = []
         self.gone = asyncio.Event()
+        self.waiting = False
         self._reads = asyncio.Semaphore(10**9 if reads is None else reads)
 
     async def send(self, message: Message) -> None:
@@ -29,6 +30,7 @@ class Client:
         self.sent.append(message)
 
     async def receive(self) -> Message:
+        self.waiting = True
         await self.gone.wait()
         return {"type": "http.disconnect"}
 
@@ -198,7 +200,7 @@ async def test_a_request_that_is_being_accepted_is_cancelled_when_its_client_lea
     assert ended.is_set()
 
 
-async def test_a_whole_answer_takes_two_tasks_and_is_delivered_with_its_report() -> None:
+async def test_a_whole_answer_takes_one_more_task_and_is_delivered_with_its_report() -> None:
     run, client = NumberedRun(), Client()
     before = asyncio.all_tasks()
     made: set[asyncio.Task[Any]] = set()
@@ -208,7 +210,7 @@ async def test_a_whole_answer_takes_two_tasks_and_is_delivered_with_its_report()
         return run
 
     await WholeResponse(start, lambda result: b"[1]", Encoder().error)({"type": "http"}, client.receive, client.send)
-    assert len(made) == 2
+    assert len(made) == 1
     assert client.body() == b"[1]"
     headers = dict(client.sent[0]["headers"])
     assert headers == {b"content-type": b"application/json", b"content-length": b"3", b"x-proxy-model": b"m"}
@@ -260,3 +262,25 @@ async def test_a_held_stream_that_says_nothing_ends_as_one() -> None:
     stream, client = Stream(0, hold_s=60), Client()
     await stream.to(client)
     assert client.body() == b"end"
+
+
+async def test_a_request_that_is_cancelled_is_not_taken_for_a_client_that_left() -> None:
+    run, client = NumberedRun(waits=True), Client()
+    task = asyncio.create_task(whole(run)({"type": "http"}, client.receive, client.send))
+    await until(lambda: client.waiting)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert run.closed == [False]
+
+
+async def test_a_request_that_is_cancelled_as_its_client_leaves_stays_cancelled() -> None:
+    run, client = NumberedRun(waits=True), Client()
+    task = asyncio.create_task(whole(run)({"type": "http"}, client.receive, client.send))
+    await until(lambda: client.waiting)
+    client.gone.set()
+    task.cancel()
+    with pytest.raises((asyncio.CancelledError, ClientDisconnect)):
+        await task
+    assert run.closed == [False]
+    assert run.ended
