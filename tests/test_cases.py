@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from proxy.api.anthropic.encode import MessageStream, message_body
+from proxy.api.anthropic.routes import decode_body
 from proxy.api.openai.decode import ChatReply, decode
 from proxy.api.openai.encode import ChatStreamEncoder, completion
 from proxy.api.openai.types import ChatRequest
@@ -17,11 +19,13 @@ from proxy.inference.result import Result, Usage, result_events
 from proxy.settings import config_folder
 from tests.contract import assert_submission_keeps_the_contract
 from tests.folding import assert_completion_is_openais, fold
+from tests.messages_folding import as_messages, assert_message_is_anthropics, fold_messages, stream_events
 from tests.records import job_of
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.json"))
 CATALOG = load_catalog(config_folder() / "models.toml")
 RULES = Rules(efforts={"low": 2048, "medium": 4096})
+STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use"}
 JOB_ID = "a81e1460-fbdc-4204-bd76-a9e496bf760d"
 
 
@@ -79,3 +83,37 @@ def test_the_job_becomes_the_completion_and_its_chunks_fold_back_to_it(
     stream = ChatStreamEncoder(reply)
     chunks = [chunk for event in result_events(result) for chunk in stream.chunks(event)]
     assert fold(chunks) == (whole if include_usage else {**whole, "usage": None})
+
+
+def test_the_same_through_the_messages_api(case: dict[str, Any]) -> None:
+    card = CATALOG.find(case["request"]["model"])
+    body = as_messages(case["request"], card.max_tokens)
+    request, reply, _ = decode_body(body, len(json.dumps(body)), rules=RULES)
+    made = prepare(request, card, RULES)
+    expected = {**case["run"], "messages": case["run"].get("messages")}
+    sent = run_body(made)
+    assert_submission_keeps_the_contract(sent)
+    assert {name: sent[name] for name, value in expected.items() if value} == {
+        name: value for name, value in expected.items() if value
+    }
+    job = job_of({"id": JOB_ID, **case["job"]})
+    outcome = read_job(made.expected, job, "; ".join(job.failures))
+    usage = usage_of(job.result.usage) if job.result else Usage()
+    result = Result(JOB_ID.replace("-", ""), 1_700_000_000, "abc", (choice_of(made.expected, outcome),), usage)
+    whole: Any = json.loads(message_body(result, reply))
+    assert_message_is_anthropics(whole)
+    stream = MessageStream(reply)
+    raw = b"".join(data for event in result_events(result) for data in stream.encode(event)) + stream.end
+    assert fold_messages(stream_events(raw)) == whole
+    assert whole["model"] == case["request"]["model"]
+    assert whole["stop_reason"] == STOP_REASONS[case["finish_reason"]]
+    wanted = case["message"]
+    calls = [*wanted.get("tool_calls", []), *([wanted["function_call"]] if "function_call" in wanted else [])]
+    said = [block for block in whole["content"] if block["type"] != "tool_use"]
+    assert [block["input"] for block in whole["content"] if block["type"] == "tool_use"] == [
+        json.loads(call["arguments"]) for call in calls
+    ]
+    texts = {"thinking": wanted.get("reasoning_content"), "text": wanted["content"]}
+    assert {block["type"]: block[block["type"]] for block in said} == {
+        kind: text for kind, text in texts.items() if text
+    }
