@@ -282,8 +282,7 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
 
 
 async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> NarrativeSettings:
-    options = SandboxOptions(pending_s=settings.sandbox.pending_s, running_s=settings.sandbox.running_s)
-    running = await stack.enter_async_context(serve_sandbox(options))
+    running = await stack.enter_async_context(serve_sandbox(SandboxOptions(**settings.sandbox.model_dump())))
     account = {"environment": running.url, "api_key": SecretStr(secrets.token_urlsafe(24))}
     return settings.narrative.model_copy(update={**account, "data_plane_id": SANDBOX_DATA_PLANE})
 

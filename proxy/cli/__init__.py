@@ -1,25 +1,20 @@
-"""The `narrative-proxy` command."""
+"""The `narrative-proxy` command. Each command imports what it needs, so that a health check does not load the server."""
 
 import asyncio
+import http.client
 import sys
 from functools import partial
 from pathlib import Path
 
 import click
-import httpx
-from starlette.applications import Starlette
 
 from proxy import __version__
 from proxy.access.authentication import unauthenticated
-from proxy.app import create_app
-from proxy.backends.narrative.client import ClientOptions, NarrativeClient
+from proxy.access.keys import Keys
 from proxy.catalog import CatalogError, load_catalog
 from proxy.cli.common import config_option, fail, read_settings
-from proxy.cli.keys import keys_exist, keys_group
-from proxy.cli.running import bracketed, run
+from proxy.cli.keys import keys_group, with_keys
 from proxy.errors import ProxyError
-from proxy.logs import configure_logging
-from proxy.sandbox import SandboxOptions, create_sandbox
 from proxy.settings import Settings, config_folder
 
 
@@ -48,13 +43,12 @@ def serve(host: str | None, port: int | None, config: Path | None, sandbox: bool
     """
     given = {("server", "host"): host, ("server", "port"): port, ("server", "workers"): workers}
     settings = read_settings(config, {path: value for path, value in given.items() if value is not None})
-    if faults := _missing(settings, sandbox=sandbox):
-        fail(faults)
-    try:
-        create_app(settings, sandbox=sandbox)  # so that an error shows here and not in a worker
-    except CatalogError as error:
-        fail([str(error)])
-    run(partial(_worker_app, settings, sandbox), settings, _banner(settings, sandbox))
+    _check(settings, sandbox=sandbox)
+
+    from proxy.app import create_app
+    from proxy.cli.running import run
+
+    run(partial(create_app, settings, sandbox=sandbox), settings, _banner(settings, sandbox))
 
 
 @main.command("sandbox")
@@ -63,13 +57,16 @@ def serve(host: str | None, port: int | None, config: Path | None, sandbox: bool
 @config_option
 def sandbox_command(host: str, port: int, config: Path | None) -> None:
     """Serve the sandbox alone: an imitation of Narrative's API for development and tests."""
+    from proxy.cli.running import run
+    from proxy.sandbox import SandboxOptions, create_sandbox
+
     settings = read_settings(config, {("server", "host"): host, ("server", "port"): port})
     banner = (
         "Narrative sandbox on {url}\n\n"
         "Point the proxy at it:  NARRATIVE_ENVIRONMENT={url} NARRATIVE_API_KEY=any "
         "NARRATIVE_DATA_PLANE_ID=<any uuid> narrative-proxy serve"
     )
-    run(partial(_sandbox_app, settings), settings, banner)
+    run(partial(create_sandbox, SandboxOptions(**settings.sandbox.model_dump())), settings, banner)
 
 
 @main.command()
@@ -77,48 +74,57 @@ def sandbox_command(host: str, port: int, config: Path | None) -> None:
 def check(config: Path | None) -> None:
     """Check the settings and the Narrative credentials (one cheap read call), and print every error."""
     settings = read_settings(config)
-    faults = _missing(settings, sandbox=False)
-    try:
-        load_catalog(settings.chat.models_file or config_folder() / "models.toml")
-    except CatalogError as error:
-        faults.append(str(error))
-    if faults:
-        fail(faults)
+    _check(settings)
     click.echo("Settings: fine.")
-    if settings.narrative.api_key is None:
+    narrative = settings.narrative
+    if narrative.api_key is None:
         click.echo("Credentials: none to check; each client's own token is passed through to Narrative.")
         return
     try:
-        asyncio.run(_read_once(settings, settings.narrative.api_key.get_secret_value()))
+        asyncio.run(_read_once(narrative.api_key.get_secret_value(), narrative.environment))
     except ProxyError as error:
-        fail([f"Narrative ({settings.narrative.environment}): {error.message}"])
-    click.echo(f"Credentials: Narrative ({settings.narrative.environment}) accepts the API key for reading jobs.")
+        fail([f"Narrative ({narrative.environment}): {error.message}"])
+    click.echo(f"Credentials: Narrative ({narrative.environment}) accepts the API key for reading jobs.")
 
 
 @main.command()
 @config_option
 def health(config: Path | None) -> None:
     """Ask a running server on this machine whether it is ready; exit code 0 when it is. For container health checks."""
-    settings = read_settings(config)
-    host = "127.0.0.1" if settings.server.host in ("0.0.0.0", "::", "") else settings.server.host
+    server = read_settings(config).server
+    host = "127.0.0.1" if server.host in ("0.0.0.0", "::", "") else server.host
+    connection = http.client.HTTPConnection(host, server.port, timeout=3.0)
     try:
-        answer = httpx.get(f"http://{bracketed(host)}:{settings.server.port}/readyz", timeout=3.0)
-    except httpx.HTTPError as error:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        click.echo(answer.read(1000))
+    except (OSError, http.client.HTTPException) as error:
         fail([f"not reachable: {error}"], code=1)
-    click.echo(answer.text)
-    sys.exit(0 if answer.is_success else 1)
+    finally:
+        connection.close()
+    sys.exit(0 if answer.status == 200 else 1)
 
 
-async def _read_once(settings: Settings, api_key: str) -> None:
-    options = ClientOptions(patience=5.0)
-    async with NarrativeClient(api_key, environment=settings.narrative.environment, options=options) as narrative:
+async def _read_once(api_key: str, environment: str) -> None:
+    from proxy.backends.narrative.client import ClientOptions, NarrativeClient
+
+    async with NarrativeClient(api_key, environment=environment, options=ClientOptions(patience=5.0)) as narrative:
         await narrative.list_jobs(type="model_inference", per_page=1)
 
 
-def _missing(settings: Settings, *, sandbox: bool) -> list[str]:
-    """What keeps the server from starting, a sentence each."""
-    if sandbox:
-        return []
+def _check(settings: Settings, *, sandbox: bool = False) -> None:
+    """Exits, with a sentence for each reason, when the server cannot start."""
+    faults = [] if sandbox else _missing(settings)
+    try:
+        file = settings.chat.models_file or config_folder() / "models.toml"
+        load_catalog(file, default_model=settings.chat.default_model)
+    except CatalogError as error:
+        faults.append(str(error))
+    if faults:
+        fail(faults)
+
+
+def _missing(settings: Settings) -> list[str]:
     narrative, server = settings.narrative, settings.server
     if narrative.api_key is None:
         unusable = "PROXY_API_KEYS is set, but not NARRATIVE_API_KEY: the proxy has no token that these keys could give access to."
@@ -126,42 +132,25 @@ def _missing(settings: Settings, *, sandbox: bool) -> list[str]:
     faults = []
     if narrative.data_plane_id is None:
         faults.append("NARRATIVE_DATA_PLANE_ID is missing: the id of the data plane that runs the inference.")
-    if not server.api_keys and unauthenticated(settings) == "never" and not _keys_exist(settings, faults):
-        faults.append(
-            f"PROXY_API_KEYS is missing: on {server.host} anyone who reaches the port could spend your Narrative account. "
-            "Set keys, make one with `narrative-proxy keys create`, or set `server.allow_unauthenticated`."
-        )
+    if server.api_keys or unauthenticated(settings) != "never":
+        return faults
+    try:
+        if not asyncio.run(with_keys(settings, Keys.exist)):
+            faults.append(
+                f"PROXY_API_KEYS is missing: on {server.host} anyone who reaches the port could spend your Narrative account. "
+                "Set keys, make one with `narrative-proxy keys create`, or set `server.allow_unauthenticated`."
+            )
+    except ProxyError as error:
+        faults.append(error.message)
     return faults
 
 
-def _keys_exist(settings: Settings, faults: list[str]) -> bool:
-    try:
-        return keys_exist(settings)
-    except ProxyError as error:
-        faults.append(error.message)
-        return False
-
-
-main.add_command(keys_group)
-
-
-def _worker_app(settings: Settings, sandbox: bool) -> Starlette:
-    configure_logging(settings.server.log_format, settings.server.log_level)
-    return create_app(settings, sandbox=sandbox)
-
-
-def _sandbox_app(settings: Settings) -> Starlette:
-    configure_logging(settings.server.log_format, settings.server.log_level)
-    return create_sandbox(SandboxOptions(pending_s=settings.sandbox.pending_s, running_s=settings.sandbox.running_s))
-
-
 def _banner(settings: Settings, sandbox: bool) -> str:
+    what = f"for Narrative ({settings.narrative.environment})"
     if sandbox:
         what = "on the embedded sandbox (no account, no cost; answers are canned)"
     elif settings.narrative.api_key is None:
-        what = f"for Narrative ({settings.narrative.environment}), passing each client's own token through"
-    else:
-        what = f"for Narrative ({settings.narrative.environment})"
+        what += ", passing each client's own token through"
     key = "any-key" if sandbox and not settings.server.api_keys else "$KEY"
     console = "  console    {url}/console\n" if settings.console.enabled else ""
     return (
@@ -170,3 +159,6 @@ def _banner(settings: Settings, sandbox: bool) -> str:
         f"  curl {{url}}/v1/chat/completions -H \"Authorization: Bearer {key}\" -H 'Content-Type: application/json' \\\n"
         '    -d \'{{"model": "claude-4-5-haiku", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'\n'
     )
+
+
+main.add_command(keys_group)

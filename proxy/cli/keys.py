@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID
 
 import click
 
@@ -14,7 +15,7 @@ from proxy.access.keys import Key, Keys
 from proxy.access.limits import Quota
 from proxy.cli.common import config_option, fail, read_settings
 from proxy.errors import ProxyError
-from proxy.settings import Settings, is_uuid
+from proxy.settings import Settings
 from proxy.storage import open_storage
 
 T = TypeVar("T")
@@ -28,15 +29,30 @@ class _Moment(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Fails as click's types do, with what was expected."""
-        if isinstance(value, int):
-            return value
         if span := re.fullmatch(r"(\d{1,6})([mhd])", value):
-            return int(time.time()) + int(span[1]) * _UNITS[span[2]]
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither a span such as 30d nor a date such as 2030-01-31", param, ctx)
-        return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+            seconds = int(time.time()) + int(span[1]) * _UNITS[span[2]]
+        else:
+            try:
+                moment = datetime.fromisoformat(value)
+            except ValueError:
+                self.fail(f"{value!r} is neither a span such as 30d nor a date such as 2030-01-31", param, ctx)
+            seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        if seconds <= time.time():
+            self.fail(f"{value!r} is in the past", param, ctx)
+        return seconds
+
+
+def _not_blank(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("is empty")
+    return value
+
+
+def _listed(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    names = None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+    if names == ():
+        raise click.BadParameter("is empty; leave it out for a key that may use all of them")
+    return names
 
 
 @click.group("keys")
@@ -45,26 +61,26 @@ def keys_group() -> None:
 
 
 @keys_group.command()
-@click.option("--name", required=True, help="A description, such as the app's name.")
-@click.option("--models", help="Models and named endpoints it may use, comma-separated. Default: all.")
-@click.option("--data-plane", help="Data plane its jobs run on. Default: the proxy's.")
+@click.option("--name", required=True, callback=_not_blank, help="A description, such as the app's name.")
+@click.option(
+    "--models", callback=_listed, help="Models and named endpoints it may use, comma-separated. Default: all."
+)
+@click.option("--data-plane", type=click.UUID, help="Data plane its jobs run on. Default: the proxy's.")
 @click.option("--rpm", type=click.IntRange(min=1), help="Requests a minute.")
 @click.option("--tpm", type=click.IntRange(min=1), help="Tokens a minute.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Jobs in flight at a time.")
 @click.option("--expires", type=_Moment(), help="A span (30d, 12h, 90m) or a date (2030-01-31).")
 @config_option
-def create(config: Path | None, name: str, models: str | None, data_plane: str | None, **limits: Any) -> None:
+def create(
+    config: Path | None, name: str, models: tuple[str, ...] | None, data_plane: UUID | None, **limits: Any
+) -> None:
     """Make a key and show it, once: only its hash is stored."""
-    names = tuple(part.strip() for part in (models or "").split(",") if part.strip())
-    _check(name=name, models=models, names=names, data_plane=data_plane, expires=limits["expires"])
+    quota = Quota(requests=limits["rpm"], tokens=limits["tpm"], jobs=limits["concurrency"])
+    plane = str(data_plane) if data_plane else None
     key, secret = _run(
         config,
         lambda stored: stored.create(
-            name,
-            models=names or None,
-            data_plane_id=data_plane,
-            quota=Quota(requests=limits["rpm"], tokens=limits["tpm"], jobs=limits["concurrency"]),
-            expires_at=limits["expires"],
+            name, models=models, data_plane_id=plane, quota=quota, expires_at=limits["expires"]
         ),
     )
     click.echo(f"{key.id} ({key.name}) was made. This is the only time it is shown:", err=True)
@@ -76,7 +92,7 @@ def create(config: Path | None, name: str, models: str | None, data_plane: str |
 def list_(config: Path | None) -> None:
     """Show every key that was made, without the keys themselves."""
     rows: list[tuple[str, ...]] = [("ID", "NAME", "STATUS", "EXPIRES", "RPM", "TPM", "JOBS", "DATA PLANE", "MODELS")]
-    rows += [_row(key) for key in _run(config, lambda stored: stored.all())]
+    rows += [_row(key) for key in _run(config, Keys.all)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -94,45 +110,19 @@ def revoke(config: Path | None, key: str) -> None:
         click.echo(f"{each.id} ({each.name}) is revoked.")
 
 
-def _check(
-    *, name: str, models: str | None, names: tuple[str, ...], data_plane: str | None, expires: int | None
-) -> None:
-    """Raises click.UsageError for what would make a key of no use, or of more use than was meant."""
-    if not name.strip():
-        raise click.UsageError("--name is empty")
-    if models is not None and not names:
-        raise click.UsageError("--models is empty; leave it out for a key that may use all of them")
-    if data_plane is not None and not is_uuid(data_plane):
-        raise click.UsageError(f"--data-plane is {data_plane!r}; expected a uuid")
-    if expires is not None and expires <= time.time():
-        raise click.UsageError("--expires is in the past")
-
-
-def _run(config: Path | None, work: Callable[[Keys], Awaitable[T]]) -> T:
-    try:
-        return asyncio.run(_with_keys(read_settings(config), work))
-    except ProxyError as error:
-        fail([error.message])
-
-
-async def _with_keys(settings: Settings, work: Callable[[Keys], Awaitable[T]]) -> T:
+async def with_keys(settings: Settings, work: Callable[[Keys], Awaitable[T]]) -> T:
+    """What some work on the stored keys returns. Raises ProxyError when the store cannot be reached."""
     state = settings.state
     url = state.url.get_secret_value() if state.url else None
     async with open_storage(settings.access.home(), url, state.prefix) as storage:
         return await work(Keys(storage.durable, settings.access.home()))
 
 
-async def _exist(keys: Keys) -> bool:
-    return await keys.exist()
-
-
-def keys_exist(settings: Settings) -> bool:
-    """Whether a key was ever made.
-
-    Raises:
-        ProxyError: the store cannot be reached.
-    """
-    return asyncio.run(_with_keys(settings, _exist))
+def _run(config: Path | None, work: Callable[[Keys], Awaitable[T]]) -> T:
+    try:
+        return asyncio.run(with_keys(read_settings(config), work))
+    except ProxyError as error:
+        fail([error.message])
 
 
 def _row(key: Key) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from uvicorn.supervisors import Multiprocess
 
 from proxy.api.http.server import ServerConfig, raise_descriptor_limit
+from proxy.logs import configure_logging
 from proxy.settings import Settings
 
 _GC_THRESHOLDS: Final = (5000, 10, 200)
@@ -29,9 +30,10 @@ def run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
     server = settings.server
     descriptors = raise_descriptor_limit() - settings.narrative.max_connections
     most = max(min(server.max_connections, descriptors), 1)
-    config = ServerConfig(partial(settled, app), settings, max_connections=most, factory=True)
+    config = ServerConfig(partial(_logged, app, settings), settings, max_connections=most, factory=True)
     listener = config.bind_socket()
-    banner = banner.format(url=f"http://{bracketed(server.host)}:{listener.getsockname()[1]}")
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    banner = banner.format(url=f"http://{host}:{listener.getsockname()[1]}")
     if server.workers == 1:
         _Server(config, banner).run(sockets=[listener])
         return
@@ -45,6 +47,11 @@ def run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
     Multiprocess(config, sockets=[listener]).run()
 
 
+def _logged(app: Callable[[], Starlette], settings: Settings) -> Starlette:
+    configure_logging(settings.server.log_format, settings.server.log_level)
+    return settled(app)
+
+
 def settled(app: Callable[[], Starlette]) -> Starlette:
     """Make the application, and spare the garbage collector what was imported and made for it.
 
@@ -55,11 +62,6 @@ def settled(app: Callable[[], Starlette]) -> Starlette:
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     return made
-
-
-def bracketed(host: str) -> str:
-    """A host as it stands in a URL."""
-    return f"[{host}]" if ":" in host else host
 
 
 class _Server(uvicorn.Server):
