@@ -10,7 +10,7 @@ A tool whose schema the upstream refused is `simple`: its arguments are JSON tex
 card. A call is read in any of these spellings, whichever was asked for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +87,11 @@ class Toolset:
 
     def schema(self) -> JsonObject:
         """The schema of the list of calls."""
-        schema: JsonObject = {"type": "array", "description": _LIST[self.required, self.single], "items": self._item()}
+        schema: JsonObject = {
+            "type": "array",
+            "description": _HOW_MANY[self.required, self.single][0],
+            "items": self._item(),
+        }
         if self.required and self.counted:
             schema["minItems"] = 1
         if self.single and self.counted:
@@ -96,15 +100,11 @@ class Toolset:
 
     def instructions(self) -> str:
         """What the system text says about calling, a few lines."""
-        lines = ["You can call tools by writing entries in `tool_calls`. " + _HOW[self.effective_encoding]]
-        if self.required:
-            count = "exactly" if self.single else "at least"
-            lines.append(f"You must call {count} one tool now.")
-        else:
-            lines.append("Call a tool only when it helps; otherwise leave `tool_calls` empty and answer.")
-            if self.single:
-                lines.append("Call at most one tool at a time.")
-        lines.append("The results come back in the next turn. Never invent them.")
+        lines = [
+            "You can call tools by writing entries in `tool_calls`. " + _HOW[self.effective_encoding],
+            _HOW_MANY[self.required, self.single][1],
+            "The results come back in the next turn. Never invent them.",
+        ]
         simple = [tool for tool in self.tools if tool.simple]
         if len(simple) == len(self.tools):
             lines.append("The tools, each with the JSON Schema of its arguments:")
@@ -112,7 +112,11 @@ class Toolset:
             lines.append(
                 "These tools take their arguments as the text of a JSON object matching the JSON Schema given:"
             )
-        lines += [f"- {tool.upstream_name}: {_documentation(tool)}" for tool in simple]
+        for tool in simple:
+            schema = dump_json(_arguments_schema(tool.parameters))
+            lines.append(
+                f"- {tool.upstream_name}: " + (f"{tool.description}\n  {schema}" if tool.description else schema)
+            )
         return "\n".join(lines)
 
     def read(self, value: Any, budget: Budget | None = None) -> ParsedOutput:
@@ -155,19 +159,22 @@ class Toolset:
         return bool(items) and all(_is_call(item, names) for item in items)
 
     def _item(self) -> JsonObject:
-        if self.effective_encoding == "text":
-            return _call_schema([tool.upstream_name for tool in self.tools], _ARGUMENTS_TEXT)
-        if self.encoding == "properties":
+        encoding = self.effective_encoding
+        if encoding == "properties":
             return {
                 "type": "object",
                 "description": "One call: exactly one key, the name of the tool, and its arguments as value.",
                 "properties": {tool.upstream_name: _property(tool) for tool in self.tools},
                 "additionalProperties": False,
             }
-        alternatives = [_alternative(tool) for tool in self.tools if not tool.simple]
+        calls = [
+            _call_schema([tool.upstream_name], _arguments_schema(tool.parameters), tool.description)
+            for tool in self.tools
+            if not tool.simple
+        ]
         if simple := [tool.upstream_name for tool in self.tools if tool.simple]:
-            alternatives.append(_call_schema(simple, _ARGUMENTS_TEXT))
-        return {"anyOf": alternatives}
+            calls.append(_call_schema(simple, _ARGUMENTS_TEXT))
+        return calls[0] if encoding == "text" else {"anyOf": calls}
 
     def _entries(self, value: Any, by_name: Mapping[str, OfferedTool]) -> Iterator[tuple[str, Any]]:
         """Each call as (upstream name, arguments), in whichever encoding it is written."""
@@ -183,11 +190,18 @@ class Toolset:
                             yield name, arguments
 
 
-_LIST: Mapping[tuple[bool, bool], str] = {
-    (False, False): "The tools to call now; empty when none is needed.",
-    (False, True): "The tool to call now; empty when none is needed. One at most.",
-    (True, False): "The tools to call now; one at least.",
-    (True, True): "The tool to call now; exactly one.",
+# Whether a call is required, and whether it must be a single one → what the schema and the instructions say of it.
+_HOW_MANY: Mapping[tuple[bool, bool], tuple[str, str]] = {
+    (False, False): (
+        "The tools to call now; empty when none is needed.",
+        "Call a tool only when it helps; otherwise leave `tool_calls` empty and answer.",
+    ),
+    (False, True): (
+        "The tool to call now; empty when none is needed. One at most.",
+        "Call a tool only when it helps; otherwise leave `tool_calls` empty and answer.\nCall at most one tool at a time.",
+    ),
+    (True, False): ("The tools to call now; one at least.", "You must call at least one tool now."),
+    (True, True): ("The tool to call now; exactly one.", "You must call exactly one tool now."),
 }
 
 _HOW: Mapping[ToolEncoding, str] = {
@@ -197,22 +211,20 @@ _HOW: Mapping[ToolEncoding, str] = {
     "text": "Each entry names the tool and gives its arguments as the text of a JSON object. Make several calls by several entries.",
 }
 
-_ARGUMENTS_TEXT: JsonObject = {
+_ARGUMENTS_TEXT = {
     "type": "string",
     "description": "The arguments: the text of a JSON value matching the tool's schema.",
 }
 
 
+def object_schema(properties: JsonObject, required: list[str]) -> JsonObject:
+    """The schema of an object with these properties and no others."""
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
 def _arguments_schema(parameters: CompiledSchema) -> JsonObject:
     """The schema of a call's arguments: an object, so that parameters of another type are the value of a key `value`."""
-    if parameters.is_object:
-        return parameters.schema
-    return {
-        "type": "object",
-        "properties": {"value": parameters.schema},
-        "required": ["value"],
-        "additionalProperties": False,
-    }
+    return parameters.schema if parameters.is_object else object_schema({"value": parameters.schema}, ["value"])
 
 
 def sent_names(parameters: CompiledSchema) -> Mapping[str, str]:
@@ -232,33 +244,19 @@ def _property(tool: OfferedTool) -> JsonObject:
     return {**schema, "description": "\n".join(texts)} if texts else schema
 
 
-def _alternative(tool: OfferedTool) -> JsonObject:
-    alternative = _call_schema([tool.upstream_name], _arguments_schema(tool.parameters))
-    return {**alternative, "description": tool.description} if tool.description else alternative
-
-
-def _call_schema(names: Sequence[str], arguments: JsonObject) -> JsonObject:
-    return {
-        "type": "object",
-        "properties": {"name": {"type": "string", "enum": list(names)}, "arguments": arguments},
-        "required": ["name", "arguments"],
-        "additionalProperties": False,
-    }
-
-
-def _documentation(tool: OfferedTool) -> str:
-    schema = dump_json(_arguments_schema(tool.parameters))
-    return f"{tool.description}\n  {schema}" if tool.description else schema
+def _call_schema(names: list[str], arguments: JsonObject, description: str = "") -> JsonObject:
+    properties = {"name": {"type": "string", "enum": names}, "arguments": arguments}
+    schema = object_schema(properties, ["name", "arguments"])
+    return {**schema, "description": description} if description else schema
 
 
 def _is_call(item: Any, names: set[str]) -> bool:
     match item:
-        case {"name": str(name)} if name in names and ("arguments" in item or "input" in item):
+        case {"name": str(name), "arguments": _} | {"name": str(name), "input": _} if name in names:
             return True
         case dict():
             return bool(item) and names.issuperset(item)
-        case _:
-            return False
+    return False
 
 
 def parsed(value: Any) -> Any:
