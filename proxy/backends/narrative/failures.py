@@ -9,6 +9,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum, auto
@@ -144,15 +145,14 @@ class Operation(StrEnum):
     WEBHOOKS = "webhooks"
 
 
+@dataclass(eq=False)
 class Refusal(Exception):
     """The `__cause__` of an error that Narrative itself stated: HTTP status, its own words ("" when it gave none, at most `MAX_WORDS`
     characters), and the pause in seconds it asked for, if any."""
 
-    def __init__(self, status: int, words: str, retry_after: float | None = None) -> None:
-        super().__init__(f"HTTP {status}: {words}" if words else f"HTTP {status}")
-        self.status = status
-        self.words = words
-        self.retry_after = retry_after
+    status: int
+    words: str
+    retry_after: float | None = None
 
 
 def refusal_of(error: BaseException) -> Refusal | None:

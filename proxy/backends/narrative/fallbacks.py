@@ -16,8 +16,8 @@ from typing import Any, Final
 import orjson
 
 from proxy.backends.narrative.failures import Cause
-from proxy.backends.narrative.output import ANSWER
 from proxy.backends.narrative.prompt import Form, offered_tools, tool_names
+from proxy.backends.narrative.tools import ANSWER
 from proxy.catalog import ModelCard
 from proxy.inference.request import Request
 

@@ -21,32 +21,15 @@ from itertools import islice
 from typing import Any, Final
 
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
-from proxy.backends.narrative.tools import ParsedOutput, Toolset, object_schema, parsed, read_value
+from proxy.backends.narrative.tools import ANSWER, ParsedOutput, Part, Toolset, object_schema, parsed
 from proxy.backends.narrative.types import Job, JobState, JobUsage, JsonObject
 from proxy.errors import PaidFailure
 from proxy.inference.jsontext import dump_json
 from proxy.inference.result import Choice, FinishReason, Usage
-from proxy.schemas import Budget, CompiledSchema, validate
+from proxy.schemas import Budget, validate
 
-ANSWER: Final = "answer"
-"""The structured output's name among the parts of an output schema; tools have their upstream names."""
 MAX_ERRORS: Final = 5
 """Validation errors of one output that a model, a client or a log is shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class StructuredOutput:
-    """The structured output that the client asked for.
-
-    Attributes:
-        compiled: its compiled schema.
-        strict: an answer that does not match must not be delivered.
-        simple: the model writes the answer as JSON text, guided by instructions instead of the schema.
-    """
-
-    compiled: CompiledSchema
-    strict: bool = False
-    simple: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +45,7 @@ class OutputFormat:
         max_words: most words of free text, since a word takes a token at least; None where that does not apply.
     """
 
-    answer: StructuredOutput | None = None
+    answer: Part | None = None
     tools: Toolset | None = None
     reasoning_budget: int | None = None
     reasoning_shown: bool = False
@@ -84,7 +67,7 @@ class OutputFormat:
     @property
     def parts(self) -> dict[str, JsonObject]:
         """The clients' schemas as they are sent in full, by name."""
-        parts = {tool.upstream_name: tool.parameters.schema for tool in self.tools.tools} if self.tools else {}
+        parts = {tool.upstream_name: tool.compiled.schema for tool in self.tools.tools} if self.tools else {}
         return parts | {ANSWER: self.answer.compiled.schema} if self.answer else parts
 
     # ------------------------------------------------------------ writing
@@ -156,8 +139,7 @@ class OutputFormat:
         value = fields.get("answer")
         if "answer" not in fields or (value is None and called):
             return ParsedOutput() if called else ParsedOutput(errors=("`answer` is missing",), undeliverable=True)
-        value = parsed(value) if self.answer.simple else value
-        value, errors, notes = read_value(self.answer.compiled, value, budget)
+        value, errors, notes = self.answer.read(value, budget)
         if errors and called:
             return ParsedOutput()  # the schema applies to the final answer only, and this is not it
         undeliverable = bool(errors) and (

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from proxy.backends.narrative import types as wire
-from proxy.backends.narrative.output import ANSWER, MAX_ERRORS, OutputFormat, StructuredOutput
-from proxy.backends.narrative.tools import OfferedTool, Toolset, sent_names, where
+from proxy.backends.narrative.output import MAX_ERRORS, OutputFormat
+from proxy.backends.narrative.tools import ANSWER, Part, Toolset
 from proxy.catalog import ModelCard
 from proxy.inference.history import Conversation, called_names, repair, upstream_names
 from proxy.inference.jsontext import dump_json
@@ -101,9 +101,8 @@ class Prepared:
 def _as_sent(error: str, expected: OutputFormat) -> str:
     """A validation error with the property names that the model was sent, where those are aliases of the client's."""
     tools = expected.tools.tools if expected.tools else ()
-    compiled = next((tool.parameters for tool in tools if error.startswith(where(tool))), None)
-    compiled = compiled or (expected.answer.compiled if expected.answer else None)
-    for name, alias in sent_names(compiled).items() if compiled else ():
+    part = next((tool for tool in tools if error.startswith(tool.prefix)), expected.answer)
+    for name, alias in part.sent_names.items() if part else ():
         written = dump_json(name)
         cut = written[: _MAX_QUOTED - 1].rstrip() + "…" if len(written) > _MAX_QUOTED else written
         error = error.replace(written, dump_json(alias)).replace(cut, dump_json(alias))
@@ -193,7 +192,7 @@ def _simplified(form: Form, card: ModelCard, expected: OutputFormat) -> list[str
 
 def _compile(  # noqa: PLR0913, PLR0917
     request: Request, names: Mapping[str, str], card: ModelCard, rules: Rules, form: Form, budget: Budget
-) -> tuple[Toolset | None, StructuredOutput | None]:
+) -> tuple[Toolset | None, Part | None]:
     """Compile the schemas as the model accepts them, of the tools that may be called and of the structured output."""
     options: dict[str, Any] = {"dialect": card.schema_keywords, "bounds": card.schema_bounds}
     options |= {"limits": rules.schema_limits, "budget": budget}
@@ -203,21 +202,21 @@ def _compile(  # noqa: PLR0913, PLR0917
         name = names[tool.name]
         compiled = compile_parameters(tool.parameters, param=tool.schema_path, **options)
         simple = all_simple or name in form.simple
-        tools.append(OfferedTool(tool.name, name, tool.description.strip(), compiled, tool.strict, simple))
+        tools.append(Part(tool.name, name, tool.description.strip(), compiled, tool.strict, simple))
     toolset = Toolset(tuple(tools), choice.required, choice.single, card.tool_encoding, counted=card.schema_bounds)
     answer = None
     if wanted := request.output:
         source = _ANY_OBJECT if wanted.schema is None else wanted.schema
         compiled = compile_schema(source, param=wanted.path, **options)
         strict = wanted.strict or wanted.schema is None
-        answer = StructuredOutput(compiled, strict, simple=all_simple or ANSWER in form.simple)
+        answer = Part("", ANSWER, "", compiled, strict, simple=all_simple or ANSWER in form.simple)
     return toolset if tools else None, answer
 
 
 def _messages(conversation: Conversation, expected: OutputFormat, budget: Budget) -> tuple[wire.RunMessage, ...]:
     """The system text, with the instructions at its end, and the turns. Past calls get the property names that were sent."""
     tools = expected.tools.tools if expected.tools else ()
-    aliases = {tool.upstream_name: sent_names(tool.parameters) for tool in tools if tool.parameters.aliases}
+    aliases = {tool.upstream_name: tool.sent_names for tool in tools if tool.compiled.aliases}
     system = [wire.TextBlock(text=text) for text in (conversation.system, expected.instructions()) if text]
     messages = [wire.RunMessage(role="system", content=tuple(system))] if system else []
     for turn in conversation.turns:

@@ -13,7 +13,7 @@ card. A call is read in any of these spellings, whichever was asked for.
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from proxy.backends.narrative.types import JsonObject
 from proxy.catalog import ToolEncoding
@@ -21,25 +21,53 @@ from proxy.inference.jsontext import NotJson, dump_json, parse_loose_json
 from proxy.inference.request import ToolCall
 from proxy.schemas import Budget, CompiledSchema, coerce, validate
 
+ANSWER: Final = "answer"
+"""The name of the structured output among the parts of an output schema."""
+
 
 @dataclass(frozen=True, slots=True)
-class OfferedTool:
-    """A tool that the model may call.
+class Part:
+    """A client's schema within the output schema: that of a tool's arguments, or of the structured output.
 
     Attributes:
-        name: the client's name for it.
-        upstream_name: its safe, unique name upstream.
-        parameters: its compiled `parameters`.
-        strict: arguments that do not match `parameters` must not be delivered.
-        simple: its arguments are written as JSON text.
+        name: the client's name for the tool; empty for the structured output.
+        upstream_name: the tool's safe, unique name upstream, or `ANSWER`.
+        strict: a value that does not match must not be delivered.
+        simple: the model writes the value as JSON text, guided by instructions instead of the schema.
     """
 
     name: str
     upstream_name: str
     description: str
-    parameters: CompiledSchema
+    compiled: CompiledSchema
     strict: bool = False
     simple: bool = False
+
+    @property
+    def prefix(self) -> str:
+        """How errors in a tool's arguments begin; nothing for the structured output."""
+        return "" if not self.name else f"arguments of {self.upstream_name}: "
+
+    @property
+    def sent_names(self) -> Mapping[str, str]:
+        """The client's property names that upstreams refuse → the aliases that stand for them in the schema that is sent."""
+        return {name: alias for alias, name in self.compiled.aliases.items()}
+
+    def read(self, value: Any, budget: Budget | None) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
+        """A value that a model wrote, corrected where that is unambiguous; what is still wrong with it; notes.
+
+        It may be JSON text, and be wrapped one level too many.
+        """
+        if isinstance(value, str) and (self.simple or validate(self.compiled, value, budget).errors):
+            value = parsed(value)
+        value = coerce(self.compiled, value, budget)
+        found = validate(self.compiled, value, budget)
+        if found.errors and isinstance(value, dict) and len(value) == 1:
+            inner = coerce(self.compiled, next(iter(value.values())), budget)
+            if not (found_inner := validate(self.compiled, inner, budget)).errors:
+                value, found = inner, found_inner
+        errors = tuple([f"{self.prefix}{error.path}: {error.message}" for error in found.errors])
+        return value, errors, tuple([f"{self.prefix}{note}" for note in found.notes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +102,7 @@ class Toolset:
         counted: the schema may bound the number of calls; else only its description does.
     """
 
-    tools: tuple[OfferedTool, ...]
+    tools: tuple[Part, ...]
     required: bool = False
     single: bool = False
     encoding: ToolEncoding = "properties"
@@ -113,14 +141,14 @@ class Toolset:
                 "These tools take their arguments as the text of a JSON object matching the JSON Schema given:"
             )
         for tool in simple:
-            schema = dump_json(_arguments_schema(tool.parameters))
+            schema = dump_json(_arguments_schema(tool.compiled))
             lines.append(
                 f"- {tool.upstream_name}: " + (f"{tool.description}\n  {schema}" if tool.description else schema)
             )
         return "\n".join(lines)
 
     def read(self, value: Any, budget: Budget | None = None) -> ParsedOutput:
-        """Read the value of `tool_calls`, validating the arguments of each call against its tool's own `parameters`.
+        """Read the value of `tool_calls`, validating the arguments of each call against its tool's own parameters.
 
         Arguments that are wrong only in spelling are corrected. A call of a tool that was not offered is dropped.
         """
@@ -139,13 +167,13 @@ class Toolset:
             arguments = parsed(written)
             if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
                 arguments = {}
-            if not tool.parameters.is_object and isinstance(arguments, dict) and arguments.keys() == {"value"}:
+            if not tool.compiled.is_object and isinstance(arguments, dict) and arguments.keys() == {"value"}:
                 arguments = arguments["value"]
-            arguments, wrong, more_notes = read_value(tool.parameters, arguments, budget, where(tool))
+            arguments, wrong, more_notes = tool.read(arguments, budget)
             calls.append(ToolCall("", tool.name, arguments))
             errors += wrong
             notes += more_notes
-            no_object = tool.parameters.is_object and not isinstance(arguments, dict)
+            no_object = tool.compiled.is_object and not isinstance(arguments, dict)
             undeliverable = undeliverable or (bool(wrong) and (tool.strict or no_object))
         if self.required and not calls:
             errors.append("at least one tool must be called")
@@ -168,7 +196,7 @@ class Toolset:
                 "additionalProperties": False,
             }
         calls = [
-            _call_schema([tool.upstream_name], _arguments_schema(tool.parameters), tool.description)
+            _call_schema([tool.upstream_name], _arguments_schema(tool.compiled), tool.description)
             for tool in self.tools
             if not tool.simple
         ]
@@ -176,7 +204,7 @@ class Toolset:
             calls.append(_call_schema(simple, _ARGUMENTS_TEXT))
         return calls[0] if encoding == "text" else {"anyOf": calls}
 
-    def _entries(self, value: Any, by_name: Mapping[str, OfferedTool]) -> Iterator[tuple[str, Any]]:
+    def _entries(self, value: Any, by_name: Mapping[str, Part]) -> Iterator[tuple[str, Any]]:
         """Each call as (upstream name, arguments), in whichever encoding it is written."""
         value = parsed(value)
         for item in value if isinstance(value, list) else [value]:
@@ -222,24 +250,14 @@ def object_schema(properties: JsonObject, required: list[str]) -> JsonObject:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
-def _arguments_schema(parameters: CompiledSchema) -> JsonObject:
+def _arguments_schema(compiled: CompiledSchema) -> JsonObject:
     """The schema of a call's arguments: an object, so that parameters of another type are the value of a key `value`."""
-    return parameters.schema if parameters.is_object else object_schema({"value": parameters.schema}, ["value"])
+    return compiled.schema if compiled.is_object else object_schema({"value": compiled.schema}, ["value"])
 
 
-def sent_names(parameters: CompiledSchema) -> Mapping[str, str]:
-    """The client's property names that upstreams refuse → the aliases that stand for them in the schema that is sent."""
-    return {name: alias for alias, name in parameters.aliases.items()}
-
-
-def where(tool: OfferedTool) -> str:
-    """How errors in the arguments of a tool's calls begin."""
-    return f"arguments of {tool.upstream_name}: "
-
-
-def _property(tool: OfferedTool) -> JsonObject:
+def _property(tool: Part) -> JsonObject:
     """The schema of a tool's property, with the tool's description before the schema's own."""
-    schema = _ARGUMENTS_TEXT if tool.simple else _arguments_schema(tool.parameters)
+    schema = _ARGUMENTS_TEXT if tool.simple else _arguments_schema(tool.compiled)
     texts = [text for text in (tool.description, schema.get("description", "")) if text]
     return {**schema, "description": "\n".join(texts)} if texts else schema
 
@@ -264,22 +282,3 @@ def parsed(value: Any) -> Any:
     with suppress(NotJson):
         return parse_loose_json(value) if isinstance(value, str) else value
     return value
-
-
-def read_value(
-    compiled: CompiledSchema, value: Any, budget: Budget | None, prefix: str = ""
-) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
-    """A value that a model wrote for a schema, corrected where that is unambiguous; what is still wrong with it; notes.
-
-    It may be JSON text, and be wrapped one level too many. The prefix is that of each error and note.
-    """
-    if isinstance(value, str) and validate(compiled, value, budget).errors:
-        value = parsed(value)
-    value = coerce(compiled, value, budget)
-    found = validate(compiled, value, budget)
-    if found.errors and isinstance(value, dict) and len(value) == 1:
-        inner = coerce(compiled, next(iter(value.values())), budget)
-        if not (found_inner := validate(compiled, inner, budget)).errors:
-            value, found = inner, found_inner
-    errors = tuple([f"{prefix}{error.path}: {error.message}" for error in found.errors])
-    return value, errors, tuple([f"{prefix}{note}" for note in found.notes])

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from proxy.backends.narrative.failures import Cause
 from proxy.backends.narrative.fallbacks import Fallbacks, simpler
-from proxy.backends.narrative.output import ANSWER
 from proxy.backends.narrative.prompt import PLAIN, Form
+from proxy.backends.narrative.tools import ANSWER
 from proxy.catalog import ModelCard
 from proxy.inference.request import JsonOutput, Message, Request, Text, Tool, ToolChoice
 

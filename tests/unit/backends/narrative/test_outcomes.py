@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.backends.narrative.output import OutputFormat, choice_of, invalid_output, read_job, usage_of
-from proxy.backends.narrative.tools import OfferedTool, Toolset
+from proxy.backends.narrative.tools import Part, Toolset
 from proxy.backends.narrative.types import Job, JobUsage
 from proxy.errors import (
     ContextLengthExceeded,
@@ -23,7 +23,7 @@ from tests.records import job_of
 
 ID = "a81e1460-fbdc-4204-bd76-a9e496bf760d"
 TEXT = OutputFormat()
-LOOK = OfferedTool("look", "look", "", compile_parameters(None, param="p"))
+LOOK = Part("look", "look", "", compile_parameters(None, param="p"))
 
 
 def tools(**options: bool) -> OutputFormat:

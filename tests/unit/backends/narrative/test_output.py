@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.backends.narrative.output import OutputFormat, StructuredOutput
-from proxy.backends.narrative.tools import OfferedTool, ParsedOutput, Toolset
+from proxy.backends.narrative.output import OutputFormat
+from proxy.backends.narrative.tools import ANSWER, ParsedOutput, Part, Toolset
 from proxy.inference.request import ToolCall
 from proxy.schemas import compile_parameters, compile_schema
 from tests.contract import assert_schema_is_documented
@@ -19,22 +19,20 @@ POINT = {"type": "object", "properties": {"x": {"type": "number"}}, "required": 
 ENCODINGS: list[Any] = ["properties", "any_of", "text"]
 
 
-def tool(
-    name: str = "weather", parameters: Any = CITY, *, strict: bool = False, upstream: str | None = None
-) -> OfferedTool:
+def tool(name: str = "weather", parameters: Any = CITY, *, strict: bool = False, upstream: str | None = None) -> Part:
     compiled = compile_parameters(parameters, param="p")
-    return OfferedTool(name, upstream or name, f"About {name}.", compiled, strict)
+    return Part(name, upstream or name, f"About {name}.", compiled, strict)
 
 
 def with_tools(
-    *tools: OfferedTool, required: bool = False, single: bool = False, encoding: Any = "properties", **rest: Any
+    *tools: Part, required: bool = False, single: bool = False, encoding: Any = "properties", **rest: Any
 ) -> OutputFormat:
     offered = tuple(replace(each, simple=each.simple or encoding == "text") for each in tools or (tool(),))
     return OutputFormat(tools=Toolset(offered, required, single, encoding), **rest)
 
 
 def structured(schema: Any = POINT, *, strict: bool = False, simple: bool = False, **rest: Any) -> OutputFormat:
-    return OutputFormat(answer=StructuredOutput(compile_schema(schema, param="p"), strict, simple), **rest)
+    return OutputFormat(answer=Part("", ANSWER, "", compile_schema(schema, param="p"), strict, simple), **rest)
 
 
 TEXT = OutputFormat()
@@ -386,8 +384,8 @@ def test_an_answer_that_only_looks_wrapped_stays_whole() -> None:
 # ---------------------------------------------------------------- mixed encodings
 
 
-def simple(name: str, parameters: Any = CITY) -> OfferedTool:
-    return OfferedTool(name, name, f"About {name}.", compile_parameters(parameters, param="p"), simple=True)
+def simple(name: str, parameters: Any = CITY) -> Part:
+    return Part(name, name, f"About {name}.", compile_parameters(parameters, param="p"), simple=True)
 
 
 @pytest.mark.parametrize("encoding", ["properties", "any_of"])

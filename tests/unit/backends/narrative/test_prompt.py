@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.narrative.output import ANSWER
 from proxy.backends.narrative.prompt import PLAIN, Form, Prepared, prepare
+from proxy.backends.narrative.tools import ANSWER
 from proxy.catalog import ModelCard, load_catalog
 from proxy.errors import InvalidRequest, SchemaTooComplex
 from proxy.inference.request import (
@@ -272,7 +272,7 @@ def test_property_names_that_upstreams_refuse_are_aliased_and_come_back(simple: 
     )
     assert made.expected.tools
     assert made.expected.answer
-    written = aliased(made.expected.tools.tools[0].parameters.schema, OWN)
+    written = aliased(made.expected.tools.tools[0].compiled.schema, OWN)
     answer = aliased(made.expected.answer.compiled.schema, OWN)
     assert all(name.isascii() and name.replace("_", "").isalnum() for name in [*written, *answer])
     call = {"find": json.dumps(written) if simple else written}
@@ -287,7 +287,7 @@ def test_past_calls_are_written_with_the_aliases_of_their_tool() -> None:
     )
     made = prepared(messages=(HI, past), tools=(Tool("find", parameters=FILTER),))
     assert made.expected.tools
-    expected = aliased(made.expected.tools.tools[0].parameters.schema, OWN)
+    expected = aliased(made.expected.tools.tools[0].compiled.schema, OWN)
     find, other = made.messages[2].content
     assert find.input == {**expected, "list": [expected]}  # type: ignore[union-attr]
     assert other.input == OWN  # type: ignore[union-attr]
