@@ -5,9 +5,10 @@ Source: contract `elastic-inference.md`.
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from proxy.api.elastic.types import CompletionBody, NamedService, PutAnthropic, PutNarrative, TaskSettings
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
 from proxy.api.http.requests import canonical_digest, validated
 from proxy.api.http.responses import StreamEncoder, json_line
 from proxy.catalog import Catalog
@@ -24,19 +25,115 @@ from proxy.errors import (
 from proxy.inference.endpoints import Endpoint, TaskDefaults, TaskType
 from proxy.inference.request import JsonObject, Message, Request, Sampling, Text
 from proxy.inference.result import Event, TextDelta
+from proxy.settings import is_uuid
 
+_MOST_FIELDS: Final = 100
 _ANTHROPIC_REQUESTS_PER_MINUTE: Final = 50
 _ALREADY_EXISTS: Final = "resource_already_exists"
 _RETRIED: Final = frozenset({429, 502, 503, 504})
 _MAX_REASON: Final = 2_000
 _ID: Final = re.compile(r"\A[a-z0-9](?:[a-z0-9_-]{0,98}[a-z0-9])?\Z")
+_SPAN: Final = re.compile(r"\A(\d{1,9})(ms|s|m|h|d)\Z")
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+# ---------------------------------------------------------------- bodies: strict, an unknown setting is an error; null is as absent
+
+
+def _uuid(text: str) -> str:
+    if not is_uuid(text):
+        raise ValueError("expected a uuid")
+    return text
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bounded(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _MOST_FIELDS:
+            raise ValueError(f"expected at most {_MOST_FIELDS} fields")  # each unknown one would be an error of its own
+        return value
+
+
+class _RateLimit(_Body):
+    requests_per_minute: int = Field(ge=1)
+
+
+class _ServiceSettings(_Body):
+    model_id: str = Field(min_length=1)
+    rate_limit: _RateLimit | None = None
+    fallback: str | None = Field(default=None, min_length=1)
+
+
+class _NarrativeServiceSettings(_ServiceSettings):
+    # Without one the endpoint runs on the proxy's own token.
+    api_key: str | None = Field(default=None, min_length=1)
+    data_plane_id: Annotated[str, AfterValidator(_uuid)] | None = None
+
+
+class _AnthropicServiceSettings(_ServiceSettings):
+    api_key: str = Field(min_length=1)
+
+
+class TaskSettings(_Body):
+    """How an endpoint, or one call, wants its answers; `top_k` 0 is the same as none."""
+
+    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_k: int | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, ge=0, le=1)
+
+
+class _AnthropicTaskSettings(TaskSettings):
+    max_tokens: int = Field(ge=1)  # which has no default there
+    temperature: float | None = Field(default=None, ge=0, le=1)
+
+
+class NamedService(BaseModel):
+    """The part of a `PUT` that says how to read the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    service: str
+
+
+class PutNarrative(_Body):
+    """The body of a `PUT` of an endpoint that runs on Narrative."""
+
+    service: Literal["narrative"]
+    service_settings: _NarrativeServiceSettings
+    task_settings: TaskSettings | None = None
+
+
+class PutAnthropic(_Body):
+    """The body of a `PUT` of an endpoint that calls Anthropic's API."""
+
+    service: Literal["anthropic"]
+    service_settings: _AnthropicServiceSettings
+    task_settings: _AnthropicTaskSettings
+
+
+class CompletionBody(_Body):
+    """The body of `POST /_inference/completion/{id}`."""
+
+    input: Annotated[
+        Annotated[str, Tag("#string")]
+        | Annotated[list[str], Tag("#list"), Field(fail_fast=True, min_length=1, max_length=32)],
+        Discriminator(lambda value: "#list" if isinstance(value, list) else "#string"),
+    ]
+    task_settings: TaskSettings | None = None
+
+
 _SERVICES: Final[Mapping[str, tuple[type[PutNarrative | PutAnthropic], tuple[TaskType, ...]]]] = {
     "narrative": (PutNarrative, ("completion", "chat_completion")),
     "anthropic": (PutAnthropic, ("completion",)),
 }
 """The service's name → the body that creates an endpoint of it, and the task types that it may have."""
-_SPAN: Final = re.compile(r"\A(\d{1,9})(ms|s|m|h|d)\Z")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+# ---------------------------------------------------------------- inference
 
 
 def completion_requests(inference_id: str, body: CompletionBody, *, stream: bool) -> list[Request]:

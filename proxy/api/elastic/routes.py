@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 from proxy.access.authentication import Authenticator, Caller, presented_keys
 from proxy.api.elastic.codec import (
     ChatEncoder,
+    CompletionBody,
     CompletionEncoder,
     completion_digest,
     completion_requests,
@@ -29,7 +30,6 @@ from proxy.api.elastic.codec import (
     exists_already,
     timeout_seconds,
 )
-from proxy.api.elastic.types import CompletionBody
 from proxy.api.http.middleware import shown_path
 from proxy.api.http.requests import read_object, terms_of, validated
 from proxy.api.http.responses import (

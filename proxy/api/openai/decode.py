@@ -366,20 +366,15 @@ def _ignored(body: ChatRequest, overruled: Sequence[str], uses_top_k: bool) -> t
     names = _unknown_fields(body)
     if uses_top_k:
         names.pop("top_k", None)
-    if body.stream_options is not None and not body.stream:
-        names["stream_options"] = None
-    if body.stop and body.response_format is not None and body.response_format.type != "text":
-        names["stop"] = None
-    if body.functions and body.tools:
-        names["functions"] = None
-    if body.function_call is not None and body.tool_choice is not None:
-        names["function_call"] = None
-    names.update(dict.fromkeys(overruled))
-    reported: list[str] = []
-    for name in names:
-        if len(reported) < _MAX_REPORTED and _REPORTABLE.match(name):
-            reported.append(name)
-    return tuple(reported)
+    free_text = body.response_format is None or body.response_format.type == "text"
+    unused = {
+        "stream_options": body.stream_options is not None and not body.stream,
+        "stop": body.stop and not free_text,
+        "functions": body.functions and body.tools,
+        "function_call": body.function_call is not None and body.tool_choice is not None,
+    }
+    names.update(dict.fromkeys([*(name for name, given in unused.items() if given), *overruled]))
+    return tuple(name for name in names if _REPORTABLE.match(name))[:_MAX_REPORTED]
 
 
 def _unknown_fields(body: ChatRequest) -> dict[str, None]:

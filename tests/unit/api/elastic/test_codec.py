@@ -7,12 +7,12 @@ import pytest
 
 from proxy.api.elastic.codec import (
     ChatEncoder,
+    CompletionBody,
     CompletionEncoder,
     completion_digest,
     completion_requests,
     timeout_seconds,
 )
-from proxy.api.elastic.types import CompletionBody
 from proxy.api.openai.decode import ChatReply
 from proxy.api.openai.encode import ChatStreamEncoder
 from proxy.errors import InvalidRequest, JobTimeout

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.types import Message
 
-from proxy.api.elastic.types import PutNarrative
+from proxy.api.elastic.codec import PutNarrative
 from proxy.api.http.requests import parse_object, read_object, validated
 from proxy.api.openai.types import ChatRequest
 from proxy.errors import InvalidRequest
