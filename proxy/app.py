@@ -34,6 +34,9 @@ from proxy.api.anthropic.routes import error_response as messages_error
 from proxy.api.elastic.routes import ElasticAuthenticator, ElasticServices, elastic_routes
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord
 from proxy.api.http.responses import REPORT_HEADERS
+from proxy.api.openai.responses.background import background_responses
+from proxy.api.openai.responses.routes import ResponsesServices, responses_routes
+from proxy.api.openai.responses.store import ResponseStore
 from proxy.api.openai.routes import (
     OpenAIServices,
     decode_body,
@@ -87,6 +90,7 @@ class State(TypedDict):
     """What the lifespan hands to every request."""
 
     openai: OpenAIServices
+    responses: ResponsesServices
     anthropic: AnthropicServices
     elastic: ElasticServices
     console: ConsoleServices
@@ -176,8 +180,12 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             )
             stack.push_async_callback(router.aclose)
             backend = await stack.enter_async_context(Idempotency(router, store, settings.state, metrics.repeated))
+            services = OpenAIServices(settings, catalog, authenticator, endpoints, backend, decode)
+            responses = ResponseStore(storage.responses, secret, settings.responses)
+            background = await stack.enter_async_context(background_responses(backend, responses, rules, settings))
             yield {
-                "openai": OpenAIServices(settings, catalog, authenticator, endpoints, backend, decode),
+                "openai": services,
+                "responses": ResponsesServices(services, responses, background),
                 "anthropic": AnthropicServices(
                     settings, catalog, authenticator, endpoints, backend, partial(decode_messages, rules=rules)
                 ),
@@ -221,6 +229,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
         routes=[
             *anthropic_routes(),
             *openai_routes(),
+            *responses_routes(),
             *elastic_routes(),
             *(console_routes() if settings.console.enabled else ()),
             Route("/healthz", healthz),

@@ -92,7 +92,6 @@ def test_an_oversized_body_is_refused_while_reading(make_deployment: Any) -> Non
     [
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
-        ("POST", "/v1/responses", 404, "unknown_url"),
         ("POST", "/v1/embeddings", 404, "unknown_url"),
         ("GET", "/", 404, "unknown_url"),
         ("GET", "/v1/chat/completions/x", 404, "unknown_url"),

@@ -276,13 +276,8 @@ class StreamResponse(RunResponse):
         self._sent = False
 
     async def _answer(self, send: Send) -> bool:
-        self._run = run = await self._start()
-        if time.monotonic() >= self._hold_until:
-            await self._open(send)
         try:
-            await self._write_events(run, send)
-            await self._open(send)
-            await self._write(self._encoder.end, send)
+            await self._write_all(send)
             self._sent = True
         except ProxyError as error:
             if not self._begun:
@@ -297,6 +292,14 @@ class StreamResponse(RunResponse):
             await self._write(self._encoder.error(InternalError("The server had an error while answering.")), send)
         await self._finish(send)
         return self._sent
+
+    async def _write_all(self, send: Send) -> None:
+        self._run = run = await self._start()
+        if time.monotonic() >= self._hold_until:
+            await self._open(send)
+        await self._write_events(run, send)
+        await self._open(send)
+        await self._write(self._encoder.end, send)
 
     async def _write_events(self, run: Run, send: Send) -> None:
         unfinished, batches = 0, run.events()

@@ -42,7 +42,7 @@ from proxy.settings import Settings
 
 API: Final = "openai"
 """Its name in the digests of equal requests."""
-_SERVED: Final = "Chat completions are served at POST /v1/chat/completions, messages at POST /v1/messages."
+_SERVED: Final = "Chat completions are served at POST /v1/chat/completions, responses at POST /v1/responses, messages at POST /v1/messages."
 
 DecodeChat = Callable[[dict[str, Any], int], tuple[InferenceRequest, ChatReply, str]]
 """(a body, its bytes) → the request, what its reply looks like, and the digest of the body. Raises InvalidRequest."""

@@ -84,9 +84,9 @@ def finished(id_: str, result: Result, reply: ResponseReply, seal: Seal, now: in
     return response_object(id_, result.created, reply, **end, output=output)
 
 
-def failed(response: JsonObject, error: ProxyError, now: int) -> JsonObject:
+def failed(response: JsonObject, error: ProxyError) -> JsonObject:
     """A response that ended with an error."""
-    return {**response, "status": "failed", "completed_at": now, "output": [], "usage": None, "error": _error(error)}
+    return {**response, "status": "failed", "output": [], "usage": None, "error": _error(error)}
 
 
 def response_body(response: JsonObject) -> bytes:
@@ -310,6 +310,8 @@ class ResponseStreamEncoder:
         output: the items that are whole.
     """
 
+    end = b""
+
     def __init__(self, reply: ResponseReply, seal: Seal) -> None:
         self.output: list[JsonObject] = []
         self._reply, self._seal = reply, seal
@@ -352,9 +354,9 @@ class ResponseStreamEncoder:
         """The terminal event of a whole response."""
         return event_bytes(self._numbered.last(response))
 
-    def error(self, error: ProxyError, now: int) -> bytes:
+    def error(self, error: ProxyError) -> bytes:
         """The terminal event of a response that failed."""
-        return event_bytes(self._numbered.last(failed(self._response, error, now)))
+        return event_bytes(self._numbered.last(failed(self._response, error)))
 
     def _events(self, event: Event) -> Iterator[JsonObject]:
         reply, numbered = self._reply, self._numbered

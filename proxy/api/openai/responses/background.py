@@ -1,0 +1,291 @@
+"""Background responses: their requests are stored, so that whichever replica is asked for a response finishes it if another was killed.
+
+    POST      the request is stored as queued, then run by a task of this replica; answered once its job is submitted, or after a second
+    GET       what is stored; if the replica that worked on it was killed, this one goes on, from the submissions that are recorded
+    cancel    the status is replaced at once, and what the task finds later is dropped
+
+A record that has not ended is replaced by compare-and-set, so a response ends once.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from uuid import uuid4
+
+import structlog
+
+from proxy.access.authentication import Caller
+from proxy.api.http.requests import canonical_digest, validated
+from proxy.api.openai.responses.decode import (
+    NOTHING,
+    Decoding,
+    ResponseReply,
+    body_digest,
+    decode,
+    references,
+)
+from proxy.api.openai.responses.encode import FINAL, failed, finished, response_object
+from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
+from proxy.api.openai.responses.types import ResponsesRequest
+from proxy.errors import IdempotencyMismatch, InternalError, Overloaded, ProxyError, ResponseNotFound
+from proxy.inference.idempotency import Idempotency, Terms
+from proxy.inference.request import JsonObject, Request, Rules
+from proxy.settings import Settings
+
+API: Final = "responses"
+_ANSWER_WITHIN_S: Final = 0.8
+_POLL_S: Final = 0.5
+"""Seconds between reads of a response that another replica works on."""
+_LONGEST_PAUSE_S: Final = 10.0
+_LARGE_BYTES: Final = 64 * 1024
+_WRITE_TRIES: Final = 60
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A decoded request.
+
+    Attributes:
+        raw: its body.
+        digest: of the body, as equal requests have it.
+    """
+
+    request: Request
+    reply: ResponseReply
+    raw: JsonObject
+    digest: str
+
+
+class Background:
+    """The background responses that this replica works on, and how they are decoded. An async context manager that owns their tasks."""
+
+    def __init__(self, backend: Idempotency, store: ResponseStore, rules: Rules, settings: Settings) -> None:
+        self._backend, self._store, self._rules = backend, store, rules
+        self._most, self._remember_s = settings.responses.max_background, settings.state.adopt_ttl_s
+        self._key_ttl_s, self._deadline_s = settings.state.idempotency_ttl_s, settings.jobs.deadline_s
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def aclose(self) -> None:
+        """Stop working. What has not ended is finished by another replica, if there is one."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------ decoding
+
+    def decoded(
+        self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller, known: Any = NOTHING
+    ) -> Task:
+        """The request of a body. Raises InvalidRequest."""
+        using = Decoding(self._rules, lambda sealed: self._store.unseal(caller, sealed), self._store.available)
+        request, reply = decode(body, raw, body_bytes, using, known)
+        return Task(request, reply, raw, body_digest(raw))
+
+    async def resolve(self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller) -> Task:
+        """The same, with what it continues and refers to. Raises ProxyError."""
+        known = await self._store.known(body.previous_response_id, references(body), caller)
+        if body_bytes + known.bytes >= _LARGE_BYTES:
+            return await asyncio.to_thread(self.decoded, body, raw, body_bytes, caller, known)
+        return self.decoded(body, raw, body_bytes, caller, known)
+
+    # ------------------------------------------------------------ requests
+
+    async def start(self, task: Task, caller: Caller, terms: Terms, credential: str) -> StoredResponse:
+        """Begin to work on a request, or find what an equal one led to.
+
+        Args:
+            credential: as of `response_id`.
+
+        Raises:
+            IdempotencyMismatch: its key was used with another body.
+            Overloaded: too many are worked on, or they cannot be stored.
+            ProxyError: the request is refused.
+        """
+        await self._store.open()
+        equal = canonical_digest([terms.client, caller.id, caller.data_plane_id, task.digest])
+        if terms.key is not None:
+            nonce = canonical_digest([terms.client, caller.id, terms.key])
+            if (body := await self._store.noted(nonce)) not in (None, task.digest):
+                message = "This idempotency key was used with another request body."
+                raise IdempotencyMismatch(message, param="Idempotency-Key")
+            if body is not None and (found := await self._repeated(nonce, caller, credential)):
+                return found
+            await self._store.note(nonce, task.digest, self._remember_s if terms.derived else self._key_ttl_s)
+        else:
+            nonce = str(uuid4())
+            earlier = await self._store.noted(equal) if terms.is_retry else None
+            if earlier is not None and (found := await self._repeated(earlier, caller, credential)):
+                return found
+            await self._store.note(equal, nonce, self._remember_s)
+        if len(self._tasks) >= self._most:
+            raise Overloaded("Too many background responses are worked on; try again later.", retry_after=2.0)
+        id_ = response_id(credential, f"background:{nonce}")
+        response = response_object(id_, int(time.time()), task.reply, "queued")
+        asked = {"body": task.raw, "bytes": task.request.body_bytes, "nonce": nonce, "client": terms.client}
+        stored = StoredResponse(id_, response, task.reply.input, asked)
+        if not await self._store.put(stored, caller, open_=True):
+            raise Overloaded("Background responses cannot be stored now.", code="state_unavailable", retry_after=1.0)
+        submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._spawn(stored, task, caller, submitted)
+        await asyncio.wait({submitted}, timeout=_ANSWER_WITHIN_S)
+        if not submitted.done():
+            submitted.set_result(None)  # from now on the response tells what becomes of it
+        elif (error := submitted.exception()) is not None:
+            await self._store.remove(id_)
+            raise error
+        return stored
+
+    async def _repeated(self, nonce: str, caller: Caller, credential: str) -> StoredResponse | None:
+        stored = await self._store.get(response_id(credential, f"background:{nonce}"), caller)
+        return None if stored is None else await self.revived(stored, caller)
+
+    async def revived(self, stored: StoredResponse, caller: Caller) -> StoredResponse:
+        """What is stored, as clients see it; this replica goes on with a response whose replica was killed."""
+        if stored.response["status"] in FINAL:
+            return stored
+        if stored.request is not None and stored.id not in self._tasks and await self._store.take_over(stored):
+            log.info("a background response is taken over")
+            submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            submitted.set_result(None)
+            self._spawn(stored, None, caller, submitted)
+        return replace(stored, response={**stored.response, "status": "in_progress"})
+
+    async def ended(self, stored: StoredResponse, caller: Caller, timeout_s: float) -> JsonObject | None:
+        """The response once it has ended; None if it has not after some seconds (0 is no limit).
+
+        Raises:
+            ResponseNotFound: it was deleted.
+        """
+        until = time.monotonic() + timeout_s if timeout_s else None
+        while True:
+            task = self._tasks.get(stored.id)
+            pause = _POLL_S if until is None else min(max(until - time.monotonic(), 0.0), _POLL_S)
+            if task is not None:
+                await asyncio.wait({task}, timeout=None if until is None else max(until - time.monotonic(), 0.0))
+            else:
+                await asyncio.sleep(pause)
+            found = await self._store.get(stored.id, caller)
+            if found is None:
+                raise ResponseNotFound("The response was deleted.", param="response_id")
+            if found.response["status"] in FINAL:
+                return found.response
+            await self.revived(found, caller)
+            if until is not None and time.monotonic() >= until:
+                return None
+
+    async def cancel(self, stored: StoredResponse, caller: Caller) -> tuple[JsonObject, bool]:
+        """The response, cancelled unless it has ended; and whether this cancelled it."""
+        while stored.response["status"] not in FINAL:
+            response = {**stored.response, "status": "cancelled", "completed_at": int(time.time())}
+            if await self._store.replace(stored, replace(stored, response=response, request=None), caller):
+                if task := self._tasks.get(stored.id):
+                    task.cancel()
+                return response, True
+            stored = await self._store.find(stored.response["id"], caller)
+        return stored.response, False
+
+    # ------------------------------------------------------------ work
+
+    def _spawn(
+        self, stored: StoredResponse, task: Task | None, caller: Caller, submitted: asyncio.Future[None]
+    ) -> None:
+        """Work on a response in a task of its own.
+
+        Args:
+            task: None where another replica decoded the request.
+            submitted: is done once a refusal can no longer be an answer; until then it gets the error of one.
+        """
+        work = asyncio.create_task(self._work(stored, task, caller, submitted))
+        self._tasks[stored.id] = work
+
+        def ended(_: object) -> None:
+            if self._tasks.get(stored.id) is not work:
+                return
+            del self._tasks[stored.id]
+            if not work.cancelled() and (error := work.exception()) is not None:
+                log.error("background response failed", exc_info=error)
+                failure = InternalError("The server had an error while answering.")
+                self._tasks[stored.id] = asyncio.create_task(
+                    self._finish(stored, failed(stored.response, failure), caller)
+                )
+                self._tasks[stored.id].add_done_callback(lambda _: self._tasks.pop(stored.id, None))
+
+        work.add_done_callback(ended)
+
+    async def _work(
+        self, stored: StoredResponse, task: Task | None, caller: Caller, submitted: asyncio.Future[None]
+    ) -> None:
+        try:
+            task = task or await self._again(stored, caller)
+            response = await self._answered(stored, task, caller, submitted)
+        except ProxyError as error:
+            if not submitted.done():
+                submitted.set_exception(error)
+                return
+            log.warning("background response failed", code=error.code, job=error.job_id)
+            response = failed(stored.response, error)
+        await self._finish(stored, response, caller)
+
+    async def _again(self, stored: StoredResponse, caller: Caller) -> Task:
+        """The request of a response that another replica began."""
+        request = stored.request or {}
+        raw = request["body"]
+        return await self.resolve(validated(ResponsesRequest, raw), raw, request["bytes"], caller)
+
+    async def _answered(
+        self, stored: StoredResponse, task: Task, caller: Caller, submitted: asyncio.Future[None]
+    ) -> JsonObject:
+        """The response of a request. What costs nothing to repeat is repeated until the deadline."""
+        request = stored.request or {}
+        terms = Terms(client=request["client"], key=f"background:{request['nonce']}", derived=True)
+        until = time.monotonic() + self._deadline_s
+        while True:
+            try:
+                run = await self._backend.start(task.request, caller, terms, api=API, body=task.digest)
+                if not submitted.done():
+                    submitted.set_result(None)
+                delivered = False
+                try:
+                    result = await run.result()
+                    delivered = True
+                finally:
+                    run.close(delivered=delivered)
+                now = int(time.time())
+                whole = finished(stored.id, result, task.reply, lambda text: self._store.seal(caller, text), now)
+                return {**whole, "created_at": stored.response["created_at"]}
+            except ProxyError as error:
+                pause = error.retry_after
+                if not submitted.done() or pause is None or time.monotonic() + pause >= until:
+                    raise
+                await asyncio.sleep(min(pause, _LONGEST_PAUSE_S))
+
+    async def _finish(self, stored: StoredResponse, response: JsonObject, caller: Caller) -> None:
+        """Store how a response ended, unless it was cancelled or deleted meanwhile."""
+        for _ in range(_WRITE_TRIES):
+            try:
+                found = await self._store.get(stored.id, caller)
+                if found is None or found.response["status"] in FINAL:
+                    return
+                if await self._store.replace(found, replace(found, response=response, request=None), caller):
+                    return
+            except Overloaded:
+                await asyncio.sleep(1.0)
+        log.error("a background response could not be stored")
+
+
+@asynccontextmanager
+async def background_responses(
+    backend: Idempotency, store: ResponseStore, rules: Rules, settings: Settings
+) -> AsyncIterator[Background]:
+    """Background responses, until the block ends."""
+    background = Background(backend, store, rules, settings)
+    try:
+        yield background
+    finally:
+        await background.aclose()

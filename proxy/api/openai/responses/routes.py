@@ -1,0 +1,400 @@
+"""Routes of the Responses API, each with and without `/v1` and a trailing slash."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Send
+
+from proxy.access.authentication import Caller, presented_keys
+from proxy.api.http.requests import read_object, terms_of, validated
+from proxy.api.http.responses import (
+    COMMENT,
+    EVENT_STREAM,
+    RunResponse,
+    StreamResponse,
+    WholeResponse,
+    json_response,
+    report_headers,
+)
+from proxy.api.openai.encode import error_body
+from proxy.api.openai.responses.background import Background, Task
+from proxy.api.openai.responses.decode import (
+    references,
+    turn_of,
+)
+from proxy.api.openai.responses.encode import (
+    FINAL,
+    ResponseStreamEncoder,
+    begin_events,
+    end_events,
+    event_bytes,
+    failed,
+    finished,
+    input_items,
+    response_body,
+)
+from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
+from proxy.api.openai.responses.types import ResponsesRequest
+from proxy.api.openai.routes import OpenAIServices, route
+from proxy.errors import InvalidRequest, PaidFailure, ProxyError, UnknownUrl
+from proxy.inference.backend import Report, Run
+from proxy.inference.idempotency import Terms
+from proxy.inference.request import JsonObject
+from proxy.inference.result import Event, Result
+from proxy.inference.router import find_model
+
+API: Final = "responses"
+"""Its name in the digests of equal requests."""
+_LARGE_BYTES: Final = 64 * 1024
+_BEGIN_AFTER_S: Final = 0.5
+"""How long the upstream may take to refuse a request before its stream begins."""
+_BYTES_PER_TOKEN: Final = 4
+_MAX_PAGE: Final = 100
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesServices:
+    """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.responses`."""
+
+    openai: OpenAIServices
+    store: ResponseStore
+    background: Background
+
+
+def responses_routes() -> list[Route]:
+    """All of them."""
+    return [
+        *route("/responses", create, "POST"),
+        *route("/responses", no_sockets, "GET"),
+        *route("/responses/input_tokens", count_tokens, "POST"),
+        *route("/responses/compact", not_served, "POST"),
+        *route("/responses/{id}", retrieve, "GET"),
+        *route("/responses/{id}", delete, "DELETE"),
+        *route("/responses/{id}/cancel", cancel, "POST"),
+        *route("/responses/{id}/input_items", list_input_items, "GET"),
+        *(
+            Route(f"{prefix}/conversations{rest}", not_served, methods=["GET", "POST", "DELETE"])
+            for prefix in ("/v1", "")
+            for rest in ("", "/{rest:path}")
+        ),
+    ]
+
+
+# ---------------------------------------------------------------- create
+
+
+async def create(request: Request) -> RunResponse | Response:
+    """`POST /v1/responses`: whole, streamed, or in the background. Whatever can be refused is refused before a response begins."""
+    services: ResponsesServices = request.state.responses
+    caller, task = await _read(request, services)
+    chat = services.openai.settings.chat
+    heartbeat_s = chat.heartbeat_s if task.reply.stream else chat.keepalive_json_s
+    terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
+    turn = turn_of(task.raw)
+    if terms.key is None and turn is not None:
+        terms = replace(terms, key=f"turn:{turn}:{task.digest}", derived=True)
+    credential = "".join(presented_keys(request.headers)[:1])
+    if task.reply.background:
+        stored = await services.background.start(task, caller, terms, credential)
+        if task.reply.stream:
+            return _stream_of(services, stored, caller, chat.heartbeat_s)
+        return json_response(stored.response)
+    answer = _ResponseRun(services, task, caller, terms, credential)
+    if task.reply.stream:
+        return _ResponseStream(answer, heartbeat_s, services)
+    return WholeResponse(answer.start, answer.body, error_body, heartbeat_s)
+
+
+async def count_tokens(request: Request) -> Response:
+    """`POST /v1/responses/input_tokens`: an estimate, without a job."""
+    services: ResponsesServices = request.state.responses
+    _, task = await _read(request, services)
+    tokens = max(1, task.request.body_bytes // _BYTES_PER_TOKEN)
+    return json_response({"object": "response.input_tokens", "input_tokens": tokens})
+
+
+async def _read(request: Request, services: ResponsesServices) -> tuple[Caller, Task]:
+    """The caller and the decoded body.
+
+    Raises:
+        ProxyError: the caller is not known, the body is wrong, it refers to what is not stored, or there is no such model.
+    """
+    openai = services.openai
+    caller = await openai.authenticator.authenticate(request.headers)
+    await services.store.open()
+    read = await read_object(request, partial(_validated, services=services, caller=caller), openai.settings.server)
+    task = read if isinstance(read, Task) else await services.background.resolve(*read, caller)
+    if task.request.model not in openai.catalog.by_name:
+        await find_model(task.request.model, caller, openai.catalog, openai.endpoints)
+    return caller, task
+
+
+def _validated(
+    raw: JsonObject, body_bytes: int, *, services: ResponsesServices, caller: Caller
+) -> Task | tuple[ResponsesRequest, JsonObject, int]:
+    """The decoded body, or where stored responses have to be read first, the body."""
+    body = validated(ResponsesRequest, raw)
+    if body.previous_response_id is not None or references(body):
+        return body, raw, body_bytes
+    return services.background.decoded(body, raw, body_bytes, caller)
+
+
+class _ResponseRun:
+    """One request on its way to a response that is not in the background; as a run, one whose response is stored before it is delivered."""
+
+    def __init__(self, services: ResponsesServices, task: Task, caller: Caller, terms: Terms, credential: str) -> None:
+        self.task, self.terms = task, terms
+        self.id = response_id(credential, task.digest)
+        """The hexadecimal part of its id: that of a request which never came to be, until it is accepted."""
+        self.accepted: Callable[[], None] = lambda: None
+        self._services, self._caller, self._credential = services, caller, credential
+        self._run: Run | None = None
+        self._response: JsonObject = {}
+        self._unstored = False
+
+    async def start(self) -> Run:
+        """Have the request accepted. Raises ProxyError."""
+        task = self.task
+        self._run = await self._services.openai.backend.start(
+            task.request, self._caller, self.terms, api=API, body=task.digest, accepted=self._accepted
+        )
+        return self
+
+    def _accepted(self, place: str) -> None:
+        self.id = response_id(self._credential, place)
+        self.accepted()
+
+    def seal(self, text: str) -> str:
+        """Seal a reasoning trace."""
+        return self._services.store.seal(self._caller, text)
+
+    async def stored(self, response: JsonObject) -> JsonObject:
+        """Store a whole response; as it is then to be sent."""
+        if not self.task.reply.store:
+            return response
+        record = StoredResponse(self.id, response, self.task.reply.input)
+        if await self._services.store.put(record, self._caller):
+            return response
+        self._unstored = True
+        return {**response, "store": False}
+
+    def body(self, result: Result) -> bytes:
+        """The JSON of the response, once there is a result."""
+        return response_body(self._response)
+
+    # ------------------------------------------------------------ as a run: see `proxy.inference.backend.Run`
+
+    @property
+    def report(self) -> Report:
+        """See `Run`."""
+        report = self._begun().report
+        if self._unstored:
+            sentence = "store: false, as the response could not be stored"
+            report = replace(report, adjusted=(*report.adjusted, sentence))
+        return report
+
+    async def result(self) -> Result:
+        """See `Run`; the response is stored."""
+        result = await self._begun().result()
+        whole = finished(self.id, result, self.task.reply, self.seal, int(time.time()))
+        self._response = await self.stored(whole)
+        return result
+
+    def events(self) -> AsyncIterator[Iterable[Event]]:
+        """See `Run`."""
+        return self._begun().events()
+
+    def close(self, *, delivered: bool) -> None:
+        """See `Run`."""
+        self._begun().close(delivered=delivered)
+
+    def _begun(self) -> Run:
+        if self._run is None:
+            raise RuntimeError("the request has not been accepted")
+        return self._run
+
+
+class _ResponseStream(StreamResponse):
+    """The server-sent events of a response.
+
+    They begin when the upstream has accepted the request, or does not answer at once: until then a refusal is a status. Whatever breaks
+    after that, the last event is terminal.
+    """
+
+    delivered_by_choices = False
+
+    def __init__(self, answer: _ResponseRun, heartbeat_s: float, services: ResponsesServices) -> None:
+        self._wanted = answer
+        self._events = ResponseStreamEncoder(answer.task.reply, answer.seal)
+        chat = services.openai.settings.chat.model_copy(update={"heartbeat_style": "chunk"})
+        super().__init__(answer.start, self._events, heartbeat_s, chat)
+
+    async def _write_all(self, send: Send) -> None:
+        answer, opening = self._wanted, None
+
+        def open_soon() -> None:
+            nonlocal opening
+            opening = opening or asyncio.create_task(self._open_later(send))
+
+        answer.accepted = open_soon
+        try:
+            self._run = run = await self._start()
+        except PaidFailure:
+            if answer.terms.derived:  # Codex repeats a request more often after a status than after a stream that ended
+                await self._open(send)
+            raise
+        finally:
+            if opening is not None:
+                opening.cancel()
+        await self._open(send)
+        await self._write_events(run, send)
+        response = await answer.stored(self._events.finished(int(time.time())))
+        await self._write(self._events.finish(response), send)
+
+    async def _open_later(self, send: Send) -> None:
+        await asyncio.sleep(_BEGIN_AFTER_S)
+        await self._open(send)
+
+    async def _open(self, send: Send) -> None:
+        if not self._held:
+            self._held.append(self._events.begin(self._wanted.id, int(time.time())))
+        await super()._open(send)
+
+
+# ---------------------------------------------------------------- stored responses
+
+
+async def retrieve(request: Request) -> Response:
+    """`GET /v1/responses/{id}`: a stored response, or with `stream=true` its events after `starting_after`."""
+    services, caller, stored = await _find(request)
+    stored = await services.background.revived(stored, caller)
+    if request.query_params.get("stream", "").lower() not in ("true", "1"):
+        return json_response(stored.response)
+    after = _number(request, "starting_after", -1, 2**31)
+    return _stream_of(services, stored, caller, services.openai.settings.chat.heartbeat_s, after)
+
+
+async def cancel(request: Request) -> Response:
+    """`POST /v1/responses/{id}/cancel`: a background response is cancelled, unless it has ended. Its job runs on, and is paid."""
+    services, caller, stored = await _find(request)
+    if not stored.response["background"]:
+        raise InvalidRequest("Only background responses can be cancelled.", param="response_id")
+    response, cancelled = await services.background.cancel(stored, caller)
+    adjusted = "background: the job runs on at Narrative, and is paid; its result is dropped"
+    return json_response(response, report_headers(Report(adjusted=(adjusted,))) if cancelled else None)
+
+
+async def delete(request: Request) -> Response:
+    """`DELETE /v1/responses/{id}`: it is forgotten; a job of it runs on."""
+    services, _, stored = await _find(request)
+    await services.store.remove(stored.id)
+    return json_response({"id": stored.response["id"], "object": "response", "deleted": True})
+
+
+async def list_input_items(request: Request) -> Response:
+    """`GET /v1/responses/{id}/input_items`: the items of its own request, in pages."""
+    _, _, stored = await _find(request)
+    if stored.input is None:
+        message = "The items of this response were too large to be kept."
+        raise InvalidRequest(message, param="response_id", code="input_not_stored")
+    query = request.query_params
+    order, after = query.get("order", "desc"), query.get("after")
+    if order not in ("asc", "desc"):
+        raise InvalidRequest("Invalid `order`: expected 'asc' or 'desc'.", param="order")
+    limit = _number(request, "limit", 20, _MAX_PAGE, least=1)
+    items = input_items(stored.id, stored.input)
+    if order == "desc":
+        items.reverse()
+    if after is not None:
+        ids = [item["id"] for item in items]
+        if after not in ids:
+            raise InvalidRequest("Invalid `after`: there is no such item.", param="after")
+        items = items[ids.index(after) + 1 :]
+    page = items[:limit]
+    return json_response(
+        {
+            "object": "list",
+            "data": page,
+            "first_id": page[0]["id"] if page else None,
+            "last_id": page[-1]["id"] if page else None,
+            "has_more": len(items) > limit,
+        }
+    )
+
+
+async def _find(request: Request) -> tuple[ResponsesServices, Caller, StoredResponse]:
+    """Raises ResponseNotFound."""
+    services: ResponsesServices = request.state.responses
+    caller = await services.openai.authenticator.authenticate(request.headers)
+    return services, caller, await services.store.find(request.path_params["id"], caller)
+
+
+def _number(request: Request, name: str, default: int, most: int, least: int = 0) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isdecimal() and text.isascii() and len(text) < 11 and least <= int(text) <= most):
+        raise InvalidRequest(f"Invalid `{name}`: expected a number from {least} to {most}.", param=name)
+    return int(text)
+
+
+def _stream_of(
+    services: ResponsesServices, stored: StoredResponse, caller: Caller, heartbeat_s: float, after: int = -1
+) -> Response:
+    """The events of a stored response, from the one that follows `after`; live while it is being worked on."""
+    media_type, *headers = EVENT_STREAM
+    return StreamingResponse(
+        _events_of(services.background, stored, caller, heartbeat_s, after),
+        media_type=media_type.decode(),
+        headers={name.decode(): value.decode() for name, value in headers},
+    )
+
+
+async def _events_of(
+    background: Background, stored: StoredResponse, caller: Caller, heartbeat_s: float, after: int
+) -> AsyncIterator[bytes]:
+    """Heartbeats are comments, so that every reader finds the same numbers."""
+    number = -1
+    for event in begin_events(stored.response):
+        number = event["sequence_number"]
+        if number > after:
+            yield event_bytes(event)
+    response = stored.response
+    try:
+        while response["status"] not in FINAL:
+            ended = await background.ended(stored, caller, heartbeat_s)
+            if ended is None:
+                yield COMMENT
+            else:
+                response = ended
+    except ProxyError as error:
+        response = failed(response, error)
+    for event in end_events(response, number + 1):
+        if event["sequence_number"] > after:
+            yield event_bytes(event)
+            await asyncio.sleep(0)
+
+
+# ---------------------------------------------------------------- what is not served
+
+
+async def not_served(request: Request) -> Response:
+    """Raises UnknownUrl."""
+    raise UnknownUrl(
+        "Conversations and compaction are not served here: send the items, or `previous_response_id`, to POST /v1/responses."
+    )
+
+
+async def no_sockets(request: Request) -> Response:
+    """Raises UnknownUrl."""
+    raise UnknownUrl("WebSockets are not served here: stream the response of POST /v1/responses.")
