@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -11,11 +11,11 @@ from typing import TypedDict
 
 from pydantic import SecretStr
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import Scope
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Lifespan, Scope
 
 from proxy.access.authentication import (
     ANONYMOUS,
@@ -42,8 +42,8 @@ from proxy.api.openai.routes import (
     decode_body,
     decode_streamed,
     error_response,
-    exception_handlers,
     openai_routes,
+    unrouted,
 )
 from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.narrative.backend import NarrativeBackend
@@ -220,12 +220,14 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
 
     other_keys = (settings.narrative.api_key, settings.elastic.admin_key, settings.access.secret_key)
 
-    def render_error(scope: Scope, error: ProxyError) -> Response:
+    def render_error(scope: Scope, error: ProxyError | HTTPException) -> Response:
+        if isinstance(error, HTTPException):
+            error = unrouted(scope, error)
         if is_messages(scope):
             return messages_error(scope, error)
         return error_response(error, paid_failure_status=settings.chat.paid_failure_status)
 
-    app = Starlette(
+    app = _App(
         routes=[
             *anthropic_routes(),
             *openai_routes(),
@@ -237,26 +239,31 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             Route("/metrics", show_metrics),
             Route(WEBHOOK_PATH, take_delivery, methods=["POST"]),
         ],
-        middleware=[
-            Middleware(
-                HttpMiddleware,
-                options=HttpOptions(
-                    lifecycle,
-                    metrics,
-                    settings.server.cors_origins,
-                    _EXPOSED_HEADERS,
-                    render_error,
-                    (*_client_keys(settings), *filter(None, map(_plain, other_keys))),
-                    recent if settings.console.enabled else None,
-                ),
-            ),
-        ],
-        exception_handlers=exception_handlers(render_error),
         lifespan=lifespan,
+        options=HttpOptions(
+            lifecycle,
+            metrics,
+            settings.server.cors_origins,
+            _EXPOSED_HEADERS,
+            render_error,
+            (*_client_keys(settings), *filter(None, map(_plain, other_keys))),
+            recent if settings.console.enabled else None,
+        ),
     )
     app.router.redirect_slashes = False
     app.state.metrics, app.state.lifecycle = metrics, lifecycle
     return app
+
+
+class _App(Starlette):
+    """One middleware, which renders errors too, in place of Starlette's stack: every layer is memory of each request that waits."""
+
+    def __init__(self, routes: Sequence[BaseRoute], lifespan: Lifespan["_App"], options: HttpOptions) -> None:
+        super().__init__(routes=routes, lifespan=lifespan)
+        self._options = options
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return HttpMiddleware(self.router, self._options)
 
 
 async def healthz(request: Request) -> Response:

@@ -15,12 +15,15 @@ from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.access.authentication import presented_keys
 from proxy.api.http.requests import credentials_digest
+from proxy.api.http.responses import CLIENT_CLOSED_REQUEST
 from proxy.errors import InternalError, ProxyError, redact
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
@@ -66,7 +69,7 @@ class HttpOptions:
     Attributes:
         origins: from which browsers may call; `*` is all.
         exposed_headers: response headers that their scripts may read.
-        render_error: the response to a request that fails here, in the shape of its API, which its scope tells.
+        render_error: the response to a request that failed before its first byte, in the shape of its API, which its scope tells.
         keys: of the settings, left out of the bodies of error responses.
         records: gets each request when it arrives, those for pages and probes aside.
     """
@@ -75,7 +78,7 @@ class HttpOptions:
     metrics: Metrics
     origins: Sequence[str]
     exposed_headers: Sequence[str]
-    render_error: Callable[[Scope, ProxyError], Response]
+    render_error: Callable[[Scope, ProxyError | HTTPException], Response]
     keys: Sequence[str] = ()
     records: deque[RequestRecord] | None = None
 
@@ -102,8 +105,10 @@ class HttpMiddleware:
         if "//" in scope["path"] or not (scope.get("raw_path") or b"/").startswith(b"/"):
             normalize_target(scope)
         # Metrics need no key, so that any page could read them.
-        handle = self._handle if scope["path"] == "/metrics" else self._with_cors
-        await handle(scope, receive, send)
+        if scope["path"] == "/metrics" or not any(name == b"origin" for name, _ in scope["headers"]):
+            await self._handle(scope, receive, send)
+        else:
+            await self._with_cors(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -147,15 +152,22 @@ class HttpMiddleware:
             app = self._app if refusal is None else options.render_error(scope, refusal)
             try:
                 await app(scope, receive, _send_on)
-            except Exception:
-                log.exception("unforeseen error")
+            except Exception as error:
+                response = self._response_to(error, scope, begun=record.status > 0)
                 if not record.status:
-                    error = InternalError("The server had an error while processing the request.")
-                    await options.render_error(scope, error)(scope, receive, _send_on)
+                    await response(scope, receive, _send_on)
             finally:
                 if not operational and refusal is None:
                     lifecycle.leave()
                 self._finish(record, scope, time.perf_counter() - started)
+
+    def _response_to(self, error: Exception, scope: Scope, *, begun: bool) -> Response:
+        if isinstance(error, ProxyError | HTTPException) and not begun:
+            return self._options.render_error(scope, error)
+        if isinstance(error, ClientDisconnect):
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        log.error("unforeseen error", exc_info=error)
+        return self._options.render_error(scope, InternalError("The server had an error while processing the request."))
 
     def _finish(self, record: RequestRecord, scope: Scope, seconds: float) -> None:
         record.ms = round(seconds * 1000, 1)

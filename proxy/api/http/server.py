@@ -54,6 +54,7 @@ class ServerConfig(uvicorn.Config):
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here goes by a client's address
             host=settings.server.host,
             port=settings.server.port,
             workers=settings.server.workers,

@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
@@ -15,7 +15,7 @@ from proxy.access.authentication import Authenticator, presented_keys
 from proxy.api.http.middleware import shown_path
 from proxy.api.http.requests import read_object, terms_of, validated
 from proxy.api.http.responses import (
-    CLIENT_CLOSED_REQUEST,
+    AsgiHandler,
     RunResponse,
     StreamResponse,
     WholeResponse,
@@ -72,7 +72,9 @@ def openai_routes() -> list[Route]:
 def route(path: str, endpoint: Callable[[Request], Awaitable[RunResponse | Response]], method: str) -> list[Route]:
     """The routes of a path that is written without `/v1`."""
     return [
-        Route(f"{prefix}{path}{slash}", endpoint, methods=[method]) for prefix in ("/v1", "") for slash in ("", "/")
+        Route(f"{prefix}{path}{slash}", AsgiHandler(endpoint), methods=[method])
+        for prefix in ("/v1", "")
+        for slash in ("", "/")
     ]
 
 
@@ -162,30 +164,12 @@ def error_response(error: ProxyError, *, paid_failure_status: int = PaidFailure.
     )
 
 
-def exception_handlers(
-    render_error: Callable[[Scope, ProxyError], Response],
-) -> dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]:
-    """Handlers for errors of the project, for URLs and methods that are not served, and for clients that left.
-
-    Args:
-        render_error: the response to a request that failed before its first byte, in the shape of its API.
-    """
-
-    async def _on_error(request: Request, error: Exception) -> Response:
-        return render_error(request.scope, cast(ProxyError, error))
-
-    async def _on_unrouted(request: Request, error: Exception) -> Response:
-        """The message names the URL that is served."""
-        error = cast(HTTPException, error)
-        what = f"{request.method} {shown_path(request.url.path)}"
-        if error.status_code == 405:
-            refusal: ProxyError = MethodNotAllowed(f"Method not allowed: {what}. {_SERVED}")
-        else:
-            refusal = UnknownUrl(f"Unknown URL: {what}. {_SERVED}")
-        refusal.headers = dict(error.headers or {})
-        return render_error(request.scope, refusal)
-
-    async def _on_disconnect(request: Request, error: Exception) -> Response:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-    return {ProxyError: _on_error, HTTPException: _on_unrouted, ClientDisconnect: _on_disconnect}
+def unrouted(scope: Scope, error: HTTPException) -> ProxyError:
+    """The refusal of a URL, or of a method, that is not served. The message names the URLs that are."""
+    what = f"{scope['method']} {shown_path(scope['path'])}"
+    if error.status_code == 405:
+        refusal: ProxyError = MethodNotAllowed(f"Method not allowed: {what}. {_SERVED}")
+    else:
+        refusal = UnknownUrl(f"Unknown URL: {what}. {_SERVED}")
+    refusal.headers = dict(error.headers or {})
+    return refusal
