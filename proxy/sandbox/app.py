@@ -77,17 +77,17 @@ def _routes(options: SandboxOptions, store: JobStore, faults: Faults, webhooks: 
         return store.page(query, lag=lag).encoded(query, store.clock() - lag)
 
     def _subscribe(_: Request, body: bytes) -> object:
-        return webhooks.create(body).record()
+        return webhooks.create(body).model_dump(exclude_none=True)
 
     def _list_subscriptions(_: Request, __: bytes) -> object:
-        records = [subscription.record() for subscription in webhooks.all()]
+        records = [subscription.model_dump(exclude_none=True) for subscription in webhooks.all()]
         return {"records": records, "current_page": 1, "total_pages": 1, "total_records": len(records)}
 
     def _get_subscription(request: Request, _: bytes) -> object:
         subscription = webhooks.get(request.path_params["id"])
         if request.method == "DELETE":
             subscription.status = "archived"
-        return subscription.record()
+        return subscription.model_dump(exclude_none=True)
 
     def _route(operation: SandboxOperation, method: str, path: str, handler: Handler) -> Route:
         async def _answer(request: Request) -> Response:

@@ -332,6 +332,28 @@ async def test_a_refused_delivery_is_tried_again_under_the_same_key() -> None:
     assert len({event["id"] for _, event in taken}) == 1
 
 
+async def test_the_pause_before_each_further_try_doubles_until_the_tries_are_used_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+
+    async def no_sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr("proxy.sandbox.webhooks.sleep", no_sleep)
+    listener = Listener(500, 404, 503, 500)
+    options = SandboxOptions(pending_s=0, running_s=0, webhook_attempts=4, webhook_retry_s=3600)
+    async with serve_sandbox(options) as sandbox, httpx.AsyncClient(base_url=sandbox.url, headers=TOKEN) as client:
+        with serve(listener.app) as url:
+            await subscribe(client, f"{url}/hook", states=["completed"])
+            given_up = await run(client, says("user", "one"))
+            taken = [await asyncio.wait_for(listener.taken.get(), 10) for _ in range(4)]
+            delivered = await run(client, says("user", "two"))
+            taken.append(await asyncio.wait_for(listener.taken.get(), 10))
+    assert [event["data"]["job_id"] for _, event in taken] == [given_up] * 4 + [delivered]
+    assert pauses == [3600, 7200, 14400]
+
+
 async def test_a_subscription_covers_jobs_under_way_and_only_what_it_asks_for(
     client: httpx.AsyncClient, sandbox: RunningSandbox
 ) -> None:
