@@ -5,7 +5,6 @@ The table is `config/models.toml`; no model is named in code.
 
 import re
 import tomllib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,14 +134,14 @@ def make_catalog(
     Raises:
         CatalogError: two cards claim one name, or there is no model of the default's name.
     """
-    claims = Counter(name for card in cards for name in {n.lower() for n in (card.id, *card.names, *card.replaces)})
-    if twice := [name for name, count in claims.items() if count > 1]:
-        raise CatalogError(f"more than one model claims the name {', '.join(sorted(twice))}")
-    matches = {}
+    matches: dict[str, Match] = {}
     for card in cards:
-        successor = Match(card, f"model: served by {card.public_name}, the successor of the one asked for")
-        matches.update({name.lower(): successor for name in card.replaces})
-        matches.update({name.lower(): Match(card) for name in (card.id, *card.names)})
+        successor = f"model: served by {card.public_name}, the successor of the one asked for"
+        names = {name.lower(): Match(card, successor) for name in card.replaces}
+        names |= {name.lower(): Match(card) for name in (card.id, *card.names)}
+        if twice := sorted(names.keys() & matches.keys()):
+            raise CatalogError(f"more than one model claims the name {', '.join(twice)}")
+        matches |= names
     by_name = {name: card for card in cards for name in (card.id, *card.names)}
     catalog = Catalog(cards, by_name, matches, tuple(prefix.lower() for prefix in prefixes if prefix))
     if default_model is None:

@@ -62,7 +62,7 @@ _TYPES: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ConsoleServices:
-    """Everything such a call needs.
+    """What the calls need.
 
     Attributes:
         recent: the last requests of this process, without their content; the middleware fills them in.

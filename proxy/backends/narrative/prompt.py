@@ -83,12 +83,8 @@ class Prepared:
         )
 
     def repair(self, output: object, errors: Sequence[str]) -> "Prepared":
-        """The same conversation plus the model's output and what is wrong with it, for one more try.
-
-        Args:
-            output: the `structured_output` as the model wrote it.
-            errors: as of `ParsedOutput`, at most five are shown; the client's property names in them become those that were sent.
-        """
+        """The same conversation plus the model's output and the errors of its `ParsedOutput`, for one more try. The client's property
+        names in the errors become those that were sent."""
         wrong = "\n".join(f"- {_as_sent(error, self.expected)}" for error in errors[:MAX_ERRORS])
         complaint = f"That output cannot be used:\n{wrong}\nGive the whole output again, corrected. Do not mention this correction."
         turns = (
@@ -270,19 +266,11 @@ def _token_limits(request: Request, card: ModelCard, rules: Rules) -> tuple[int,
     return reply, thinking, min(reply + rules.headroom_tokens + (thinking or 0), most), lowered
 
 
-def _sampling(wanted: Sampling, card: ModelCard) -> tuple[Sampling, tuple[str, ...]]:
+def _sampling(wanted: Sampling, card: ModelCard) -> tuple[Sampling, list[str]]:
     """The sampling parameters that the model accepts, and what was left out, as sentences."""
-    temperature, top_p = wanted.temperature, wanted.top_p
-    left_out = []
-    if card.sampling == "none":
-        given = {"temperature": temperature, "top_p": top_p}
-        left_out = [
-            f"{name}: left out, the model does not accept it" for name, value in given.items() if value is not None
-        ]
-        temperature = top_p = None
-    elif card.sampling == "one" and temperature is not None and top_p is not None:
-        left_out = ["top_p: left out, the model does not accept it beside temperature"]
-        top_p = None
-    if temperature is not None:
-        temperature = min(temperature, 1.0)
-    return replace(wanted, temperature=temperature, top_p=top_p), tuple(left_out)
+    given = [name for name in ("temperature", "top_p") if getattr(wanted, name) is not None]
+    accepted = {"both": given, "one": given[:1], "none": []}[card.sampling]
+    beside = " beside temperature" if card.sampling == "one" else ""
+    left_out = [f"{name}: left out, the model does not accept it{beside}" for name in given if name not in accepted]
+    temperature = min(wanted.temperature or 0.0, 1.0) if "temperature" in accepted else None
+    return replace(wanted, temperature=temperature, top_p=wanted.top_p if "top_p" in accepted else None), left_out
