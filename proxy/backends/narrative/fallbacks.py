@@ -19,6 +19,7 @@ from proxy.backends.narrative.failures import Cause
 from proxy.backends.narrative.prompt import Form, offered_tools, tool_names
 from proxy.backends.narrative.tools import ANSWER
 from proxy.catalog import ModelCard
+from proxy.inference.jsontext import dump_json
 from proxy.inference.request import Request
 
 _MAX_REMEMBERED: Final = 4_096
@@ -53,17 +54,8 @@ def _suspects(parts: Mapping[str, Any], text: str) -> Iterable[str]:
 
 
 def _keys(schema: Any) -> set[str]:
-    """The keywords and property names of a schema."""
-    found: set[str] = set()
-    todo = [schema]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, dict):
-            found |= node.keys()
-            todo += node.values()
-        elif isinstance(node, list):
-            todo += node
-    return found
+    """The keywords and property names of a schema that are words."""
+    return set(re.findall(r'"([A-Za-z0-9_-]+)":', dump_json(schema)))
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ The order is the order of generation: thinking first, then text, then calls. Sou
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
@@ -111,9 +111,8 @@ class OutputFormat:
         """
         fields = self._fields(output, budget)
         if fields is None:
-            return ParsedOutput(
-                errors=("the output does not have the form that the schema asks for",), undeliverable=True
-            )
+            wrong = "the output does not have the form that the schema asks for"
+            return ParsedOutput(errors=(wrong,), undeliverable=True)
         calls = self.tools.read(fields.get("tool_calls") or [], budget) if self.tools else ParsedOutput()
         answer = self._answer(fields, budget, called=bool(calls.calls))
         text = answer.text
@@ -142,9 +141,8 @@ class OutputFormat:
         value, errors, notes = self.answer.read(value, budget)
         if errors and called:
             return ParsedOutput()  # the schema applies to the final answer only, and this is not it
-        undeliverable = bool(errors) and (
-            self.answer.strict or isinstance(value, str)
-        )  # a string that does not match is prose
+        prose = isinstance(value, str)
+        undeliverable = bool(errors) and (self.answer.strict or prose)
         return ParsedOutput(dump_json(value), errors=errors, undeliverable=undeliverable, notes=notes)
 
     def _fields(self, output: Any, budget: Budget | None) -> dict[str, Any] | None:
@@ -164,9 +162,9 @@ class OutputFormat:
             return value
         if self.tools and self.tools.recognizes(value):
             return {"tool_calls": value}
-        whole = self.answer is not None and not validate(self.answer.compiled, value, budget).errors
-        if isinstance(only, dict) and _fits(only) and not whole:
-            return only  # one level of wrapping too many
+        wrapped = only if isinstance(only, dict) and _fits(only) else None
+        if wrapped is not None and (self.answer is None or validate(self.answer.compiled, value, budget).errors):
+            return wrapped  # one level of wrapping too many
         if is_text or self.answer is not None:
             return {main: output}
         if isinstance(only, str):
@@ -209,13 +207,7 @@ class Outcome:
 
 
 def read_job(expected: OutputFormat, job: Job, failures: str, budget: Budget | None = None) -> Outcome:
-    """Read an ended job.
-
-    Args:
-        expected: the format that the job was asked for.
-        job: completed, failed or cancelled.
-        failures: the causes of its failure as one text, free of secrets.
-        budget: the request's.
+    """Read an ended job; `failures` are the causes of its failure as one text, free of secrets.
 
     Raises:
         ProxyError: the job failed or was cancelled, in a way that is not an answer, or it has no result.
@@ -258,11 +250,15 @@ def choice_of(expected: OutputFormat, outcome: Outcome) -> Choice:
     parsed = outcome.parsed
     text, finish, matched = parsed.text, outcome.finish_reason, None
     if text is not None and expected.answer is None:
-        if expected.stop:
-            text, matched = _until_stop(text, expected.stop)
-        if expected.max_words is not None and len(text) >= 2 * expected.max_words:
-            text, cut = _at_most_words(text, expected.max_words)
-            finish, matched = ("length", None) if cut else (finish, matched)
+        found = [(position, stop) for stop in expected.stop if (position := text.find(stop)) >= 0]
+        if found:
+            end, matched = min(found, key=lambda match: match[0])
+            text = text[:end]
+        most = expected.max_words
+        if most is not None and len(text) >= 2 * most:
+            ends = [word.end() for word in islice(re.finditer(r"\S+", text), most + 1)]
+            if len(ends) > most:
+                text, finish, matched = text[: ends[most - 1]], "length", None
     calls = []
     for index, call in enumerate(parsed.calls):
         # 24 characters: some clients allow ids of 40 at most, and APIs add a prefix. Unique for good, since job ids are.
@@ -277,18 +273,3 @@ def choice_of(expected: OutputFormat, outcome: Outcome) -> Choice:
         finish_reason=finish,
         stop_sequence=matched,
     )
-
-
-def _until_stop(text: str, stop: Sequence[str]) -> tuple[str, str | None]:
-    """The text before the first stop string in it, and which one that is."""
-    found = [(position, string) for string in stop if (position := text.find(string)) >= 0]
-    if not found:
-        return text, None
-    position, string = min(found, key=lambda match: match[0])
-    return text[:position], string
-
-
-def _at_most_words(text: str, most: int) -> tuple[str, bool]:
-    """The text, cut after so many words; and whether anything was cut."""
-    ends = [word.end() for word in islice(re.finditer(r"\S+", text), most + 1)]
-    return (text[: ends[most - 1]], True) if len(ends) > most else (text, False)
