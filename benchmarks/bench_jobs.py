@@ -33,8 +33,8 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
-from proxy.backends.narrative.events import Event, JobEnded, UpstreamCalled
-from proxy.backends.narrative.jobs import Jobs, JobsOptions
+from proxy.backends.narrative.events import Event, JobEnded, JobsOptions, UpstreamCalled
+from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.types import InferenceConfig, Job, RunMessage, RunRequest, TextBlock
 from proxy.backends.narrative.webhooks import WebhookOptions, Webhooks
 from proxy.errors import ProxyError

@@ -48,8 +48,9 @@ from proxy.api.openai.routes import (
 from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.narrative.backend import NarrativeBackend
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
+from proxy.backends.narrative.events import JobsOptions
 from proxy.backends.narrative.fallbacks import Fallbacks
-from proxy.backends.narrative.jobs import Jobs, JobsOptions
+from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
 from proxy.backends.narrative.webhooks import Webhooks, take_delivery, webhook_options
 from proxy.catalog import load_catalog

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
-from proxy.backends.narrative.events import Event
-from proxy.backends.narrative.jobs import Jobs, JobsOptions
+from proxy.backends.narrative.events import Event, JobsOptions
+from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.types import InferenceConfig, RunMessage, RunRequest, TextBlock
 from proxy.sandbox import SANDBOX_DATA_PLANE
 from proxy.storage import Store

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
-from proxy.backends.narrative.events import Unreadable
-from proxy.backends.narrative.jobs import Jobs, JobsOptions
+from proxy.backends.narrative.events import JobsOptions, Unreadable
+from proxy.backends.narrative.jobs import Jobs
 from proxy.errors import JobTimeout, Overloaded, UpstreamError
 from tests.faults.raw_upstream import Reply, Seen, answer, raw_upstream, silence
 from tests.faults.test_upstream_faults import ACCEPTED, DONE, HTML, KEY, request

@@ -1,9 +1,5 @@
 """A typed client for Narrative's inference jobs. It is the one layer that retries calls.
 
-    async with NarrativeClient(key) as narrative:
-        job = await narrative.run_model_inference(request)
-        job = await narrative.get_job(job.id)
-
 It uses aiohttp directly, which costs far less CPU time a call than httpx. Source: shared contract `narrative.md`.
 """
 
@@ -89,13 +85,9 @@ class ClientOptions:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request and how to read its answer.
+    """One request, with its path relative to the base URL, query included, and its JSON; and how to read its answer.
 
-    Args:
-        path: relative to the base URL, with the query.
-        parse: reads the body of a 2xx answer; None for JSON that is something else, ValueError for no JSON.
-        content: JSON.
-        job_id: the job that is asked for.
+    `parse` reads the body of a 2xx answer: None for JSON that is something else, ValueError for no JSON.
     """
 
     operation: Operation
@@ -193,9 +185,7 @@ class NarrativeClient:
         """Enqueue one inference; the job is pending, and knows its id. It is retried only where nothing can have been enqueued.
 
         A caller that is cancelled leaves the submission to finish by itself: cancelled in the middle, it would have an unknown outcome.
-
-        Args:
-            deadline: loop time after which nothing is tried any more; None means `options.patience` from now.
+        After the deadline (loop time; None means `options.patience` from now) nothing is tried any more.
 
         Raises:
             UpstreamError: `narrative_submit_unknown` when a job may exist but no id came back.
@@ -252,8 +242,7 @@ class NarrativeClient:
     ) -> JobPage:
         """`GET /jobs`: one page of at most 500 of the company's jobs, newest created first by default; `offset` skips records.
 
-        Args:
-            order_by: `created_at_asc`, `created_at_desc`, `updated_at_asc` or `updated_at_desc`.
+        `order_by` is `created_at_asc`, `created_at_desc`, `updated_at_asc` or `updated_at_desc`.
         """
         query: dict[str, str | int | None] = {"type": type, "state": state, "data_plane_id": data_plane_id}
         query |= {"per_page": per_page and min(per_page, _MOST_PER_PAGE), "offset": offset, "order_by": order_by}

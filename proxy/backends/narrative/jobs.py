@@ -22,8 +22,6 @@ from proxy.backends.narrative.watcher import Watcher
 from proxy.errors import IdempotencyConflict, JobTimeout, Overloaded
 from proxy.storage import Membership, MemoryStore, Store
 
-__all__ = ["FairQueue", "Jobs", "JobsOptions"]
-
 _CHECK_AGAIN_S: Final = 0.05
 _LONGEST_RETRY_AFTER: Final = 60.0
 _SMOOTHING: Final = 0.2
@@ -32,12 +30,7 @@ _SMOOTHING: Final = 0.2
 class FairQueue:
     """Places that are granted in turn, one caller after the other, and to each caller in the order of arrival.
 
-    Args:
-        what: is under way, for error messages.
-        size: places.
-        max_waiting: callers in the queue.
-        timeout: seconds that each waits at most.
-        retry_after: the least that refused callers are asked to wait.
+    At most `max_waiting` wait, each for `timeout` seconds; who is refused is asked to wait `retry_after` or longer. `what` is under way.
     """
 
     def __init__(self, what: str, size: int, max_waiting: int, timeout: float, retry_after: float) -> None:
@@ -128,8 +121,7 @@ class Jobs:
     def __init__(
         self, options: JobsOptions | None = None, *, observe: Observer = ignore, store: Store | None = None
     ) -> None:
-        options = options or JobsOptions()
-        self._closing_grace = options.closing_grace
+        self._options = options = options or JobsOptions()
         self._observe = observe
         self._watcher = Watcher(options, observe, MemoryStore() if store is None else store)
         self.deliver = self._watcher.deliver
@@ -149,7 +141,7 @@ class Jobs:
         self._submitter.stopped = True
         self._watcher.fail_all()
         if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=self._closing_grace)
+            await asyncio.wait(set(self._tasks), timeout=self._options.closing_grace)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -183,9 +175,7 @@ class Jobs:
     async def submit(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:
         """Enqueue a job that nobody else can take up, and start to watch it. Raises what `submit_once` raises.
 
-        Args:
-            request: its body; its tags hold one that is unique, `rid:<uuid>`, by which it is found if the answer is lost.
-            deadline: loop time until which its end is of interest.
+        The request's tags hold one that is unique, `rid:<uuid>`, by which the job is found if the answer is lost.
         """
 
         async def _make_request(_: str) -> RunRequest:
@@ -210,7 +200,6 @@ class Jobs:
         Args:
             make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
             form: how the request is put to the model; another replica's reservation may say another one.
-            record: where the slot is.
             caller: whose submission it is: the queue is fair between callers.
 
         Raises:
@@ -277,22 +266,20 @@ class Jobs:
 
         Raises:
             JobTimeout: the deadline passed; the job may still end, and can be waited for again.
-            UpstreamError: `narrative_job_lost` when Narrative does not know the job any more; `narrative_unauthorized`;
-                `narrative_record_unreadable`.
-            PermissionDenied: the job may no longer be read.
+            UpstreamError, PermissionDenied: the job can no longer be read: it is lost, its record unreadable, or the key not accepted.
             Overloaded: the engine stops.
         """
         watched = self._watcher.open(job, client, deadline=deadline)
         watched.waiters += 1
         try:
-            await asyncio.wait({watched.future}, timeout=max(deadline - asyncio.get_running_loop().time(), 0.0))
-            if watched.future.done():
-                return watched.future.result()
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(watched.future)
+        except TimeoutError:
+            raise JobTimeout(f"Job {job.id} did not end in time", job_id=job.id) from None
         finally:
             watched.waiters -= 1
             if not watched.waiters:
                 self._watcher.close(watched)
-        raise JobTimeout(f"Job {job.id} did not end in time", job_id=job.id)
 
     async def run(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:
         """Submit and wait. Raises what `submit` and `wait` raise."""

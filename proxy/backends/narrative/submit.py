@@ -136,11 +136,7 @@ class Scan(NamedTuple):
 
 
 class TagLookup:
-    """Reads one account's list of jobs in one data plane, once for all who wait for it.
-
-    Args:
-        known: ids of jobs in flight: each is another submission's.
-    """
+    """Reads one account's list of jobs in one data plane, once for all who wait for it. `known` jobs are other submissions'."""
 
     def __init__(self, client: NarrativeClient, data_plane_id: str, known: Collection[str]) -> None:
         self._client = client
@@ -153,8 +149,7 @@ class TagLookup:
     async def scan(self, since: float, deadline: float) -> Scan:
         """A reading that starts after this call and reaches back to `since` (our clock, seconds since 1970).
 
-        Raises:
-            ProxyError: the list could not be read until `deadline` (loop time).
+        Raises ProxyError: the list could not be read until `deadline` (loop time).
         """
         self._since, self._deadline = min(self._since, since), max(self._deadline, deadline)
         if self._next is None:
@@ -245,11 +240,7 @@ class PendingSubmission:
 
 
 class Submitter:
-    """Carries submissions from the reservation to the recorded job id.
-
-    Args:
-        known: ids of jobs in flight.
-    """
+    """Carries submissions from the reservation to the recorded job id; `known` are the ids of the jobs in flight."""
 
     def __init__(self, options: JobsOptions, known: Collection[str], observe: Observer) -> None:
         self._options = options
@@ -260,11 +251,10 @@ class Submitter:
         """Set when nothing may be sent any more."""
 
     async def carry(self, pending: PendingSubmission) -> Submission | None:
-        """Reserve the slot, send, and record the job's id. None when another replica took the slot meanwhile. It is run by a task of its
-        own, which is not to be cancelled with its client: set `pending.client_left` instead.
+        """Reserve the slot, send, and record the job's id. None when another replica took the slot meanwhile.
 
-        Raises:
-            ProxyError: as `NarrativeClient.run_model_inference`.
+        It is run by a task of its own, which is not to be cancelled with its client: set `pending.client_left` instead. Raises what
+        `NarrativeClient.run_model_inference` raises.
         """
         record, slot = pending.record, pending.slot
         reserved = await record.reserve(slot, pending.form)
@@ -290,8 +280,7 @@ class Submitter:
     ) -> tuple[Job, float | None]:
         """The job, and the loop time at which it was sent; None if it was found by its tag: then it may have ended already.
 
-        Args:
-            since: when a submission was made whose outcome is unknown, in seconds since 1970; None when there was none.
+        `since` is when a submission was made whose outcome is unknown, in seconds since 1970; None when there was none.
         """
         options, loop = self._options, asyncio.get_running_loop()
         message = "Whether the job was started already is unknown"

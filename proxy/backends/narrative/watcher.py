@@ -405,11 +405,8 @@ class Watcher:
             self.close(watched)
 
     def deliver(self, record: JobRecord) -> None:
-        """A webhook says that a job ended, which is watched here, by other replicas that share the store, or by both.
-
-        Args:
-            record: the job as Narrative shows it; it may hold no more than `job_id` and `state`.
-        """
+        """A webhook says that a job ended, which is watched here, by other replicas that share the store, or by both. Its record may
+        hold no more than `job_id` and `state`."""
         self._take(record)
         if self._store.shared and not self._unpublished.full():
             self._unpublished.put_nowait(encode_read("", "", [record], ()))

@@ -85,10 +85,7 @@ _DELIVERY: Final = msgspec.json.Decoder(_Delivery)
 class Webhooks:
     """Keeps one subscription while it is entered and leads, and passes deliveries on to the jobs.
 
-    Args:
-        jobs: gets the ends.
-        client: subscribes, with the key whose jobs are meant.
-        store: elects the replica that subscribes.
+    The client subscribes, with the key whose jobs are meant; the store elects the replica that subscribes.
     """
 
     def __init__(

@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.jobs import Jobs, JobsOptions
+from proxy.backends.narrative.events import JobsOptions
+from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.submit import Submission, SubmissionRecord
 from proxy.backends.narrative.types import InferenceConfig, Job, RunMessage, RunRequest, TextBlock
 from proxy.errors import IdempotencyConflict, RateLimited, UpstreamError
