@@ -9,6 +9,8 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Literal
 
 from proxy.errors import InvalidRequest
@@ -223,25 +225,19 @@ class _History:
     def finish(self) -> list[Turn]:
         """All turns, opened and closed by the user's."""
         self._pair_the_rest()
-        blocks: list[tuple[TurnRole, list[Text | ToolCall | ToolResult]]] = []
-
-        def append(role: TurnRole, more: Sequence[Text | ToolCall | ToolResult]) -> None:
-            if more and blocks and blocks[-1][0] == role:
-                blocks[-1][1].extend(more)
-            elif more:
-                blocks.append((role, list(more)))
-
+        blocks: list[tuple[TurnRole, Text | ToolCall | ToolResult]] = []
         for turn in self._turns:
             calls = [call for call in turn.calls if self._counts(call)]
-            append(turn.role, [*turn.texts, *(call.block for call in calls)])
-            append("user", [self._result(call) for call in calls])
+            blocks += [(turn.role, text) for text in turn.texts]
+            blocks += [(turn.role, call.block) for call in calls]
+            blocks += [("user", self._result(call)) for call in calls]
         if not blocks or blocks[0][0] == "assistant":
             self._repair("the conversation was opened with a user turn", self._root, "the first turn is not the user's")
-            blocks.insert(0, ("user", [Text(CONTINUE)]))
+            blocks.insert(0, ("user", Text(CONTINUE)))
         if blocks[-1][0] == "assistant":
             self._repair("a user turn was added at the end", f"{self._end}.role", "the last turn is the assistant's")
-            append("user", [Text(CONTINUE)])
-        return [Turn(role, tuple(content)) for role, content in blocks]
+            blocks.append(("user", Text(CONTINUE)))
+        return [Turn(role, tuple(block for _, block in group)) for role, group in groupby(blocks, key=itemgetter(0))]
 
     def _turn(self, role: TurnRole) -> _OpenTurn:
         """The turn to add to: the last one if it is that role's and, being the assistant's, still waits for all its results."""
