@@ -135,13 +135,11 @@ def drain_on_signals(lifecycle: Lifecycle) -> Iterator[None]:
         yield
         return
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in _STOP_SIGNALS}
+    handlers = {number: handler for number in _STOP_SIGNALS if callable(handler := signal.getsignal(number))}
     seen: set[int] = set()
 
     def _stop(number: int, frame: FrameType | None) -> None:
-        handler = before[signal.Signals(number)]
-        if not callable(handler):
-            return
+        handler = handlers[signal.Signals(number)]
         if number in seen:
             loop.call_soon_threadsafe(lifecycle.end_grace)
         elif not seen:
@@ -149,11 +147,10 @@ def drain_on_signals(lifecycle: Lifecycle) -> Iterator[None]:
         # SIGINT followed by SIGTERM is one stop: a terminal sends SIGINT to all processes, and the parent of workers then SIGTERM.
         seen.add(number)
 
-    for number, handler in before.items():
-        if callable(handler):
-            signal.signal(number, _stop)
+    for number in handlers:
+        signal.signal(number, _stop)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
