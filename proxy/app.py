@@ -28,18 +28,16 @@ from proxy.access.authentication import (
 )
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
-from proxy.api.anthropic.routes import AnthropicServices, anthropic_routes, is_messages
-from proxy.api.anthropic.routes import decode_body as decode_messages
+from proxy.api.anthropic.routes import anthropic_routes, is_messages
 from proxy.api.anthropic.routes import error_response as messages_error
-from proxy.api.elastic.routes import ElasticAuthenticator, ElasticServices, elastic_routes
+from proxy.api.elastic.routes import ElasticServices, elastic_routes
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord
+from proxy.api.http.requests import ApiServices
 from proxy.api.http.responses import REPORT_HEADERS
 from proxy.api.openai.responses.background import background_responses
 from proxy.api.openai.responses.routes import ResponsesServices, responses_routes
 from proxy.api.openai.responses.store import ResponseStore
 from proxy.api.openai.routes import (
-    OpenAIServices,
-    decode_body,
     decode_streamed,
     error_response,
     openai_routes,
@@ -90,9 +88,8 @@ _EXPOSED_HEADERS = (
 class State(TypedDict):
     """What the lifespan hands to every request."""
 
-    openai: OpenAIServices
+    api: ApiServices
     responses: ResponsesServices
-    anthropic: AnthropicServices
     elastic: ElasticServices
     console: ConsoleServices
 
@@ -113,7 +110,6 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     rules = _rules(settings)
     metrics = Metrics()
     recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
-    decode = partial(decode_body, rules=rules, reasoning_object=settings.chat.reasoning_object)
     lifecycle = Lifecycle(settings.server.shutdown_grace_s, resumable=settings.state.url is not None)
 
     @asynccontextmanager
@@ -181,29 +177,23 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             )
             stack.push_async_callback(router.aclose)
             backend = await stack.enter_async_context(Idempotency(router, store, settings.state, metrics.repeated))
-            services = OpenAIServices(settings, catalog, authenticator, endpoints, backend, decode)
+            services = ApiServices(settings, rules, catalog, authenticator, endpoints, backend)
             responses = ResponseStore(storage.responses, secret, settings.responses)
             background = await stack.enter_async_context(background_responses(backend, responses, rules, settings))
             yield {
-                "openai": services,
+                "api": services,
                 "responses": ResponsesServices(services, responses, background),
-                "anthropic": AnthropicServices(
-                    settings, catalog, authenticator, endpoints, backend, partial(decode_messages, rules=rules)
-                ),
                 "elastic": ElasticServices(
                     settings,
+                    rules,
                     catalog,
-                    ElasticAuthenticator(
-                        authenticator,
-                        _plain(settings.elastic.admin_key),
-                        loopback=is_loopback(settings.server.host),
-                        data_plane_id=account.data_plane_id,
-                    ),
+                    authenticator,
                     endpoints,
                     backend,
-                    decode_chat=partial(decode_streamed, decode_chat=decode),
+                    decode_chat=partial(decode_streamed, rules=rules, reasoning_object=settings.chat.reasoning_object),
                     verify={"narrative": partial(_verify_narrative, client), "anthropic": anthropic.verify},
                     own_token=bool(own_token),
+                    own_plane=account.data_plane_id,
                 ),
                 "console": ConsoleServices(
                     authenticator,

@@ -3,8 +3,8 @@
 Its model list has the URL of OpenAI's: requests with the header `anthropic-version` get this API's.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -15,11 +15,11 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from proxy.access.authentication import Authenticator, Caller
+from proxy.access.authentication import Caller
 from proxy.api.anthropic.decode import WIRE, MessagesReply, body_digest, decode
 from proxy.api.anthropic.encode import MessageStream, error_headers_out, error_out, error_status, message_body
 from proxy.api.anthropic.types import MessagesRequest
-from proxy.api.http.requests import read_object, terms_of, validated
+from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
 from proxy.api.http.responses import (
     AsgiHandler,
     RunResponse,
@@ -28,15 +28,13 @@ from proxy.api.http.responses import (
     json_response,
     report_headers,
 )
-from proxy.catalog import Catalog, ModelCard
+from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest, ModelNotFound, ProxyError, UnknownUrl
 from proxy.inference.backend import Report
-from proxy.inference.endpoints import Endpoint, Endpoints
-from proxy.inference.idempotency import Idempotency
+from proxy.inference.endpoints import Endpoint
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.request import Rules
 from proxy.inference.router import find_model
-from proxy.settings import Settings
 
 API: Final = "anthropic"
 """Its name in the digests of equal requests."""
@@ -50,21 +48,6 @@ _DEFAULT_PAGE, _MAX_PAGE = 20, 1000
 _ANY_LENGTH: Final = 2**31 - 1
 _CREATED: Final = "2025-10-01T00:00:00Z"
 """Of models: when they were made is not known."""
-
-DecodeMessages = Callable[[dict[str, Any], int], tuple[InferenceRequest, MessagesReply, str]]
-"""(a body, its bytes) → the request, what its reply looks like, and the digest of the body. Raises InvalidRequest."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnthropicServices:
-    """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.anthropic`."""
-
-    settings: Settings
-    catalog: Catalog
-    authenticator: Authenticator
-    endpoints: Endpoints
-    backend: Idempotency
-    decode: DecodeMessages
 
 
 class _VersionedRoute(Route):
@@ -132,16 +115,18 @@ async def count_tokens(request: Request) -> Response:
 
 async def _read(
     request: Request, defaults: Mapping[str, Any]
-) -> tuple[AnthropicServices, Caller, InferenceRequest, MessagesReply, str]:
+) -> tuple[ApiServices, Caller, InferenceRequest, MessagesReply, str]:
     """The caller and the decoded body. A request that no upstream of this API can get does without its native form.
 
     Raises:
         ProxyError: the caller is not known, the body is wrong, or there is no such model.
     """
-    services: AnthropicServices = request.state.anthropic
+    services: ApiServices = request.state.api
     caller = await services.authenticator.authenticate(request.headers)
     decoded, reply, digest = await read_object(
-        request, lambda body, size: services.decode({**defaults, **body}, size), services.settings.server
+        request,
+        lambda body, size: decode_body({**defaults, **body}, size, rules=services.rules),
+        services.settings.server,
     )
     found = await _model(decoded.model, services, caller)
     native = decoded.native
@@ -159,7 +144,7 @@ def decode_body(body: dict[str, Any], body_bytes: int, *, rules: Rules) -> tuple
     return decoded, reply, body_digest(body)
 
 
-async def _model(name: str, services: AnthropicServices, caller: Caller) -> ModelCard | Endpoint:
+async def _model(name: str, services: ApiServices, caller: Caller) -> ModelCard | Endpoint:
     """Raises ModelNotFound in this API's words, PermissionDenied."""
     try:
         found = await find_model(name, caller, services.catalog, services.endpoints)
@@ -178,7 +163,7 @@ async def batches(request: Request) -> Response:
 
 async def list_models(request: Request) -> Response:
     """`GET /v1/models`: every model and named endpoint that the caller may use, in pages."""
-    services: AnthropicServices = request.state.anthropic
+    services: ApiServices = request.state.api
     caller = await services.authenticator.authenticate(request.headers)
     cards = [card for card in services.catalog.cards if caller.may_use({card.id, *card.names})]
     endpoints = [endpoint for endpoint in await services.endpoints.all() if caller.may_use_endpoint(endpoint.id)]
@@ -209,7 +194,7 @@ async def list_models(request: Request) -> Response:
 
 async def retrieve_model(request: Request) -> Response:
     """`GET /v1/models/{id}`: one model under the name that was asked for."""
-    services: AnthropicServices = request.state.anthropic
+    services: ApiServices = request.state.api
     caller = await services.authenticator.authenticate(request.headers)
     name = request.path_params["model"].removesuffix("/")
     return json_response(_model_out(name, await _model(name, services, caller)), {"vary": _VERSION})

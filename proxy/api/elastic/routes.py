@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from proxy.access.authentication import Authenticator, Caller, presented_keys
+from proxy.access.authentication import Caller, is_loopback, presented_keys
 from proxy.api.elastic.codec import (
     ChatEncoder,
     CompletionBody,
@@ -31,7 +31,7 @@ from proxy.api.elastic.codec import (
     timeout_seconds,
 )
 from proxy.api.http.middleware import shown_path
-from proxy.api.http.requests import read_object, terms_of, validated
+from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
 from proxy.api.http.responses import (
     CLIENT_CLOSED_REQUEST,
     RunResponse,
@@ -40,7 +40,6 @@ from proxy.api.http.responses import (
     WholeResponse,
     json_response,
 )
-from proxy.catalog import Catalog
 from proxy.errors import (
     InvalidApiKey,
     InvalidRequest,
@@ -51,11 +50,10 @@ from proxy.errors import (
     error_headers,
 )
 from proxy.inference.backend import Report, Run
-from proxy.inference.endpoints import Endpoint, Endpoints, ServiceName
-from proxy.inference.idempotency import Idempotency, Terms
+from proxy.inference.endpoints import Endpoint, ServiceName
+from proxy.inference.idempotency import Terms
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.result import Event, Result, result_events
-from proxy.settings import Settings
 
 API: Final = "elastic"
 """Its name in the digests of equal requests."""
@@ -71,23 +69,20 @@ DecodeChat = Callable[[dict[str, Any], int], tuple[InferenceRequest, StreamEncod
 
 
 @dataclass(frozen=True, slots=True)
-class ElasticServices:
-    """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.elastic`.
+class ElasticServices(ApiServices):
+    """What the routes work with in addition; `request.state.elastic`.
 
     Attributes:
         decode_chat: decodes the bodies of chat completions.
         verify: a small call to each service.
         own_token: whether the proxy has a Narrative token for endpoints that bring none.
+        own_plane: where the admin's own jobs run.
     """
 
-    settings: Settings
-    catalog: Catalog
-    authenticator: "ElasticAuthenticator"
-    endpoints: Endpoints
-    backend: Idempotency
     decode_chat: DecodeChat
     verify: Mapping[ServiceName, Verify]
     own_token: bool
+    own_plane: str | None
 
 
 Handler = Callable[[Request, ElasticServices], Awaitable[RunResponse | Response]]
@@ -150,47 +145,42 @@ def error_response(error: ProxyError) -> Response:
     return json_response(error_out(error), headers, error_status(error))
 
 
-@dataclass(frozen=True, slots=True)
-class ElasticAuthenticator:
-    """Tells who sent a request.
+# ---------------------------------------------------------------- who may do what
 
-    Attributes:
-        admin_key: creates and deletes endpoints, and may do all that clients may; None where there is none.
-        loopback: the server listens on a loopback address, where clients may act as admins while there is no admin key.
-        data_plane_id: where the admin's own jobs run.
+
+async def _caller(services: ElasticServices, headers: Mapping[str, str]) -> Caller:
+    """The caller behind a request's headers; the admin may do all that clients may.
+
+    Raises:
+        InvalidApiKey: no key, or not a known one.
+        PermissionDenied: its token is passed through to Narrative, and gives no access to endpoints.
     """
+    if _is_admin(services, headers):
+        return Caller(None, services.own_plane, id="admin")
+    caller = await services.authenticator.authenticate(headers)
+    if not caller.endpoints:
+        raise PermissionDenied("Inference endpoints need one of the proxy's own keys.")
+    return caller
 
-    authenticator: Authenticator
-    admin_key: str | None
-    loopback: bool
-    data_plane_id: str | None
 
-    async def caller(self, headers: Mapping[str, str]) -> Caller:
-        """The caller behind a request's headers.
+async def _check_admin(services: ElasticServices, headers: Mapping[str, str]) -> None:
+    """Raises InvalidApiKey or PermissionDenied when the caller may not create or delete endpoints.
 
-        Raises:
-            InvalidApiKey: no key, or not a known one.
-            PermissionDenied: its token is passed through to Narrative, and gives no access to endpoints.
-        """
-        if self._is_admin(headers):
-            return Caller(None, self.data_plane_id, id="admin")
-        caller = await self.authenticator.authenticate(headers)
-        if not caller.endpoints:
-            raise PermissionDenied("Inference endpoints need one of the proxy's own keys.")
-        return caller
+    On a loopback address clients may act as admins while there is no admin key.
+    """
+    if _is_admin(services, headers):
+        return
+    await _caller(services, headers)
+    admin_key = services.settings.elastic.admin_key
+    if admin_key is not None or not is_loopback(services.settings.server.host):
+        what = "the admin key" if admin_key is not None else "an admin key here: set PROXY_ADMIN_KEY"
+        raise PermissionDenied(f"Creating and deleting inference endpoints needs {what}.")
 
-    async def check_admin(self, headers: Mapping[str, str]) -> None:
-        """Raises InvalidApiKey or PermissionDenied when the caller may not create or delete endpoints."""
-        if self._is_admin(headers):
-            return
-        await self.caller(headers)
-        if self.admin_key is not None or not self.loopback:
-            what = "the admin key" if self.admin_key is not None else "an admin key here: set PROXY_ADMIN_KEY"
-            raise PermissionDenied(f"Creating and deleting inference endpoints needs {what}.")
 
-    def _is_admin(self, headers: Mapping[str, str]) -> bool:
-        admin_key = (self.admin_key or "").encode()
-        return bool(admin_key) and any(hmac.compare_digest(key.encode(), admin_key) for key in presented_keys(headers))
+def _is_admin(services: ElasticServices, headers: Mapping[str, str]) -> bool:
+    admin_key = services.settings.elastic.admin_key
+    expected = b"" if admin_key is None else admin_key.get_secret_value().encode()
+    return bool(expected) and any(hmac.compare_digest(key.encode(), expected) for key in presented_keys(headers))
 
 
 # ---------------------------------------------------------------- endpoints
@@ -198,7 +188,7 @@ class ElasticAuthenticator:
 
 async def get_endpoints(request: Request, services: ElasticServices) -> Response:
     """One endpoint by its id; or all that the caller may use, those of a task type where the URL names one."""
-    caller = await services.authenticator.caller(request.headers)
+    caller = await _caller(services, request.headers)
     inference_id, task_type = _named(request)
     if inference_id != "_all":
         _check_access(inference_id, caller)
@@ -214,7 +204,7 @@ async def get_endpoints(request: Request, services: ElasticServices) -> Response
 
 async def put_endpoint(request: Request, services: ElasticServices) -> Response:
     """Create an endpoint: nothing is stored before its credentials were seen to work."""
-    await services.authenticator.check_admin(request.headers)
+    await _check_admin(services, request.headers)
     inference_id, task_type = _named(request)
     endpoint, key = await read_object(
         request,
@@ -237,7 +227,7 @@ async def put_endpoint(request: Request, services: ElasticServices) -> Response:
 
 async def delete_endpoint(request: Request, services: ElasticServices) -> Response:
     """Delete an endpoint and its credential; `dry_run` only looks whether it is there."""
-    await services.authenticator.check_admin(request.headers)
+    await _check_admin(services, request.headers)
     inference_id, task_type = _named(request)
     await _find(services, inference_id, task_type)
     if request.query_params.get("dry_run") in ("true", ""):
@@ -385,7 +375,7 @@ async def stream(request: Request, services: ElasticServices, *, chat: bool = Fa
 
 async def _inference_call(request: Request, services: ElasticServices) -> tuple[Caller, str]:
     """Who calls which endpoint. Both task types generate text: either URL serves an endpoint of either."""
-    caller = await services.authenticator.caller(request.headers)
+    caller = await _caller(services, request.headers)
     inference_id, task_type = _named(request)
     if task_type not in (None, "completion", "chat_completion"):
         raise InvalidRequest(

@@ -9,6 +9,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar, get_args
 
 import orjson
@@ -16,10 +17,13 @@ from pydantic import BaseModel, BeforeValidator, Field, GetCoreSchemaHandler, Va
 from pydantic_core import CoreSchema, ErrorDetails, core_schema, from_json
 from starlette.requests import Request
 
-from proxy.access.authentication import presented_keys
+from proxy.access.authentication import Authenticator, presented_keys
+from proxy.catalog import Catalog
 from proxy.errors import InvalidRequest, RequestTooLarge
-from proxy.inference.idempotency import Terms
-from proxy.settings import ServerSettings
+from proxy.inference.endpoints import Endpoints
+from proxy.inference.idempotency import Idempotency, Terms
+from proxy.inference.request import Rules
+from proxy.settings import ServerSettings, Settings
 
 UNION_TAG: Final = "#"
 """Begins the tags of unions in models, so that they can be distinguished from the names of fields."""
@@ -30,6 +34,18 @@ _SHORTEST_HEARTBEAT_S: Final = 0.25
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServices:
+    """What the routes of every API work with: opened by the app's lifespan, the same for every request; `request.state.api`."""
+
+    settings: Settings
+    rules: Rules
+    catalog: Catalog
+    authenticator: Authenticator
+    endpoints: Endpoints
+    backend: Idempotency
 
 
 # ---------------------------------------------------------------- types of fields

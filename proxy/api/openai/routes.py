@@ -1,7 +1,7 @@
 """Routes of the Chat Completions API, each with and without `/v1` and a trailing slash, so that nothing is ever redirected."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -11,9 +11,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from proxy.access.authentication import Authenticator, presented_keys
+from proxy.access.authentication import presented_keys
 from proxy.api.http.middleware import shown_path
-from proxy.api.http.requests import read_object, terms_of, validated
+from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
 from proxy.api.http.responses import (
     AsgiHandler,
     RunResponse,
@@ -24,7 +24,7 @@ from proxy.api.http.responses import (
 from proxy.api.openai.decode import ChatReply, ReasoningObject, body_digest, decode
 from proxy.api.openai.encode import ChatStreamEncoder, completion_body, error_body
 from proxy.api.openai.types import ChatRequest
-from proxy.catalog import Catalog, ModelCard
+from proxy.catalog import ModelCard
 from proxy.errors import (
     MethodNotAllowed,
     PaidFailure,
@@ -33,31 +33,14 @@ from proxy.errors import (
     error_headers,
     redact,
 )
-from proxy.inference.endpoints import Endpoint, Endpoints
-from proxy.inference.idempotency import Idempotency
+from proxy.inference.endpoints import Endpoint
 from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.router import find_model
-from proxy.settings import Settings
 
 API: Final = "openai"
 """Its name in the digests of equal requests."""
 _SERVED: Final = "Chat completions are served at POST /v1/chat/completions, responses at POST /v1/responses, messages at POST /v1/messages."
-
-DecodeChat = Callable[[dict[str, Any], int], tuple[InferenceRequest, ChatReply, str]]
-"""(a body, its bytes) → the request, what its reply looks like, and the digest of the body. Raises InvalidRequest."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenAIServices:
-    """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.openai`."""
-
-    settings: Settings
-    catalog: Catalog
-    authenticator: Authenticator
-    endpoints: Endpoints
-    backend: Idempotency
-    decode: DecodeChat
 
 
 def openai_routes() -> list[Route]:
@@ -83,10 +66,11 @@ def route(path: str, endpoint: Callable[[Request], Awaitable[RunResponse | Respo
 
 async def chat_completions(request: Request) -> RunResponse:
     """`POST /v1/chat/completions`, whole or streamed. Whatever can be refused is refused before a response begins."""
-    services: OpenAIServices = request.state.openai
+    services: ApiServices = request.state.api
     caller = await services.authenticator.authenticate(request.headers)
     chat = services.settings.chat
-    decoded, reply, digest = await read_object(request, services.decode, services.settings.server)
+    work = partial(decode_body, rules=services.rules, reasoning_object=chat.reasoning_object)
+    decoded, reply, digest = await read_object(request, work, services.settings.server)
     if decoded.model not in services.catalog.by_name:
         await find_model(decoded.model, caller, services.catalog, services.endpoints)
         if services.catalog.default is not None:  # an unknown name, which is echoed, could be a key
@@ -109,10 +93,12 @@ def decode_body(
 
 
 def decode_streamed(
-    body: dict[str, Any], body_bytes: int, *, decode_chat: DecodeChat
+    body: dict[str, Any], body_bytes: int, *, rules: Rules, reasoning_object: ReasoningObject
 ) -> tuple[InferenceRequest, ChatStreamEncoder, str]:
     """The same for another API that streams chat completions as this one's chunks, always with their usage."""
-    decoded, reply, digest = decode_chat({**body, "stream": True}, body_bytes)
+    decoded, reply, digest = decode_body(
+        {**body, "stream": True}, body_bytes, rules=rules, reasoning_object=reasoning_object
+    )
     return decoded, ChatStreamEncoder(replace(reply, include_usage=True)), digest
 
 
@@ -121,7 +107,7 @@ def decode_streamed(
 
 async def list_models(request: Request) -> Response:
     """`GET /v1/models`: every model that the caller may use once, under its public name, then every named endpoint."""
-    services: OpenAIServices = request.state.openai
+    services: ApiServices = request.state.api
     caller = await services.authenticator.authenticate(request.headers)
     models = [
         _of_card(card.public_name, card) for card in services.catalog.cards if caller.may_use({card.id, *card.names})
@@ -134,7 +120,7 @@ async def list_models(request: Request) -> Response:
 
 async def retrieve_model(request: Request) -> Response:
     """`GET /v1/models/{id}`: one model under the name that was asked for."""
-    services: OpenAIServices = request.state.openai
+    services: ApiServices = request.state.api
     caller = await services.authenticator.authenticate(request.headers)
     name = request.path_params["model"].removesuffix("/")
     found = await find_model(name, caller, services.catalog, services.endpoints)

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from proxy.access.authentication import Caller, presented_keys
-from proxy.api.http.requests import read_object, terms_of, validated
+from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
 from proxy.api.http.responses import (
     COMMENT,
     EVENT_STREAM,
@@ -43,7 +43,7 @@ from proxy.api.openai.responses.encode import (
 )
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
 from proxy.api.openai.responses.types import ResponsesRequest
-from proxy.api.openai.routes import OpenAIServices, route
+from proxy.api.openai.routes import route
 from proxy.errors import InvalidRequest, PaidFailure, ProxyError, UnknownUrl
 from proxy.inference.backend import Report, Run
 from proxy.inference.idempotency import Terms
@@ -66,7 +66,7 @@ log = structlog.get_logger(__name__)
 class ResponsesServices:
     """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.responses`."""
 
-    openai: OpenAIServices
+    api: ApiServices
     store: ResponseStore
     background: Background
 
@@ -97,7 +97,7 @@ async def create(request: Request) -> RunResponse | Response:
     """`POST /v1/responses`: whole, streamed, or in the background. Whatever can be refused is refused before a response begins."""
     services: ResponsesServices = request.state.responses
     caller, task = await _read(request, services)
-    chat = services.openai.settings.chat
+    chat = services.api.settings.chat
     heartbeat_s = chat.heartbeat_s if task.reply.stream else chat.keepalive_json_s
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
     turn = turn_of(task.raw)
@@ -129,13 +129,13 @@ async def _read(request: Request, services: ResponsesServices) -> tuple[Caller, 
     Raises:
         ProxyError: the caller is not known, the body is wrong, it refers to what is not stored, or there is no such model.
     """
-    openai = services.openai
-    caller = await openai.authenticator.authenticate(request.headers)
+    api = services.api
+    caller = await api.authenticator.authenticate(request.headers)
     await services.store.open()
-    read = await read_object(request, partial(_validated, services=services, caller=caller), openai.settings.server)
+    read = await read_object(request, partial(_validated, services=services, caller=caller), api.settings.server)
     task = read if isinstance(read, Task) else await services.background.resolve(*read, caller)
-    if task.request.model not in openai.catalog.by_name:
-        await find_model(task.request.model, caller, openai.catalog, openai.endpoints)
+    if task.request.model not in api.catalog.by_name:
+        await find_model(task.request.model, caller, api.catalog, api.endpoints)
     return caller, task
 
 
@@ -165,7 +165,7 @@ class _ResponseRun:
     async def start(self) -> Run:
         """Have the request accepted. Raises ProxyError."""
         task = self.task
-        self._run = await self._services.openai.backend.start(
+        self._run = await self._services.api.backend.start(
             task.request, self._caller, self.terms, api=API, body=task.digest, accepted=self._accepted
         )
         return self
@@ -236,7 +236,7 @@ class _ResponseStream(StreamResponse):
     def __init__(self, answer: _ResponseRun, heartbeat_s: float, services: ResponsesServices) -> None:
         self._wanted = answer
         self._events = ResponseStreamEncoder(answer.task.reply, answer.seal)
-        chat = services.openai.settings.chat.model_copy(update={"heartbeat_style": "chunk"})
+        chat = services.api.settings.chat.model_copy(update={"heartbeat_style": "chunk"})
         super().__init__(answer.start, self._events, heartbeat_s, chat)
 
     async def _write_all(self, send: Send) -> None:
@@ -281,7 +281,7 @@ async def retrieve(request: Request) -> Response:
     if request.query_params.get("stream", "").lower() not in ("true", "1"):
         return json_response(stored.response)
     after = _number(request, "starting_after", -1, 2**31)
-    return _stream_of(services, stored, caller, services.openai.settings.chat.heartbeat_s, after)
+    return _stream_of(services, stored, caller, services.api.settings.chat.heartbeat_s, after)
 
 
 async def cancel(request: Request) -> Response:
@@ -335,7 +335,7 @@ async def list_input_items(request: Request) -> Response:
 async def _find(request: Request) -> tuple[ResponsesServices, Caller, StoredResponse]:
     """Raises ResponseNotFound."""
     services: ResponsesServices = request.state.responses
-    caller = await services.openai.authenticator.authenticate(request.headers)
+    caller = await services.api.authenticator.authenticate(request.headers)
     return services, caller, await services.store.find(request.path_params["id"], caller)
 
 
