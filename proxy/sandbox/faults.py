@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -31,12 +31,10 @@ _DELIVERY_FAULTS = frozenset(get_args(DeliveryFault))
 _MAX_FAULTS = 1_000
 
 
-class Fault(BaseModel):
+class Fault(BaseModel, extra="forbid", frozen=True):
     """One thing that goes wrong, to every call or to those that meet all its conditions; docs/sandbox.md describes the
     fields. Times are in seconds.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: CallFault | RecordFault | DeliveryFault
     operation: SandboxOperation | None = None

@@ -18,17 +18,9 @@ _JSON_RANGES = frozenset({"*/*", "application/*", "application/json"})
 SANDBOX_DATA_PLANE = "5a4db0c5-0000-4000-8000-00005a4db0c5"
 """A data plane id for first runs and examples."""
 
-MODELS: frozenset[str] = frozenset(
-    {
-        "anthropic.claude-haiku-4.5",
-        "anthropic.claude-sonnet-4.5",
-        "anthropic.claude-sonnet-4.6",
-        "anthropic.claude-opus-4.5",
-        "anthropic.claude-opus-4.6",
-        "openai.gpt-oss-120b",
-        "openai.gpt-4.1",
-        "openai.o4-mini",
-    }
+_CLAUDE = ("haiku-4.5", "sonnet-4.5", "sonnet-4.6", "opus-4.5", "opus-4.6")
+MODELS = frozenset(
+    {"openai.gpt-oss-120b", "openai.gpt-4.1", "openai.o4-mini", *(f"anthropic.claude-{x}" for x in _CLAUDE)}
 )
 """The models that Narrative documents."""
 

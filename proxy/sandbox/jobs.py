@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from proxy.backends.narrative.types import ENDED, JobState
 from proxy.sandbox.http import SandboxError, SandboxOptions, dumps, first_error
@@ -116,10 +116,8 @@ def _iso(moment: float) -> str:
 # ---------------------------------------------------------------- listing
 
 
-class JobQuery(BaseModel):
+class JobQuery(BaseModel, frozen=True):
     """What a listing asks for; None accepts all, and unknown parameters are ignored."""
-
-    model_config = ConfigDict(frozen=True)
 
     type: str | None = None
     state: JobState | None = None

@@ -10,7 +10,7 @@ A schema offers tools by an array `tool_calls` whose items have one of three for
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,34 +32,29 @@ _INSIGNIFICANT = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class SchemaTool:
-    """One tool; `parameters` is the schema of its arguments, empty when the output schema does not have it."""
-
-    name: str
-    parameters: Mapping[str, Any]
-
-    @property
-    def words(self) -> frozenset[str]:
-        """The significant words of its name: all but articles, prepositions and the like."""
-        words = frozenset(words_of(self.name))
-        return frozenset(map(_singular, words - _INSIGNIFICANT or words))
-
-    def find(self, text: str, then: str = "") -> "re.Match[str] | None":
-        """Its name as it is written, followed by the pattern `then`."""
-        return re.search(rf"(?<![\w-]){re.escape(self.name)}(?![\w-]){then}", text)
+def _significant(name: str) -> frozenset[str]:
+    """The words of a tool's name, in the singular; without articles, prepositions and the like, unless there is nothing else."""
+    words = frozenset(words_of(name))
+    return frozenset(map(_singular, words - _INSIGNIFICANT or words))
 
 
 def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") else word
 
 
+def _find(name: str, text: str, then: str = "") -> "re.Match[str] | None":
+    """A tool's name as it is written, followed by the pattern `then`."""
+    return re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-]){then}", text)
+
+
 @dataclass(frozen=True)
 class ToolOffer:
-    """The tools of one schema, how a call is written, and how many calls there may be."""
+    """The tools of one schema, by name with the schemas of their arguments where it has them; how a call is written; and how
+    many calls there may be.
+    """
 
     form: Literal["keyed", "tagged", "text"]
-    tools: tuple[SchemaTool, ...]
+    tools: Mapping[str, Mapping[str, Any]]
     at_least: int
     at_most: int | None
 
@@ -71,20 +66,19 @@ class ToolOffer:
             arguments = json.dumps(arguments, ensure_ascii=False)
         return {"name": name, "arguments": arguments}
 
-    def choose(self, question: str, done: frozenset[str], *, wanted: bool) -> list[SchemaTool]:
+    def choose(self, question: str, done: Set[str], *, wanted: bool) -> list[str]:
         """The tools to call: those that the question names and that are not done, and as many as the schema demands.
         With `wanted=False` only the latter.
         """
         said = frozenset(map(_singular, words_of(question)))
-        named = [tool for tool in self.tools if (tool.words and tool.words <= said) or tool.find(question)]
+        words = {name: _significant(name) for name in self.tools}
+        named = [name for name in self.tools if (words[name] and words[name] <= said) or _find(name, question)]
         # "weather forecast" means get_weather_forecast, not get_weather.
-        named = [tool for tool in named if not any(tool.words < other.words for other in named)]
-        chosen = [tool for tool in named if wanted and tool.name not in done][: self.at_most]
-        if self.tools and len(chosen) < self.at_least:
-            fresh = [tool for tool in self.tools if tool.name not in done] or self.tools
-            default = max(fresh, key=lambda tool: len(tool.words & said) / (len(tool.words) or 1))
-            chosen += [default] * (self.at_least - len(chosen))
-        return chosen
+        named = [name for name in named if not any(words[name] < words[other] for other in named)]
+        chosen = [name for name in named if wanted and name not in done][: self.at_most]
+        fresh = [name for name in self.tools if name not in done] or self.tools
+        nearest = max(fresh, key=lambda name: len(words[name] & said) / (len(words[name]) or 1))
+        return chosen + [nearest] * (self.at_least - len(chosen))
 
 
 def read_offer(schema: Mapping[str, Any]) -> ToolOffer | None:
@@ -93,19 +87,16 @@ def read_offer(schema: Mapping[str, Any]) -> ToolOffer | None:
     items, least, most = calls.get("items"), int(calls.get("minItems", 0)), calls.get("maxItems")
     if not isinstance(items, Mapping) or least > _MAX_CALLS:
         return None
-    branches = items.get("anyOf") or items.get("oneOf") or [items]
-    tagged = [
-        SchemaTool(name, _part(branch, "arguments"))
-        for branch in branches
+    tagged = {
+        name: _part(branch, "arguments")
+        for branch in items.get("anyOf") or items.get("oneOf") or [items]
         for name in _part(branch, "name").get("enum", [_part(branch, "name").get("const")])
         if isinstance(name, str) and {"name", "arguments"} == branch["properties"].keys()
-    ]
-    if tagged and all(tool.parameters.get("type") == "string" for tool in tagged):
-        return ToolOffer("text", tuple(SchemaTool(tool.name, {}) for tool in tagged), least, most)
-    if tagged:
-        return ToolOffer("tagged", tuple(tagged), least, most)
-    keyed = tuple(SchemaTool(name, _part(items, name)) for name in items.get("properties", {}))
-    return ToolOffer("keyed", keyed, least, most) if keyed else None
+    }
+    if tagged and all(parameters.get("type") == "string" for parameters in tagged.values()):
+        return ToolOffer("text", {name: {} for name in tagged}, least, most)
+    tools = tagged or {name: _part(items, name) for name in items.get("properties", {})}
+    return ToolOffer("tagged" if tagged else "keyed", tools, least, most) if tools else None
 
 
 def _part(schema: Any, name: str) -> Mapping[str, Any]:
@@ -114,9 +105,9 @@ def _part(schema: Any, name: str) -> Mapping[str, Any]:
     return part if isinstance(part, Mapping) else {}
 
 
-def _described_parameters(tool: SchemaTool, text: str) -> Mapping[str, Any]:
+def _described_parameters(name: str, text: str) -> Mapping[str, Any]:
     """The JSON Schema that a text gives after the tool's name, for arguments that are JSON text."""
-    found = tool.find(text, then=r"[^{]{0,2000}(?=\{)")
+    found = _find(name, text, then=r"[^{]{0,2000}(?=\{)")
     try:
         value = json.JSONDecoder().raw_decode(text, found.end())[0] if found else None
     except (ValueError, RecursionError):
@@ -124,51 +115,38 @@ def _described_parameters(tool: SchemaTool, text: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) and value.get("type") == "object" else {}
 
 
-@dataclass(frozen=True)
 class ConversationState:
-    """What the model knows of a conversation: `question` is the text of the last user turn without tool results, `done` the
-    tools whose results came since, and `report` those results as text, None when the last turn has none.
+    """What the model knows of a conversation, given as checked turns: `question` is the text of the last user turn without tool
+    results, `done` the tools whose results came since, and `answer` what it says when it calls no tool.
     """
 
-    question: str
-    done: frozenset[str]
-    report: str | None
-    last_answer: str
-    system: str
-
-    @classmethod
-    def read(cls, turns: Sequence[SandboxTurn]) -> "ConversationState":
-        """From checked turns, the last of which is the user's."""
+    def __init__(self, turns: Sequence[SandboxTurn]) -> None:
         names = {call.tool_use_id: call.name for turn in turns for call in turn.calls}
         user_turns = [at for at, turn in enumerate(turns) if turn.role == "user"]
         asked = next((at for at in reversed(user_turns) if not turns[at].results), user_turns[-1])
-        results = [
-            (names.get(each.tool_use_id, "The tool"), "failed" if each.is_error else "returned", each.text)
-            for turn in turns[asked:]
-            for each in turn.results
-        ]
-        lines = [f"{name} {verb}: {without_directives(text).strip() or 'nothing'}" for name, verb, text in results]
-        return cls(
-            question=without_directives(turns[asked].text).strip(),
-            done=frozenset(name for name, _, _ in results),
-            report="\n".join(lines) if turns[-1].results else None,
-            last_answer=next((turn.text for turn in reversed(turns) if turn.role == "assistant"), ""),
-            system="\n".join(turn.text for turn in turns if turn.role == "system"),
-        )
+        results = [(names.get(each.tool_use_id, "The tool"), each) for turn in turns[asked:] for each in turn.results]
+        self.question = without_directives(turns[asked].text).strip()
+        self.done = {name for name, _ in results}
+        self.last_answer = next((turn.text for turn in reversed(turns) if turn.role == "assistant"), "")
+        self.system = "\n".join(turn.text for turn in turns if turn.role == "system")
+        self.answer = _answer(self.question)
+        if turns[-1].results:
+            self.answer = "\n".join(
+                f"{name} {'failed' if each.is_error else 'returned'}: {without_directives(each.text).strip() or 'nothing'}"
+                for name, each in results
+            )
 
-    def answer(self) -> str:
-        """The text of the answer, when no tool is called."""
-        if self.report is not None:
-            return self.report
-        if _GREETING.fullmatch(self.question):
-            return _HELLO
-        if len(self.question) > _MAX_ECHO:
-            return f"You said {len(self.question)} characters, beginning with: {self.question[:_MAX_ECHO]}…"
-        if found := _SUM.search(self.question):
-            left, right = int(found[1]), int(found[3])
-            result = {"+": left + right, "-": left - right}.get(found[2], left * right)
-            return f"{found[0]} = {result}"
-        return f"You said: {self.question}" if self.question else "Your message is empty."
+
+def _answer(question: str) -> str:
+    if _GREETING.fullmatch(question):
+        return _HELLO
+    if len(question) > _MAX_ECHO:
+        return f"You said {len(question)} characters, beginning with: {question[:_MAX_ECHO]}…"
+    if found := _SUM.search(question):
+        left, right = int(found[1]), int(found[3])
+        result = {"+": left + right, "-": left - right}.get(found[2], left * right)
+        return f"{found[0]} = {result}"
+    return f"You said: {question}" if question else "Your message is empty."
 
 
 class SchemaModel:
@@ -185,9 +163,9 @@ class SchemaModel:
         """An output that matches the schema, or has the scripted text and calls, which need not match it.
         Raises Unsatisfiable: nothing matches the schema.
         """
-        conversation = ConversationState.read(turns)
+        conversation = ConversationState(turns)
         chosen = self._calls(conversation, calls, wanted=text is None)
-        said = text if text is not None else "" if chosen else conversation.answer()
+        said = text if text is not None else "" if chosen else conversation.answer
         given = self._given(said, chosen, scripted=text is not None)
         rest = {
             **self._schema,
@@ -232,13 +210,12 @@ class SchemaModel:
         question = conversation.question[:READ_CHARACTERS]
         # Where the history is written as text, a past call is the tool's name and then its arguments.
         last_answer = conversation.last_answer[:READ_CHARACTERS]
-        done = conversation.done | {tool.name for tool in offer.tools if tool.find(last_answer, then=r"[^\n{]{0,40}\{")}
+        done = conversation.done | {name for name in offer.tools if _find(name, last_answer, then=r"[^\n{]{0,40}\{")}
         calls = []
-        for tool in offer.choose(question, done, wanted=wanted):
-            parameters = tool.parameters or _described_parameters(tool, conversation.system)
-            maker = ValueMaker(question, optional=False, ignored=words_of(tool.name))
-            arguments = maker.make({"type": "object", **parameters})
-            calls.append(offer.encode(tool.name, arguments))
+        for name in offer.choose(question, done, wanted=wanted):
+            parameters = offer.tools[name] or _described_parameters(name, conversation.system)
+            maker = ValueMaker(question, optional=False, ignored=words_of(name))
+            calls.append(offer.encode(name, maker.make({"type": "object", **parameters})))
         return calls
 
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from proxy.sandbox.http import SandboxError, dumps, first_error
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+class _Strict(BaseModel, strict=True, extra="forbid", frozen=True):
+    pass
 
 
 NotBlank = Annotated[str, Field(pattern=r"\S")]
@@ -118,9 +118,9 @@ def parse_submission(body: bytes) -> tuple[RunBody, bytes]:
     if not isinstance(raw, dict):
         raise SandboxError(400, "The request body must be a JSON object")
     config = raw.get("inference_config")
-    for name, value in (config if isinstance(config, dict) else {}).items():
-        if value is None:
-            raise SandboxError(400, f"inference_config.{name}: must not be null")
+    null = next((name for name, value in config.items() if value is None), None) if isinstance(config, dict) else None
+    if null is not None:
+        raise SandboxError(400, f"inference_config.{null}: must not be null")
     try:
         run = RunBody.model_validate(raw)
     except ValidationError as fault:
@@ -135,9 +135,8 @@ def check_turns(turns: Sequence[SandboxTurn]) -> None:
     System turns come first; then user and assistant turns alternate, beginning and ending with the user's; every call of
     an assistant turn has its result in the very next user turn, results before text; the ids of calls are unique.
 
-    The messages say "call" and "result" rather than the names of the blocks: clients recognise a model that does not
-    support these blocks at all by their names.
-    Raises SandboxError: 400 that names the path.
+    Raises SandboxError: 400 that names the path, without the names of the blocks, by which clients recognise a model that
+    does not support them at all.
     """
     first = next((at for at, turn in enumerate(turns) if turn.role != "system"), len(turns))
     if first == len(turns):
@@ -175,18 +174,14 @@ _CLOSING = re.compile(r"\s*\]\]")
 _MAX_KEYS = 100_000
 
 
-class _Scripted(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ScriptedCall(_Scripted):
+class ScriptedCall(BaseModel, extra="forbid", frozen=True):
     """A tool call; arguments given as a string are passed on unchanged."""
 
     name: str
     arguments: Any = Field(default_factory=dict)
 
 
-class ScriptedRejection(_Scripted):
+class ScriptedRejection(BaseModel, extra="forbid", frozen=True):
     """The error a submission is answered with. With `times` only the first ones of this `key` are."""
 
     status: int = Field(ge=400, le=599)
@@ -195,7 +190,7 @@ class ScriptedRejection(_Scripted):
     times: int | None = Field(default=None, ge=1)
 
 
-class Directive(_Scripted):
+class Directive(BaseModel, extra="forbid", frozen=True):
     """What is asked of one job; docs/sandbox.md describes each field. An absent field leaves the choice to the model."""
 
     output: Any = None
@@ -222,7 +217,9 @@ class AttemptCounter:
         """The directive that holds for this submission: `attempts`, `outputs` and `reject.times` are worked in.
         Raises SandboxError: 400, one of them is given without `key`.
         """
-        if not (directive.attempts or directive.outputs or (directive.reject and directive.reject.times)):
+        attempts, outputs, reject = directive.attempts, directive.outputs, directive.reject
+        times = reject.times if reject else None
+        if not (attempts or outputs or times):
             return directive
         if directive.key is None:
             raise SandboxError(400, "Malformed sandbox directive: key: needed to tell attempts apart")
@@ -230,13 +227,11 @@ class AttemptCounter:
         self._counts[directive.key] = number + 1
         if len(self._counts) > _MAX_KEYS:
             self._counts.popitem(last=False)
-        if directive.attempts:
-            return directive.attempts[min(number, len(directive.attempts) - 1)]
-        changes: dict[str, Any] = {}
-        if directive.outputs:
-            changes["output"] = directive.outputs[min(number, len(directive.outputs) - 1)]
-        if directive.reject and directive.reject.times and number >= directive.reject.times:
-            changes["reject"] = None
+        if attempts:
+            return attempts[min(number, len(attempts) - 1)]
+        changes: dict[str, Any] = {"reject": None if times and number >= times else reject}
+        if outputs:
+            changes["output"] = outputs[min(number, len(outputs) - 1)]
         return directive.model_copy(update=changes)
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from proxy.sandbox.faults import Fault, Faults
 from proxy.sandbox.http import LOOPBACK, SandboxError, SandboxOptions, first_error
@@ -21,10 +21,8 @@ _MAX_SUBSCRIPTIONS = 1_000
 _MAX_TASKS = 100_000
 
 
-class SubscriptionBody(BaseModel):
+class SubscriptionBody(BaseModel, strict=True, extra="forbid"):
     """The body of `POST /webhooks`. An absent filter accepts everything."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     type: Literal["webhook_subscription_jobs"]
     url: str
