@@ -59,6 +59,8 @@ _UNDELIVERED: Final = "undelivered since "
 _MAX_EQUAL: Final = 100
 """Equal requests, by one caller and without keys, that are remembered."""
 _MAX_MESSAGE: Final = 2_000
+_NATIVE_EVENT: Final = 120
+"""Characters of a short one, as JSON."""
 _RETRY_WAIT_S: Final = 10.0
 """How long an SDK's retry waits to learn whether another replica still works on its request."""
 _RECHECK_S: Final = 0.1
@@ -313,7 +315,8 @@ class Idempotency:
     async def store_result(self, place: _Place, result: Result, report: Report) -> None:
         """Keep the result of a keyed request, if it is not too long."""
         most = self._options.max_answer_bytes
-        if sum(len(choice.text or "") + len(choice.reasoning or "") for choice in result.choices) > most:
+        length = sum(len(choice.text or "") + len(choice.reasoning or "") for choice in result.choices)
+        if length + _NATIVE_EVENT * len(result.native) > most:
             return
         text = json.dumps(asdict(ReplayedRun(result, replace(report, rate_limits={}))))
         if len(text) <= most:

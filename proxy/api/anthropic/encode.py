@@ -51,7 +51,7 @@ _ERROR_TYPES: Final = {
 _NOT_REPEATED: Final = frozenset({401, 403, 413, 429})
 """Statuses below 500 that no client repeats when it is told not to."""
 _NO_CACHE: Final = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-_DELTAS: Final = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+_DELTAS: Final = {"text_delta": "text", "thinking_delta": "thinking"}
 JsonObject = dict[str, Any]
 
 

@@ -411,7 +411,7 @@ async def _through(run: Any, way: str) -> Result:
 async def test_every_part_of_a_result_is_given_again(server: Server) -> None:
     calls = (ToolCall("c1", "look", {"deep": [{"n": 2**70}, None, 0.5, "\ud800"]}), ToolCall("c2", "look", {}))
     choices = (Choice(None, calls, "hm", "tool_calls"), Choice("é", (), None, "stop", "END"))
-    result = Result("id", 1, "fp", choices, Usage(1, 2, 3))
+    result = Result("id", 1, "fp", choices, Usage(1, 2, 3), ({"type": "start", "usage": {"n": [1]}}, {"type": "stop"}))
     report = Report("m", ("j1", "j2"), ("seed",), ("top_p: left out",), "no match", "second", {"x-ratelimit": "1"})
     await server.deliver(KEYED)
     name = str(server.backend.started[0][2].record.name)  # type: ignore[union-attr]

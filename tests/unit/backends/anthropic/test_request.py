@@ -11,6 +11,7 @@ from proxy.inference.request import (
     JsonOutput,
     Media,
     Message,
+    Native,
     Reasoning,
     Request,
     Rules,
@@ -216,3 +217,33 @@ def test_strict_history_is_heeded() -> None:
     request = Request(MODEL, (*HI, Message("assistant", (Text("x"),), "messages[1]")))
     with pytest.raises(InvalidRequest):
         prepare(request, replace(RULES, strict_history=True), default_max_tokens=500)
+
+
+# ---------------------------------------------------------------- native requests
+
+BODY = {"model": "mine", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "new_field": {"a": [1]}}
+
+
+def native(body: dict[str, Any], wire: str = "anthropic", **fields: Any) -> MessagesCall:
+    request = Request(MODEL, HI, native=Native(wire, body, {"anthropic-beta": "new-2026"}), **fields)
+    return prepare(request, RULES, default_max_tokens=500)
+
+
+def test_a_native_body_goes_as_it_came() -> None:
+    made = native(BODY, ignored=("new_field",), adjusted=("x",), refusal=InvalidRequest("for others"))
+    assert made.body == {**BODY, "model": MODEL}
+    assert (made.native, made.headers, made.ignored, made.adjusted) == (True, {"anthropic-beta": "new-2026"}, (), ())
+
+
+@pytest.mark.parametrize("thinking", [None, {"type": "disabled"}, {"type": "adaptive"}])
+def test_defaults_of_an_endpoint_are_added_where_the_model_takes_them(thinking: Any) -> None:
+    sampling = Sampling(temperature=0.5, top_k=3)
+    made = native({**BODY, "thinking": thinking, "temperature": None, "top_k": 7}, sampling=sampling)
+    added = thinking != {"type": "adaptive"}
+    assert (made.body["temperature"], made.body["top_k"]) == (0.5 if added else None, 7)
+
+
+def test_a_body_of_another_wire_is_none_of_this_one() -> None:
+    assert not native(BODY, "other").native
+    with pytest.raises(InvalidRequest, match="for others"):
+        native(BODY, "other", refusal=InvalidRequest("for others"))

@@ -22,6 +22,7 @@ from proxy.catalog import ModelCard, make_catalog
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidApiKey,
+    InvalidRequest,
     JobTimeout,
     Overloaded,
     PaidFailure,
@@ -30,7 +31,7 @@ from proxy.errors import (
     UpstreamError,
 )
 from proxy.inference.backend import Record, RunOptions
-from proxy.inference.request import JsonOutput, Message, Request, Rules, Text, Tool
+from proxy.inference.request import JsonOutput, Message, Native, Request, Rules, Sampling, Text, Tool
 from proxy.inference.result import Choice, Event, Result, Started, Usage, fold
 from proxy.lifecycle import Lifecycle
 from proxy.storage import MemoryStore
@@ -178,6 +179,30 @@ async def read_all(run: NarrativeRun) -> list[Event]:
 
 
 # ---------------------------------------------------------------- one choice
+
+
+async def test_what_only_another_backend_can_carry_is_refused_before_any_job(setting: Setting) -> None:
+    with pytest.raises(InvalidRequest, match="Not here"):
+        await setting.start(replace(HI, native=Native("other", {}), refusal=InvalidRequest("Not here.")))
+    assert setting.jobs.paid == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "stop", "fails"), [("", (), True), (" \n", (), True), ("END", ("END",), False), ("a", (), False)]
+)
+async def test_an_answer_that_says_nothing_is_a_failure_where_a_reply_is_needed(
+    setting: Setting, text: str, stop: tuple[str, ...], fails: bool
+) -> None:
+    setting.jobs.ends["0.first"] = [said(text)]
+    asked = replace(HI, sampling=Sampling(stop=stop))
+    await setting.result(asked)
+    if not fails:
+        await setting.result(replace(asked, needs_reply=True))
+        return
+    with pytest.raises(PaidFailure, match="empty") as raised:
+        await setting.result(replace(asked, needs_reply=True))
+    assert (raised.value.code, bool(raised.value.job_id)) == ("narrative_invalid_output", True)
+    assert await setting.recorded() == set()
 
 
 async def test_an_answer_is_that_of_its_job(setting: Setting) -> None:
