@@ -130,8 +130,8 @@ class _Coercer:
         keywords = self.document.keywords[id(schema)]
         members = [member for keyword in ("allOf", "anyOf", "oneOf") for member in keywords.get(keyword, ())]
         branches = [keywords[keyword] for keyword in ("then", "else") if keyword in keywords]
-        targets = [self.document.targets[id(schema)]] if "$ref" in keywords else []
-        targets += [self.evaluator.dynamic_target(schema)] if "$dynamicRef" in keywords else []
+        targets = [keywords["$ref"]] if "$ref" in keywords else []
+        targets += [self.evaluator.dynamic_target(*keywords["$dynamicRef"])] if "$dynamicRef" in keywords else []
         return [*members, *branches, *keywords.get("dependentSchemas", {}).values(), *targets]
 
     def _of_property(self, schema: JsonObject, name: str) -> list[Json]:

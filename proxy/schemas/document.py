@@ -6,7 +6,6 @@ list of what is left to do, not the call stack.
 """
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +24,6 @@ from proxy.schemas.drafts import (
     draft_named,
     normalized_keywords,
     steps_to,
-    subschemas,
 )
 from proxy.schemas.patterns import BadPattern, pattern
 from proxy.schemas.values import Budget, Json, JsonObject, Path, SchemaError, SchemaLimits
@@ -39,10 +37,9 @@ class Document:
         root: the schema.
         size: bytes as compact JSON.
         draft: its draft.
-        keywords: id() of a schema → its keywords in the vocabulary of draft 2020-12.
-        targets: id() of a schema with a `$ref` that a value can reach → the schema it names.
-        dynamic: the same for `$dynamicRef` and `$recursiveRef`: the schema that it would name as a plain `$ref`, and the dynamic anchor
-            that the outermost schema resource in scope may redefine; None: none.
+        keywords: id() of a schema → its keywords in the vocabulary of draft 2020-12. Where a value can reach it, `$ref` is the schema
+            referred to, and `$dynamicRef` that schema and the dynamic anchor that the outermost schema resource in scope may redefine
+            (None: none).
         resources: id() of a schema → the URI of the schema resource it belongs to; empty without dynamic references.
         anchors: (resource, dynamic anchor) → the schema that bears it.
         recursive: id() of the schemas that are referred to and contain themselves.
@@ -54,17 +51,14 @@ class Document:
     size: int = 0
     draft: Draft = LATEST
     keywords: dict[int, JsonObject] = field(default_factory=dict)
-    targets: dict[int, Json] = field(default_factory=dict)
-    dynamic: dict[int, tuple[Json, str | None]] = field(default_factory=dict)
     resources: dict[int, str] = field(default_factory=dict)
     anchors: dict[tuple[str, str], JsonObject] = field(default_factory=dict)
     recursive: frozenset[int] = frozenset()
     names: set[str] = field(default_factory=set)
     plain_patterns: set[str] = field(default_factory=set)
 
-    def dynamic_targets(self, schema: JsonObject) -> list[Json]:
+    def dynamic_targets(self, initial: Json, anchor: str | None) -> list[Json]:
         """All schemas that a `$dynamicRef` may mean, depending on how the value was reached."""
-        initial, anchor = self.dynamic[id(schema)]
         return [initial] if anchor is None else [target for (_, name), target in self.anchors.items() if name == anchor]
 
     def __deepcopy__(self, _memo: object) -> "Document":
@@ -96,7 +90,7 @@ def read_document(data: bytes, limits: SchemaLimits, budget: Budget) -> Document
         path = min((paths.get(node, ()) for node in loops), key=lambda steps: (len(steps), str(steps)))
         raise SchemaError("the schema refers back to itself without going into a property or an item", path)
     document.recursive = on_cycles(collector.inner) & collector.named
-    if document.dynamic:
+    if any("$dynamicRef" in keywords for keywords in document.keywords.values()):
         document.resources = {node: base for node, (base, _) in collector.seen.items()}
     return document
 
@@ -105,7 +99,7 @@ def _paths(root: JsonObject, limits: SchemaLimits) -> tuple[dict[int, Path], set
     """The path of each object, and the drafts named in them.
 
     Raises:
-        SchemaError: it is nested too deeply, or has a number that JSON does not have.
+        SchemaError: it is nested too deeply.
     """
     paths: dict[int, Path] = {}
     drafts: set[Draft] = set()
@@ -121,8 +115,6 @@ def _paths(root: JsonObject, limits: SchemaLimits) -> tuple[dict[int, Path], set
         for step, item in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(item, dict | list):
                 left.append((item, (*path, step)))
-            elif isinstance(item, float) and not math.isfinite(item):
-                raise SchemaError("expected a number that JSON can hold", (*path, step))
     return paths, drafts
 
 
@@ -139,7 +131,7 @@ class _Collector:
     resources: dict[str, JsonObject] = field(default_factory=dict)
     """Base URI → the schema that has it."""
     anchors: dict[tuple[str, str], JsonObject] = field(default_factory=dict)
-    inner: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    inner: dict[int, list[int]] = field(default_factory=dict)
     """Schema that a value can reach → the schemas it leads to."""
     in_place: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     """The same, only those that apply to the same value."""
@@ -157,41 +149,33 @@ class _Collector:
                 continue
             self.budget.spend()
             path = self.paths.get(id(schema), ())  # a metaschema has none
-            self._inspect(schema, draft, path)
+            inner = self._inspected(schema, draft, path)
             base = self._base(schema, base, draft, path)
             self.seen[id(schema)] = (base, draft)
-            try:
-                left.extend((member, base) for member in subschemas(schema, draft) if isinstance(member, dict))
-            except SchemaError as error:
-                raise SchemaError(error.message, (*path, *error.path)) from None
+            left.extend((member, base) for member in inner if isinstance(member, dict))
 
-    def _inspect(self, schema: JsonObject, draft: Draft, path: Path) -> None:
+    def _inspected(self, schema: JsonObject, draft: Draft, path: Path) -> list[Json]:
+        """The schemas directly inside a schema, whose own keywords are right."""
         if path and {"$id", "id"} & schema.keys() and draft_named(schema.get("$schema")) not in {None, draft}:
             raise SchemaError("expected the same draft of JSON Schema all through", (*path, "$schema"))
-        check_forms(schema, draft, path)
+        inner = check_forms(schema, draft, path)
         for keyword in ("anyOf", "oneOf", "allOf"):
             if len(schema.get(keyword, ())) > self.limits.max_alternatives:
                 raise SchemaError(f"more than {self.limits.max_alternatives} alternatives", (*path, keyword))
-        if "pattern" in schema or "patternProperties" in schema:
-            self._inspect_patterns(schema, path)
-        self.properties += len(schema.get("properties", ()))
-        if self.properties > self.limits.max_properties:
-            raise SchemaError(f"the schema declares more than {self.limits.max_properties} properties", path)
-        self.document.keywords[id(schema)] = keywords = normalized_keywords(schema, draft)
-        self.document.names.update(keywords.get("properties", ()), keywords.get("required", ()))
-
-    def _inspect_patterns(self, schema: JsonObject, path: Path) -> None:
-        own = [("pattern", schema["pattern"])] if "pattern" in schema else []
-        for keyword, source in (
-            *own,
-            *(("patternProperties", source) for source in schema.get("patternProperties", ())),
-        ):
+        sources = [("patternProperties", source) for source in schema.get("patternProperties", ())]
+        for keyword, source in [("pattern", schema["pattern"]), *sources] if "pattern" in schema else sources:
             self.budget.spend(1 + len(source) // 4)
             try:
                 if pattern(source).plain:
                     self.document.plain_patterns.add(source)
             except BadPattern as error:
                 raise SchemaError(f"expected a regular expression ({error})", (*path, keyword)) from None
+        self.properties += len(schema.get("properties", ()))
+        if self.properties > self.limits.max_properties:
+            raise SchemaError(f"the schema declares more than {self.limits.max_properties} properties", path)
+        self.document.keywords[id(schema)] = keywords = normalized_keywords(schema, draft)
+        self.document.names.update(keywords.get("properties", ()), keywords.get("required", ()))
+        return inner
 
     def _base(self, schema: JsonObject, base: str, draft: Draft, path: Path) -> str:
         """The base URI of references in a schema, which may have an id of its own. Notes its id and anchors."""
@@ -221,19 +205,19 @@ class _Collector:
             schema = left.pop()
             if id(schema) in self.inner:
                 continue
-            members, in_place = self.inner[id(schema)], self.in_place[id(schema)]
+            self.inner[id(schema)] = []
             for member, is_in_place in self._led_to(schema):
                 if isinstance(member, dict):
-                    members.append(id(member))
+                    self.inner[id(schema)].append(id(member))
                     if is_in_place:
-                        in_place.append(id(member))
+                        self.in_place[id(schema)].append(id(member))
                     left.append(member)
 
     def _led_to(self, schema: JsonObject) -> Iterable[tuple[Json, bool]]:
         """(schema, whether it applies to the same value)"""
         keywords = self.document.keywords[id(schema)]
         if "$ref" in keywords:
-            target = self.document.targets[id(schema)] = self._resolved(schema, "$ref")
+            target = keywords["$ref"] = self._resolved(schema, "$ref")
             self.named.add(id(target))
             yield target, True
         if "$dynamicRef" in keywords:
@@ -242,8 +226,8 @@ class _Collector:
             anchor = "" if keyword == "$recursiveRef" else schema[keyword].partition("#")[2]
             base = self.seen[id(initial)][0] if isinstance(initial, dict) else ""
             redefinable = self.document.anchors.get((base, anchor)) is initial
-            self.document.dynamic[id(schema)] = (initial, anchor if redefinable else None)
-            targets = self.document.dynamic_targets(schema)
+            keywords["$dynamicRef"] = (initial, anchor if redefinable else None)
+            targets = self.document.dynamic_targets(*keywords["$dynamicRef"])
             self.named.update(map(id, targets))
             yield from ((target, True) for target in targets)
         for keyword, value in keywords.items():
@@ -288,29 +272,24 @@ def _member(value: Json, token: str) -> Json:
     return value[token.replace("~1", "/").replace("~0", "~")]
 
 
-# ---------------------------------------------------------------- cycles
+def on_cycles(graph: Mapping[int, Sequence[int]]) -> frozenset[int]:
+    """The nodes on cycles, and those between two cycles: what is left when dead ends are removed from both sides.
 
-Graph = Mapping[int, Sequence[int]]
-"""Node → the nodes it leads to."""
-
-
-def on_cycles(graph: Graph) -> frozenset[int]:
-    """The nodes on cycles, and those between two cycles: what is left when dead ends are removed from both sides."""
-    turned: dict[int, list[int]] = defaultdict(list)
-    for node in (left := _without_dead_ends(graph)):
-        for other in graph[node]:
-            if other in left:
+    Args:
+        graph: node → the nodes it leads to.
+    """
+    left: Mapping[int, Sequence[int]] = graph
+    for _ in ("ends", "starts"):
+        sorter = TopologicalSorter(left)
+        with suppress(CycleError):
+            sorter.prepare()
+        on_paths = set(left)
+        while ended := sorter.get_ready():
+            sorter.done(*ended)
+            on_paths.difference_update(ended)
+        turned: dict[int, list[int]] = {node: [] for node in on_paths}
+        for node in on_paths:
+            for other in on_paths.intersection(left[node]):
                 turned[other].append(node)
-    return frozenset(_without_dead_ends(turned))
-
-
-def _without_dead_ends(graph: Graph) -> set[int]:
-    """The nodes from which some path does not end."""
-    left = set(graph)
-    sorter = TopologicalSorter(graph)
-    with suppress(CycleError):
-        sorter.prepare()
-    while ended := sorter.get_ready():
-        sorter.done(*ended)
-        left.difference_update(ended)
-    return left
+        left = turned
+    return frozenset(left)

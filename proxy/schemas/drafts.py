@@ -6,7 +6,7 @@ generators commonly write into the wrong draft is accepted in all: boolean `excl
 property, `type: "any"`, repeated values, boolean subschemas, `dependencies`.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from proxy.schemas.values import Json, JsonObject, Path, SchemaError, is_integer, type_of
@@ -23,9 +23,8 @@ class Draft:
 
     def knows(self, keyword: str) -> bool:
         """Whether the draft gives the keyword a meaning; `nullable` (OpenAPI) and `dependencies` have one in all."""
-        return keyword in _KEYWORDS and _KEYWORDS[keyword][0] <= self.rank <= (
-            2019 if keyword == "$recursiveRef" else 2020
-        )
+        last = 2019 if keyword == "$recursiveRef" else 2020
+        return keyword in _KEYWORDS and _KEYWORDS[keyword][0] <= self.rank <= last
 
 
 LATEST = Draft("draft/2020-12", 2020)
@@ -39,9 +38,6 @@ def draft_named(uri: object) -> Draft | None:
     return next((draft for draft in _DRAFTS if f"json-schema.org/{draft.name}/schema" in uri), None)
 
 
-# ---------------------------------------------------------------- the form of each keyword's value
-
-
 def _is_schema(value: Json) -> bool:
     return isinstance(value, dict | bool)
 
@@ -52,10 +48,6 @@ def _is_list(value: Json) -> bool:
 
 def _are_names(value: Json) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _are_lists_of_names(value: Json) -> bool:
-    return isinstance(value, dict) and all(map(_are_names, value.values()))
 
 
 def _is_count(value: Json) -> bool:
@@ -96,7 +88,8 @@ _FORMS: tuple[tuple[int, str, str, Callable[[Json], bool]], ...] = (
     (2019, "$defs dependentSchemas", "an object", lambda value: isinstance(value, dict)),
     (2019, "maxContains minContains", "an integer, 0 or more", _is_count),
     (2019, "unevaluatedItems unevaluatedProperties contentSchema", _SCHEMA, _is_schema),
-    (2019, "dependentRequired", "an object of lists of property names", _are_lists_of_names),
+    (2019, "dependentRequired", "an object of lists of property names",
+     lambda value: isinstance(value, dict) and all(map(_are_names, value.values()))),
     (2020, "$dynamicRef $dynamicAnchor", "a string", lambda value: isinstance(value, str)),
     (2020, "prefixItems", "a list of schemas, not empty", _is_list),
 )  # fmt: skip
@@ -108,54 +101,47 @@ _KEYWORDS: Mapping[str, tuple[int, str, Callable[[Json], bool]]] = {
 
 IN_PLACE = frozenset({"allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas"})
 """Keywords whose subschemas apply to the same value, not to a part of it."""
-BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"})
+_BY_NAME = frozenset({"properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions"})
 """Keywords whose value is an object of subschemas."""
 SUBSCHEMAS = (
-    IN_PLACE | BY_NAME | {"additionalProperties", "additionalItems", "items", "prefixItems", "contains", "propertyNames"}
+    IN_PLACE | _BY_NAME | {"additionalProperties", "additionalItems", "items", "prefixItems", "contains", "propertyNames"}
     | {"unevaluatedItems", "unevaluatedProperties", "contentSchema"}
 )  # fmt: skip
 """Keywords whose value is a subschema, a list or an object of subschemas."""
 
 
-def check_forms(schema: JsonObject, draft: Draft, path: Path) -> None:
-    """Check the keywords of one schema, not of its subschemas.
+def check_forms(schema: JsonObject, draft: Draft, path: Path) -> list[Json]:
+    """Check the keywords of one schema, not those of its subschemas.
+
+    Returns:
+        All schemas directly inside it, those of definitions too.
 
     Raises:
         SchemaError: a keyword has a value that neither its draft's metaschema allows nor generators commonly write.
     """
+    inner = []
     for keyword, value in schema.items():
-        if draft.knows(keyword) and not _KEYWORDS[keyword][2](value):
-            raise SchemaError(f"expected {_KEYWORDS[keyword][1]}", (*path, keyword))
+        if not draft.knows(keyword):
+            continue
+        _, expected, holds = _KEYWORDS[keyword]
+        if not holds(value):
+            raise SchemaError(f"expected {expected}", (*path, keyword))
+        for step, member in steps_to(keyword, value) if keyword in SUBSCHEMAS else ():
+            if _is_schema(member):
+                inner.append(member)
+            elif keyword != "dependencies":
+                raise SchemaError(f"expected {_SCHEMA}", (*path, keyword, *step))
+            elif not _are_names(member):
+                raise SchemaError(f"expected a schema or {_NAMES}", (*path, keyword, *step))
+    return inner
 
 
-def subschemas(schema: JsonObject, draft: Draft) -> Iterator[Json]:
-    """All schemas directly inside one, those of definitions too.
-
-    Raises:
-        SchemaError: something stands where a schema belongs; its path starts here.
-    """
-    for keyword in SUBSCHEMAS & schema.keys():
-        if draft.knows(keyword):
-            for step, member in steps_to(keyword, schema[keyword]):
-                if keyword == "dependencies" and not _is_schema(member):
-                    if not _are_names(member):
-                        raise SchemaError(f"expected a schema or {_NAMES}", (keyword, *step))
-                elif _is_schema(member):
-                    yield member
-                else:
-                    raise SchemaError(f"expected {_SCHEMA}", (keyword, *step))
-
-
-def steps_to(keyword: str, value: Json) -> Iterator[tuple[Path, Json]]:
+def steps_to(keyword: str, value: Json) -> Iterable[tuple[Path, Json]]:
     """(path from the keyword, subschema) of what one of `SUBSCHEMAS` holds."""
-    if keyword in BY_NAME:
-        return (((name,), member) for name, member in value.items())
-    if isinstance(value, list):
-        return (((index,), member) for index, member in enumerate(value))
-    return iter([((), value)])
+    if keyword in _BY_NAME:
+        return [((name,), member) for name, member in value.items()]
+    return [((index,), member) for index, member in enumerate(value)] if isinstance(value, list) else [((), value)]
 
-
-# ---------------------------------------------------------------- every draft as 2020-12
 
 _NO_CONSTRAINTS = frozenset(
     {"$schema", "$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "definitions", "$defs", "contentSchema"}
@@ -181,8 +167,19 @@ def normalized_keywords(schema: JsonObject, draft: Draft) -> JsonObject:
     if isinstance(keywords.get("items"), list):  # up to 2019-09: a list, and `additionalItems` for the items after them
         keywords.setdefault("prefixItems", keywords.pop("items"))
         keywords.update({} if rest is None else {"items": rest})
-    _normalize_type(keywords)
-    _normalize_required(keywords)
+    nullable = keywords.pop("nullable", None) is True  # OpenAPI: it extends `type` only
+    if "type" in keywords:
+        types = keywords["type"] if isinstance(keywords["type"], list) else [keywords["type"]]
+        if "any" in types:
+            del keywords["type"]
+        elif nullable:
+            keywords["type"] = [*types, "null"]
+    if isinstance(keywords.get("required"), bool):  # draft 3: a boolean in the schema of the property
+        del keywords["required"]
+    members = keywords.get("properties", {}).items()
+    required = [name for name, member in members if isinstance(member, dict) and member.get("required") is True]
+    if required or "required" in keywords:
+        keywords["required"] = list(dict.fromkeys((*keywords.get("required", ()), *required)))
     if "dependencies" in keywords:  # up to draft 7: names and schemas in one keyword; the later keywords count more
         needs = keywords.pop("dependencies").items()
         names = {name: need for name, need in needs if isinstance(need, list)}
@@ -190,24 +187,3 @@ def normalized_keywords(schema: JsonObject, draft: Draft) -> JsonObject:
         schemas = {name: need for name, need in needs if name not in names}
         keywords["dependentSchemas"] = {**schemas, **keywords.get("dependentSchemas", {})}
     return keywords
-
-
-def _normalize_type(keywords: JsonObject) -> None:
-    """`any` and `nullable` (which extends `type` only)."""
-    nullable = keywords.pop("nullable", None) is True
-    if "type" in keywords:
-        types = keywords["type"] if isinstance(keywords["type"], list) else [keywords["type"]]
-        if "any" in types:
-            del keywords["type"]
-        elif nullable:
-            keywords["type"] = [*types, "null"]
-
-
-def _normalize_required(keywords: JsonObject) -> None:
-    """Draft 3: a boolean in the schema of the property."""
-    if isinstance(keywords.get("required"), bool):
-        del keywords["required"]
-    members = keywords.get("properties", {}).items()
-    required = [name for name, member in members if isinstance(member, dict) and member.get("required") is True]
-    if required or "required" in keywords:
-        keywords["required"] = list(dict.fromkeys((*keywords.get("required", ()), *required)))

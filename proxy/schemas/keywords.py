@@ -1,5 +1,7 @@
 """What each keyword asks of a value: rules that give failures, by keyword. `validate.py` holds what they share."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -34,13 +36,13 @@ class Failure:
     keyword: str
     message: str
     path: list[str | int] = field(default_factory=list)
-    branches: "list[list[Failure]]" = field(default_factory=list)
+    branches: list[list[Failure]] = field(default_factory=list)
     note: Note | None = None
 
 
 Failures = Iterable[Failure]
 Rule = Callable[["Evaluator", Any, Any, JsonObject], Failures]
-"""(evaluator, what the keyword says, value, schema) → failures."""
+"""(evaluator, what the keyword says, value, all keywords of the schema) → failures."""
 
 
 def _inside(failures: Failures, step: str | int) -> Iterator[Failure]:
@@ -49,15 +51,12 @@ def _inside(failures: Failures, step: str | int) -> Iterator[Failure]:
         yield failure
 
 
-# ---------------------------------------------------------------- references and combinations
-
-
-def _all(evaluator: "Evaluator", members: list[Json], value: Json) -> Failures:
+def _all(evaluator: Evaluator, members: list[Json], value: Json) -> Failures:
     for member in members:
         yield from evaluator.failures(member, value)
 
 
-def _alternatives(evaluator: "Evaluator", keyword: str, members: list[Json], value: Json) -> Failures:
+def _alternatives(evaluator: Evaluator, keyword: str, members: list[Json], value: Json) -> Failures:
     branches: list[list[Failure]] = []
     matching: list[list[Failure]] = []
     undecided: list[list[Failure]] = []
@@ -80,7 +79,7 @@ def _alternatives(evaluator: "Evaluator", keyword: str, members: list[Json], val
     return matching[0] if matching else [Failure(keyword, "matches none of the alternatives", branches=branches)]
 
 
-def _not(evaluator: "Evaluator", denied: Json, value: Json, _schema: JsonObject) -> Failures:
+def _not(evaluator: Evaluator, denied: Json, value: Json, _: JsonObject) -> Failures:
     matches = evaluator.outcome(denied, value, exact=True)
     if matches is None:
         return (Failure("not", "what is excluded could not be checked", note="unchecked"),)
@@ -88,17 +87,14 @@ def _not(evaluator: "Evaluator", denied: Json, value: Json, _schema: JsonObject)
     return (Failure("not", message),) if matches else ()
 
 
-def _if(evaluator: "Evaluator", condition: Json, value: Json, schema: JsonObject) -> Failures:
+def _if(evaluator: Evaluator, condition: Json, value: Json, keywords: JsonObject) -> Failures:
     holds = evaluator.outcome(condition, value, exact=True)
     if holds is None:
         return (Failure("if", "the condition could not be checked", note="unchecked"),)
-    return evaluator.failures(evaluator.keywords(schema).get("then" if holds else "else", True), value)
+    return evaluator.failures(keywords.get("then" if holds else "else", True), value)
 
 
-# ---------------------------------------------------------------- one value
-
-
-def _type(_evaluator: "Evaluator", types: Json, value: Json, _schema: JsonObject) -> Failures:
+def _type(_evaluator: Evaluator, types: Json, value: Json, _: JsonObject) -> Failures:
     named = types if isinstance(types, list) else [types]
     kind = type_of(value)
     if kind in named or ("integer" in named and is_integer(value)):
@@ -106,18 +102,18 @@ def _type(_evaluator: "Evaluator", types: Json, value: Json, _schema: JsonObject
     return (Failure("type", f"expected {' or '.join(dict.fromkeys(named))}, got {kind}"),)
 
 
-def _enum(evaluator: "Evaluator", values: list[Json], value: Json, _schema: JsonObject) -> Failures:
+def _enum(evaluator: Evaluator, values: list[Json], value: Json, _: JsonObject) -> Failures:
     evaluator.spend(len(values) // 8)
     if any(evaluator.equal(expected, value) for expected in values):
         return ()
     return (Failure("enum", f"expected one of {', '.join(quoted(expected, 40) for expected in values[:20])}"),)
 
 
-def _const(evaluator: "Evaluator", expected: Json, value: Json, _schema: JsonObject) -> Failures:
+def _const(evaluator: Evaluator, expected: Json, value: Json, _: JsonObject) -> Failures:
     return () if evaluator.equal(expected, value) else (Failure("const", f"expected {quoted(expected)}"),)
 
 
-def _is_multiple(_evaluator: "Evaluator", value: int | float, divisor: int | float) -> bool:
+def _is_multiple(_evaluator: Evaluator, value: int | float, divisor: int | float) -> bool:
     """Of the numbers as written, not of their nearest binary fractions: 0.3 is a multiple of 0.1."""
     try:
         return (Fraction(repr(value)) / Fraction(repr(divisor))).denominator == 1
@@ -125,38 +121,33 @@ def _is_multiple(_evaluator: "Evaluator", value: int | float, divisor: int | flo
         return False
 
 
-def _has_format(evaluator: "Evaluator", text: str, name: str) -> bool | None:
+def _has_format(evaluator: Evaluator, text: str, name: str) -> bool | None:
     evaluator.spend(1 + len(text) // 1_000)
     return has_format(text, name)
 
 
-def _are_unique(evaluator: "Evaluator", items: list[Json], wanted: bool) -> bool:
+def _are_unique(evaluator: Evaluator, items: list[Json], wanted: bool) -> bool:
     if not wanted:
         return True
     evaluator.spend(len(items))
     return len(set(map(evaluator.key, items))) == len(items)
 
 
-def _has_dependent(_evaluator: "Evaluator", value: JsonObject, needs: JsonObject) -> bool:
+def _has_dependent(_evaluator: Evaluator, value: JsonObject, needs: JsonObject) -> bool:
     return all(need in value for name, names in needs.items() if name in value for need in names)
 
 
-# ---------------------------------------------------------------- objects and arrays
-
-
-def _required(_evaluator: "Evaluator", names: list[str], value: JsonObject, _schema: JsonObject) -> Failures:
+def _required(_evaluator: Evaluator, names: list[str], value: JsonObject, _: JsonObject) -> Failures:
     return [Failure("required", f"missing property {quoted(name)}") for name in names if name not in value]
 
 
-def _properties(evaluator: "Evaluator", members: JsonObject, value: JsonObject, _schema: JsonObject) -> Failures:
+def _properties(evaluator: Evaluator, members: JsonObject, value: JsonObject, _: JsonObject) -> Failures:
     for name, member in members.items():
         if name in value:
             yield from _inside(evaluator.failures(member, value[name]), name)
 
 
-def _pattern_properties(
-    evaluator: "Evaluator", patterned: JsonObject, value: JsonObject, _schema: JsonObject
-) -> Failures:
+def _pattern_properties(evaluator: Evaluator, patterned: JsonObject, value: JsonObject, _: JsonObject) -> Failures:
     for source, member in patterned.items():
         for name in value:
             found = evaluator.found_in(source, name)
@@ -167,8 +158,7 @@ def _pattern_properties(
                 yield Failure("patternProperties", message, [name], note="unchecked")
 
 
-def _additional_properties(evaluator: "Evaluator", others: Json, value: JsonObject, schema: JsonObject) -> Failures:
-    keywords = evaluator.keywords(schema)
+def _additional_properties(evaluator: Evaluator, others: Json, value: JsonObject, keywords: JsonObject) -> Failures:
     declared, patterns = keywords.get("properties", ()), keywords.get("patternProperties", ())
     for name in value:
         evaluator.spend()
@@ -180,30 +170,29 @@ def _additional_properties(evaluator: "Evaluator", others: Json, value: JsonObje
             yield from _inside(evaluator.failures(others, value[name]), name)
 
 
-def _property_names(evaluator: "Evaluator", member: Json, value: JsonObject, _schema: JsonObject) -> Failures:
+def _property_names(evaluator: Evaluator, member: Json, value: JsonObject, _: JsonObject) -> Failures:
     for name in value:
         for failure in evaluator.failures(member, name):
             message = failure.message if failure.keyword else f"unexpected property {quoted(name)}"
             yield Failure("propertyNames", message, [name], note=failure.note)
 
 
-def _dependent_schemas(evaluator: "Evaluator", members: JsonObject, value: JsonObject, _schema: JsonObject) -> Failures:
+def _dependent_schemas(evaluator: Evaluator, members: JsonObject, value: JsonObject, _: JsonObject) -> Failures:
     return _all(evaluator, [member for name, member in members.items() if name in value], value)
 
 
-def _prefix_items(evaluator: "Evaluator", members: list[Json], value: list[Json], _schema: JsonObject) -> Failures:
+def _prefix_items(evaluator: Evaluator, members: list[Json], value: list[Json], _: JsonObject) -> Failures:
     for index, (member, item) in enumerate(zip(members, value, strict=False)):
         yield from _inside(evaluator.failures(member, item), index)
 
 
-def _items(evaluator: "Evaluator", member: Json, value: list[Json], schema: JsonObject) -> Failures:
-    first = len(evaluator.keywords(schema).get("prefixItems", ()))
+def _items(evaluator: Evaluator, member: Json, value: list[Json], keywords: JsonObject) -> Failures:
+    first = len(keywords.get("prefixItems", ()))
     for index in range(first, len(value) if member is not True else 0):
         yield from _inside(evaluator.failures(member, value[index]), index)
 
 
-def _contains(evaluator: "Evaluator", member: Json, value: list[Json], schema: JsonObject) -> Failures:
-    keywords = evaluator.keywords(schema)
+def _contains(evaluator: Evaluator, member: Json, value: list[Json], keywords: JsonObject) -> Failures:
     least, most = keywords.get("minContains", 1), keywords.get("maxContains")
     outcomes = [evaluator.outcome(member, item, exact=True) for item in value]
     matching, undecided = outcomes.count(True), outcomes.count(None)
@@ -215,42 +204,45 @@ def _contains(evaluator: "Evaluator", member: Json, value: list[Json], schema: J
     return ()
 
 
-# ---------------------------------------------------------------- what is left unevaluated
-
-
-def _unevaluated_properties(evaluator: "Evaluator", others: Json, value: JsonObject, schema: JsonObject) -> Failures:
-    evaluated = _evaluated(evaluator, schema, value, top=True)
-    if any(name not in evaluated and evaluator.outcome(others, item) is False for name, item in value.items()):
-        return (Failure("unevaluatedProperties", "has properties that are not described"),)
-    return ()
-
-
-def _unevaluated_items(evaluator: "Evaluator", others: Json, value: list[Json], schema: JsonObject) -> Failures:
-    evaluated = _evaluated(evaluator, schema, value, top=True)
-    if any(index not in evaluated and evaluator.outcome(others, item) is False for index, item in enumerate(value)):
+def _unevaluated(evaluator: Evaluator, others: Json, value: Json, keywords: JsonObject) -> Failures:
+    evaluated = _evaluated(evaluator, keywords, value, top=True)
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    if any(step not in evaluated and evaluator.outcome(others, part) is False for step, part in parts):
+        if isinstance(value, dict):
+            return (Failure("unevaluatedProperties", "has properties that are not described"),)
         return (Failure("unevaluatedItems", "has more items than described"),)
     return ()
 
 
-def _evaluated(evaluator: "Evaluator", schema: Json, value: Json, *, top: bool = False) -> set[Any]:
+def _evaluated(evaluator: Evaluator, keywords: JsonObject, value: Json, *, top: bool = False) -> set[Any]:
     """The names or indexes that a schema and the schemas applied in place of it evaluate; where undecided, as if they did."""
-    if isinstance(schema, bool):
-        return set()
     evaluator.spend()
-    keywords = evaluator.keywords(schema)
-    own = _evaluated_properties if isinstance(value, dict) else _evaluated_items
-    found = own(evaluator, keywords, value, top)
-    for member in _applied(evaluator, schema, keywords, value):
-        found |= _evaluated(evaluator, member, value)
+    kind = "Properties" if isinstance(value, dict) else "Items"
+    if {"Properties": "additionalProperties", "Items": "items"}[kind] in keywords or (
+        f"unevaluated{kind}" in keywords and not top
+    ):
+        return set(value) if isinstance(value, dict) else set(range(len(value)))
+    if isinstance(value, dict):
+        found: set[Any] = {name for name in keywords.get("properties", ()) if name in value}
+        for source in keywords.get("patternProperties", ()):
+            found |= {name for name in value if evaluator.found_in(source, name) is not False}
+    else:
+        found = set(range(len(keywords.get("prefixItems", ()))))
+        if "contains" in keywords and evaluator.document.draft.rank >= 2020:
+            outcomes = (evaluator.outcome(keywords["contains"], item, exact=True) for item in value)
+            found |= {index for index, outcome in enumerate(outcomes) if outcome is not False}
+    for member in _applied(evaluator, keywords, value):
+        if isinstance(member, dict):
+            found |= _evaluated(evaluator, evaluator.document.keywords[id(member)], value)
     return found
 
 
-def _applied(evaluator: "Evaluator", schema: JsonObject, keywords: JsonObject, value: Json) -> Iterator[Json]:
+def _applied(evaluator: Evaluator, keywords: JsonObject, value: Json) -> Iterator[Json]:
     """The subschemas that apply to the same value, and that it matches."""
     if "$ref" in keywords:
-        yield evaluator.document.targets[id(schema)]
+        yield keywords["$ref"]
     if "$dynamicRef" in keywords:
-        yield evaluator.dynamic_target(schema)
+        yield evaluator.dynamic_target(*keywords["$dynamicRef"])
     yield from keywords.get("allOf", ())
     for member in (*keywords.get("anyOf", ()), *keywords.get("oneOf", ())):
         if evaluator.outcome(member, value) is not False:
@@ -266,28 +258,7 @@ def _applied(evaluator: "Evaluator", schema: JsonObject, keywords: JsonObject, v
             yield member
 
 
-def _evaluated_properties(evaluator: "Evaluator", keywords: JsonObject, value: JsonObject, top: bool) -> set[Any]:
-    if "additionalProperties" in keywords or ("unevaluatedProperties" in keywords and not top):
-        return set(value)
-    found = {name for name in keywords.get("properties", ()) if name in value}
-    for source in keywords.get("patternProperties", ()):
-        found |= {name for name in value if evaluator.found_in(source, name) is not False}
-    return found
-
-
-def _evaluated_items(evaluator: "Evaluator", keywords: JsonObject, value: list[Json], top: bool) -> set[Any]:
-    if "items" in keywords or ("unevaluatedItems" in keywords and not top):
-        return set(range(len(value)))
-    found = set(range(len(keywords.get("prefixItems", ()))))
-    if "contains" in keywords and evaluator.document.draft.rank >= 2020:
-        outcomes = (evaluator.outcome(keywords["contains"], item, exact=True) for item in value)
-        found |= {index for index, outcome in enumerate(outcomes) if outcome is not False}
-    return found
-
-
-# ---------------------------------------------------------------- all keywords
-
-_ASSERTIONS: Mapping[str, tuple[JsonType, str, Callable[["Evaluator", Any, Any], bool | None]]] = {
+_ASSERTIONS: Mapping[str, tuple[JsonType, str, Callable[[Evaluator, Any, Any], bool | None]]] = {
     "minLength": ("string", "expected at least {} characters", lambda _, text, least: len(text) >= least),
     "maxLength": ("string", "expected at most {} characters", lambda _, text, most: len(text) <= most),
     "pattern": ("string", "does not match {}", lambda evaluator, text, source: evaluator.found_in(source, text)),
@@ -310,7 +281,7 @@ _ASSERTIONS: Mapping[str, tuple[JsonType, str, Callable[["Evaluator", Any, Any],
 def _assertion(keyword: str) -> Rule:
     _, message, holds = _ASSERTIONS[keyword]
 
-    def rule(evaluator: "Evaluator", expected: Any, value: Json, _schema: JsonObject) -> Failures:
+    def rule(evaluator: Evaluator, expected: Any, value: Json, _: JsonObject) -> Failures:
         result = holds(evaluator, value, expected)
         if result:
             return ()
@@ -323,8 +294,8 @@ def _assertion(keyword: str) -> Rule:
 
 
 RULES: Mapping[str, tuple[JsonType | None, Rule]] = {
-    "$ref": (None, lambda evaluator, _, value, schema: evaluator.named(evaluator.document.targets[id(schema)], value)),
-    "$dynamicRef": (None, lambda evaluator, _, value, schema: evaluator.named(evaluator.dynamic_target(schema), value)),
+    "$ref": (None, lambda evaluator, target, value, _: evaluator.named(target, value)),
+    "$dynamicRef": (None, lambda evaluator, found, value, _: evaluator.named(evaluator.dynamic_target(*found), value)),
     "allOf": (None, lambda evaluator, members, value, _: _all(evaluator, members, value)),
     "anyOf": (None, lambda evaluator, members, value, _: _alternatives(evaluator, "anyOf", members, value)),
     "oneOf": (None, lambda evaluator, members, value, _: _alternatives(evaluator, "oneOf", members, value)),
@@ -336,14 +307,14 @@ RULES: Mapping[str, tuple[JsonType | None, Rule]] = {
     "prefixItems": ("array", _prefix_items),
     "items": ("array", _items),
     "contains": ("array", _contains),
-    "unevaluatedItems": ("array", _unevaluated_items),
+    "unevaluatedItems": ("array", _unevaluated),
     "required": ("object", _required),
     "properties": ("object", _properties),
     "patternProperties": ("object", _pattern_properties),
     "additionalProperties": ("object", _additional_properties),
     "propertyNames": ("object", _property_names),
     "dependentSchemas": ("object", _dependent_schemas),
-    "unevaluatedProperties": ("object", _unevaluated_properties),
+    "unevaluatedProperties": ("object", _unevaluated),
     **{keyword: (kind, _assertion(keyword)) for keyword, (kind, _, _) in _ASSERTIONS.items()},
 }
 """Keyword → the JSON type of the values it says anything of (None: all), and its rule."""

@@ -103,11 +103,11 @@ class Reader:
     def _in_place(self, schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Iterator[Shape]:
         """What each keyword says whose schemas apply to the same value."""
         if "$ref" in keywords:
-            yield self._named(keywords["$ref"], self.document.targets[id(schema)], expansion)
+            yield self._named(schema["$ref"], keywords["$ref"], expansion)
         if "$dynamicRef" in keywords:
-            targets = self.document.dynamic_targets(schema)
+            targets = self.document.dynamic_targets(*keywords["$dynamicRef"])
             if len(targets) == 1:
-                yield self._named(keywords["$dynamicRef"], targets[0], expansion)
+                yield self._named(schema.get("$dynamicRef", "#"), targets[0], expansion)
             else:
                 yield with_note(ANYTHING, "A nested value, of the form given above.")
         for member in keywords.get("allOf", ()):

@@ -14,7 +14,7 @@ from proxy.schemas.describe import cut
 from proxy.schemas.document import Document
 from proxy.schemas.keywords import MAX_KEPT, RULES, Failure
 from proxy.schemas.patterns import Pattern, pattern
-from proxy.schemas.values import Budget, Json, JsonObject, format_path, identity, is_heavy, type_of
+from proxy.schemas.values import Budget, Json, format_path, identity, is_heavy, type_of
 
 _STEPS = 100_000
 """Keywords evaluated for one value; 1 to 4 µs each."""
@@ -146,10 +146,6 @@ class Evaluator:
                 raise StepsExhausted
             self._budget.spend(taken // 3)  # one takes about a third of a step of compilation
 
-    def keywords(self, schema: JsonObject) -> JsonObject:
-        """The keywords of a schema, as draft 2020-12 spells them."""
-        return self.document.keywords[id(schema)]
-
     def failures(self, schema: Json, value: Json) -> Iterator[Failure]:
         """Why a value does not match a schema of the document, and notes.
 
@@ -168,12 +164,13 @@ class Evaluator:
             self._scope = (*outer, resource)
         kind = type_of(value)
         try:
-            for keyword, expected in self.document.keywords[id(schema)].items():
+            keywords = self.document.keywords[id(schema)]
+            for keyword, expected in keywords.items():
                 only, rule = RULES.get(keyword, (None, None))
                 if rule is not None:
                     self.spend()
                     if only is None or only == kind:
-                        yield from rule(self, expected, value, schema)
+                        yield from rule(self, expected, value, keywords)
         finally:
             self._scope = outer
 
@@ -200,9 +197,8 @@ class Evaluator:
         for failure in self._results[key][0]:
             yield replace(failure, path=list(failure.path))
 
-    def dynamic_target(self, schema: JsonObject) -> Json:
+    def dynamic_target(self, initial: Json, anchor: str | None) -> Json:
         """What a `$dynamicRef` names here: the anchor of the outermost schema resource in scope that has it."""
-        initial, anchor = self.document.dynamic[id(schema)]
         found = (self.document.anchors.get((resource, anchor)) for resource in self._scope if anchor is not None)
         return next((target for target in found if target is not None), initial)
 

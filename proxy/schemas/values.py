@@ -25,9 +25,6 @@ Path = tuple[str | int, ...]
 _PLAIN_KEY = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*\Z")
 
 
-# ---------------------------------------------------------------- values
-
-
 _TYPES: dict[type, JsonType] = {type(None): "null", bool: "boolean", int: "number", float: "number", str: "string"}
 
 
@@ -87,9 +84,6 @@ def format_path(root: str, path: Iterable[str | int]) -> str:
             quoted = step.replace("\\", "\\\\").replace('"', '\\"')
             text += f'["{quoted}"]'
     return text
-
-
-# ---------------------------------------------------------------- errors and limits
 
 
 class SchemaError(Exception):
@@ -171,18 +165,14 @@ class Budget:
 class Memo:
     """The steps of one attempt to compile a schema, and results that are shared within it.
 
-    Results are known by the identity of the operands, which are kept, so that their ids stay theirs.
-
-    Args:
-        steps: how many this attempt may take.
-        budget: the request's, which pays for them.
+    Results are known by the identity of the operands, which are kept, so that their ids stay theirs. The budget is the request's, which
+    pays for the steps.
     """
 
     def __init__(self, steps: int, budget: Budget) -> None:
         self._left = steps
         self._budget = budget
         self._results: dict[tuple[Any, int, int], tuple[Any, Any, Any]] = {}
-        self._identities: dict[int, tuple[frozenset[str], Any]] = {}
         self._keys: dict[int, tuple[int, Any]] = {}
         self._numbers: dict[Any, int] = {}
 
@@ -210,12 +200,9 @@ class Memo:
 
     def identities(self, values: tuple[Json, ...]) -> frozenset[str]:
         """The identities of listed values."""
-        known = self._identities.get(id(values))
-        if known is None:
-            found = frozenset(map(identity, values))
-            self.spend(len(found) // 8 + sum(map(len, found)) // 256)
-            known = self._identities[id(values)] = (found, values)
-        return known[0]
+        found = frozenset(map(identity, values))
+        self.spend(len(found) // 8 + sum(map(len, found)) // 256)
+        return found
 
     def key(self, value: T, structure: "Callable[[T, Memo], Any]") -> int:
         """A number that two values share exactly when their structures are equal; computed once for each object.
