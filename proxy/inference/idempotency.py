@@ -24,7 +24,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Literal, Self
 from uuid import UUID, uuid4
 
@@ -137,9 +136,7 @@ class Idempotency:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Finish what is being written."""
         if self._writes:
             await asyncio.wait(self._writes, timeout=_WRITE_TIMEOUT_S)

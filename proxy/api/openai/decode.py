@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from proxy.api.http.requests import canonical_digest, has_more_values
-from proxy.api.openai.tools import CUSTOM_INPUT, decode_functions, decode_tool_choice, decode_tools
+from proxy.api.openai.tools import CUSTOM_INPUT, decode_tool_choice, decode_tools, function_tool
 from proxy.api.openai.types import (
     AnthropicThinking,
     AssistantMessage,
@@ -98,7 +98,7 @@ def decode(
     legacy = bool(body.functions) and not body.tools
     tools, adjusted = decode_tools(body.tools or (), drop_hosted=rules.drop_hosted_tools)
     if legacy:
-        tools = decode_functions(body.functions or ())
+        tools = tuple(function_tool(spec, f"functions[{index}]") for index, spec in enumerate(body.functions or ()))
     offered = {tool.name for tool in tools}
     single = legacy or body.parallel_tool_calls is False
     tool_choice = decode_tool_choice(body.tool_choice, body.function_call, offered, single=single)
@@ -144,16 +144,13 @@ def decode(
 
 def body_digest(body: dict[str, Any]) -> str:
     """Equal for request bodies that ask for the same answer: without how it is sent, and without fields that are null."""
-    asked = dict(body)
-    for name, value in body.items():
-        if value is None or name in ("stream", "stream_options"):
-            del asked[name]
-    asked["messages"] = messages = []
-    for message in body["messages"]:
-        without_nulls = message
-        if None in message.values():
-            without_nulls = {name: value for name, value in message.items() if value is not None}
-        messages.append(without_nulls)
+    asked = {
+        name: value for name, value in body.items() if value is not None and name not in ("stream", "stream_options")
+    }
+    asked["messages"] = [
+        {name: value for name, value in message.items() if value is not None} if None in message.values() else message
+        for message in body["messages"]
+    ]
     return canonical_digest(asked)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence, Set
 from typing import Any, Final
 
 from proxy.api.openai.types import (
-    AllowedTools,
     AllowedToolsChoice,
     CustomSpec,
     CustomTool,
@@ -26,11 +25,6 @@ CUSTOM_INPUT: Final = "input"
 NO_TOOLS: Final = ToolChoice(names=frozenset())
 _PLAIN: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 _MAX_REPORTED: Final = 50
-
-
-def decode_functions(functions: Sequence[FunctionSpec]) -> tuple[Tool, ...]:
-    """The tools of the retired `functions`."""
-    return tuple(function_tool(spec, f"functions[{index}]") for index, spec in enumerate(functions))
 
 
 def decode_tools(given: Sequence[ToolSpec], *, drop_hosted: bool) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
@@ -118,34 +112,23 @@ def decode_tool_choice(
             if not offered:
                 raise InvalidRequest(f"`tool_choice` is {mode!r}, but there are no `tools`.", param="tool_choice")
             return ToolChoice(required=True, single=single)
-        case NamedFunction(function=ToolName(name=name)):
-            return _one_tool(name, offered, "tool_choice.function.name")
-        case NamedCustom(custom=ToolName(name=name)):
-            return _one_tool(name, offered, "tool_choice.custom.name")
         case ToolName(name=name):
-            return _one_tool(name, offered, "function_call.name")
+            named, required, single = [(name, "function_call.name")], True, True
+        case NamedFunction() | NamedCustom() as tool:
+            named, required, single = [_named(tool, "tool_choice")], True, True
         case AllowedToolsChoice(allowed_tools=allowed):
-            return _allowed_tools(allowed, offered, single)
+            path, required = "tool_choice.allowed_tools.tools", allowed.mode == "required"
+            named = [_named(tool, f"{path}[{index}]") for index, tool in enumerate(allowed.tools)]
+            if required and not named:
+                raise InvalidRequest(f"`{path}` is empty; expected at least one tool.", param=path)
+    for name, param in named:
+        if name not in offered:
+            raise InvalidRequest(f"`{param}` is {name[:128]!r}, which is not among the tools offered.", param=param)
+    names = frozenset(name for name, _ in named)
+    return ToolChoice(names, required=required, single=single) if names else NO_TOOLS
 
 
-def _one_tool(name: str, offered: Set[str], param: str) -> ToolChoice:
-    _check_offered(name, offered, param)
-    return ToolChoice(frozenset({name}), required=True, single=True)
-
-
-def _allowed_tools(allowed: AllowedTools, offered: Set[str], single: bool) -> ToolChoice:
-    path = "tool_choice.allowed_tools.tools"
-    names: set[str] = set()
-    for index, tool in enumerate(allowed.tools):
-        name = tool.function.name if isinstance(tool, NamedFunction) else tool.custom.name
-        _check_offered(name, offered, f"{path}[{index}].{tool.type}.name")
-        names.add(name)
-    required = allowed.mode == "required"
-    if required and not names:
-        raise InvalidRequest(f"`{path}` is empty; expected at least one tool.", param=path)
-    return ToolChoice(frozenset(names), required=required, single=single) if names else NO_TOOLS
-
-
-def _check_offered(name: str, offered: Set[str], param: str) -> None:
-    if name not in offered:
-        raise InvalidRequest(f"`{param}` is {name[:128]!r}, which is not among the tools offered.", param=param)
+def _named(tool: NamedFunction | NamedCustom, path: str) -> tuple[str, str]:
+    """The name of a tool, and where it stands."""
+    name = tool.function.name if isinstance(tool, NamedFunction) else tool.custom.name
+    return name, f"{path}.{tool.type}.name"
