@@ -65,9 +65,7 @@ class Queued(NamedTuple):
 class Submitted(NamedTuple):
     """A job is in flight. `adopted`: its submission had an unknown outcome, and it was found by its tag."""
 
-    job_id: str
     model: str
-    seconds: float
     adopted: bool
 
 
@@ -103,8 +101,6 @@ class Abandoned(NamedTuple):
 
 class Refused(NamedTuple):
     """A submission was refused because too much is in flight."""
-
-    in_flight: int
 
 
 class Unreadable(NamedTuple):

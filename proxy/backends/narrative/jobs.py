@@ -248,7 +248,7 @@ class Jobs:
                 self._places.release()
                 raise
         except Overloaded:
-            self._observe(Refused(self.in_flight))
+            self._observe(Refused())
             raise
         self._observe(Queued(loop.time() - arrived))
 
@@ -271,6 +271,8 @@ class Jobs:
         """
         watched = self._watcher.open(job, client, deadline=deadline)
         watched.waiters += 1
+        if watched.expiry is not None:
+            watched.expiry.cancel()
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.shield(watched.future)

@@ -263,7 +263,6 @@ class Submitter:
         reservation, since = reserved
         try:
             request = await pending.make_request(reservation.form)
-            started = asyncio.get_running_loop().time()
             job, sent = await self._send(pending, request, since)
         except BaseException as error:
             if isinstance(error, ProxyError) and not error.job_may_exist:
@@ -271,7 +270,7 @@ class Submitter:
             else:
                 await record.settle(slot, reservation, None)
             raise
-        self._observe(Submitted(job.id, request.model, asyncio.get_running_loop().time() - started, sent is None))
+        self._observe(Submitted(request.model, adopted=sent is None))
         await record.settle(slot, reservation, job.id)
         return Submission(job, reservation.form, new=True, sent=sent, model=request.model)
 

@@ -376,7 +376,7 @@ class Watcher:
         watcher = self._watcher(client)
         watched = WatchedJob(job.id, started, client.account, loop.create_future(), model, on_left)
         self.jobs[job.id] = watched
-        watched.expiry = loop.call_at(min(deadline, now + _UNCLAIMED), self._expire, watched)
+        watched.expiry = loop.call_at(min(deadline, now + _UNCLAIMED), self.close, watched)
         watcher.add(watched, may_have_ended=sent is None)
         if job.id in self._early:
             del self._early[job.id]
@@ -387,8 +387,6 @@ class Watcher:
         """Watch a job no more."""
         if self.jobs.get(watched.id) is watched:
             del self.jobs[watched.id]
-            if watched.expiry is not None:
-                watched.expiry.cancel()
             if watched.future.cancel():  # else it left the account's table with its end
                 self._accounts[watched.account].drop(watched)
                 self.abandon(watched.id)
@@ -399,10 +397,6 @@ class Watcher:
         """Nobody waits for a job any more, None if it never became known. Narrative has no call that cancels it."""
         log.info("nobody waits for a job any more", extra={"job_id": job_id})
         self._observe(Abandoned(job_id))
-
-    def _expire(self, watched: WatchedJob) -> None:
-        if not watched.waiters:
-            self.close(watched)
 
     def deliver(self, record: JobRecord) -> None:
         """A webhook says that a job ended, which is watched here, by other replicas that share the store, or by both. Its record may
