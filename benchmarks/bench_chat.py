@@ -1,12 +1,12 @@
 """Requests a second, latency, and CPU time for each request of one worker.
 
-    python -m benchmarks.bench_chat [--seconds 5] [--runs 3] [--cases plain,streamed,agent] [--upstream COMMAND]
+    python -m benchmarks.bench_chat [--api chat,responses] [--seconds 5] [--runs 3] [--cases plain,streamed,agent] [--upstream COMMAND]
     python -m benchmarks.bench_chat --against 'COMMAND --port {port}'
 
 The upstream is the sandbox in a process of its own, with jobs that end at once, or what `--upstream` starts. `--against` measures
 a second server in the same run, started by the command with its port in place of `{port}` and the upstream's URL in place of
 `{upstream}`. Every body differs in one number, so that no request equals another. `agent` is a request such as coding agents send:
-40 tools and 122 messages, 166 KB.
+40 tools and 122 messages, 166 KB. `--api` names the APIs that are measured, one after the other in each run; their requests say the same.
 
 CPU-ms is user plus system time of the worker, divided by requests: on a shared machine it is steadier than requests a second. Figures
 are medians of the runs.
@@ -28,15 +28,15 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.servers import Connection, Server, chat_request, serve, serve_proxy, serve_upstream
+from benchmarks.servers import Connection, Server, post_request, serve, serve_proxy, serve_upstream
 
 CASES = {"plain": (1, 32, 256), "streamed": (1, 32, 256), "agent": (8,)}
 AGENT_BYTES, AGENT_TOOLS, AGENT_MESSAGES = 166_000, 40, 122
 CALLS = (Path("../shared/data/tool-calls.jsonl"), Path("tests/data/tool-calls.jsonl"))
 
 HEAD = """\
-| server | case | connections | requests/s | p50 ms | p99 ms | CPU-ms | RSS MB | failed |
-|---|---|---|---|---|---|---|---|---|"""
+| server | API | case | connections | requests/s | p50 ms | p99 ms | CPU-ms | RSS MB | failed |
+|---|---|---|---|---|---|---|---|---|---|"""
 
 Body = Callable[[int], bytes]
 
@@ -94,8 +94,42 @@ def agent() -> Body:
     return body
 
 
-async def load(server: Server, body: Body, connections: int, seconds: float, numbers: Iterator[int]) -> Row:
+def as_chat(body: bytes) -> bytes:
+    """A chat request is one."""
+    return body
+
+
+def as_responses(body: bytes) -> bytes:
+    """The same for the Responses API."""
+    asked = json.loads(body)
+    asked["input"] = [item for message in asked.pop("messages") for item in _items(message)]
+    if tools := asked.get("tools"):
+        asked["tools"] = [{"type": "function", **tool["function"]} for tool in tools]
+    return json.dumps(asked).encode()
+
+
+def _items(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if message["role"] == "tool":
+        yield {"type": "function_call_output", "call_id": message["tool_call_id"], "output": message["content"]}
+    elif message["content"] is not None:
+        yield {"role": message["role"], "content": message["content"]}
+    for call in message.get("tool_calls", ()):
+        yield {"type": "function_call", "call_id": call["id"], **call["function"]}
+
+
+APIS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "chat": ("/v1/chat/completions", as_chat),
+    "responses": ("/v1/responses", as_responses),
+}
+"""Each API's path, and how it writes a chat request."""
+
+
+async def load(  # noqa: PLR0917
+    server: Server, api: str, body: Body, connections: int, seconds: float, numbers: Iterator[int]
+) -> Row:
     """Keep so many connections busy for so long."""
+    path, written = APIS[api]
+    requests = (post_request(server.port, path, written(body(number))) for number in numbers)
     opened = [await Connection.open(server.port) for _ in range(connections)]
     failed = 0
     times: list[float] = []
@@ -103,7 +137,7 @@ async def load(server: Server, body: Body, connections: int, seconds: float, num
     async def work(connection: Connection, until: float) -> None:
         nonlocal failed
         while time.perf_counter() < until:
-            request = chat_request(server.port, body(next(numbers)))
+            request = next(requests)
             started = time.perf_counter()
             response = await connection.ask(request)
             times.append(time.perf_counter() - started)
@@ -142,6 +176,7 @@ def median_of(rows: list[Row]) -> str:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--api", default="chat", help="APIs, separated by commas: " + ", ".join(APIS))
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--cases", default="plain,streamed,agent")
@@ -163,13 +198,13 @@ def main() -> None:
         numbers = itertools.count()
         for case in options.cases.split(","):
             for connections in (options.connections,) if options.connections else CASES[case]:
-                rows: dict[str, list[Row]] = {name: [] for name in servers}
+                rows: dict[tuple[str, str], list[Row]] = {}
                 for _ in range(options.runs):
-                    for name, server in servers.items():
-                        run = load(server, bodies[case], connections, options.seconds, numbers)
-                        rows[name].append(uvloop.run(run))
-                for name, measured in rows.items():
-                    print(f"| {name} | {case} | {connections} | {median_of(measured)} |", flush=True)
+                    for name, api in itertools.product(servers, options.api.split(",")):
+                        run = load(servers[name], api, bodies[case], connections, options.seconds, numbers)
+                        rows.setdefault((name, api), []).append(uvloop.run(run))
+                for (name, api), measured in rows.items():
+                    print(f"| {name} | {api} | {case} | {connections} | {median_of(measured)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -163,10 +163,15 @@ class Connection(asyncio.Protocol):
         return self._buffer.endswith(b"0\r\n\r\n")
 
 
-def chat_request(port: int, body: bytes) -> bytes:
-    """The bytes of `POST /v1/chat/completions`."""
+def post_request(port: int, path: str, body: bytes) -> bytes:
+    """The bytes of a `POST` of JSON."""
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer any\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: Bearer any\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
+
+
+def chat_request(port: int, body: bytes) -> bytes:
+    """The bytes of `POST /v1/chat/completions`."""
+    return post_request(port, "/v1/chat/completions", body)
