@@ -415,19 +415,28 @@ class ResponseStreamEncoder:
 
 
 def input_items(id_: str, items: Sequence[JsonObject]) -> list[JsonObject]:
-    """The items of a request as they are listed: each with an id, and messages with their content in parts."""
+    """The items of a request as they are listed: each with an id and a status, and messages with their content in parts.
+
+    Args:
+        id_: the hexadecimal part of the response's id.
+    """
     listed = []
     for index, item in enumerate(items):
         kind = item.get("type") or "message"
-        prefix = _ITEM_PREFIX.get(kind, "item")
-        shown = {**item, "id": item.get("id") or f"{prefix}_{id_}i{index}", "type": kind}
-        if kind == "message":
-            part = "output_text" if item.get("role") == "assistant" else "input_text"
-            content = item.get("content")
-            if isinstance(content, str):
-                shown["content"] = [
-                    {**_text_part(content), "type": part} if part == "output_text" else {"type": part, "text": content}
-                ]
+        shown = {**item, "id": item.get("id") or f"{_ITEM_PREFIX.get(kind, 'item')}_{id_}i{index}", "type": kind}
+        if kind in _ITEM_PREFIX and kind != "reasoning":
             shown["status"] = item.get("status") or "completed"
+        if kind == "message":
+            shown["content"] = [_listed_part(part, item["role"]) for part in _parts(item.get("content"))]
         listed.append(shown)
     return listed
+
+
+def _parts(content: Any) -> Sequence[JsonObject]:
+    return [{"text": content}] if isinstance(content, str) else content or ()
+
+
+def _listed_part(part: JsonObject, role: str) -> JsonObject:
+    if role == "assistant" and isinstance(part.get("text"), str):
+        return {**_text_part(part["text"]), **part, "type": "output_text"}
+    return {"type": "input_text", **part}

@@ -1,0 +1,419 @@
+"""Results → response objects and events, judged by OpenAI's own strict types; folding the events gives the object."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.responses import Response, ResponseStreamEvent
+from openai.types.responses.response_item_list import ResponseItemList
+from pydantic import TypeAdapter
+
+from proxy.api.openai.responses.decode import CalledTool, ResponseReply
+from proxy.api.openai.responses.encode import (
+    ITEM_ID,
+    ResponseStreamEncoder,
+    begin_events,
+    end_events,
+    event_bytes,
+    failed,
+    finished,
+    input_items,
+    response_object,
+)
+from proxy.errors import (
+    ContextLengthExceeded,
+    InvalidRequest,
+    JobTimeout,
+    PaidFailure,
+    ProxyError,
+    RateLimited,
+)
+from proxy.inference.request import ToolCall
+from proxy.inference.result import Choice, Event, FinishReason, Result, Usage, result_events
+from tests.unit.api.openai.responses.test_decode import decoded
+
+ID = "0123456789abcdef" * 2
+NOW = 1_700_000_009
+STREAM_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+TOOLS = {
+    "weather": CalledTool("weather"),
+    "ns__weather": CalledTool("weather", "ns"),
+    "patch": CalledTool("patch", custom=True),
+    "ns__patch": CalledTool("patch", "ns", custom=True),
+}
+PLAIN = decoded()[1]
+
+
+def reply(**fields: Any) -> ResponseReply:
+    values: dict[str, Any] = {"echo": PLAIN.echo, "tools": TOOLS, "summary": True, "encrypted": True, **fields}
+    return ResponseReply(**values)
+
+
+def result(text: str | None = "Hello there.", *calls: ToolCall, finish: FinishReason = "stop", **fields: Any) -> Result:
+    choice = Choice(text, calls, finish_reason="tool_calls" if calls else finish, **fields)
+    return Result("job1", 1_700_000_000, "fp", (choice,), Usage(8, 5, 13))
+
+
+def seal(text: str) -> str:
+    return f"sealed:{text}"
+
+
+def whole(made: Result, how: ResponseReply) -> dict[str, Any]:
+    response = finished(ID, made, how, seal, NOW)
+    Response.model_validate(response, strict=True)
+    return response
+
+
+def parsed(data: bytes, *, judged: bool = True) -> list[dict[str, Any]]:
+    """The events of a stream, of OpenAI's own types unless they are not `judged`, and without gaps."""
+    events = []
+    for text in data.decode().split("\n\n")[:-1]:
+        kind, value = text.split("\n")
+        event = json.loads(value.removeprefix("data: "))
+        assert kind == f"event: {event['type']}"
+        if judged:
+            STREAM_EVENT.validate_python(event, strict=True)
+        assert event["sequence_number"] == len(events)
+        events.append(event)
+    return events
+
+
+def streamed(made: Result, how: ResponseReply, events: list[Event] | None = None) -> list[dict[str, Any]]:
+    encoder = ResponseStreamEncoder(how, seal)
+    data = encoder.begin(ID, made.created)
+    for event in result_events(made) if events is None else events:
+        data += b"".join(encoder.encode(event))
+    return parsed(data + encoder.finish(encoder.finished(NOW)))
+
+
+def folded(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The items that a client builds of deltas alone."""
+    items: list[dict[str, Any]] = []
+    for event in events:
+        index = event.get("output_index")
+        match event["type"].removeprefix("response."):
+            case "output_item.added":
+                assert index == len(items)
+                items.append(json.loads(json.dumps(event["item"])))
+            case "content_part.added":
+                items[index]["content"].append(dict(event["part"]))
+            case "reasoning_summary_part.added":
+                items[index]["summary"].append(dict(event["part"]))
+            case "output_text.delta":
+                items[index]["content"][0]["text"] += event["delta"]
+            case "reasoning_summary_text.delta":
+                items[index]["summary"][0]["text"] += event["delta"]
+            case "function_call_arguments.delta":
+                items[index]["arguments"] += event["delta"]
+            case "custom_tool_call_input.delta":
+                items[index]["input"] += event["delta"]
+            case "output_item.done":
+                done = event["item"]
+                assert {**items[index], "status": done.get("status")} == {"status": None, **_without_seal(done)}
+                items[index] = done
+    return items
+
+
+def _without_seal(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in item.items() if name != "encrypted_content"}
+
+
+# ---------------------------------------------------------------- the object
+
+
+def test_an_answer() -> None:
+    response = whole(result(), reply())
+    assert response == {
+        **PLAIN.echo,
+        "id": f"resp_{ID}",
+        "object": "response",
+        "created_at": 1_700_000_000,
+        "completed_at": NOW,
+        "status": "completed",
+        "error": None,
+        "incomplete_details": None,
+        "output": [
+            {
+                "id": f"msg_{ID}0",
+                "type": "message",
+                "status": "completed",
+                "role": "assistant",
+                "content": [{"type": "output_text", "text": "Hello there.", "annotations": [], "logprobs": []}],
+            }
+        ],
+        "usage": {
+            "input_tokens": 8,
+            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": 5,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 13,
+        },
+    }
+
+
+MEMBERS = """id object created_at completed_at status background error incomplete_details instructions max_output_tokens max_tool_calls
+    model output parallel_tool_calls previous_response_id prompt_cache_key reasoning safety_identifier service_tier store temperature text
+    tool_choice tools top_logprobs top_p truncation usage user metadata"""
+
+
+def test_the_object_has_every_member_of_the_contract() -> None:
+    assert set(whole(result(), reply())) == set(MEMBERS.split())
+
+
+def test_the_request_is_echoed() -> None:
+    asked: dict[str, Any] = {
+        "instructions": "Be kind.",
+        "max_output_tokens": 50,
+        "metadata": {"a": "b"},
+        "parallel_tool_calls": False,
+        "prompt_cache_key": "k",
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "safety_identifier": "s",
+        "service_tier": "flex",
+        "temperature": 0.5,
+        "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}, "verbosity": "low"},
+        "tool_choice": {"type": "function", "name": "f"},
+        "tools": [{"type": "function", "name": "f", "parameters": None}, {"type": "web_search"}],
+        "top_p": 0.9,
+        "truncation": "auto",
+        "user": "u",
+    }
+    response = whole(result(), decoded(**asked)[1])
+    expected = {**asked, "service_tier": "default", "tools": [{**asked["tools"][0], "strict": True}, asked["tools"][1]]}
+    assert {name: response[name] for name in asked} == expected
+
+
+@pytest.mark.parametrize(
+    ("finish", "status", "reason"),
+    [("length", "incomplete", "max_output_tokens"), ("content_filter", "incomplete", "content_filter")],
+)
+def test_an_answer_that_was_cut(finish: FinishReason, status: str, reason: str) -> None:
+    response = whole(result("Hel", finish=finish), reply())
+    assert (response["status"], response["incomplete_details"]) == (status, {"reason": reason})
+    assert response["output"][0]["status"] == "incomplete"
+    assert streamed(result("Hel", finish=finish), reply())[-1] == {
+        "type": "response.incomplete",
+        "sequence_number": 8,
+        "response": response,
+    }
+
+
+CALL = ToolCall("abc", "weather", {"city": "Rome"})
+
+
+@pytest.mark.parametrize(
+    ("call", "item"),
+    [
+        (CALL, {"type": "function_call", "id": f"fc_{ID}0", "name": "weather", "arguments": '{"city":"Rome"}'}),
+        (
+            ToolCall("abc", "ns__weather", {}),
+            {"type": "function_call", "id": f"fc_{ID}0", "name": "weather", "namespace": "ns", "arguments": "{}"},
+        ),
+        (
+            ToolCall("abc", "patch", {"input": "*** Begin"}),
+            {"type": "custom_tool_call", "id": f"ctc_{ID}0", "name": "patch", "input": "*** Begin"},
+        ),
+        (
+            ToolCall("abc", "ns__patch", {"input": ""}),
+            {"type": "custom_tool_call", "id": f"ctc_{ID}0", "name": "patch", "namespace": "ns", "input": ""},
+        ),
+    ],
+)
+def test_calls(call: ToolCall, item: dict[str, Any]) -> None:
+    output = whole(result(None, call), reply())["output"]
+    assert output == [{**item, "call_id": "call_abc", "status": "completed"}]
+
+
+def test_an_id_that_has_a_prefix_keeps_it() -> None:
+    call = ToolCall("toolu_1", "weather", {})
+    assert whole(result(None, call), reply())["output"][0]["call_id"] == "toolu_1"
+
+
+@pytest.mark.parametrize(
+    ("how", "wanted"),
+    [
+        ({"summary": True, "encrypted": False}, {"summary": [{"type": "summary_text", "text": "Hm."}]}),
+        ({"summary": False, "encrypted": True}, {"summary": [], "encrypted_content": "sealed:Hm."}),
+        (
+            {"summary": True, "encrypted": True},
+            {"summary": [{"type": "summary_text", "text": "Hm."}], "encrypted_content": "sealed:Hm."},
+        ),
+        ({"summary": False, "encrypted": False}, None),
+    ],
+)
+def test_reasoning_is_first_and_only_where_it_was_asked_for(
+    how: dict[str, bool], wanted: dict[str, Any] | None
+) -> None:
+    made = result("Yes.", CALL, reasoning="Hm.")
+    response = whole(made, reply(**how))
+    items = [{"id": f"rs_{ID}0", "type": "reasoning", **wanted}] if wanted else []
+    assert [item["type"] for item in response["output"]] == [
+        *(["reasoning"] if wanted else []),
+        "message",
+        "function_call",
+    ]
+    assert response["output"][: len(items)] == items
+    assert folded(streamed(made, reply(**how))) == response["output"]
+
+
+@pytest.mark.parametrize("text", [None, "", " \n"])
+def test_an_empty_message_is_left_out_beside_calls(text: str | None) -> None:
+    made = result(text, CALL)
+    assert [item["type"] for item in whole(made, reply())["output"]] == ["function_call"]
+    assert folded(streamed(made, reply())) == whole(made, reply())["output"]
+
+
+def test_an_empty_answer_is_an_empty_message() -> None:
+    assert whole(result(""), reply())["output"][0]["content"][0]["text"] == ""
+
+
+# ---------------------------------------------------------------- events
+
+
+def test_the_events_come_in_the_contracts_order() -> None:
+    made = result("Hi.", CALL, ToolCall("d", "patch", {"input": "x"}), reasoning="Hm.")
+    events = streamed(made, reply())
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "reasoning_summary_part.added",
+        "reasoning_summary_text.delta",
+        "reasoning_summary_text.done",
+        "reasoning_summary_part.done",
+        "output_item.done",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        "output_item.added",
+        "function_call_arguments.delta",
+        "function_call_arguments.done",
+        "output_item.done",
+        "output_item.added",
+        "custom_tool_call_input.delta",
+        "custom_tool_call_input.done",
+        "output_item.done",
+        "completed",
+    ]
+    assert events[0]["response"]["status"] == "in_progress"
+    assert (events[0]["response"]["output"], events[0]["response"]["usage"]) == ([], None)
+    assert events[16]["name"] == "weather"
+
+
+TEXTS = st.text(st.sampled_from("ab \n\u2028\u2029\u0085é👩‍🚀"), max_size=60)
+CALLS = st.builds(
+    ToolCall,
+    st.text("0123456789abcdef", min_size=24, max_size=24),
+    st.sampled_from([*TOOLS, "unknown"]),
+    st.dictionaries(TEXTS, TEXTS | st.integers(), max_size=2),
+)
+CHOICES = st.builds(
+    Choice,
+    st.none() | TEXTS,
+    st.lists(CALLS, max_size=3).map(tuple),
+    st.none() | TEXTS.filter(bool),
+    st.sampled_from(["stop", "length", "content_filter"]),
+)
+
+
+@given(choice=CHOICES, summary=st.booleans(), encrypted=st.booleans())
+def test_folding_the_events_gives_the_response(choice: Choice, summary: bool, encrypted: bool) -> None:
+    how = reply(summary=summary, encrypted=encrypted)
+    made = Result("job1", 1_700_000_000, "fp", (choice,), Usage(8, 5, 13))
+    response = whole(made, how)
+    events = streamed(made, how)
+    assert folded(events) == response["output"]
+    assert events[-1]["response"] == response
+    again = [*begin_events(response), *end_events(response, 2)]
+    assert folded(parsed(b"".join(map(event_bytes, again)))) == response["output"]
+    assert [event["sequence_number"] for event in again] == list(range(len(again)))
+    ids = [item["id"] for item in response["output"]]
+    assert len(set(ids)) == len(ids)
+    assert all((parts := ITEM_ID.match(id_)) and parts[1] == ID for id_ in ids)
+
+
+def test_line_separators_are_escaped() -> None:
+    encoder = ResponseStreamEncoder(reply(), seal)
+    encoder.begin(ID, 1)
+    data = b"".join(data for event in result_events(result("a\u2028b\u2029c\u0085d")) for data in encoder.encode(event))
+    assert not any(character in data.decode() for character in "\u2028\u2029\u0085\r")
+
+
+def test_heartbeats_are_events_that_are_counted_and_slim() -> None:
+    how = reply(echo={**PLAIN.echo, "tools": [{"type": "web_search"}], "instructions": "Be kind."})
+    encoder = ResponseStreamEncoder(how, seal)
+    assert encoder.heartbeat().startswith(b":")
+    events = parsed(encoder.begin(ID, 1) + encoder.heartbeat() + encoder.heartbeat())
+    assert [event["type"] for event in events[1:]] == ["response.in_progress"] * 3
+    assert events[0]["response"]["tools"]
+    assert (events[-1]["response"]["tools"], events[-1]["response"]["instructions"]) == ([], None)
+
+
+def test_a_background_response_is_queued_first() -> None:
+    response = whole(result(), decoded(background=True)[1])
+    events = parsed(b"".join(map(event_bytes, [*begin_events(response), *end_events(response, 3)])))
+    assert [event["type"] for event in events[:3]] == [
+        f"response.{name}" for name in ("created", "queued", "in_progress")
+    ]
+    assert [event["response"]["status"] for event in events[:3]] == ["queued", "queued", "in_progress"]
+    assert events[-1]["response"] == response
+
+
+# ---------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ContextLengthExceeded("Too long."), "context_length_exceeded", "Too long."),
+        (InvalidRequest("Wrong.", code="invalid_json_schema"), "invalid_prompt", "invalid_json_schema: Wrong."),
+        (InvalidRequest("Wrong."), "invalid_prompt", "Wrong."),
+        (RateLimited("Too fast.", retry_after=1.5), "rate_limit_exceeded", "Too fast; please try again in 1.5s."),
+        (RateLimited("Too fast."), "rate_limit_exceeded", "Too fast."),
+        (PaidFailure("Broken.", code="narrative_job_failed"), "server_error", "narrative_job_failed: Broken."),
+        (JobTimeout("Late."), "server_error", "job_timeout: Late."),
+        (ProxyError("Oh."), "server_error", "Oh."),
+    ],
+)
+def test_a_failure_is_the_last_event(error: ProxyError, code: str, message: str) -> None:
+    encoder = ResponseStreamEncoder(reply(), seal)
+    made = result("One two three four five six.")
+    data = encoder.begin(ID, 1)
+    for event in list(result_events(made))[:2]:
+        data += b"".join(encoder.encode(event))
+    # OpenAI's type does not list this code, which Codex acts on.
+    last = parsed(data + encoder.error(error), judged=code != "context_length_exceeded")[-1]
+    assert last["type"] == "response.failed"
+    response = last["response"]
+    assert (response["status"], response["output"], response["usage"]) == ("failed", [], None)
+    assert response["error"] == {"code": code, "message": message}
+
+
+def test_a_cancelled_response_ends_as_failed() -> None:
+    response = response_object(ID, 1, decoded(background=True)[1], "cancelled")
+    last = list(end_events(response, 3))
+    assert [(event["type"], event["response"]["status"]) for event in last] == [("response.failed", "cancelled")]
+    Response.model_validate(response, strict=True)
+    Response.model_validate({**failed(response, PaidFailure("x")), "error": None}, strict=True)
+
+
+# ---------------------------------------------------------------- stored items
+
+
+def test_listed_items_have_ids_and_parts() -> None:
+    given_items = [
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Yes."},
+        {"type": "function_call", "id": None, "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "id": "mine", "call_id": "c", "output": "x"},
+    ]
+    listed = input_items(ID, given_items)
+    assert [item["id"] for item in listed] == [f"msg_{ID}i0", f"msg_{ID}i1", f"fc_{ID}i2", "mine"]
+    assert listed[0]["content"] == [{"type": "input_text", "text": "Hi."}]
+    page = {"object": "list", "data": listed, "first_id": listed[0]["id"], "last_id": "mine", "has_more": False}
+    ResponseItemList.model_validate(page)
