@@ -60,7 +60,6 @@ from proxy.inference.request import Rules
 from proxy.inference.router import Router
 from proxy.lifecycle import Lifecycle, drain_on_signals
 from proxy.metrics import Metrics, show_metrics
-from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
 from proxy.schemas import SchemaLimits
 from proxy.settings import NarrativeSettings, Settings, config_folder
 from proxy.storage import Store, open_storage
@@ -289,6 +288,8 @@ def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> 
 
 
 async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> NarrativeSettings:
+    from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox  # noqa: PLC0415 - 10 MB for few servers
+
     running = await stack.enter_async_context(serve_sandbox(SandboxOptions(**settings.sandbox.model_dump())))
     account = {"environment": running.url, "api_key": SecretStr(secrets.token_urlsafe(24))}
     return settings.narrative.model_copy(update={**account, "data_plane_id": SANDBOX_DATA_PLANE})

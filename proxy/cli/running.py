@@ -44,6 +44,7 @@ def run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
             err=True,
         )
     click.echo(banner)
+    gc.enable()
     Multiprocess(config, sockets=[listener]).run()
 
 
@@ -58,9 +59,9 @@ def settled(app: Callable[[], Starlette]) -> Starlette:
     A full collection holds up every thread while it visits each object, among them some 80,000 that stay as long as the process.
     """
     made = app()
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    gc.enable()
     return made
 
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from urllib.parse import unquote, urldefrag, urljoin
 
-from jsonschema_specifications import REGISTRY as METASCHEMAS  # type: ignore[import-untyped]
-
 from proxy.schemas.drafts import (
     IN_PLACE,
     LATEST,
@@ -243,7 +241,10 @@ class _Collector:
         try:
             url, fragment = (base, reference[1:]) if reference.startswith("#") else urldefrag(urljoin(base, reference))
             if url not in self.resources:
-                metaschema: JsonObject = METASCHEMAS[url].contents
+                # Here, since few schemas refer to one and all of them are read from files by the import.
+                from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped] # noqa: PLC0415
+
+                metaschema: JsonObject = REGISTRY[url].contents
                 self.add_resource(metaschema, draft_named(metaschema.get("$schema")) or LATEST, url)
             fragment = unquote(fragment)
             if fragment and not fragment.startswith("/"):
