@@ -63,11 +63,7 @@ class _Table(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The card that a name leads to.
-
-    Attributes:
-        adjusted: says that it is another model than the one asked for, as a sentence for the caller; empty when it is that one.
-    """
+    """The card that a name leads to. `adjusted` says, as a sentence for the caller, when it is another model than the one asked for."""
 
     card: ModelCard
     adjusted: str = ""

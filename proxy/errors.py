@@ -71,13 +71,8 @@ class ProxyError(Exception):
         """Response headers that are known where the error was raised, such as what is left of a limit."""
 
     def advise_with_jobs(self, *, resumable: bool) -> None:
-        """Set the retry advice of a request for which a job exists, or may exist, that was not delivered.
-
-        Called in one place, by the layer that knows the request's record (`proxy.inference.idempotency`).
-
-        Args:
-            resumable: a repeat takes the jobs up instead of paying for new ones.
-        """
+        """Set the retry advice of a request for which a job exists, or may exist, that was not delivered; `resumable`: a repeat takes
+        the jobs up instead of paying for new ones. Called by `proxy.inference.idempotency` alone, which knows the request's record."""
         if not resumable:
             self.retry_after = None
         elif self.retry_after is None and self.code in _RESUMABLE_CODES:
@@ -88,15 +83,11 @@ def error_headers(error: ProxyError) -> dict[str, str]:
     """Whether a retry can help: the SDKs retry 408, 409, 429 and every 5xx by themselves, and each retry may be a new, paid job."""
     headers = {**error.headers, "x-should-retry": "false"}
     if error.retry_after is not None:
-        headers |= {"x-should-retry": "true", "retry-after": retry_after(error.retry_after)}
+        seconds = min(max(math.ceil(error.retry_after), 1), _MAX_RETRY_AFTER_S)
+        headers |= {"x-should-retry": "true", "retry-after": str(seconds)}
     if error.job_id is not None:
         headers["x-narrative-job-id"] = error.job_id
     return headers
-
-
-def retry_after(seconds: float) -> str:
-    """The value of `Retry-After`: whole seconds, 1 to 60."""
-    return str(min(max(math.ceil(seconds), 1), _MAX_RETRY_AFTER_S))
 
 
 class InvalidRequest(ProxyError, status=400, type="invalid_request_error"):

@@ -193,13 +193,7 @@ def _text(value: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of the jobs of one choice.
-
-    Attributes:
-        job: the last of them.
-        parsed: what it says.
-        finish_reason: as far as the job tells.
-    """
+    """What came of the jobs of one choice: the last of them, what it says, and the finish reason as far as the job tells."""
 
     job: Job
     parsed: ParsedOutput

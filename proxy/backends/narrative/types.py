@@ -255,19 +255,10 @@ class JobRecord(msgspec.Struct, omit_defaults=True):
         )
 
 
-class _Tagged(msgspec.Struct):
-    tags: list[Any] = []
-
-
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """The answer of `GET /jobs`.
-
-    Args:
-        records: in the order of the page, without what is no object.
-        total_records: how many jobs match in all, None when Narrative did not say.
-        size: bytes of the answer.
-    """
+    """The answer of `GET /jobs`, without records that are no object: `total_records` match in all (None when Narrative did not say),
+    and the answer has `size` bytes."""
 
     records: tuple[JobRecord, ...]
     total_records: int | None = None
@@ -276,6 +267,10 @@ class JobPage:
     def jobs(self) -> list[Job]:
         """The jobs of the page, without the records that cannot be read."""
         return [job for record in self.records if (job := record.job()) is not None]
+
+
+class _Tagged(msgspec.Struct):
+    tags: list[Any] = []
 
 
 class _Page(msgspec.Struct):
