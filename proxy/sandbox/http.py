@@ -122,15 +122,9 @@ def dumps(value: Any) -> bytes:
 def first_error(fault: ValidationError) -> str:
     """Path and message of the first thing that pydantic found wrong, such as `messages[0].role: Field required`."""
     first = fault.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = ""
-    previous: int | str = ""
-    for part in first["loc"]:
-        # The tag of a content block follows the block's index; it is no part of the path.
-        if isinstance(part, int):
-            path += f"[{part}]"
-        elif not (isinstance(previous, int) and part in ("text", "tool_use", "tool_result")):
-            path += f".{part}" if path else part
-        previous = part
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
+    # The tag of a content block follows the block's index; it is no part of the path.
+    path = re.sub(r"(content\[\d+\])\.(text|tool_use|tool_result)", r"\1", path, count=1)
     return f"{path or 'body'}: {first['msg']}"
 
 

@@ -43,10 +43,7 @@ class FailOpen:
         """What this replica knows is offered to the store first: it may have come back empty."""
         kept_s = min(ttl_s or MIRRORED_S, MIRRORED_S)
         known = await self._mirror.add(name, field, value, ttl_s=kept_s)
-        try:
-            found = await self._store.add(name, field, known, ttl_s=ttl_s)
-        except StoreUnavailable:
-            return known
+        found = await _unless_away(self._store.add(name, field, known, ttl_s=ttl_s), known)
         if found != known:
             await self._mirror.put(name, field, found, ttl_s=kept_s)
         return found
@@ -56,20 +53,17 @@ class FailOpen:
         await _unless_away(self._store.put(name, field, value, ttl_s=ttl_s), None)
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
-        try:
-            was_set = await self._store.compare_and_set(name, field, old, new)
-        except StoreUnavailable:
-            return await self._mirror.compare_and_set(name, field, old, new)
+        was_set = await _either(
+            self._store.compare_and_set(name, field, old, new),
+            lambda: self._mirror.compare_and_set(name, field, old, new),
+        )
         if was_set:
             await self._mirror.put(name, field, new, ttl_s=MIRRORED_S)
         return was_set
 
     async def remove(self, name: str, field: str | None = None) -> bool:
         known = await self._mirror.remove(name, field)
-        try:
-            return await self._store.remove(name, field)
-        except StoreUnavailable:
-            return known
+        return await _unless_away(self._store.remove(name, field), known)
 
     async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
         return await _either(self._store.acquire(lease, limits), lambda: self._mirror.acquire(lease, limits))

@@ -53,6 +53,15 @@ def refusal_of(raw: Any) -> str:
             "messages[0].content[0].content: ",
         ),
         (
+            body(
+                {
+                    "role": "user",
+                    "content": [{"type": "tool_result", "tool_use_id": "a", "content": [{"type": "text"}]}],
+                }
+            ),
+            "messages[0].content[0].content[0].text: Field required",
+        ),
+        (
             body({"role": "user", "content": [{"type": "tool_use", "tool_use_id": "a", "name": "f", "input": "{}"}]}),
             "messages[0].content[0].input: ",
         ),
