@@ -232,9 +232,7 @@ class NarrativeRun:
 
     async def result(self) -> Result:
         """The whole answer. Raises ProxyError."""
-        choices: dict[int, Choice] = {}
-        async for number, choice in self._choices():
-            choices[number] = choice
+        choices = {number: choice async for number, choice in self._choices()}
         started = self._started()
         ordered = tuple([choices[number] for number in sorted(choices)])
         return Result(started.id, started.created, started.fingerprint, ordered, self._usage)
@@ -253,8 +251,6 @@ class NarrativeRun:
     def _started(self) -> Started:
         fingerprint = hashlib.sha256(self._client.base_url.encode()).hexdigest()[:10]
         return Started(self._job_ids[0].replace("-", ""), self._created, fingerprint, self._request.choices)
-
-    # ------------------------------------------------------------ choices
 
     async def _choices(self) -> AsyncGenerator[tuple[int, Choice], None]:
         """Each choice with its number when its jobs have ended; at the end the error of the first choice that failed, if one did."""
@@ -356,8 +352,6 @@ class NarrativeRun:
         if attempt.prepared.form != form:
             self._forms.learn(attempt.prepared)
         return outcome
-
-    # ------------------------------------------------------------ jobs
 
     async def _begin(self, slot: str, prepared: Prepared, slots: Iterable[str] = ()) -> _Try:
         """Submit the first job of a try. A refused form is replaced by simpler ones: nothing was enqueued, so that this costs nothing."""

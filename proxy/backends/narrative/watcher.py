@@ -138,8 +138,11 @@ class AccountWatcher:
         task = asyncio.current_task()
         while not self.idle:
             self._wake.clear()
-            self._update()
-            polls = next_polls(self.table, self._loop.time(), self._budget)
+            now, role = self._loop.time(), self.membership
+            self._budget.share = 1.0 if role.leads else 1 / role.members
+            for source, reliable in self.table.update(role, now, hears=now - self._heard_at < _SILENCE):
+                self._observe(ReliabilityChanged(source, reliable))
+            polls = next_polls(self.table, now, self._budget)
             for cursor in polls.lists:
                 self._spawn(self._read_list(cursor))
             if len(polls.jobs) == len(self.table.jobs) == 1 and not polls.lists and math.isinf(polls.again_at):
@@ -155,13 +158,6 @@ class AccountWatcher:
             await self._wake.wait()
             if timer is not None:
                 timer.cancel()
-
-    def _update(self) -> None:
-        """Bring the table up to date on the replicas and on what can be relied on."""
-        membership, now = self.membership, self._loop.time()
-        self._budget.share = 1.0 if membership.leads else 1 / membership.members
-        for source, reliable in self.table.update(membership, now, hears=now - self._heard_at < _SILENCE):
-            self._observe(ReliabilityChanged(source, reliable))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
