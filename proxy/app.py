@@ -30,7 +30,8 @@ from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.api.anthropic.routes import anthropic_routes, is_messages
 from proxy.api.anthropic.routes import error_response as messages_error
-from proxy.api.elastic.routes import ElasticServices, elastic_routes
+from proxy.api.elastic.routes import ElasticServices, elastic_routes, is_elastic
+from proxy.api.elastic.routes import error_response as elastic_error
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord
 from proxy.api.http.requests import ApiServices
 from proxy.api.http.responses import REPORT_HEADERS
@@ -211,6 +212,8 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     other_keys = (settings.narrative.api_key, settings.elastic.admin_key, settings.access.secret_key)
 
     def render_error(scope: Scope, error: ProxyError | HTTPException) -> Response:
+        if is_elastic(scope):
+            return elastic_error(scope, error)
         if isinstance(error, HTTPException):
             error = unrouted(scope, error)
         if is_messages(scope):

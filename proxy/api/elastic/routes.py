@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
-from starlette.datastructures import MutableHeaders
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -33,7 +34,6 @@ from proxy.api.elastic.codec import (
 from proxy.api.http.middleware import shown_path
 from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
 from proxy.api.http.responses import (
-    CLIENT_CLOSED_REQUEST,
     RunResponse,
     StreamEncoder,
     StreamResponse,
@@ -57,6 +57,7 @@ from proxy.inference.result import Event, Result, result_events
 
 API: Final = "elastic"
 """Its name in the digests of equal requests."""
+_PATH: Final = "/_inference"
 _COMPATIBLE: Final = re.compile(r"application/vnd\.elasticsearch\+json\s*;\s*compatible-with=\d{1,3}")
 _REFUSALS: Final = frozenset(
     {"narrative_unauthorized", "narrative_rejected", "anthropic_rejected", "endpoint_unauthorized"}
@@ -89,7 +90,7 @@ Handler = Callable[[Request, ElasticServices], Awaitable[RunResponse | Response]
 
 
 def elastic_routes() -> list[Route]:
-    """All of them. Whatever else is under their path gets an error in Elastic's shape, too."""
+    """All of them."""
     routes: list[tuple[str, Handler, str]] = [
         ("/_inference", get_endpoints, "GET"),
         ("/_inference/{inference_id}", get_endpoints, "GET"),
@@ -103,46 +104,51 @@ def elastic_routes() -> list[Route]:
         ("/_inference/{task_type}/{inference_id}/_stream", stream, "POST"),
         ("/_inference/{inference_id}", complete, "POST"),
         ("/_inference/{task_type}/{inference_id}", complete, "POST"),
-        ("/_inference", unrouted, "PUT POST DELETE PATCH"),
-        ("/_inference/{rest:path}", unrouted, "GET PUT POST DELETE PATCH"),
     ]
-    return [Route(path, _ElasticEndpoint(handler), methods=methods.split()) for path, handler, methods in routes]
+    return [Route(path, _ElasticEndpoint(handler), methods=[method]) for path, handler, method in routes]
 
 
 class _ElasticEndpoint:
-    """An ASGI application of a handler, whose errors and headers are Elastic's."""
+    """An ASGI application of a handler, whose responses have Elastic's headers."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive, send)
-        accepted = _COMPATIBLE.search(request.headers.get("accept", ""))
-
         async def _send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                if accepted and headers.get("content-type") == "application/json":
-                    headers["content-type"] = accepted[0]
-                headers["x-elastic-product"] = "Elasticsearch"
+                _mark(MutableHeaders(scope=message), scope)
             await send(message)
 
-        try:
-            response = await self._handler(request, request.state.elastic)
-            await response(scope, receive, _send_on)
-        except ClientDisconnect:
-            await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, _send_on)
-        except ProxyError as error:
-            await error_response(error)(scope, receive, _send_on)
+        request = Request(scope, receive, send)
+        response = await self._handler(request, request.state.elastic)
+        await response(scope, receive, _send_on)
 
 
-def error_response(error: ProxyError) -> Response:
-    """The response to a request that failed before its first byte was sent."""
+def _mark(headers: MutableHeaders, scope: Scope) -> None:
+    accepted = _COMPATIBLE.search(Headers(scope=scope).get("accept", ""))
+    if accepted and headers.get("content-type") == "application/json":
+        headers["content-type"] = accepted[0]
+    headers["x-elastic-product"] = "Elasticsearch"
+
+
+def is_elastic(scope: Scope) -> bool:
+    """Whether a request is for this API, whatever else is wrong with it."""
+    return bool(scope["path"] == _PATH or scope["path"].startswith("/_inference/"))
+
+
+def error_response(scope: Scope, error: ProxyError | HTTPException) -> Response:
+    """The response to a request that failed before its first byte was sent, or whose path or method is not served."""
+    if isinstance(error, HTTPException):
+        path = shown_path(scope["path"])
+        error = InvalidRequest(f"no handler found for uri [{path}] and method [{scope['method']}]")
     headers = error_headers(error)
     del headers["x-should-retry"]  # the status says it
     if isinstance(error, InvalidApiKey):
         headers["www-authenticate"] = 'ApiKey, Bearer, Basic realm="narrative-proxy"'
-    return json_response(error_out(error), headers, error_status(error))
+    response = json_response(error_out(error), headers, error_status(error))
+    _mark(response.headers, scope)
+    return response
 
 
 # ---------------------------------------------------------------- who may do what
@@ -384,11 +390,6 @@ async def _inference_call(request: Request, services: ElasticServices) -> tuple[
     _check_access(inference_id, caller)
     await _find(services, inference_id)
     return caller, inference_id
-
-
-async def unrouted(request: Request, services: ElasticServices) -> Response:
-    """The error for any other path or method here."""
-    raise InvalidRequest(f"no handler found for uri [{shown_path(request.url.path)}] and method [{request.method}]")
 
 
 def _terms(request: Request, *, heartbeat_s: float) -> tuple[Terms, float]:

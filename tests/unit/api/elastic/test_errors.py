@@ -18,6 +18,8 @@ from proxy.errors import (
     UpstreamError,
 )
 
+SCOPE = {"type": "http", "method": "GET", "path": "/_inference/mine", "headers": []}
+
 
 @pytest.mark.parametrize(
     ("error", "status", "kind"),
@@ -39,7 +41,7 @@ from proxy.errors import (
     ],
 )
 def test_the_status_and_type_of_an_error(error: ProxyError, status: int, kind: str) -> None:
-    response = error_response(error)
+    response = error_response(SCOPE, error)
     assert response.status_code == status
     assert json.loads(bytes(response.body)) == {
         "error": {"root_cause": [{"type": kind, "reason": "m"}], "type": kind, "reason": "m"},
@@ -51,10 +53,10 @@ def test_the_status_and_type_of_an_error(error: ProxyError, status: int, kind: s
     ("seconds", "header"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (1.01, "2"), (59.5, "60"), (60.0, "60"), (600.0, "60")]
 )
 def test_retry_after_is_in_whole_seconds_from_1_to_60(seconds: float, header: str) -> None:
-    assert error_response(RateLimited("m", retry_after=seconds)).headers["retry-after"] == header
-    assert "retry-after" not in error_response(RateLimited("m")).headers
+    assert error_response(SCOPE, RateLimited("m", retry_after=seconds)).headers["retry-after"] == header
+    assert "retry-after" not in error_response(SCOPE, RateLimited("m")).headers
 
 
 def test_headers_of_an_error() -> None:
-    assert error_response(InvalidApiKey("m")).headers["www-authenticate"].startswith("ApiKey")
-    assert error_response(PaidFailure("m", job_id="j1")).headers["x-narrative-job-id"] == "j1"
+    assert error_response(SCOPE, InvalidApiKey("m")).headers["www-authenticate"].startswith("ApiKey")
+    assert error_response(SCOPE, PaidFailure("m", job_id="j1")).headers["x-narrative-job-id"] == "j1"
