@@ -344,3 +344,12 @@ def test_recorded_turns_of_claude_code_are_answered(deployment: Deployment) -> N
         assert answer.status_code == 200, answer.text
         assert fold_messages(stream_events(answer.content))["stop_reason"] in ("end_turn", "tool_use")
         assert answer.headers["x-proxy-ignored"] == "context_management"
+
+
+def test_a_key_sent_as_the_model_is_not_echoed(make_deployment: Any) -> None:
+    key = "sk-0123456789abcdef"
+    deployment: Deployment = make_deployment({"PROXY_API_KEYS": key, "PROXY_CHAT__DEFAULT_MODEL": "claude-4-5-haiku"})
+    for stream in (False, True):
+        answer = post(deployment.url, asking("Hello!", model=key, stream=stream), **{"x-api-key": key})
+        assert answer.status_code == 200
+        assert key not in answer.text

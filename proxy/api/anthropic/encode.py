@@ -12,7 +12,7 @@ import orjson
 
 from proxy.api.anthropic.decode import MessagesReply
 from proxy.api.http.responses import json_line
-from proxy.errors import ContextLengthExceeded, ProxyError, error_headers
+from proxy.errors import ContextLengthExceeded, ProxyError
 from proxy.inference.jsontext import NotJson, dump_json, parse_json
 from proxy.inference.result import (
     ChoiceEnded,
@@ -51,7 +51,8 @@ _ERROR_TYPES: Final = {
 _NOT_REPEATED: Final = frozenset({401, 403, 413, 429})
 """Statuses below 500 that no client repeats when it is told not to."""
 _NO_CACHE: Final = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-_DELTAS: Final = {"text_delta": "text", "thinking_delta": "thinking"}
+_PIECES: Final = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
+"""Deltas whose texts are joined, each by its field."""
 JsonObject = dict[str, Any]
 
 
@@ -204,32 +205,38 @@ def fold(events: Iterable[Mapping[str, Any]]) -> JsonObject:
     """The message of a stream's events, those of a newer API included as far as they can be understood."""
     whole: JsonObject = {}
     blocks: dict[int, JsonObject] = {}
-    written: dict[int, list[str]] = {}
+    pieces: dict[tuple[int, str], list[str]] = {}
     for event in events:
         match event:
             case {"type": "message_start", "message": started}:
                 whole = {**started, "usage": {**started["usage"]}}
             case {"type": "content_block_start", "index": index, "content_block": block}:
                 blocks[index] = {**block, "citations": block.get("citations")} if block["type"] == "text" else {**block}
-            case {"type": "content_block_delta", "index": index, "delta": {"type": "input_json_delta"} as delta}:
-                written.setdefault(index, []).append(delta["partial_json"])
+            case {"type": "content_block_delta", "index": index, "delta": {"type": kind} as delta} if kind in _PIECES:
+                pieces.setdefault((index, _PIECES[kind]), []).append(delta[_PIECES[kind]])
             case {"type": "content_block_delta", "index": index, "delta": {"type": "citations_delta"} as delta}:
                 blocks[index]["citations"] = [*(blocks[index].get("citations") or ()), delta["citation"]]
-            case {"type": "content_block_delta", "index": index, "delta": {"type": kind} as delta} if kind in _DELTAS:
-                name = _DELTAS[kind]
-                blocks[index][name] = blocks[index].get(name, "") + delta[name]
             case {"type": "content_block_delta", "index": index, "delta": delta}:
                 blocks[index] |= {name: value for name, value in delta.items() if name != "type"}
             case {"type": "message_delta", "delta": delta}:
                 whole |= delta
                 whole["usage"] |= {name: value for name, value in event["usage"].items() if value is not None}
-    for index, pieces in written.items():
-        try:
-            blocks[index]["input"] = parse_json("".join(pieces)) if "".join(pieces).strip() else {}
-        except NotJson:  # the token limit cut it
-            blocks[index]["input"] = {}
+    for (index, name), texts in pieces.items():
+        text = "".join(texts)
+        if name == "partial_json":
+            blocks[index]["input"] = _input(text)
+        else:
+            blocks[index][name] = blocks[index].get(name, "") + text
     whole["content"] = [blocks[index] for index in sorted(blocks)]
     return whole
+
+
+def _input(text: str) -> Any:
+    """The input of a call; nothing where the token limit cut it."""
+    try:
+        return parse_json(text) if text.strip() else {}
+    except NotJson:
+        return {}
 
 
 # ---------------------------------------------------------------- errors
@@ -255,9 +262,3 @@ def error_out(error: ProxyError, request_id: str) -> JsonObject:
         text = text if text.startswith(path) else f"{path}: {text}"
     kind = _ERROR_TYPES.get(status, "api_error" if status >= 500 else "invalid_request_error")
     return {"type": "error", "error": {"type": kind, "message": text[:_MAX_MESSAGE]}, "request_id": request_id}
-
-
-def error_headers_out(error: ProxyError, limits: Mapping[str, str]) -> dict[str, str]:
-    """The response headers of an error, with those of limits in this API's names."""
-    headers = {name: value for name, value in error_headers(error).items() if not name.startswith("x-ratelimit-")}
-    return {**headers, **limits}

@@ -15,9 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from proxy.access.authentication import Caller
+from proxy.access.authentication import Caller, presented_keys
 from proxy.api.anthropic.decode import WIRE, MessagesReply, body_digest, decode
-from proxy.api.anthropic.encode import MessageStream, error_headers_out, error_out, error_status, message_body
+from proxy.api.anthropic.encode import MessageStream, error_out, error_status, message_body
 from proxy.api.anthropic.types import MessagesRequest
 from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
 from proxy.api.http.responses import (
@@ -29,7 +29,7 @@ from proxy.api.http.responses import (
     report_headers,
 )
 from proxy.catalog import ModelCard
-from proxy.errors import InvalidRequest, ModelNotFound, ProxyError, UnknownUrl
+from proxy.errors import InvalidRequest, ModelNotFound, ProxyError, UnknownUrl, error_headers, redact
 from proxy.inference.backend import Report
 from proxy.inference.endpoints import Endpoint
 from proxy.inference.request import Request as InferenceRequest
@@ -129,12 +129,12 @@ async def _read(
         services.settings.server,
     )
     found = await _model(decoded.model, services, caller)
-    native = decoded.native
-    if native is not None and (found.fallback or (isinstance(found, Endpoint) and found.service == WIRE)):
+    if services.catalog.default is not None:  # an unknown name, which is echoed, could be a key
+        reply = replace(reply, model=redact(reply.model, presented_keys(request.headers)))
+    native = None
+    if decoded.native is not None and (found.fallback or (isinstance(found, Endpoint) and found.service == WIRE)):
         sent = {name: request.headers[name][:_MAX_HEADER] for name in _NATIVE_HEADERS if name in request.headers}
-        native = replace(native, headers=sent)
-    else:
-        native = None
+        native = replace(decoded.native, headers=sent)
     return services, caller, replace(decoded, native=native), reply, digest
 
 
@@ -201,7 +201,7 @@ async def retrieve_model(request: Request) -> Response:
 
 
 def _limit(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= _MAX_PAGE:
+    if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= _MAX_PAGE:
         raise InvalidRequest(f"Invalid `limit`: expected a number from 1 to {_MAX_PAGE}.", param="limit")
     return int(text)
 
@@ -254,5 +254,6 @@ def _error_body(request: Request, error: ProxyError) -> bytes:
 
 def error_response(scope: Scope, error: ProxyError) -> Response:
     """The whole response to a request that failed before its first byte was sent."""
-    headers = error_headers_out(error, limit_headers(error.headers, datetime.now(UTC)))
+    headers = {name: value for name, value in error_headers(error).items() if not name.startswith("x-ratelimit-")}
+    headers |= limit_headers(error.headers, datetime.now(UTC))
     return json_response(error_out(error, scope["state"]["request_id"]), headers, error_status(error))

@@ -1,8 +1,7 @@
 """Tools of a request, and which of them may be called → neutral ones. Source: contract `anthropic-messages.md`, section Tools."""
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Final
 
 from proxy.api.anthropic.types import ToolChoiceSpec, ToolSpec
@@ -13,65 +12,47 @@ from proxy.inference.request import Tool, ToolChoice
 _MAX_SHOWN: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class _ClientTool:
-    """A tool that clients run and whose schema the API knows.
-
-    Attributes:
-        commands: values of `command`; empty where it is free text.
-        arguments: the names of the others → their JSON type.
-    """
-
-    description: str
-    commands: tuple[str, ...]
-    arguments: Mapping[str, str]
-    required: tuple[str, ...]
-
-    def parameters(self) -> dict[str, Any]:
-        command: dict[str, Any] = {"type": "string"}
-        if self.commands:
-            command["enum"] = list(self.commands)
-        properties = {"command": command}
-        for name, kind in self.arguments.items():
-            properties[name] = {"type": "array", "items": {"type": "integer"}} if kind == "array" else {"type": kind}
-        return {"type": "object", "properties": properties, "required": list(self.required)}
+def _schema(*required: str, **arguments: str | tuple[str, ...]) -> dict[str, Any]:
+    """The schema of arguments, each by its JSON type or the texts it may be; the items of arrays are integers."""
+    properties: dict[str, Any] = {}
+    for name, kind in arguments.items():
+        properties[name] = {"type": "string", "enum": list(kind)} if isinstance(kind, tuple) else {"type": kind}
+        if kind == "array":
+            properties[name]["items"] = {"type": "integer"}
+    return {"type": "object", "properties": properties, "required": list(required)}
 
 
-_EDITED: Final = {
-    "path": "string",
-    "file_text": "string",
-    "old_str": "string",
-    "new_str": "string",
+_FILE: Final = {
+    **dict.fromkeys(("path", "file_text", "old_str", "new_str", "insert_text"), "string"),
     "insert_line": "integer",
-    "insert_text": "string",
     "view_range": "array",
 }
-_EDITOR: Final = (
+_COMMANDS: Final = ("view", "create", "str_replace", "insert")
+_EDIT: Final = (
     "View and edit text files: `view` a file or folder (`view_range` are its first and last line), `create` it with `file_text`, replace "
     "the only `old_str` by `new_str`, or `insert` `insert_text` after `insert_line`."
 )
-_COMMANDS: Final = ("view", "create", "str_replace", "insert")
-_OLD_EDITOR: Final = _ClientTool(_EDITOR, (*_COMMANDS, "undo_edit"), _EDITED, ("command", "path"))
-_NEW_EDITOR: Final = _ClientTool(_EDITOR, _COMMANDS, _EDITED, ("command", "path"))
-_BASH: Final = _ClientTool("Run a command in a shell that stays open, or `restart` it.", (), {"restart": "boolean"}, ())
-_MEMORY: Final = _ClientTool(
-    "Files that last from one conversation to the next, under /memories. "
-    + _EDITOR
-    + " `delete` removes `path`, and `rename` moves "
-    "`old_path` to `new_path`.",
-    (*_COMMANDS, "delete", "rename"),
-    {**_EDITED, "old_path": "string", "new_path": "string"},
-    ("command",),
+_BASH: Final = (
+    "Run a command in a shell that stays open, or `restart` it.",
+    _schema(command="string", restart="boolean"),
+)
+_OLD_EDITOR: Final = (_EDIT, _schema("command", "path", command=(*_COMMANDS, "undo_edit"), **_FILE))
+_EDITOR: Final = (_EDIT, _schema("command", "path", command=_COMMANDS, **_FILE))
+_MEMORY: Final = (
+    f"Files under /memories, which last from one conversation to the next. {_EDIT} `delete` removes `path`, and `rename` moves `old_path` "
+    "to `new_path`.",
+    _schema("command", command=(*_COMMANDS, "delete", "rename"), old_path="string", new_path="string", **_FILE),
 )
 _CLIENT_TOOLS: Final = {
     "bash_20241022": _BASH,
     "bash_20250124": _BASH,
     "text_editor_20241022": _OLD_EDITOR,
     "text_editor_20250124": _OLD_EDITOR,
-    "text_editor_20250429": _NEW_EDITOR,
-    "text_editor_20250728": _NEW_EDITOR,
+    "text_editor_20250429": _EDITOR,
+    "text_editor_20250728": _EDITOR,
     "memory_20250818": _MEMORY,
 }
+"""Tools that clients run and whose schemas the API knows: their descriptions and schemas."""
 _SEARCH: Final = re.compile(r"tool_search_tool_(?:regex|bm25)")
 
 
@@ -103,7 +84,7 @@ def _tool(spec: ToolSpec, path: str) -> Tool:
     if spec.name is None:
         raise _invalid(f"{path}.name", "the field is required")
     if known is not None:
-        return Tool(spec.name, known.description, known.parameters(), path=path, schema_path=path)
+        return Tool(spec.name, *known, path=path, schema_path=path)
     if spec.input_schema is None:
         raise _invalid(f"{path}.input_schema", "the field is required")
     description = (spec.description or "").strip()
