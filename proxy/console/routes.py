@@ -8,8 +8,9 @@ import os
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, Final
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -20,15 +21,13 @@ from starlette.types import Scope
 from proxy.access.authentication import Authenticator, Caller
 from proxy.access.limits import Quota, RateLimits
 from proxy.api.http.middleware import RequestRecord
-from proxy.api.http.requests import credentials_digest, read_object, validated
+from proxy.api.http.requests import credentials_digest, read_object
 from proxy.api.http.responses import json_response
-from proxy.api.openai.decode import decode
-from proxy.api.openai.types import ChatRequest
+from proxy.api.openai.routes import decode_body
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.prompt import prepare
 from proxy.catalog import Catalog
 from proxy.errors import InvalidRequest, PermissionDenied
-from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.request import Rules
 from proxy.inference.router import check
 from proxy.schemas import Budget
@@ -36,7 +35,7 @@ from proxy.settings import ServerSettings
 
 RECENT_REQUESTS: Final = 200
 """Requests that are remembered."""
-UNKNOWN_PLANE: Final = "(the data plane)"
+_UNKNOWN_PLANE: Final = "(the data plane)"
 _SHOWN_TAG: Final = "rid:(a new one for each submission)"
 FOLDER: Final = Path(__file__).parent / "static"
 
@@ -109,32 +108,23 @@ async def plan(request: Request) -> Response:
     caller = await services.authenticator.authenticate(request.headers)
     # It makes no job, but is work: it counts as a request.
     await services.limits.enter([caller.rule(services.usual)], tokens=0, jobs=0)
-
-    def _work(body: dict[str, Any], body_bytes: int) -> InferenceRequest:
-        decoded, _ = decode(validated(ChatRequest, body), services.rules, body_bytes)
-        check(decoded, services.rules)
-        return decoded
-
-    decoded = await read_object(request, _work, services.server)
+    work = partial(decode_body, rules=services.rules, reasoning_object="never")
+    decoded, _, _ = await read_object(request, work, services.server)
+    check(decoded, services.rules)
     found = services.catalog.match(decoded.model)
     if not caller.may_use({decoded.model, found.card.id, *found.card.names}):
         raise PermissionDenied("This API key has no access to that model.", param="model")
     budget = Budget()
-    plane = caller.data_plane_id or UNKNOWN_PLANE
 
-    def plan() -> Response:
+    def _plan() -> Response:
         prepared = prepare(decoded, found.card, services.rules, budget=budget)
-        return _json(
-            {
-                "run": prepared.body(plane, _SHOWN_TAG).model_dump(mode="json", exclude_none=True),
-                "jobs": decoded.choices,
-                "ignored": prepared.ignored,
-                "adjusted": (*((found.adjusted,) if found.adjusted else ()), *prepared.adjusted),
-            }
-        )
+        run = prepared.body(caller.data_plane_id or _UNKNOWN_PLANE, _SHOWN_TAG)
+        body = {"run": run.model_dump(mode="json", exclude_none=True), "jobs": decoded.choices}
+        adjusted = [sentence for sentence in (found.adjusted, *prepared.adjusted) if sentence]
+        return _json({**body, "ignored": prepared.ignored, "adjusted": adjusted})
 
     try:
-        return await asyncio.to_thread(plan)
+        return await asyncio.to_thread(_plan)
     except asyncio.CancelledError:
         budget.abandon()
         raise
