@@ -44,7 +44,8 @@ _MOST_FAILURES: Final = 3
 """Reads of a list in a row that fail, after which it is not relied on."""
 _QUICK: Final = 0.1
 """Usual duration, in seconds, up to which each job is read once as soon as it is submitted."""
-_LATEST_FIRST_READ: Final = 1.0
+_LATEST_FIRST_READ: Final = 0.3
+"""Seconds after its submission at which a lone job is first read at the latest: it may fail soon however long others take."""
 
 
 @dataclass(slots=True, eq=False)
