@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.sandbox.factory import JobFactory
 from proxy.sandbox.faults import LAG, SEND, Faults, SandboxOperation, apply_fault
-from proxy.sandbox.http import SandboxError, SandboxOptions, check_headers, dumps, read_body
+from proxy.sandbox.http import SandboxError, SandboxOptions, check_headers, dumps, parse, read_body
 from proxy.sandbox.jobs import JobQuery, JobStore, RejectedCall
 from proxy.sandbox.webhooks import WebhookDeliveries
 
@@ -72,7 +72,7 @@ def _routes(options: SandboxOptions, store: JobStore, faults: Faults, webhooks: 
         return store.get(request.path_params["id"]).record(store.clock())
 
     def _list_jobs(request: Request, _: bytes) -> object:
-        query = JobQuery.parse(request.query_params)
+        query = parse(JobQuery, dict(request.query_params))
         lag: float = request.scope.get(LAG, 0.0)
         return store.page(query, lag=lag).encoded(query, store.clock() - lag)
 

@@ -5,13 +5,14 @@ import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+M = TypeVar("M", bound=BaseModel)
 _TOKEN = re.compile(r"\s*bearer\s+(\S+)\s*", re.IGNORECASE)
 _JSON_RANGES = frozenset({"*/*", "application/*", "application/json"})
 
@@ -126,6 +127,14 @@ def first_error(fault: ValidationError) -> str:
     # The tag of a content block follows the block's index; it is no part of the path.
     path = re.sub(r"(content\[\d+\])\.(text|tool_use|tool_result)", r"\1", path, count=1)
     return f"{path or 'body'}: {first['msg']}"
+
+
+def parse(model: type[M], value: object) -> M:
+    """A value, or JSON as bytes, as a model. Raises SandboxError: 400 that names the path of what is wrong."""
+    try:
+        return model.model_validate_json(value) if isinstance(value, bytes) else model.model_validate(value)
+    except ValidationError as fault:
+        raise SandboxError(400, first_error(fault)) from fault
 
 
 async def read_body(request: Request, most: int) -> bytes:

@@ -8,16 +8,16 @@ import json
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
 import orjson
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, Field, StringConstraints
 
 from proxy.backends.narrative.types import ENDED, JobState
-from proxy.sandbox.http import SandboxError, SandboxOptions, dumps, first_error
+from proxy.sandbox.http import SandboxError, SandboxOptions, dumps
 
 JOB_TYPE = "model_inference"
 NEVER = math.inf
@@ -125,14 +125,6 @@ class JobQuery(BaseModel, frozen=True):
     per_page: int = Field(default=50, ge=1, le=500)
     offset: int = Field(default=0, ge=0, lt=10**12)
     order_by: Literal["created_at_asc", "created_at_desc", "updated_at_asc", "updated_at_desc"] = "created_at_desc"
-
-    @classmethod
-    def parse(cls, params: Mapping[str, str]) -> "JobQuery":
-        """The query from URL parameters. Raises SandboxError: 400 that names the parameter."""
-        try:
-            return cls.model_validate(dict(params))
-        except ValidationError as fault:
-            raise SandboxError(400, first_error(fault)) from fault
 
     def page_of(self, jobs: Iterable[SandboxJob], now: float) -> "ListedJobs":
         """The page of jobs as they are at a time."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
-from proxy.sandbox.http import SandboxError, dumps, first_error
+from proxy.sandbox.http import SandboxError, dumps, first_error, parse
 
 
 class _Strict(BaseModel, strict=True, extra="forbid", frozen=True):
@@ -121,10 +121,7 @@ def parse_submission(body: bytes) -> tuple[RunBody, bytes]:
     null = next((name for name, value in config.items() if value is None), None) if isinstance(config, dict) else None
     if null is not None:
         raise SandboxError(400, f"inference_config.{null}: must not be null")
-    try:
-        run = RunBody.model_validate(raw)
-    except ValidationError as fault:
-        raise SandboxError(400, first_error(fault)) from fault
+    run = parse(RunBody, raw)
     has_older_form = any("text" in message for message in raw["messages"])
     return run, dumps(run.model_dump(exclude_unset=True)) if has_older_form else body
 

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from proxy.sandbox.faults import Fault, Faults
-from proxy.sandbox.http import LOOPBACK, SandboxError, SandboxOptions, first_error
+from proxy.sandbox.http import LOOPBACK, SandboxError, SandboxOptions, parse
 from proxy.sandbox.jobs import JOB_TYPE, NEVER, JobStore, SandboxJob
 
 _MAX_SUBSCRIPTIONS = 1_000
@@ -71,10 +71,7 @@ class WebhookDeliveries:
         """Reads a subscription and adds it.
         Raises SandboxError: 400, the body is wrong or deliveries may not go there.
         """
-        try:
-            parsed = SubscriptionBody.model_validate_json(body)
-        except ValidationError as fault:
-            raise SandboxError(400, first_error(fault)) from fault
+        parsed = parse(SubscriptionBody, body)
         self._check_url(parsed.url)
         if len([each for each in self.all() if each.status == "active"]) >= _MAX_SUBSCRIPTIONS:
             raise SandboxError(400, f"There are {_MAX_SUBSCRIPTIONS} subscriptions already")

@@ -169,7 +169,7 @@ class RedisStore:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(RedisError, OSError):
             if self.healthy:
-                await self._redis.delete(self._replica_key(self.replica))
+                await self._redis.delete(self._key(f"replica:{self.replica}"))
         with suppress(RedisError, OSError):
             await self._redis.aclose()
 
@@ -234,7 +234,7 @@ class RedisStore:
     async def alive(self, replica: str) -> bool:
         if replica in ("", self.replica):
             return bool(replica)
-        return bool(await self._call(lambda: self._redis.exists(self._replica_key(replica))))
+        return bool(await self._call(lambda: self._redis.exists(self._key(f"replica:{replica}"))))
 
     async def join(self, group: str, *, may_lead: bool = True) -> Membership:
         arguments: list[str | int] = [self.replica, round(LEASE_S * 1000), int(may_lead)]
@@ -285,7 +285,7 @@ class RedisStore:
 
     async def _heartbeat(self) -> None:
         try:
-            await self._redis.set(self._replica_key(self.replica), "1", px=round(LEASE_S * 1000))
+            await self._redis.set(self._key(f"replica:{self.replica}"), "1", px=round(LEASE_S * 1000))
         except (RedisError, OSError) as error:
             self._failed(error)
         else:
@@ -328,6 +328,3 @@ class RedisStore:
 
     def _counter_keys(self, counter: str) -> list[str]:
         return [self._key(f"{{limits}}:{counter}:{part}") for part in ("ends", "amounts")]
-
-    def _replica_key(self, replica: str) -> str:
-        return self._key(f"replica:{replica}")

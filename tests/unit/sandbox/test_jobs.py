@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.sandbox.http import SandboxError
+from proxy.sandbox.http import SandboxError, parse
 from proxy.sandbox.jobs import NEVER, JobQuery, SandboxJob
 from tests.records import job_of
 from tests.unit.sandbox.building import CONTENT, StoppedSandbox, body, keyed, says
@@ -206,7 +206,7 @@ def test_a_job_can_be_ended_by_hand() -> None:
 )
 def test_a_wrong_query_is_refused_by_name(params: dict[str, str]) -> None:
     with pytest.raises(SandboxError, match=next(iter(params))) as caught:
-        JobQuery.parse(params)
+        parse(JobQuery, params)
     assert caught.value.status == 400
 
 
@@ -214,7 +214,7 @@ def test_the_type_is_compared_loosely() -> None:
     sandbox = StoppedSandbox()
     sandbox.submit()
     totals = [
-        sandbox.store.page(JobQuery.parse({"type": name})).total
+        sandbox.store.page(parse(JobQuery, {"type": name})).total
         for name in ("model_inference", "model-inference", "other")
     ]
     assert totals == [1, 1, 0]
@@ -223,7 +223,7 @@ def test_the_type_is_compared_loosely() -> None:
 def test_pages_are_newest_created_first_and_counted() -> None:
     sandbox = StoppedSandbox()
     made = [sandbox.submit() for _ in range(5)]
-    query = JobQuery.parse({"per_page": "2", "offset": "2"})
+    query = parse(JobQuery, {"per_page": "2", "offset": "2"})
     page = sandbox.store.page(query)
     assert page.jobs == [made[2], made[1]]
     shown = orjson.loads(page.encoded(query, sandbox.now))
