@@ -9,7 +9,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -46,6 +46,7 @@ class SandboxJob:
     withheld_reads: int = 0
     id_name: str = "job_id"
     number: int = 0
+    _encoded: dict[tuple[str, float], tuple[bytes, bytes]] = field(default_factory=dict)
 
     @property
     def body(self) -> Any:
@@ -83,14 +84,20 @@ class SandboxJob:
         return b"".join(self.record_parts(now, with_result=with_result))
 
     def record_parts(self, now: float, *, with_result: bool = True) -> tuple[bytes, ...]:
-        """The record in pieces: input and result are the job's own bytes, so that a page of large jobs is copied once.
-        A read that withholds the result is counted here.
+        """The record in pieces: the small ones are kept per state, input and result are the job's own bytes, so that a page
+        of large jobs is copied once. A read that withholds the result is counted here.
         """
-        state, ended = self.state_at(now), now >= self.ended_at
+        state = self.state_at(now)
         result = self.result_json if state == JobState.COMPLETED and with_result else None
         if result is not None and self.withheld_reads > 0:
             self.withheld_reads -= 1
             result = None
+        # A job that was ended by hand ends at another time than was planned.
+        head, tail = self._encoded.get((state, self.ended_at)) or self._encode(state, now)
+        return head, self.input_json, b',"result":', result or b"null", tail
+
+    def _encode(self, state: str, now: float) -> tuple[bytes, bytes]:
+        ended = now >= self.ended_at
         head = {
             self.id_name: self.id,
             "type": JOB_TYPE,
@@ -105,8 +112,11 @@ class SandboxJob:
             "ended_at": _iso(self.ended_at) if ended else None,
         }
         failures = dumps(list(self.failures) if state == JobState.FAILED else [])
-        start = orjson.dumps(head)[:-1] + b',"input":'
-        return start, self.input_json, b',"result":', result or b"null", b',"failures":', failures, b"}"
+        parts = self._encoded[state, self.ended_at] = (
+            orjson.dumps(head)[:-1] + b',"input":',
+            b',"failures":' + failures + b"}",
+        )
+        return parts
 
 
 def _iso(moment: float) -> str:
