@@ -291,6 +291,40 @@ def test_system_turns_and_results_reach_the_model_in_their_places(make_deploymen
     assert "image left out" in result["content"][0]["content"][0]["text"]
 
 
+def test_histories_are_repaired(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    turns = [
+        {"role": "system", "content": "First."},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "gone", "content": "18 C"}]},
+        {"role": "user", "content": [{"type": "text", "text": "Hello!"}, {"type": "text", "text": " "}]},
+        {"role": "assistant", "content": "The answer is ("},
+    ]
+    answer = post(deployment.url, asking("", messages=turns, system="Be brief."))
+    assert answer.status_code == 200, answer.text
+    assert "a user turn was added at the end" in answer.headers["x-proxy-adjusted"]
+    [body] = deployment.submissions()
+    system, user, assistant, last = body["messages"]
+    assert system["content"][0]["text"] == "Be brief.\n\nFirst."
+    assert [block["text"] for block in user["content"]] == ["[Result of an earlier tool call]\n18 C", "Hello!"]
+    assert (assistant["role"], last["role"]) == ("assistant", "user")
+
+
+def test_media_in_earlier_turns_become_notes_if_a_setting_asks_for_them(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_CHAT__MEDIA": "placeholder"})
+    image = {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}
+    earlier = [{"role": "user", "content": [image]}, {"role": "assistant", "content": "A cat."}]
+    answer = post(deployment.url, asking("", messages=[*earlier, {"role": "user", "content": "Really?"}]))
+    assert answer.status_code == 200, answer.text
+    assert "image left out" in deployment.submissions()[0]["messages"][0]["content"][0]["text"]
+    assert post(deployment.url, asking([image])).status_code == 400
+
+
+def test_a_content_filter_is_a_refusal(deployment: Deployment) -> None:
+    message = post(deployment.url, asking(script(fail="The output was blocked by the content filtering policy"))).json()
+    assert (message["stop_reason"], message["content"]) == ("refusal", [])
+    assert message["stop_details"]["type"] == "refusal"
+
+
 def test_the_end_users_device_stays_here(make_deployment: Any) -> None:
     deployment: Deployment = make_deployment()
     user = json.dumps({"device_id": "0123456789abcdef"})

@@ -63,6 +63,11 @@ def test_the_body_goes_upstream_as_it_came(service: Service) -> None:
     assert "x-proxy-adjusted" not in answer.headers
 
 
+def test_the_clients_version_and_betas_go_along(service: Service) -> None:
+    answer = post(service.url, claude("Hello"), **{"anthropic-version": "2026-10-21"})
+    assert "anthropic-version" in answer.json()["error"]["message"], "the strict API wants another one"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_answer_comes_back_as_it_is(service: Service, stream: bool) -> None:
     tools = [{"name": "look", "input_schema": {"type": "object"}}]

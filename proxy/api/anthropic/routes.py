@@ -82,6 +82,12 @@ def _names_version(scope: Scope) -> bool:
 # ---------------------------------------------------------------- messages
 
 
+class _MessageResponse(StreamResponse):
+    """Clients of this API read a stream up to its last event, and repeat the request without it."""
+
+    delivered_by_choices = False
+
+
 async def messages(request: Request) -> RunResponse:
     """`POST /v1/messages`, whole or streamed. A stream is held back for a while, so that a failure keeps its status."""
     services, caller, decoded, reply, digest = await _read(request, {})
@@ -95,7 +101,7 @@ async def messages(request: Request) -> RunResponse:
     if not reply.stream:
         encode, error = partial(message_body, reply=reply), partial(_error_body, request)
         return WholeResponse(start, encode, error, most_s, _report_headers)
-    return StreamResponse(
+    return _MessageResponse(
         start,
         MessageStream(reply, request.state.request_id),
         min(settings.chat.heartbeat_s, most_s),
