@@ -151,10 +151,7 @@ def make_catalog(
 
 
 def load_catalog(path: Path, *, default_model: str | None = None) -> Catalog:
-    """Read the model table.
-
-    Args:
-        default_model: name of the model that serves unknown names.
+    """Read the model table; the default model serves unknown names.
 
     Raises:
         CatalogError: the file cannot be read, is not as described at its top, or the default is not in it.

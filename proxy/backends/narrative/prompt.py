@@ -22,7 +22,6 @@ _ANY_OBJECT: Final = {"type": "object", "description": "The answer: a JSON objec
 _MAX_ECHO: Final = 20_000
 """Characters of a wrong output that are repeated to the model."""
 _MIN_THINKING: Final = 1_024
-_MAX_DEPTH: Final = 200
 _MAX_QUOTED: Final = 80
 """Characters of a name as JSON that a validation error shows."""
 
@@ -120,11 +119,8 @@ def offered_tools(request: Request) -> list[Tool]:
 def prepare(
     request: Request, card: ModelCard, rules: Rules, form: Form = PLAIN, budget: Budget | None = None
 ) -> Prepared:
-    """Prepare a request for a model; all schemas in simple form where the output schema would be larger than the card allows.
-
-    Args:
-        form: how to write it, beside what the card says.
-        budget: the work that the request may cause.
+    """Prepare a request for a model, in a form and within a budget of work; all schemas in simple form where the output schema would be
+    larger than the card allows.
 
     Raises:
         InvalidRequest: something in the request cannot be expressed; `param` is its path.
@@ -236,13 +232,11 @@ def _block(block: Text | ToolCall | ToolResult, aliases: Mapping[str, Mapping[st
             return wire.TextBlock(text=block.text)
 
 
-def _renamed(value: Any, aliases: Mapping[str, str], depth: int = 0) -> Any:
-    """A past call's arguments with the property names that the tool's schema has upstream."""
-    if depth > _MAX_DEPTH:
-        return value
+def _renamed(value: Any, aliases: Mapping[str, str]) -> Any:
+    """A past call's arguments, which parsers bound in depth, with the property names that the tool's schema has upstream."""
     if isinstance(value, dict):
-        return {aliases.get(name, name): _renamed(item, aliases, depth + 1) for name, item in value.items()}
-    return [_renamed(item, aliases, depth + 1) for item in value] if isinstance(value, list) else value
+        return {aliases.get(name, name): _renamed(item, aliases) for name, item in value.items()}
+    return [_renamed(item, aliases) for item in value] if isinstance(value, list) else value
 
 
 # ---------------------------------------------------------------- numbers
