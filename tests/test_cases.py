@@ -10,6 +10,10 @@ from proxy.api.anthropic.encode import MessageStream, message_body
 from proxy.api.anthropic.routes import decode_body
 from proxy.api.openai.decode import ChatReply, decode
 from proxy.api.openai.encode import ChatStreamEncoder, completion
+from proxy.api.openai.responses.decode import Decoding
+from proxy.api.openai.responses.decode import decode as decode_response
+from proxy.api.openai.responses.encode import ResponseStreamEncoder, finished
+from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.types import ChatRequest
 from proxy.backends.narrative.output import choice_of, read_job, usage_of
 from proxy.backends.narrative.prompt import Prepared, prepare
@@ -21,6 +25,7 @@ from tests.contract import assert_submission_keeps_the_contract
 from tests.folding import assert_completion_is_openais, fold
 from tests.messages_folding import as_messages, assert_message_is_anthropics, fold_messages, stream_events
 from tests.records import job_of
+from tests.responses_folding import as_responses, assert_response_is_openais, fold_items, response_events
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.json"))
 CATALOG = load_catalog(config_folder() / "models.toml")
@@ -117,3 +122,38 @@ def test_the_same_through_the_messages_api(case: dict[str, Any]) -> None:
     assert {block["type"]: block[block["type"]] for block in said} == {
         kind: text for kind, text in texts.items() if text
     }
+
+
+def test_the_same_through_the_responses_api(case: dict[str, Any]) -> None:
+    raw = as_responses(case["request"])
+    rules = Rules(efforts={"low": 2000})
+    request, reply = decode_response(ResponsesRequest.model_validate(raw), raw, len(json.dumps(raw)), Decoding(rules))
+    made = prepare(request, CATALOG.find(request.model), rules)
+    sent = run_body(made)
+    assert_submission_keeps_the_contract(sent)
+    assert {name: sent[name] for name in case["run"]} == case["run"]
+    assert list(made.adjusted) == case.get("adjusted", [])
+    job = job_of({"id": JOB_ID, **case["job"]})
+    outcome = read_job(made.expected, job, "; ".join(job.failures))
+    usage = usage_of(job.result.usage) if job.result else Usage()
+    result = Result(JOB_ID.replace("-", ""), 1_700_000_000, "abc", (choice_of(made.expected, outcome),), usage)
+    whole = finished("0" * 32, result, reply, str, 1_700_000_001)
+    assert_response_is_openais(whole)
+    encoder = ResponseStreamEncoder(reply, str)
+    data = encoder.begin("0" * 32, 1_700_000_000)
+    data += b"".join(data for event in result_events(result) for data in encoder.encode(event))
+    events = response_events(data + encoder.finish(encoder.finished(1_700_000_001)))
+    assert fold_items(events) == whole["output"]
+    assert events[-1]["response"] == whole
+    assert whole["status"] == ("incomplete" if case["finish_reason"] == "length" else "completed")
+    wanted = case["message"]
+    calls = [*wanted.get("tool_calls", []), *([wanted["function_call"]] if "function_call" in wanted else [])]
+    said = [item["content"][0]["text"] for item in whole["output"] if item["type"] == "message"]
+    thought = [item["summary"][0]["text"] for item in whole["output"] if item["type"] == "reasoning"]
+    assert said == ([wanted["content"]] if wanted["content"] is not None else [])
+    assert thought == ([wanted["reasoning_content"]] if "reasoning_content" in wanted else [])
+    assert [
+        {"name": item["name"], "arguments": item["arguments"]}
+        for item in whole["output"]
+        if item["type"] == "function_call"
+    ] == calls

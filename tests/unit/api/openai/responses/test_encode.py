@@ -1,14 +1,11 @@
 """Results → response objects and events, judged by OpenAI's own strict types; folding the events gives the object."""
 
-import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types.responses import Response, ResponseStreamEvent
 from openai.types.responses.response_item_list import ResponseItemList
-from pydantic import TypeAdapter
 
 from proxy.api.openai.responses.decode import CalledTool, ResponseReply
 from proxy.api.openai.responses.encode import (
@@ -32,11 +29,11 @@ from proxy.errors import (
 )
 from proxy.inference.request import ToolCall
 from proxy.inference.result import Choice, Event, FinishReason, Result, Usage, result_events
+from tests.responses_folding import assert_response_is_openais, fold_items, response_events
 from tests.unit.api.openai.responses.test_decode import decoded
 
 ID = "0123456789abcdef" * 2
 NOW = 1_700_000_009
-STREAM_EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 TOOLS = {
     "weather": CalledTool("weather"),
     "ns__weather": CalledTool("weather", "ns"),
@@ -62,22 +59,8 @@ def seal(text: str) -> str:
 
 def whole(made: Result, how: ResponseReply) -> dict[str, Any]:
     response = finished(ID, made, how, seal, NOW)
-    Response.model_validate(response, strict=True)
+    assert_response_is_openais(response)
     return response
-
-
-def parsed(data: bytes, *, judged: bool = True) -> list[dict[str, Any]]:
-    """The events of a stream, of OpenAI's own types unless they are not `judged`, and without gaps."""
-    events = []
-    for text in data.decode().split("\n\n")[:-1]:
-        kind, value = text.split("\n")
-        event = json.loads(value.removeprefix("data: "))
-        assert kind == f"event: {event['type']}"
-        if judged:
-            STREAM_EVENT.validate_python(event, strict=True)
-        assert event["sequence_number"] == len(events)
-        events.append(event)
-    return events
 
 
 def streamed(made: Result, how: ResponseReply, events: list[Event] | None = None) -> list[dict[str, Any]]:
@@ -85,39 +68,7 @@ def streamed(made: Result, how: ResponseReply, events: list[Event] | None = None
     data = encoder.begin(ID, made.created)
     for event in result_events(made) if events is None else events:
         data += b"".join(encoder.encode(event))
-    return parsed(data + encoder.finish(encoder.finished(NOW)))
-
-
-def folded(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The items that a client builds of deltas alone."""
-    items: list[dict[str, Any]] = []
-    for event in events:
-        index = event.get("output_index")
-        match event["type"].removeprefix("response."):
-            case "output_item.added":
-                assert index == len(items)
-                items.append(json.loads(json.dumps(event["item"])))
-            case "content_part.added":
-                items[index]["content"].append(dict(event["part"]))
-            case "reasoning_summary_part.added":
-                items[index]["summary"].append(dict(event["part"]))
-            case "output_text.delta":
-                items[index]["content"][0]["text"] += event["delta"]
-            case "reasoning_summary_text.delta":
-                items[index]["summary"][0]["text"] += event["delta"]
-            case "function_call_arguments.delta":
-                items[index]["arguments"] += event["delta"]
-            case "custom_tool_call_input.delta":
-                items[index]["input"] += event["delta"]
-            case "output_item.done":
-                done = event["item"]
-                assert {**items[index], "status": done.get("status")} == {"status": None, **_without_seal(done)}
-                items[index] = done
-    return items
-
-
-def _without_seal(item: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in item.items() if name != "encrypted_content"}
+    return response_events(data + encoder.finish(encoder.finished(NOW)))
 
 
 # ---------------------------------------------------------------- the object
@@ -255,14 +206,14 @@ def test_reasoning_is_first_and_only_where_it_was_asked_for(
         "function_call",
     ]
     assert response["output"][: len(items)] == items
-    assert folded(streamed(made, reply(**how))) == response["output"]
+    assert fold_items(streamed(made, reply(**how))) == response["output"]
 
 
 @pytest.mark.parametrize("text", [None, "", " \n"])
 def test_an_empty_message_is_left_out_beside_calls(text: str | None) -> None:
     made = result(text, CALL)
     assert [item["type"] for item in whole(made, reply())["output"]] == ["function_call"]
-    assert folded(streamed(made, reply())) == whole(made, reply())["output"]
+    assert fold_items(streamed(made, reply())) == whole(made, reply())["output"]
 
 
 def test_an_empty_answer_is_an_empty_message() -> None:
@@ -327,10 +278,10 @@ def test_folding_the_events_gives_the_response(choice: Choice, summary: bool, en
     made = Result("job1", 1_700_000_000, "fp", (choice,), Usage(8, 5, 13))
     response = whole(made, how)
     events = streamed(made, how)
-    assert folded(events) == response["output"]
+    assert fold_items(events) == response["output"]
     assert events[-1]["response"] == response
     again = [*begin_events(response), *end_events(response, 2)]
-    assert folded(parsed(b"".join(map(event_bytes, again)))) == response["output"]
+    assert fold_items(response_events(b"".join(map(event_bytes, again)))) == response["output"]
     assert [event["sequence_number"] for event in again] == list(range(len(again)))
     ids = [item["id"] for item in response["output"]]
     assert len(set(ids)) == len(ids)
@@ -348,7 +299,7 @@ def test_heartbeats_are_events_that_are_counted_and_slim() -> None:
     how = reply(echo={**PLAIN.echo, "tools": [{"type": "web_search"}], "instructions": "Be kind."})
     encoder = ResponseStreamEncoder(how, seal)
     assert encoder.heartbeat().startswith(b":")
-    events = parsed(encoder.begin(ID, 1) + encoder.heartbeat() + encoder.heartbeat())
+    events = response_events(encoder.begin(ID, 1) + encoder.heartbeat() + encoder.heartbeat())
     assert [event["type"] for event in events[1:]] == ["response.in_progress"] * 3
     assert events[0]["response"]["tools"]
     assert (events[-1]["response"]["tools"], events[-1]["response"]["instructions"]) == ([], None)
@@ -356,7 +307,7 @@ def test_heartbeats_are_events_that_are_counted_and_slim() -> None:
 
 def test_a_background_response_is_queued_first() -> None:
     response = whole(result(), decoded(background=True)[1])
-    events = parsed(b"".join(map(event_bytes, [*begin_events(response), *end_events(response, 3)])))
+    events = response_events(b"".join(map(event_bytes, [*begin_events(response), *end_events(response, 3)])))
     assert [event["type"] for event in events[:3]] == [
         f"response.{name}" for name in ("created", "queued", "in_progress")
     ]
@@ -387,7 +338,7 @@ def test_a_failure_is_the_last_event(error: ProxyError, code: str, message: str)
     for event in list(result_events(made))[:2]:
         data += b"".join(encoder.encode(event))
     # OpenAI's type does not list this code, which Codex acts on.
-    last = parsed(data + encoder.error(error), judged=code != "context_length_exceeded")[-1]
+    last = response_events(data + encoder.error(error), judged=code != "context_length_exceeded")[-1]
     assert last["type"] == "response.failed"
     response = last["response"]
     assert (response["status"], response["output"], response["usage"]) == ("failed", [], None)
@@ -398,8 +349,8 @@ def test_a_cancelled_response_ends_as_failed() -> None:
     response = response_object(ID, 1, decoded(background=True)[1], "cancelled")
     last = list(end_events(response, 3))
     assert [(event["type"], event["response"]["status"]) for event in last] == [("response.failed", "cancelled")]
-    Response.model_validate(response, strict=True)
-    Response.model_validate({**failed(response, PaidFailure("x")), "error": None}, strict=True)
+    assert_response_is_openais(response)
+    assert_response_is_openais(failed(response, PaidFailure("x")))
 
 
 # ---------------------------------------------------------------- stored items
