@@ -13,7 +13,7 @@ import structlog
 
 from proxy.access.authentication import Caller
 from proxy.access.limits import Lease, Quota, RateLimits, Rule
-from proxy.catalog import Catalog, Match
+from proxy.catalog import Catalog, Match, ModelCard
 from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
 from proxy.inference.backend import Backend, Report, Run, RunOptions
 from proxy.inference.endpoints import Endpoint, Endpoints
@@ -285,3 +285,12 @@ async def find_model(name: str, caller: Caller, catalog: Catalog, endpoints: End
     if found is None or not caller.may_use({name, found.card.id, *found.card.names}):
         raise PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")
     return found
+
+
+async def usable_models(
+    caller: Caller, catalog: Catalog, endpoints: Endpoints
+) -> list[tuple[str, ModelCard | Endpoint]]:
+    """What a caller may use, by the names to list: every model once, then every named endpoint."""
+    cards = [(card.public_name, card) for card in catalog.cards if caller.may_use({card.id, *card.names})]
+    named = [(endpoint.id, endpoint) for endpoint in await endpoints.all() if caller.may_use_endpoint(endpoint.id)]
+    return [*cards, *named]

@@ -34,7 +34,7 @@ from proxy.inference.backend import Report
 from proxy.inference.endpoints import Endpoint
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.request import Rules
-from proxy.inference.router import find_model
+from proxy.inference.router import find_model, usable_models
 
 API: Final = "anthropic"
 """Its name in the digests of equal requests."""
@@ -171,12 +171,8 @@ async def list_models(request: Request) -> Response:
     """`GET /v1/models`: every model and named endpoint that the caller may use, in pages."""
     services: ApiServices = request.state.api
     caller = await services.authenticator.authenticate(request.headers)
-    cards = [card for card in services.catalog.cards if caller.may_use({card.id, *card.names})]
-    endpoints = [endpoint for endpoint in await services.endpoints.all() if caller.may_use_endpoint(endpoint.id)]
-    listed = [
-        *(_model_out(card.public_name, card) for card in cards),
-        *(_model_out(each.id, each) for each in endpoints),
-    ]
+    usable = await usable_models(caller, services.catalog, services.endpoints)
+    listed = [_model_out(name, found) for name, found in usable]
     query = request.query_params
     limit = _limit(query.get("limit", str(_DEFAULT_PAGE)))
     after, before = query.get("after_id"), query.get("before_id")

@@ -157,6 +157,10 @@ class RunResponse(ABC):
             if not self._begun:
                 raise ClientDisconnect from None
             log.info("the client left before the end of its answer")
+        except ProxyError as error:  # before anything was sent
+            if self._run is not None:
+                error.headers = {**self._headers(self._run.report), **error.headers}
+            raise
         finally:
             watching.cancel()
             if self._run is not None:
@@ -188,11 +192,6 @@ class RunResponse(ABC):
             for name, value in self._headers(self._run.report).items():
                 headers.append((name.encode(), value.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    def _add_headers(self, error: ProxyError) -> None:
-        """To a failure before anything was sent."""
-        if self._run is not None:
-            error.headers = {**self._headers(self._run.report), **error.headers}
 
     async def _finish(self, send: Send, body: bytes = b"") -> None:
         async with self._writing:
@@ -236,11 +235,11 @@ class WholeResponse(RunResponse):
             body = self._encode(await self._run.result())
         except ProxyError as error:
             if not self._begun:
-                self._add_headers(error)
                 raise
             log.warning("answer failed after its status was sent", code=error.code, job=error.job_id)
             await self._finish(send, self._error(error))
             return False
+        self._complete = True  # no blank may come between the length and the body
         if not self._begun:
             await self._begin(send, b"application/json", (b"content-length", b"%d" % len(body)))
         await self._finish(send, body)
@@ -284,15 +283,14 @@ class StreamResponse(RunResponse):
         self._encoder, self._chunk_heartbeats = encoder, chat.heartbeat_style == "chunk"
         self._left_s = chat.stream_pace_ms / 1000
         self._pause_s = self._left_s / _MOST_PIECES
-        self._sent = False
 
     async def _answer(self, send: Send) -> bool:
+        sent = False
         try:
             await self._write_all(send)
-            self._sent = True
+            sent = True
         except ProxyError as error:
             if not self._begun:
-                self._add_headers(error)
                 raise
             log.warning("stream failed", code=error.code, job=error.job_id)
             await self._write(self._encoder.error(error), send)
@@ -302,7 +300,7 @@ class StreamResponse(RunResponse):
             log.exception("stream failed")
             await self._write(self._encoder.error(InternalError("The server had an error while answering.")), send)
         await self._finish(send)
-        return self._sent
+        return sent
 
     async def _write_all(self, send: Send) -> None:
         self._run = run = await self._start()

@@ -36,7 +36,7 @@ from proxy.errors import (
 from proxy.inference.endpoints import Endpoint
 from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest
-from proxy.inference.router import find_model
+from proxy.inference.router import find_model, usable_models
 
 API: Final = "openai"
 """Its name in the digests of equal requests."""
@@ -109,13 +109,9 @@ async def list_models(request: Request) -> Response:
     """`GET /v1/models`: every model that the caller may use once, under its public name, then every named endpoint."""
     services: ApiServices = request.state.api
     caller = await services.authenticator.authenticate(request.headers)
-    models = [
-        _of_card(card.public_name, card) for card in services.catalog.cards if caller.may_use({card.id, *card.names})
-    ]
-    endpoints = [
-        _of_endpoint(endpoint) for endpoint in await services.endpoints.all() if caller.may_use_endpoint(endpoint.id)
-    ]
-    return json_response({"object": "list", "data": [*models, *endpoints]}, {"vary": "anthropic-version"})
+    usable = await usable_models(caller, services.catalog, services.endpoints)
+    models = [_model_out(name, found) for name, found in usable]
+    return json_response({"object": "list", "data": models}, {"vary": "anthropic-version"})
 
 
 async def retrieve_model(request: Request) -> Response:
@@ -124,17 +120,15 @@ async def retrieve_model(request: Request) -> Response:
     caller = await services.authenticator.authenticate(request.headers)
     name = request.path_params["model"].removesuffix("/")
     found = await find_model(name, caller, services.catalog, services.endpoints)
-    model = _of_endpoint(found) if isinstance(found, Endpoint) else _of_card(name, found.card)
+    model = _model_out(name, found if isinstance(found, Endpoint) else found.card)
     return json_response(model, {"vary": "anthropic-version"})
 
 
-def _of_card(name: str, card: ModelCard) -> JsonObject:
-    """`created` is not known; a fixed time serves clients that sort by it."""
-    return {"id": name, "object": "model", "created": 0, "owned_by": card.owned_by}
-
-
-def _of_endpoint(endpoint: Endpoint) -> JsonObject:
-    return {"id": endpoint.id, "object": "model", "created": endpoint.created_at, "owned_by": endpoint.service}
+def _model_out(name: str, found: ModelCard | Endpoint) -> JsonObject:
+    """When a model was made is not known; a fixed time serves clients that sort by it."""
+    if isinstance(found, Endpoint):
+        return {"id": name, "object": "model", "created": found.created_at, "owned_by": found.service}
+    return {"id": name, "object": "model", "created": 0, "owned_by": found.owned_by}
 
 
 # ---------------------------------------------------------------- errors
