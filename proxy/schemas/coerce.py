@@ -13,9 +13,8 @@ from itertools import islice
 
 from proxy.errors import SchemaTooComplex
 from proxy.schemas.compile import CompiledSchema
-from proxy.schemas.document import Document
-from proxy.schemas.validate import Evaluator, StepsExhausted
-from proxy.schemas.values import Budget, Json, JsonObject, is_integer, type_of
+from proxy.schemas.validate import Evaluator
+from proxy.schemas.values import Budget, Json, JsonObject, TooLarge, is_integer, type_of
 
 _MAX_ROUNDS = 4
 _MAX_ERRORS = 200
@@ -41,16 +40,11 @@ def coerce(compiled: CompiledSchema, instance: object, budget: Budget | None = N
     try:
         if compiled.aliases or compiled.json_texts:
             instance = _restored(compiled, [compiled.schema], instance)
-        coercer = _Coercer(compiled.document, evaluator)
-        instance = coercer.apply(_Coercer.corrected, [compiled.document.root], instance)
-        if _has_whole_float(instance):
-            instance = coercer.apply(_Coercer.converted, [compiled.document.root], instance)
+        coercer, root = _Coercer(evaluator), [compiled.document.root]
+        instance = coercer.apply(_Coercer.corrected, root, instance)
+        return coercer.apply(_Coercer.converted, root, instance) if _has_whole_float(instance) else instance
+    except (TooLarge, SchemaTooComplex, RecursionError):
         return instance
-    except (StepsExhausted, SchemaTooComplex, RecursionError):
-        return instance
-
-
-# ---------------------------------------------------------------- names and forms that stood in for the client's
 
 
 def _restored(compiled: CompiledSchema, schemas: list[JsonObject], value: Json) -> Json:
@@ -64,12 +58,16 @@ def _restored(compiled: CompiledSchema, schemas: list[JsonObject], value: Json) 
     schemas = [*schemas, *(option for schema in schemas for option in schema.get("anyOf", ()))]
     if isinstance(value, str) and any(id(schema) in compiled.json_texts for schema in schemas):
         return next((parsed for parsed in _parsed(value) if isinstance(parsed, dict | list)), value)
+
+    def parts(keyword: str) -> list[JsonObject]:
+        return [schema[keyword] for schema in schemas if isinstance(schema.get(keyword), dict)]
+
     if isinstance(value, list):
-        items = _parts(schemas, "items")
+        items = parts("items")
         return _unless_same(value, [_restored(compiled, items, item) for item in value])
     if not isinstance(value, dict):
         return value
-    members, others = _parts(schemas, "properties"), _parts(schemas, "additionalProperties")
+    members, others = parts("properties"), parts("additionalProperties")
     restored = {}
     for name, item in value.items():
         declared = [properties[name] for properties in members if name in properties]
@@ -87,74 +85,54 @@ def _unless_same(value: Json, changed: Json) -> Json:
     return value if same else changed
 
 
-def _parts(schemas: list[JsonObject], keyword: str) -> list[JsonObject]:
-    return [schema[keyword] for schema in schemas if isinstance(schema.get(keyword), dict)]
-
-
-# ---------------------------------------------------------------- spelling
+Change = Callable[["_Coercer", JsonObject, Json], Json]
 
 
 @dataclass(frozen=True, slots=True)
 class _Coercer:
     """Changes values along the schemas that apply to them and to their parts."""
 
-    document: Document
     evaluator: Evaluator
     _known: dict[tuple[object, int, int], tuple[Json, Json]] = field(default_factory=dict)
 
-    def apply(
-        self, change: "Callable[[_Coercer, JsonObject, Json], Json]", schemas: Iterable[Json], value: Json
-    ) -> Json:
+    def apply(self, change: Change, schemas: Iterable[Json], value: Json) -> Json:
         """The value after a change (`corrected` or `converted`) by each of the schemas; found once for each schema and value."""
         for schema in schemas:
             if not isinstance(schema, bool):
                 key = (change, id(schema), id(value))
-                if key not in self._known:
-                    self._known[key] = (
-                        change(self, schema, value),
-                        value,
-                    )  # the value is kept, so that its id stays its own
+                if key not in self._known:  # the value is kept, so that its id stays its own
+                    self._known[key] = (change(self, schema, value), value)
                 value = self._known[key][0]
         return value
 
-    def _apply_inside(
-        self, change: "Callable[[_Coercer, JsonObject, Json], Json]", schema: JsonObject, value: Json
-    ) -> Json:
+    def _apply_inside(self, change: Change, keywords: JsonObject, value: Json) -> Json:
         """A list or object with its parts changed."""
         if isinstance(value, dict):
-            return {name: self.apply(change, self._of_property(schema, name), item) for name, item in value.items()}
-        return [self.apply(change, [self._of_item(schema, index)], item) for index, item in enumerate(value)]
+            return {name: self.apply(change, self._of_property(keywords, name), item) for name, item in value.items()}
+        return [self.apply(change, [_of_item(keywords, index)], item) for index, item in enumerate(value)]
 
-    def _in_place(self, schema: JsonObject) -> list[Json]:
+    def _keywords(self, schema: JsonObject) -> JsonObject:
+        return self.evaluator.document.keywords[id(schema)]
+
+    def _in_place(self, keywords: JsonObject) -> list[Json]:
         """The schemas that apply to the same value."""
-        keywords = self.document.keywords[id(schema)]
         members = [member for keyword in ("allOf", "anyOf", "oneOf") for member in keywords.get(keyword, ())]
-        branches = [keywords[keyword] for keyword in ("then", "else") if keyword in keywords]
-        targets = [keywords["$ref"]] if "$ref" in keywords else []
-        targets += [self.evaluator.dynamic_target(*keywords["$dynamicRef"])] if "$dynamicRef" in keywords else []
-        return [*members, *branches, *keywords.get("dependentSchemas", {}).values(), *targets]
+        members += [keywords[keyword] for keyword in ("then", "else", "$ref") if keyword in keywords]
+        members += keywords.get("dependentSchemas", {}).values()
+        found = keywords.get("$dynamicRef")
+        return [*members, self.evaluator.dynamic_target(*found)] if found else members
 
-    def _of_property(self, schema: JsonObject, name: str) -> list[Json]:
-        keywords = self.document.keywords[id(schema)]
+    def _of_property(self, keywords: JsonObject, name: str) -> list[Json]:
         patterned = keywords.get("patternProperties", {})
         found = [member for source, member in patterned.items() if self.evaluator.found_in(source, name)]
         if name in keywords.get("properties", {}):
             found.append(keywords["properties"][name])
         return found or [keywords.get("additionalProperties", True)]
 
-    def _of_item(self, schema: JsonObject, index: int) -> Json:
-        keywords = self.document.keywords[id(schema)]
-        prefix = keywords.get("prefixItems", ())
-        return prefix[index] if index < len(prefix) else keywords.get("items", True)
-
-    # ------------------------------------------------------------ spelling
-
     def corrected(self, schema: JsonObject, value: Json) -> Json:
         """The value as it fits the schema best."""
         errors = self._count_errors(schema, value)
-        for _ in range(_MAX_ROUNDS):
-            if not errors:
-                break
+        for _ in range(_MAX_ROUNDS if errors else 0):
             tiers = (self._meant(schema, value), self._wrapped(schema, value))  # as one item of a list only at last
             better = next(filter(None, (self._best(schema, tier, errors) for tier in tiers)), None)
             if better is None:
@@ -177,87 +155,88 @@ class _Coercer:
 
     def _meant(self, schema: JsonObject, value: Json) -> Iterator[Json]:
         """What the value may have been meant to be, by its parts and spelling."""
-        for member in self._in_place(schema):
+        keywords = self._keywords(schema)
+        for member in self._in_place(keywords):
             yield self.apply(_Coercer.corrected, [member], value)
         if isinstance(value, dict | list):
-            whole = self._apply_inside(_Coercer.corrected, schema, value)
+            whole = self._apply_inside(_Coercer.corrected, keywords, value)
             yield whole
-            if isinstance(whole, dict):
-                yield {name: item for name, item in whole.items() if not self._is_superfluous(schema, name, item)}
-        for spelling in _spellings(self.document.keywords[id(schema)], value):
+            if isinstance(whole, dict):  # without what is null, which its schema forbids, and need not be there
+                optional = {name for name, item in whole.items() if item is None}.difference(
+                    keywords.get("required", ())
+                )
+                yield {
+                    name: item
+                    for name, item in whole.items()
+                    if name not in optional
+                    or not any(self._count_errors(member, None) for member in self._of_property(keywords, name))
+                }
+        for spelling in _spellings(keywords, value):
             is_scalar = not isinstance(spelling, dict | list)
             yield spelling if is_scalar else self.apply(_Coercer.corrected, [schema], spelling)
 
     def _wrapped(self, schema: JsonObject, value: Json) -> Iterator[Json]:
         """The value as the one item of a list, where it is an item as it stands and no list in words."""
-        items = self._of_item(schema, 0)
-        types = _types(self.document.keywords[id(schema)])
-        if "array" not in types or isinstance(value, list | None) or isinstance(items, bool) or not items:
+        keywords = self._keywords(schema)
+        items = _of_item(keywords, 0)
+        if (
+            "array" not in keywords.get("type", ())
+            or isinstance(value, list | None)
+            or isinstance(items, bool)
+            or not items
+        ):
             return
         if not (isinstance(value, str) and re.search(r"[,;\n]", value)):
             yield [value]
 
-    def _is_superfluous(self, schema: JsonObject, name: str, value: Json) -> bool:
-        """Whether a property is null, which the schema forbids, and need not be there."""
-        if value is not None or name in self.document.keywords[id(schema)].get("required", ()):
-            return False
-        return any(self._count_errors(member, None) for member in self._of_property(schema, name))
-
-    # ------------------------------------------------------------ integers
-
     def converted(self, schema: JsonObject, value: Json) -> Json:
         """The value with whole floats as integers where a schema that it matches asks for integers, or lists them."""
+        keywords = self._keywords(schema)
         if isinstance(value, float):
-            value = _number(self.document.keywords[id(schema)], value)
+            value = _number(keywords, value)
         elif isinstance(value, dict | list):
-            value = _unless_same(value, self._apply_inside(_Coercer.converted, schema, value))
+            value = _unless_same(value, self._apply_inside(_Coercer.converted, keywords, value))
         else:
             return value
-        matching = [member for member in self._in_place(schema) if self.evaluator.outcome(member, value) is not False]
+        matching = [member for member in self._in_place(keywords) if self.evaluator.outcome(member, value) is not False]
         return self.apply(_Coercer.converted, matching, value)
+
+
+def _of_item(keywords: JsonObject, index: int) -> Json:
+    prefix = keywords.get("prefixItems", ())
+    return prefix[index] if index < len(prefix) else keywords.get("items", True)
+
+
+def _listed(keywords: JsonObject) -> list[Json]:
+    return [*keywords.get("enum", ()), *([keywords["const"]] if "const" in keywords else ())]
 
 
 def _number(keywords: JsonObject, value: float) -> int | float:
     if not value.is_integer() or abs(value) > _MAX_INTEGER:
         return value
-    types = _types(keywords)
-    listed = [*keywords.get("enum", ()), keywords.get("const")]
-    is_listed = any(isinstance(item, int) and not isinstance(item, bool) and item == value for item in listed)
+    types = keywords.get("type", ())
+    is_listed = any(type(item) is int and item == value for item in _listed(keywords))
     return int(value) if is_listed or ("integer" in types and "number" not in types) else value
 
 
 def _has_whole_float(value: Json) -> bool:
-    left = [value]
-    while left:
-        item = left.pop()
-        if isinstance(item, dict):
-            left.extend(item.values())
-        elif isinstance(item, list):
-            left.extend(item)
-        elif isinstance(item, float) and item.is_integer():
-            return True
-    return False
-
-
-def _types(keywords: JsonObject) -> frozenset[str]:
-    named = keywords.get("type", ())
-    return frozenset([named] if isinstance(named, str) else named)
+    if isinstance(value, dict | list):
+        return any(map(_has_whole_float, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, float) and value.is_integer()
 
 
 def _spellings(keywords: JsonObject, value: Json) -> Iterator[Json]:
     """What the value is when read as one of the types or listed values of the schema."""
-    types = _types(keywords)
+    types = keywords.get("type", ())
     if isinstance(value, str):
-        yield from (
-            parsed
-            for parsed in _parsed(value)
-            if type_of(parsed) in types or (is_integer(parsed) and "integer" in types)
-        )
+        for parsed in _parsed(value):
+            if type_of(parsed) in types or (is_integer(parsed) and "integer" in types):
+                yield parsed
     elif isinstance(value, bool | int) and "string" in types:
         yield json.dumps(value)
     if not isinstance(value, dict | list):
-        listed = [*keywords.get("enum", ()), *([keywords["const"]] if "const" in keywords else ())]
-        alike = [item for item in listed if not isinstance(item, dict | list) and _spelled(item) == _spelled(value)]
+        scalars = [item for item in _listed(keywords) if not isinstance(item, dict | list)]
+        alike = [item for item in scalars if _spelled(item) == _spelled(value)]
         yield from alike if len(alike) == 1 else ()
 
 

@@ -149,7 +149,7 @@ _NO_CONSTRAINTS = frozenset(
 
 
 def normalized_keywords(schema: JsonObject, draft: Draft) -> JsonObject:
-    """The keywords of one schema that constrain values, as draft 2020-12 spells them. Their subschemas are the schema's own objects."""
+    """The keywords of one schema that constrain values, as draft 2020-12 spells them; `type` is a list. Subschemas are the schema's own."""
     if draft.rank <= 7 and "$ref" in schema:
         return {"$ref": schema["$ref"]}  # up to draft 7, keywords beside `$ref` are ignored
     keywords = {
@@ -170,10 +170,9 @@ def normalized_keywords(schema: JsonObject, draft: Draft) -> JsonObject:
     nullable = keywords.pop("nullable", None) is True  # OpenAPI: it extends `type` only
     if "type" in keywords:
         types = keywords["type"] if isinstance(keywords["type"], list) else [keywords["type"]]
+        keywords["type"] = [*types, "null"] if nullable else types
         if "any" in types:
             del keywords["type"]
-        elif nullable:
-            keywords["type"] = [*types, "null"]
     if isinstance(keywords.get("required"), bool):  # draft 3: a boolean in the schema of the property
         del keywords["required"]
     members = keywords.get("properties", {}).items()

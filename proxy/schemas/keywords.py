@@ -94,12 +94,11 @@ def _if(evaluator: Evaluator, condition: Json, value: Json, keywords: JsonObject
     return evaluator.failures(keywords.get("then" if holds else "else", True), value)
 
 
-def _type(_evaluator: Evaluator, types: Json, value: Json, _: JsonObject) -> Failures:
-    named = types if isinstance(types, list) else [types]
+def _type(_evaluator: Evaluator, types: list[str], value: Json, _: JsonObject) -> Failures:
     kind = type_of(value)
-    if kind in named or ("integer" in named and is_integer(value)):
+    if kind in types or ("integer" in types and is_integer(value)):
         return ()
-    return (Failure("type", f"expected {' or '.join(dict.fromkeys(named))}, got {kind}"),)
+    return (Failure("type", f"expected {' or '.join(dict.fromkeys(types))}, got {kind}"),)
 
 
 def _enum(evaluator: Evaluator, values: list[Json], value: Json, _: JsonObject) -> Failures:

@@ -227,11 +227,9 @@ class _Context:
 
 def types_of(keywords: JsonObject) -> frozenset[JsonType]:
     """`type`; an integer is a number."""
-    named = keywords.get("type")
-    if named is None:
+    if "type" not in keywords:
         return ALL_TYPES
-    types: list[Any] = named if isinstance(named, list) else [named]
-    return frozenset("number" if name == "integer" else name for name in types)
+    return frozenset("number" if name == "integer" else name for name in keywords["type"])
 
 
 def bounds_from(keywords: JsonObject) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from proxy.schemas.describe import cut
 from proxy.schemas.document import Document
 from proxy.schemas.keywords import MAX_KEPT, RULES, Failure
 from proxy.schemas.patterns import Pattern, pattern
-from proxy.schemas.values import Budget, Json, format_path, identity, is_heavy, type_of
+from proxy.schemas.values import Budget, Json, TooLarge, format_path, identity, is_heavy, type_of
 
 _STEPS = 100_000
 """Keywords evaluated for one value; 1 to 4 µs each."""
@@ -79,13 +79,9 @@ def validate(compiled: CompiledSchema, instance: object, budget: Budget | None =
                 break
     except RecursionError:
         notes["$: nested too deeply to be checked"] = None
-    except (StepsExhausted, SchemaTooComplex):
+    except (TooLarge, SchemaTooComplex):
         notes["$: too large to be checked completely"] = None
     return Validation(tuple(errors), tuple(notes))
-
-
-class StepsExhausted(Exception):
-    """Evaluating one value takes too long. Caught inside this package."""
 
 
 def _validation_error(failure: Failure) -> ValidationError:
@@ -104,9 +100,6 @@ def _excludes(failure: Failure) -> bool:
     """Whether an alternative was not meant: the value has another type, or a property another of the listed values."""
     deepest = {"": 1_000, "type": 0, "const": 1, "enum": 1}.get(failure.keyword, -1)
     return len(failure.path) <= deepest
-
-
-# ---------------------------------------------------------------- the evaluator
 
 
 class Evaluator:
@@ -134,7 +127,7 @@ class Evaluator:
         """Take steps.
 
         Raises:
-            StepsExhausted: this evaluation has none left.
+            TooLarge: this evaluation has none left.
             SchemaTooComplex: the request has none left.
         """
         self._chunk -= steps
@@ -143,14 +136,14 @@ class Evaluator:
             self._chunk = _CHUNK
             self._left -= taken
             if self._left < -_CHUNK:
-                raise StepsExhausted
+                raise TooLarge
             self._budget.spend(taken // 3)  # one takes about a third of a step of compilation
 
     def failures(self, schema: Json, value: Json) -> Iterator[Failure]:
         """Why a value does not match a schema of the document, and notes.
 
         Raises:
-            StepsExhausted, SchemaTooComplex: as `spend`.
+            TooLarge, SchemaTooComplex: as `spend`.
             RecursionError: the value is nested too deeply.
         """
         if schema is True:

@@ -101,7 +101,7 @@ class SchemaError(Exception):
 
 
 class TooLarge(Exception):
-    """A compiled schema takes more steps or bytes than one attempt may. Caught inside this package: a simpler form is tried."""
+    """Compiling a schema, or evaluating a value, takes more steps or bytes than one attempt may. Caught inside this package."""
 
 
 @dataclass(frozen=True, slots=True)
