@@ -113,12 +113,10 @@ class FailClosed:
         self._cache: OrderedDict[tuple[str, str | None], tuple[float, Any]] = OrderedDict()
 
     async def get(self, name: str, field: str) -> str | None:
-        value: str | None = await self._cached((name, field), lambda: self._records.get(name, field))
-        return value
+        return await self._cached((name, field), lambda: self._records.get(name, field))
 
     async def read(self, name: str) -> Mapping[str, str]:
-        found: Mapping[str, str] = await self._cached((name, None), lambda: self._records.read(name))
-        return found
+        return await self._cached((name, None), lambda: self._records.read(name))
 
     async def put(self, name: str, field: str, value: str) -> None:
         await self._changing(name, field, self._records.put(name, field, value))
@@ -137,8 +135,9 @@ class FailClosed:
                 del self._cache[key]
             self._cache.pop((name, None), None)
 
-    async def _cached(self, key: tuple[str, str | None], read: Callable[[], Awaitable[Any]]) -> Any:
+    async def _cached(self, key: tuple[str, str | None], read: Callable[[], Awaitable[T]]) -> T:
         now = self._clock()
+        value: T | None
         at, value = self._cache.get(key, (-self._kept_s, None))
         if value is not None and now < at + self._cached_s:
             return value

@@ -33,17 +33,14 @@ _JOIN: Final = f"""{_NOW}
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
-local leader = redis.call('GET', KEYS[1])
-local leads = 0
-if not leader or leader == ARGV[1] then
-    if ARGV[3] == '1' then
-        redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-        leads = 1
-    else
-        redis.call('DEL', KEYS[1])
-    end
+local free = (redis.call('GET', KEYS[1]) or ARGV[1]) == ARGV[1]
+local leads = free and ARGV[3] == '1'
+if leads then
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+elseif free then
+    redis.call('DEL', KEYS[1])
 end
-return {{leads, redis.call('ZCARD', KEYS[2])}}
+return {{leads and 1 or 0, redis.call('ZCARD', KEYS[2])}}
 """
 _LEAVE: Final = """
 redis.call('ZREM', KEYS[2], ARGV[1])
@@ -51,13 +48,12 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
     redis.call('DEL', KEYS[1])
 end
 """
-# ARGV: field, whether it must have a value, that value, the new value.
+# ARGV: field, new value, the value that it must have; without that it must have none.
 _COMPARE_AND_SET: Final = """
-local value = redis.call('HGET', KEYS[1], ARGV[1])
-if (value or '') ~= ARGV[3] or (value and '1' or '0') ~= ARGV[2] then
+if redis.call('HGET', KEYS[1], ARGV[1]) ~= (ARGV[3] or false) then
     return 0
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[4])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """
 # A counter has two keys: its leases by their end, and a hash of their amounts with the sum under `used`.
@@ -203,7 +199,7 @@ class RedisStore:
         return await self._call(call)
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
-        arguments: list[str | int] = [field, int(old is not None), old or "", new]
+        arguments = [field, new] if old is None else [field, new, old]
         return bool(await self._call(lambda: self._swap(keys=[self._key(name)], args=arguments)))
 
     async def remove(self, name: str, field: str | None = None) -> bool:
