@@ -27,7 +27,7 @@ from proxy.backends.narrative.failures import cause_of, refusal_of
 from proxy.backends.narrative.fallbacks import Fallbacks, simpler
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.output import Outcome, choice_of, invalid_output, read_job, usage_of
-from proxy.backends.narrative.prompt import PLAIN, Form, Prepared, prepare
+from proxy.backends.narrative.prompt import PLAIN, Form, Prepared, form_text, prepare
 from proxy.backends.narrative.submit import SubmissionRecord
 from proxy.backends.narrative.types import TAG_PREFIX, Job, JobState, RunRequest
 from proxy.catalog import Catalog
@@ -376,11 +376,11 @@ class NarrativeRun:
         Args:
             wrong: the outcome that is shown to the model for a repair.
         """
-        by_form = {str(prepared.form): prepared}
+        by_form = {form_text(prepared.form): prepared}
 
         async def _in_form(form: str) -> Prepared:
             if form not in by_form:
-                by_form[form] = await self._forms.prepare(Form.parse(form))
+                by_form[form] = await self._forms.prepare(Form(filter(None, form.split(","))))
             return by_form[form]
 
         async def _body(form: str) -> RunRequest:
@@ -394,7 +394,7 @@ class NarrativeRun:
         try:
             submission = await self._backend.jobs.submit_once(
                 _body,
-                str(prepared.form),
+                form_text(prepared.form),
                 self._client,
                 record=self._record,
                 slot=slot,

@@ -9,21 +9,20 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
 
 import orjson
 
 from proxy.backends.narrative.failures import Cause
-from proxy.backends.narrative.prompt import Form, offered_tools, tool_names
+from proxy.backends.narrative.prompt import HISTORY, Form, offered_tools, tool_names
 from proxy.backends.narrative.tools import ANSWER
 from proxy.catalog import ModelCard
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import Request
 
 _MAX_REMEMBERED: Final = 4_096
-_HISTORY: Final = "tool blocks in the history"
 _IN_EVERY_PATH: Final = frozenset({"description", "items", "properties", "required", "schema", "type"})
 """Keywords in the path of every error in an output schema, which tell nothing."""
 
@@ -36,12 +35,12 @@ def simpler(form: Form, parts: Mapping[str, Any], cause: Cause, text: str) -> Fo
         parts: as of `OutputFormat`.
         text: Narrative's own text, which may tell what is to blame.
     """
-    if cause is Cause.TOOL_BLOCKS and not form.text_history:
-        return replace(form, text_history=True)
-    if cause is not Cause.INVALID_SCHEMA or form.simple >= parts.keys():
+    if cause is Cause.TOOL_BLOCKS and HISTORY not in form:
+        return form | {HISTORY}
+    if cause is not Cause.INVALID_SCHEMA or form >= parts.keys():
         return None
     # When the first guess was wrong, all are simplified.
-    return replace(form, simple=frozenset(parts if form.simple else _suspects(parts, text)))
+    return form.union(_suspects(parts, text) if form <= {HISTORY} else parts)
 
 
 def _suspects(parts: Mapping[str, Any], text: str) -> Iterable[str]:
@@ -73,11 +72,11 @@ class Fallbacks:
 
     def form(self, card: ModelCard, request: Request) -> Form:
         """The form in which to write a request; the plain one as long as nothing was refused."""
-        text_history = self._knows(card.id, _HISTORY)
         digests = _digests(request)
+        refused = {name for name, digest in digests.items() if self._knows(card.id, digest)}
         if self._knows(card.id, _together(digests)):
-            return Form(frozenset(digests), text_history)
-        return Form(frozenset(name for name, digest in digests.items() if self._knows(card.id, digest)), text_history)
+            refused.update(digests)
+        return Form(refused | {HISTORY} if self._knows(card.id, HISTORY) else refused)
 
     def learn(self, card: ModelCard, request: Request, form: Form) -> None:
         """Remember the form in which a request worked after a plainer one was refused.
@@ -85,11 +84,11 @@ class Fallbacks:
         When all of several parts had to be simplified, any of them may have been to blame: then their combination is remembered.
         """
         digests = _digests(request)
-        refused = [digests[name] for name in form.simple & digests.keys()]
+        refused = [digests[name] for name in form & digests.keys()]
         if 1 < len(digests) == len(refused):
             refused = [_together(digests)]
-        if form.text_history and card.tool_history != "text":
-            refused.append(_HISTORY)
+        if HISTORY in form and card.tool_history != "text":
+            refused.append(HISTORY)
         for what in refused:
             self.refused[card.id, what] = self.clock() + self.ttl_s
             self.refused.move_to_end((card.id, what))

@@ -26,29 +26,16 @@ _MAX_QUOTED: Final = 80
 """Characters of a name as JSON that a validation error shows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a request is written for a model, beside what the model's card says. Its text is kept with each submission.
-
-    Attributes:
-        simple: names of the parts whose schema is replaced by JSON text.
-        text_history: past tool calls and results are written as text.
-    """
-
-    simple: frozenset[str] = frozenset()
-    text_history: bool = False
-
-    def __str__(self) -> str:
-        return f"{'text' if self.text_history else 'blocks'}:{','.join(sorted(self.simple))}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Form":
-        """The form of that text; the plain form for a text that is none."""
-        history, _, simple = text.partition(":")
-        return cls(frozenset(filter(None, simple.split(","))), history == "text")
-
-
+Form = frozenset[str]
+"""What is written more simply than a model's card says: the names of parts, as JSON text, and `HISTORY`."""
 PLAIN: Final = Form()
+HISTORY: Final = "(history)"
+"""Past tool calls and results, which a form may have written as text."""
+
+
+def form_text(form: Form) -> str:
+    """The text that is kept with each submission; `Form(filter(None, text.split(",")))` reads it."""
+    return ",".join(sorted(form))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +115,7 @@ def prepare(
     budget = budget or Budget()
     names = tool_names(request)
     tools, answer = _compile(request, names, card, rules, form, budget)
-    text_history = form.text_history or card.tool_history == "text"
+    text_history = HISTORY in form or card.tool_history == "text"
     conversation = repair(request.messages, names, rules, tool_blocks=not text_history)
     reply, thinking, max_tokens, lowered = _token_limits(request, card, rules)
     sampling, left_out = _sampling(request.sampling, card)
@@ -141,9 +128,9 @@ def prepare(
         max_words=reply if tools is None and answer is None else None,
     )
     output_schema = expected.schema()
-    simple = frozenset(expected.parts)
-    if not form.simple >= simple and len(dump_json(output_schema)) > card.max_schema_bytes:
-        return prepare(request, card, rules, replace(form, simple=simple), budget)
+    simple = form.union(expected.parts)
+    if form != simple and len(dump_json(output_schema)) > card.max_schema_bytes:
+        return prepare(request, card, rules, simple, budget)
     adjusted = (*request.adjusted, *left_out, *lowered, *conversation.repairs)
     return Prepared(
         model=card.id,
@@ -166,15 +153,15 @@ def prepare(
 def _simplified(form: Form, card: ModelCard, expected: OutputFormat) -> list[str]:
     """What a form changes, as sentences for the client."""
     tools = [tool.upstream_name for tool in expected.tools.tools] if expected.tools else []
-    simple = [name for name in tools if name in form.simple]
+    simple = [name for name in tools if name in form]
     sentences = []
     if simple and card.tool_encoding != "text":
         more = f" and {len(simple) - 5} more" if len(simple) > 5 else ""
         which = "" if len(simple) == len(tools) else f"{', '.join(simple[:5])}{more} "
         sentences.append(f"tools: {which}written in the simple form, with arguments as JSON text")
-    if ANSWER in form.simple and card.tool_encoding != "text":
+    if ANSWER in form and card.tool_encoding != "text":
         sentences.append("structured output: written in the simple form, as JSON text")
-    if form.text_history and card.tool_history != "text":
+    if HISTORY in form and card.tool_history != "text":
         sentences.append("history: past tool calls and results written as text")
     return sentences
 
@@ -193,7 +180,7 @@ def _compile(  # noqa: PLR0913, PLR0917
     for tool in offered_tools(request):
         name = names[tool.name]
         compiled = compile_parameters(tool.parameters, param=tool.schema_path, **options)
-        simple = all_simple or name in form.simple
+        simple = all_simple or name in form
         tools.append(Part(tool.name, name, tool.description.strip(), compiled, tool.strict, simple))
     toolset = Toolset(tuple(tools), choice.required, choice.single, card.tool_encoding, counted=card.schema_bounds)
     answer = None
@@ -201,7 +188,7 @@ def _compile(  # noqa: PLR0913, PLR0917
         source = _ANY_OBJECT if wanted.schema is None else wanted.schema
         compiled = compile_schema(source, param=wanted.path, **options)
         strict = wanted.strict or wanted.schema is None
-        answer = Part("", ANSWER, "", compiled, strict, simple=all_simple or ANSWER in form.simple)
+        answer = Part("", ANSWER, "", compiled, strict, simple=all_simple or ANSWER in form)
     return toolset if tools else None, answer
 
 

@@ -582,7 +582,7 @@ async def test_a_job_that_was_submitted_in_another_form_is_read_in_that_form(set
     text = replace(HI, output=JsonOutput({"type": "string"}, strict=True))
     setting.jobs.ends["0.first"] = [done({"answer": '"42"'})]
     record = SubmissionRecord(setting.store, setting.record)
-    reserved = await record.reserve("0.first", "blocks:answer")
+    reserved = await record.reserve("0.first", "answer")
     assert reserved is not None
     await record.settle("0.first", reserved[0], "j1")
     result, run = await setting.result(text)
@@ -626,19 +626,19 @@ async def test_a_reservation_in_another_form_is_prepared_in_another_thread(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = SubmissionRecord(setting.store, setting.record)
-    reserved = await record.reserve("0.first", "text:mail")
+    reserved = await record.reserve("0.first", "(history),mail")
     assert reserved is not None
     await record.settle("0.first", reserved[0], None)  # its replica does not know what became of it
     forms = []
     prepare = backend_module.prepare
 
     def observed(*arguments: Any) -> Any:
-        forms.append((str(arguments[3]), threading.current_thread() is not threading.main_thread()))
+        forms.append(({*arguments[3]}, threading.current_thread() is not threading.main_thread()))
         return prepare(*arguments)
 
     monkeypatch.setattr(backend_module, "prepare", observed)
     run = await setting.start(replace(TOOLS, body_bytes=100_000))
-    assert forms == [("blocks:", True), ("text:mail", True)]
+    assert forms == [(set(), True), ({"(history)", "mail"}, True)]
     assert sent_tools(setting.jobs.bodies[0])["mail"] == "string"
     assert any("mail" in sentence for sentence in run.report.adjusted)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.backends.narrative.prompt import PLAIN, Form, Prepared, prepare
+from proxy.backends.narrative.prompt import HISTORY, PLAIN, Form, Prepared, prepare
 from proxy.backends.narrative.tools import ANSWER
 from proxy.catalog import ModelCard, load_catalog
 from proxy.errors import InvalidRequest, SchemaTooComplex
@@ -334,7 +334,7 @@ def test_tool_history_as_text_for_models_that_accept_no_blocks(by_card: bool) ->
     card = CARD.model_copy(update={"tool_history": "text"}) if by_card else CARD
     past = Message("assistant", (ToolCall("1", "clock", {}),), "messages[1]")
     result = Message("user", (ToolResult("1", (Text("12"),)),), "messages[2]")
-    made = prepared(card, form=Form(text_history=not by_card), messages=(HI, past, result))
+    made = prepared(card, form=Form(() if by_card else (HISTORY,)), messages=(HI, past, result))
     assert {block.type for turn in made.messages for block in turn.content} == {"text"}
     assert made.adjusted == (() if by_card else ("history: past tool calls and results written as text",))
 
