@@ -10,23 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from proxy.api.anthropic import types as wire
 from proxy.api.anthropic.tools import decode_tool_choice, decode_tools
-from proxy.api.anthropic.types import (
-    CompactionBlock,
-    Content,
-    DocumentBlock,
-    InputMessage,
-    MessagesRequest,
-    OtherBlock,
-    SearchResultBlock,
-    TextBlock,
-    Thinking,
-    ToolChangeBlock,
-    ToolReferenceBlock,
-    ToolResultBlock,
-    ToolSpec,
-    ToolUseBlock,
-)
 from proxy.api.http.requests import canonical_digest
 from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import dump_json
@@ -53,7 +38,7 @@ _MIN_BUDGET: Final = 1024
 _MAX_USER: Final = 128
 _MAX_REPORTED: Final = 50
 _REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
-_SILENT: Final = frozenset({"cache_control", "mcp_servers", "container", *MessagesRequest.model_fields})
+_SILENT: Final = frozenset({"cache_control", *wire.MessagesRequest.model_fields})
 """Fields that are not reported as ignored."""
 _SERVER_BLOCK: Final = re.compile(
     r"server_tool_use|mcp_tool_use|mcp_tool_listing|container_upload|fallback|\w+_tool_result"
@@ -78,7 +63,9 @@ class MessagesReply:
     thinking_shown: bool = True
 
 
-def decode(body: MessagesRequest, raw: dict[str, Any], rules: Rules, body_bytes: int) -> tuple[Request, MessagesReply]:
+def decode(
+    body: wire.MessagesRequest, raw: dict[str, Any], rules: Rules, body_bytes: int
+) -> tuple[Request, MessagesReply]:
     """Decode a request.
 
     What is wrong with it beyond the shape of its fields becomes its `refusal`: a backend that sends the body as it is leaves that to its
@@ -145,7 +132,7 @@ def _all_texts(request: Request) -> Iterator[str]:
         yield dump_json(request.output.schema)
 
 
-def _decoded(body: MessagesRequest, raw: dict[str, Any], rules: Rules, request: Request) -> Request:
+def _decoded(body: wire.MessagesRequest, raw: dict[str, Any], rules: Rules, request: Request) -> Request:
     """A request with everything that other backends need. Raises InvalidRequest: one of them cannot serve it."""
     for name, value in (("mcp_servers", body.mcp_servers), ("container", body.container)):
         if value:
@@ -186,7 +173,7 @@ def _ignored(raw: dict[str, Any]) -> tuple[str, ...]:
     return tuple(name for name in names if _REPORTABLE.match(name))[:_MAX_REPORTED]
 
 
-def _user(body: MessagesRequest) -> str | None:
+def _user(body: wire.MessagesRequest) -> str | None:
     """The client's name for its end user; a digest of one that is long or holds more than a name."""
     name = body.metadata.user_id if body.metadata else None
     if name and (len(name) > _MAX_USER or name.lstrip().startswith("{")):
@@ -194,12 +181,12 @@ def _user(body: MessagesRequest) -> str | None:
     return name or None
 
 
-def _reasoning(body: MessagesRequest, rules: Rules) -> tuple[Reasoning | None, int, tuple[str, ...]]:
+def _reasoning(body: wire.MessagesRequest, rules: Rules) -> tuple[Reasoning | None, int, tuple[str, ...]]:
     """The reasoning wanted, what it leaves of `max_tokens` for the reply, and what was changed, as sentences."""
     match body.thinking:
-        case None | Thinking(type="disabled"):
+        case None | wire.Thinking(type="disabled"):
             return None, body.max_tokens, ()
-        case Thinking(type="enabled", budget_tokens=budget):
+        case wire.Thinking(type="enabled", budget_tokens=budget):
             if budget is None or not _MIN_BUDGET <= budget < body.max_tokens:
                 expected = f"expected {_MIN_BUDGET} at least, and less than `max_tokens`"
                 raise _invalid("thinking.budget_tokens", expected)
@@ -220,7 +207,7 @@ def _is_billing(text: object) -> bool:
     return isinstance(text, str) and text.startswith(_BILLING)
 
 
-def _system(body: MessagesRequest) -> Iterator[Message]:
+def _system(body: wire.MessagesRequest) -> Iterator[Message]:
     """The system text, if there is one."""
     given = [body.system] if isinstance(body.system, str) else [block.text for block in body.system or ()]
     texts = tuple(Text(text, "system") for text in given if text.strip() and not _is_billing(text))
@@ -239,10 +226,10 @@ class _Conversation:
 
     loaded: set[str] = field(default_factory=set)
     adjusted: dict[str, None] = field(default_factory=dict)
-    _added: dict[str, tuple[str, ToolSpec]] = field(default_factory=dict)
+    _added: dict[str, tuple[str, wire.ToolSpec]] = field(default_factory=dict)
     _removed: set[str] = field(default_factory=set)
 
-    def decode(self, messages: list[InputMessage]) -> Iterator[Message]:
+    def decode(self, messages: list[wire.InputMessage]) -> Iterator[Message]:
         """The neutral messages; turns that hold nothing for the model are left out. Raises InvalidRequest."""
         last_user = max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
         for index, message in enumerate(messages):
@@ -254,33 +241,33 @@ class _Conversation:
             if message.role == "user" or (blocks and not (message.role == "system" and cleared)):
                 yield Message(message.role, blocks, path)
 
-    def changed(self, given: Sequence[ToolSpec]) -> list[tuple[str, ToolSpec]]:
+    def changed(self, given: Sequence[wire.ToolSpec]) -> list[tuple[str, wire.ToolSpec]]:
         """The tools on offer, each with its path, after the changes that the turns make."""
         tools = [(f"tools[{index}]", spec) for index, spec in enumerate(given) if spec.name not in self._added]
         return [tool for tool in (*tools, *self._added.values()) if tool[1].name not in self._removed]
 
-    def _blocks(self, content: Content | None, path: str) -> Iterator[Block]:
+    def _blocks(self, content: wire.Content | None, path: str) -> Iterator[Block]:
         if isinstance(content, str):
             yield Text(content, path)
             return
         for index, block in enumerate(content or ()):
             where = f"{path}[{index}]"
             match block:
-                case ToolUseBlock():
+                case wire.ToolUseBlock():
                     yield ToolCall(block.id, block.name, block.input or {}, where)
-                case ToolResultBlock():
+                case wire.ToolResultBlock():
                     result = tuple(self._texts(block.content, f"{where}.content"))
                     yield ToolResult(block.tool_use_id, result, bool(block.is_error), path=where)
-                case ToolChangeBlock():
+                case wire.ToolChangeBlock():
                     self._change(block, where)
-                case DocumentBlock() if block.source.type not in ("text", "content"):
+                case wire.DocumentBlock() if block.source.type not in ("text", "content"):
                     yield Media("document", where)
-                case OtherBlock(type="image"):
+                case wire.OtherBlock(type="image"):
                     yield Media("image", where)
                 case _:
                     yield from (Text(text.text, where) for text in self._texts([block], where, own=True))
 
-    def _texts(self, content: Content | None, path: str, *, own: bool = False) -> Iterator[Text]:
+    def _texts(self, content: wire.Content | None, path: str, *, own: bool = False) -> Iterator[Text]:
         """What the content of a result or a document says to a model that reads text.
 
         Args:
@@ -292,32 +279,32 @@ class _Conversation:
         for index, block in enumerate(content or ()):
             where = path if own else f"{path}[{index}]"
             match block:
-                case TextBlock() | CompactionBlock():
-                    yield Text(block.content or "" if isinstance(block, CompactionBlock) else block.text, where)
-                case SearchResultBlock():
+                case wire.TextBlock() | wire.CompactionBlock():
+                    yield Text(block.content or "" if isinstance(block, wire.CompactionBlock) else block.text, where)
+                case wire.SearchResultBlock():
                     yield Text("\n".join([block.title, block.source, *(text.text for text in block.content)]), where)
-                case DocumentBlock() if block.source.type in ("text", "content"):
+                case wire.DocumentBlock() if block.source.type in ("text", "content"):
                     yield Text("\n".join(self._document(block, where)), where)
-                case ToolReferenceBlock():
+                case wire.ToolReferenceBlock():
                     self.loaded.add(block.tool_name)
                     yield Text(f"Tool loaded: {block.tool_name}", where)
-                case OtherBlock(type="thinking" | "redacted_thinking"):
+                case wire.OtherBlock(type="thinking" | "redacted_thinking"):
                     pass
-                case DocumentBlock() | OtherBlock(type="image"):
+                case wire.DocumentBlock() | wire.OtherBlock(type="image"):
                     self.adjusted[f"messages: {block.type} within a result was replaced by a note"] = None
                     yield Text(f"[{block.type} left out: this model reads text only]", where)
-                case OtherBlock(type=kind) if _SERVER_BLOCK.fullmatch(kind):
+                case wire.OtherBlock(type=kind) if _SERVER_BLOCK.fullmatch(kind):
                     self.adjusted["messages: what a server's tools did was replaced by a note"] = None
                     yield Text(f"[{kind} left out: it belongs to a tool that ran elsewhere]", where)
                 case _:
                     raise _invalid(f"{where}.type", f"content of type {block.type[:40]!r} is not supported here")
 
-    def _document(self, block: DocumentBlock, path: str) -> Iterable[str]:
+    def _document(self, block: wire.DocumentBlock, path: str) -> Iterable[str]:
         source = block.source
         texts = self._texts(source.data if source.type == "text" else source.content, f"{path}.source.content")
         return [*filter(None, (block.title, block.context)), *(text.text for text in texts)]
 
-    def _change(self, block: ToolChangeBlock, path: str) -> None:
+    def _change(self, block: wire.ToolChangeBlock, path: str) -> None:
         spec = block.tool.definition
         name = (spec and spec.name) or block.tool.name
         if name is None:

@@ -235,13 +235,12 @@ def limit_headers(limits: Mapping[str, str], now: datetime) -> dict[str, str]:
     """OpenAI's `x-ratelimit-*` headers by this API's names, with a time in place of a duration."""
     headers: dict[str, str] = {}
     for name, value in limits.items():
-        prefix, _, rest = name.partition("x-ratelimit-")
-        what, _, kind = rest.partition("-")
-        if prefix or not kind:
-            continue
-        # Rounded up: a client that comes then must not be too early.
-        reset = _rfc3339(now + timedelta(seconds=float(value.removesuffix("s")) + 1)) if what == "reset" else value
-        headers[f"anthropic-ratelimit-{kind}-{what}"] = reset
+        match name.split("-"):
+            case ["x", "ratelimit", "reset", kind]:  # rounded up: a client that comes then must not be too early
+                at = now + timedelta(seconds=float(value.removesuffix("s")) + 1)
+                headers[f"anthropic-ratelimit-{kind}-reset"] = _rfc3339(at)
+            case ["x", "ratelimit", what, kind]:
+                headers[f"anthropic-ratelimit-{kind}-{what}"] = value
     return headers
 
 
