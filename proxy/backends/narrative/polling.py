@@ -340,11 +340,9 @@ class Table:
         """The part of the budget that each list gets; none where each job can be read often enough."""
         if self.reliable["webhook"]:
             return _NOW_AND_THEN
-        if self.members == 1 and len(self.jobs) <= 1:
-            return {}
         if self.members == 1 and len(self.jobs) <= _FEW:
             needed = sum(1 / gap_at(now - job.started) for job in self.jobs.values())
-            if needed <= rate:
+            if needed <= rate or len(self.jobs) <= 1:
                 return {}
         return _OFTEN if self.reliable["list"] else _LESS_OFTEN
 
