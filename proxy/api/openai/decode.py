@@ -104,12 +104,9 @@ def decode(
     tool_choice = decode_tool_choice(body.tool_choice, body.function_call, offered, single=single)
     reasoning, by_heroku, overruled = _reasoning(body, rules)
     shown = reasoning is not None and reasoning.shown
-    top_k = (body.model_extra or {}).get("top_k")
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k < 2**31:
-        top_k = None
-    temperature = body.temperature
-    if temperature is not None and temperature > 1:
-        temperature, adjusted = 1.0, ("temperature: lowered to 1", *adjusted)
+    sampling = _sampling(body)
+    if sampling.temperature != body.temperature:
+        adjusted = ("temperature: lowered to 1", *adjusted)
     request = Request(
         model=body.model,
         messages=tuple(decode_messages(body.messages)),
@@ -117,18 +114,13 @@ def decode(
         tool_choice=tool_choice,
         output=_output(body),
         reasoning=reasoning,
-        sampling=Sampling(
-            temperature=temperature,
-            top_p=body.top_p,
-            top_k=top_k,
-            stop=tuple(dict.fromkeys(filter(None, [body.stop] if isinstance(body.stop, str) else body.stop or ()))),
-        ),
+        sampling=sampling,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         choices=body.n or 1,
         user=body.user,
         tags=tags_of(body.user, body.metadata),
         body_bytes=body_bytes,
-        ignored=_ignored(body, overruled, top_k is not None),
+        ignored=_ignored(body, overruled, sampling.top_k is not None),
         adjusted=adjusted,
     )
     reply = ChatReply(
@@ -140,6 +132,16 @@ def decode(
         custom_tools=frozenset(tool.custom.name for tool in body.tools or () if isinstance(tool, CustomTool)),
     )
     return request, reply
+
+
+def _sampling(body: ChatRequest) -> Sampling:
+    """Temperatures above 1 are lowered. `top_k` is no field of OpenAI's, so that any value of it is accepted, and a usable one used."""
+    top_k = (body.model_extra or {}).get("top_k")
+    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k < 2**31:
+        top_k = None
+    temperature = None if body.temperature is None else min(body.temperature, 1.0)
+    stop = [body.stop] if isinstance(body.stop, str) else body.stop or ()
+    return Sampling(temperature, body.top_p, top_k, tuple(dict.fromkeys(filter(None, stop))))
 
 
 def body_digest(body: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from starlette.exceptions import HTTPException
 
 from proxy.api.elastic.routes import error_response
 from proxy.errors import (
@@ -18,6 +19,7 @@ from proxy.errors import (
     UpstreamError,
 )
 
+COMPATIBLE = "application/vnd.elasticsearch+json;compatible-with=8"
 SCOPE = {"type": "http", "method": "GET", "path": "/_inference/mine", "headers": []}
 
 
@@ -60,3 +62,11 @@ def test_retry_after_is_in_whole_seconds_from_1_to_60(seconds: float, header: st
 def test_headers_of_an_error() -> None:
     assert error_response(SCOPE, InvalidApiKey("m")).headers["www-authenticate"].startswith("ApiKey")
     assert error_response(SCOPE, PaidFailure("m", job_id="j1")).headers["x-narrative-job-id"] == "j1"
+
+
+@pytest.mark.parametrize(("accept", "media_type"), [("", "application/json"), (COMPATIBLE, COMPATIBLE)])
+def test_a_path_that_is_not_served_gets_elastics_error_and_headers(accept: str, media_type: str) -> None:
+    response = error_response({**SCOPE, "headers": [(b"accept", accept.encode())]}, HTTPException(405))
+    assert (response.status_code, response.headers["x-elastic-product"]) == (400, "Elasticsearch")
+    assert response.headers["content-type"] == media_type
+    assert "[/_inference/mine] and method [GET]" in json.loads(bytes(response.body))["error"]["reason"]
