@@ -118,10 +118,10 @@ class Background:
                 return found
             await self._store.note(nonce, task.digest, self._remember_s if terms.derived else self._key_ttl_s)
         else:
-            nonce = str(uuid4())
             earlier = await self._store.noted(equal) if terms.is_retry else None
             if earlier is not None and (found := await self._repeated(earlier, caller, credential)):
                 return found
+            nonce = earlier or str(uuid4())  # a repeat after an error takes up the job of what failed
             await self._store.note(equal, nonce, self._remember_s)
         if len(self._tasks) >= self._most:
             raise Overloaded("Too many background responses are worked on; try again later.", retry_after=2.0)
