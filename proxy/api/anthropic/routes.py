@@ -99,7 +99,7 @@ async def messages(request: Request) -> RunResponse:
     terms = replace(terms, client=f"{terms.client} {headers.get(_SESSION, '')[:_MAX_HEADER]}")
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
     if not reply.stream:
-        encode, error = partial(message_body, reply=reply), partial(_error_body, request)
+        encode, error = partial(message_body, reply=reply), partial(_error_body, request.state.request_id)
         return WholeResponse(start, encode, error, most_s, _report_headers)
     return _MessageResponse(
         start,
@@ -249,8 +249,8 @@ def _report_headers(report: Report) -> dict[str, str]:
     return report_headers(own)
 
 
-def _error_body(request: Request, error: ProxyError) -> bytes:
-    return orjson.dumps(error_out(error, request.state.request_id))
+def _error_body(request_id: str, error: ProxyError) -> bytes:
+    return orjson.dumps(error_out(error, request_id))
 
 
 def error_response(scope: Scope, error: ProxyError) -> Response:

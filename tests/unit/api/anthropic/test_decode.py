@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from proxy.api.anthropic.decode import MessagesReply, body_digest, count_tokens
 from proxy.api.anthropic.encode import error_out
 from proxy.api.anthropic.routes import decode_body
+from proxy.api.anthropic.types import MessagesRequest
 from proxy.errors import InvalidRequest
 from proxy.inference.request import (
     Block,
@@ -586,3 +587,53 @@ def test_recorded_requests_of_claude_code_are_understood(name: str, recorded: di
     assert not any(text.startswith("x-anthropic-billing-header") for text in texts)
     assert not any(tool.name == "DeferredToolPlaceholder" for tool in request.tools)
     assert request.adjusted == ()
+
+
+# ---------------------------------------------------------------- anything
+
+
+NAMES = st.sampled_from(
+    [
+        "type",
+        "text",
+        "content",
+        "source",
+        "data",
+        "title",
+        "tool",
+        "definition",
+        "name",
+        "input",
+        "tool_use_id",
+        "tool_name",
+        "new",
+    ]
+)
+KINDS = st.sampled_from(
+    ["text", "tool_use", "tool_result", "document", "search_result", "compaction", "tool_addition", "tool_removal", "tool_reference",
+     "image", "thinking", "server_tool_use", "content", "base64", "new"]
+)  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | KINDS | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=12,
+)
+BLOCKS = st.builds(lambda kind, fields: {**fields, "type": kind}, KINDS, st.dictionaries(NAMES, VALUES, max_size=5))
+TURNS = st.builds(
+    lambda role, blocks: {"role": role, "content": blocks},
+    st.sampled_from(["user", "assistant", "system"]),
+    st.lists(BLOCKS, max_size=3),
+)
+FIELDS = st.sampled_from([*MessagesRequest.model_fields])
+
+
+@given(st.lists(TURNS, min_size=1, max_size=3), st.dictionaries(FIELDS, VALUES, max_size=3))
+def test_whatever_comes_is_understood_or_refused_by_a_path(turns: list[Any], fields: dict[str, Any]) -> None:
+    body = {"model": "m", "max_tokens": 9, "messages": turns, **fields}
+    try:
+        request, reply = decoded(body)
+    except InvalidRequest:
+        return
+    assert reply.input_tokens >= 1
+    assert request.refusal is None or request.refusal.param
+    assert request.native is not None
