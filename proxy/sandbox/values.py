@@ -4,6 +4,7 @@ A made-up value depends on nothing but the schema and a number, the variant, so 
 array of unique items can be filled. Only documented keywords are understood.
 """
 
+import contextlib
 import math
 import random
 import re
@@ -72,18 +73,14 @@ def check_schema(schema: Mapping[str, Any], size: int, options: SandboxOptions) 
         raise _invalid("#", f"the schema is too large: {size} bytes of at most {options.max_schema_bytes}")
     if schema.get("type") != "object":
         raise _invalid("#", "the root must be of type object")
-    if options.schema_keywords == "documented":
-        return _check_documented(schema, options)
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as fault:
-        raise _invalid(fault.json_path.replace("$", "#", 1), fault.message) from fault
-    except RecursionError as fault:
-        raise _invalid("#", "the schema is nested too deeply") from fault
-    return None
-
-
-def _check_documented(schema: Mapping[str, Any], options: SandboxOptions) -> None:
+    if options.schema_keywords == "full":
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as fault:
+            raise _invalid(fault.json_path.replace("$", "#", 1), fault.message) from fault
+        except RecursionError as fault:
+            raise _invalid("#", "the schema is nested too deeply") from fault
+        return
     types = _TYPES if options.type_lists else _TYPE
     validator = Draft202012Validator({"properties": {**_DOCUMENTED, "type": types}})
     # Iterative, because the client chooses the nesting.
@@ -94,8 +91,8 @@ def _check_documented(schema: Mapping[str, Any], options: SandboxOptions) -> Non
             raise _invalid(path, "the schema is nested too deeply")
         if unknown := node.keys() - _DOCUMENTED:
             raise _invalid(path, f"keyword {min(unknown)!r} is not supported")
-        for fault in validator.iter_errors(node):
-            raise _invalid("/".join([path, *map(str, fault.absolute_path)]), fault.message)
+        for error in validator.iter_errors(node):
+            raise _invalid("/".join([path, *map(str, error.absolute_path)]), error.message)
         below = {f"properties/{name}": part for name, part in node.get("properties", {}).items()}
         below |= {name: node[name] for name in ("items", "additionalProperties") if isinstance(node.get(name), dict)}
         pending += [(f"{path}/{name}", depth + 1, part) for name, part in below.items()]
@@ -111,10 +108,8 @@ def _matches(pattern: str, text: str, *, undecided: bool) -> bool:
     """
     options = re2.Options()
     options.log_errors = False
-    try:
+    with contextlib.suppress(re2.error):
         return re2.compile(pattern, options).search(text) is not None
-    except re2.error:
-        pass
     if len(text) > _LONGEST_BACKTRACKING:
         return undecided
     try:
@@ -205,10 +200,8 @@ class ValueMaker:
         )
         kind, variant = kinds[variant % len(kinds)], variant // len(kinds)
         for each in dict.fromkeys([kind, *kinds]):
-            try:
+            with contextlib.suppress(Unsatisfiable):
                 return self._of_type(each, schema, field, depth, variant)
-            except Unsatisfiable:
-                continue
         raise Unsatisfiable("no type of the schema can be satisfied")
 
     def _of_type(self, kind: str, schema: Mapping[str, Any], field: str, depth: int, variant: int) -> Any:

@@ -134,7 +134,8 @@ class WebhookDeliveries:
     def _job_changed(self, job: SandboxJob) -> None:
         if self._loop is not None and self._subscriptions:
             # A test may end a job from another thread than the server's.
-            self._loop.call_soon_threadsafe(self._start, self._announce(job, job.updated_at(self._store.clock())))
+            at = job.updated_at(self._store.clock())
+            self._loop.call_soon_threadsafe(lambda: self._start(self._announce(job, at)))
 
     async def _announce(self, job: SandboxJob, at: float) -> None:
         """Delivers the change of a job at a time, and those that follow."""
