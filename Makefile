@@ -45,8 +45,9 @@ fidelity: $(VENV)/development ## Measure how exactly schemas and tool calls are 
 bench-jobs: $(VENV)/development ## Measure how soon, and at what cost, the end of jobs is noticed
 	$(BIN)/python -m benchmarks.bench_jobs
 
-bench-chat: $(VENV)/development ## Measure requests a second and CPU time for each request
-	$(BIN)/python -m benchmarks.bench_chat
+bench-chat: API := chat
+bench-chat: $(VENV)/development ## Measure requests a second and CPU time for each request (API=chat,responses)
+	$(BIN)/python -m benchmarks.bench_chat --api $(API)
 
 bench-waiting: $(VENV)/development ## Measure what thousands of waiting requests cost
 	$(BIN)/python -m benchmarks.bench_waiting
