@@ -56,13 +56,13 @@ class Part:
     def read(self, value: Any, budget: Budget | None) -> tuple[Any, tuple[str, ...], tuple[str, ...]]:
         """A value that a model wrote, corrected where that is unambiguous; what is still wrong with it; notes.
 
-        It may be JSON text, and be wrapped one level too many.
+        It may be JSON text. Structured output may be wrapped one level too many; a lone argument is no wrapper, even when it is an object.
         """
         if isinstance(value, str) and (self.simple or validate(self.compiled, value, budget).errors):
             value = parsed(value)
         value = coerce(self.compiled, value, budget)
         found = validate(self.compiled, value, budget)
-        if found.errors and isinstance(value, dict) and len(value) == 1:
+        if found.errors and not self.name and isinstance(value, dict) and len(value) == 1:
             inner = coerce(self.compiled, next(iter(value.values())), budget)
             if not (found_inner := validate(self.compiled, inner, budget)).errors:
                 value, found = inner, found_inner

@@ -240,6 +240,13 @@ def test_arguments_that_do_not_match_are_an_error_and_undeliverable_only_when_st
     assert strict.undeliverable
 
 
+def test_a_lone_argument_that_is_wrong_is_never_taken_for_a_wrapper() -> None:
+    films = {"type": "object", "properties": {"genre": {"type": "string"}, "cast": {"type": "string"}}}
+    read = with_tools(tool("find", films, strict=True)).parse({"tool_calls": [{"find": {"genre": {"not": "this"}}}]})
+    assert read.calls == (ToolCall("", "find", {"genre": {"not": "this"}}),)
+    assert read.undeliverable
+
+
 def test_arguments_wrong_only_in_spelling_are_corrected() -> None:
     read = with_tools().parse({"tool_calls": [{"weather": {"city": "Paris", "days": "3"}}]})
     assert read == ParsedOutput(calls=(ToolCall("", "weather", {"city": "Paris", "days": 3}),))
