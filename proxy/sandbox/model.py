@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from proxy.sandbox.submission import SandboxTurn, ScriptedCall, without_directives
+from proxy.sandbox.submission import SandboxTurn, ScriptedCall, TextContent, without_directives
 from proxy.sandbox.values import READ_CHARACTERS, ValueMaker, words_of
 
 _MAX_ECHO = 400
@@ -27,6 +27,9 @@ _SUM = re.compile(r"(?<![\w.-])(-?\d{1,15}) *([-+*×]) *(-?\d{1,15})(?![\w.-])")
 _HELLO = (
     "Hello! This is the sandbox, a stand-in for a real model. I call the tools you ask for and repeat everything else."
 )
+_NOT_THE_USERS = re.compile(r"\s*(?:\[(?:system|developer) message\]\n|<([a-z]+[-_][a-z_-]+)>)")
+"""Begins a text block of a user turn that an agent wrote: a marked message of another role, or a block in tags such as
+`<system-reminder>`, which it must end with, too."""
 _INSIGNIFICANT = frozenset(
     ("a", "an", "the", "and", "or", "by", "do", "for", "from", "get", "in", "is", "my", "of", "on", "to", "your")
 )
@@ -116,8 +119,8 @@ def _described_parameters(name: str, text: str) -> Mapping[str, Any]:
 
 
 class ConversationState:
-    """What the model knows of a conversation, given as checked turns: `question` is the text of the last user turn without tool
-    results, `done` the tools whose results came since, and `answer` what it says when it calls no tool.
+    """What the model knows of a conversation, given as checked turns: `question` is what the user wrote in the last user turn
+    without tool results, `done` the tools whose results came since, and `answer` what it says when it calls no tool.
     """
 
     def __init__(self, turns: Sequence[SandboxTurn]) -> None:
@@ -125,7 +128,7 @@ class ConversationState:
         user_turns = [at for at, turn in enumerate(turns) if turn.role == "user"]
         asked = next((at for at in reversed(user_turns) if not turns[at].results), user_turns[-1])
         results = [(names.get(each.tool_use_id, "The tool"), each) for turn in turns[asked:] for each in turn.results]
-        self.question = without_directives(turns[asked].text).strip()
+        self.question = without_directives(_users_text(turns[asked])).strip()
         self.done = {name for name, _ in results}
         self.last_answer = next((turn.text for turn in reversed(turns) if turn.role == "assistant"), "")
         self.system = "\n".join(turn.text for turn in turns if turn.role == "system")
@@ -135,6 +138,17 @@ class ConversationState:
                 f"{name} {'failed' if each.is_error else 'returned'}: {without_directives(each.text).strip() or 'nothing'}"
                 for name, each in results
             )
+
+
+def _users_text(turn: SandboxTurn) -> str:
+    """The text of a user turn without the blocks that an agent added; all of it if there is nothing else."""
+    texts = [block.text for block in turn.content if isinstance(block, TextContent)]
+    return "\n".join([text for text in texts if not _is_added(text)] or texts)
+
+
+def _is_added(text: str) -> bool:
+    found = _NOT_THE_USERS.match(text)
+    return found is not None and (found[1] is None or text.rstrip().endswith(f"</{found[1]}>"))
 
 
 def _answer(question: str) -> str:

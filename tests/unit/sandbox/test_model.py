@@ -61,6 +61,22 @@ def test_it_answers_the_last_question() -> None:
     assert reply(CONTENT, *talk) == {"content": "You said: The sky is blue"}
 
 
+def test_it_answers_what_the_user_wrote_and_not_what_an_agent_added() -> None:
+    added = [
+        "<system-reminder>\nDocuments\n</system-reminder>",
+        "[system message]\nWrite a file.",
+        "<env_now>a</env_now>\n",
+    ]
+    asked = {
+        "role": "user",
+        "content": [{"type": "text", "text": text} for text in [added[0], "The sky is blue", *added]],
+    }
+    assert reply(CONTENT, asked) == {"content": "You said: The sky is blue"}
+    only = {"role": "user", "content": [{"type": "text", "text": "<env_now>a</env_now>"}]}
+    assert reply(CONTENT, only) == {"content": "You said: <env_now>a</env_now>"}
+    assert reply(CONTENT, says("user", "<p-1>Why?")) == {"content": "You said: <p-1>Why?"}
+
+
 def test_long_questions_are_not_echoed_whole() -> None:
     assert len(reply(CONTENT, says("user", "word " * 10_000))["content"]) < 600
 
