@@ -154,29 +154,18 @@ async def serve_sandbox(
         backlog=2048,
     )
     config.load()
-    with _listen(host, port) as listener:
+    family, shown = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)
+    # With the protocol left to be guessed, asyncio would leave Nagle's algorithm on: 40 ms more for every response.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
         # Without `Server.serve`, which would handle signals and notice its end by a clock that ticks ten times a second.
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[listener])
         try:
-            shown = f"[{host}]" if ":" in host else host
-            url = f"http://{shown}:{listener.getsockname()[1]}"
-            yield RunningSandbox(url, app.state.store, app.state.faults)
+            yield RunningSandbox(f"http://{shown}:{listener.getsockname()[1]}", app.state.store, app.state.faults)
         finally:
             app.state.faults.clear()
             await server.shutdown(sockets=[listener])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol left to be guessed, asyncio would leave Nagle's algorithm on: 40 ms more for every response.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        if sys.platform != "win32":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener

@@ -32,7 +32,7 @@ class JobFactory:
     def __init__(self, options: SandboxOptions, store: JobStore) -> None:
         self._options = options
         self._store = store
-        # A check takes some 20 µs for each level of the schema, and requests repeat their schemas.
+        # A check takes some 20 µs for each subschema, and requests repeat their schemas.
         self._checked: OrderedDict[bytes, ModelRejection | None] = OrderedDict()
         self._attempts = AttemptCounter()
 
