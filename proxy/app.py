@@ -35,7 +35,7 @@ from proxy.api.elastic.routes import error_response as elastic_error
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord
 from proxy.api.http.requests import ApiServices
 from proxy.api.http.responses import REPORT_HEADERS
-from proxy.api.openai.responses.background import background_responses
+from proxy.api.openai.responses.background import Background
 from proxy.api.openai.responses.routes import ResponsesServices, responses_routes
 from proxy.api.openai.responses.store import ResponseStore
 from proxy.api.openai.routes import (
@@ -178,11 +178,13 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             stack.push_async_callback(router.aclose)
             backend = await stack.enter_async_context(Idempotency(router, store, settings.state, metrics.repeated))
             services = ApiServices(settings, rules, catalog, authenticator, endpoints, backend)
-            responses = ResponseStore(storage.responses, secret, settings.responses)
-            background = await stack.enter_async_context(background_responses(backend, responses, rules, settings))
+            background = Background(
+                backend, ResponseStore(storage.responses, secret, settings.responses), rules, settings
+            )
+            stack.push_async_callback(background.aclose)
             yield {
                 "api": services,
-                "responses": ResponsesServices(services, responses, background),
+                "responses": ResponsesServices(services, background),
                 "elastic": ElasticServices(
                     settings,
                     rules,

@@ -75,15 +75,15 @@ class Terms:
         key: the idempotency key, if the client sent one.
         is_retry: the client's library says that it repeats a request.
         timeout_s: seconds the client waits for the whole answer.
-        derived: the client did not send the key: its API derived it from what tells a repeat from another request. It is remembered for
-            `adopt_ttl_s`, and no result is kept with it: its jobs are read again.
+        derived_ttl_s: not 0 where the client did not send the key: its API derived it from what tells a repeat from another request. It
+            is remembered for so long, and no result is kept with it: its jobs are read again.
     """
 
     client: str = ""
     key: str | None = None
     is_retry: bool = False
     timeout_s: float = math.inf
-    derived: bool = False
+    derived_ttl_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class _Place:
         resumed: an earlier request made the record.
         choices: how many answers are wanted.
         record: the record's name.
-        derived: as of `Terms`.
+        derived: its API derived the key, see `Terms`.
     """
 
     id: str
@@ -171,7 +171,7 @@ class Idempotency:
             place = await self._place(index, request.choices, is_retry=terms.is_retry)
             ttl_s, resumable = options.adopt_ttl_s, options.adopt == "equal"
         else:
-            ttl_s, resumable = self._key_ttl_s(terms.derived), True
+            ttl_s, resumable = terms.derived_ttl_s or options.idempotency_ttl_s, True
             place = await self._keyed_place(index, f"key:{_digest(*identity, terms.key)}", body, request.choices, terms)
             if place.resumed and (replayed := await self._replay(place)):
                 if accepted is not None:
@@ -193,19 +193,16 @@ class Idempotency:
 
     # ------------------------------------------------------------ what is known of equal requests
 
-    def _key_ttl_s(self, derived: bool) -> float:
-        return self._options.adopt_ttl_s if derived else self._options.idempotency_ttl_s
-
     async def _keyed_place(self, index: str, key: str, body: str, choices: int, terms: Terms) -> _Place:
         mark = f"{body}:{uuid4()}"
-        found = await self._store.add(key, _BODY, mark, ttl_s=self._key_ttl_s(terms.derived))
+        found = await self._store.add(key, _BODY, mark, ttl_s=terms.derived_ttl_s or self._options.idempotency_ttl_s)
         known_body, _, id_ = found.rpartition(":")
         if known_body != body:
             self._observe("mismatch")
             raise IdempotencyMismatch(
                 "This idempotency key was used with another request body.", param="Idempotency-Key"
             )
-        place = _Place(id_, index, key, found != mark, choices, f"run:{id_}", terms.derived)
+        place = _Place(id_, index, key, found != mark, choices, f"run:{id_}", terms.derived_ttl_s > 0)
         if not place.resumed and (failure := self._failure(await self._store.read(index))):
             await self._forget(place)
             raise failure

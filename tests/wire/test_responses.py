@@ -151,6 +151,15 @@ def test_recorded_requests_of_codex_are_answered(deployment: Deployment, file: P
         assert isinstance(response["usage"]["total_tokens"], int)
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_integers_of_any_size_are_echoed_and_stored(deployment: Deployment, streamed: bool) -> None:
+    large = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**70}}}
+    tools = [{"type": "function", "name": "f", "parameters": large}]
+    response = stream(deployment, tools=tools)[-1]["response"] if streamed else ask(deployment, tools=tools)
+    assert response["tools"][0]["parameters"] == large
+    assert deployment.http.get(f"{URL}/{response['id']}").status_code == 200
+
+
 # ---------------------------------------------------------------- refusals, and when a stream begins
 
 

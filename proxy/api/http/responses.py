@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.errors import InternalError, ProxyError
 from proxy.inference.backend import Report, Run
+from proxy.inference.jsontext import dump_json
 from proxy.inference.result import ChoiceEnded, Event, Result, Started
 from proxy.settings import ChatSettings
 
@@ -60,9 +61,17 @@ log = structlog.get_logger(__name__)
 # ---------------------------------------------------------------- JSON and headers
 
 
+def json_bytes(value: object) -> bytes:
+    """Compact JSON, with integers of any size."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return dump_json(value).encode()
+
+
 def json_line(value: object) -> bytes:
     """Compact JSON that is one line to every reader: no character in it ends a line."""
-    line = orjson.dumps(value)
+    line = json_bytes(value)
     for raw, escaped in _LINE_BREAKS:
         line = line.replace(raw, escaped)
     return line
@@ -70,7 +79,7 @@ def json_line(value: object) -> bytes:
 
 def json_response(value: object, headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
     """A response of JSON that is known at once."""
-    return Response(orjson.dumps(value), status, headers, "application/json")
+    return Response(json_bytes(value), status, headers, "application/json")
 
 
 def report_headers(report: Report) -> dict[str, str]:

@@ -496,7 +496,7 @@ async def test_requests_with_one_key_share_a_job(server: Server) -> None:
 # ---------------------------------------------------------------- keys that an API derives
 
 
-DERIVED = Terms(key="turn 1", derived=True)
+DERIVED = Terms(key="turn 1", derived_ttl_s=7.0)
 
 
 async def test_a_derived_key_keeps_no_result_and_takes_up_the_jobs_again() -> None:
@@ -520,8 +520,8 @@ async def test_a_failure_under_a_derived_key_is_raised_again_for_some_seconds_on
     assert server.jobs == 2
 
 
-async def test_a_derived_key_lives_as_long_as_undelivered_jobs_can_be_taken_up() -> None:
-    server = Server(adopt_ttl_s=7.0)
+async def test_a_derived_key_lives_as_long_as_its_api_says() -> None:
+    server = Server()
     await server.deliver(DERIVED)
     record = server.backend.started[0][2].record
     assert record is not None

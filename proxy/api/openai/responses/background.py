@@ -9,8 +9,6 @@ A record that has not ended is replaced by compare-and-set, so a response ends o
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import uuid4
@@ -62,12 +60,13 @@ class Task:
 
 
 class Background:
-    """The background responses that this replica works on, and how they are decoded. An async context manager that owns their tasks."""
+    """The background responses that this replica works on, and how requests are decoded. Owns their tasks until `aclose`."""
 
     def __init__(self, backend: Idempotency, store: ResponseStore, rules: Rules, settings: Settings) -> None:
-        self._backend, self._store, self._rules = backend, store, rules
-        self._most, self._remember_s = settings.responses.max_background, settings.state.adopt_ttl_s
-        self._key_ttl_s, self._deadline_s = settings.state.idempotency_ttl_s, settings.jobs.deadline_s
+        self.store = store
+        self._backend, self._rules = backend, rules
+        self._responses, self._state = settings.responses, settings.state
+        self._deadline_s = settings.jobs.deadline_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def aclose(self) -> None:
@@ -83,13 +82,13 @@ class Background:
         self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller, known: Any = NOTHING
     ) -> Task:
         """The request of a body. Raises InvalidRequest."""
-        using = Decoding(self._rules, lambda sealed: self._store.unseal(caller, sealed), self._store.available)
+        using = Decoding(self._rules, lambda sealed: self.store.unseal(caller, sealed), self.store.available)
         request, reply = decode(body, raw, body_bytes, using, known)
         return Task(request, reply, raw, body_digest(raw))
 
     async def resolve(self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller) -> Task:
         """The same, with what it continues and refers to. Raises ProxyError."""
-        known = await self._store.known(body.previous_response_id, references(body), caller)
+        known = await self.store.known(body.previous_response_id, references(body), caller)
         if body_bytes + known.bytes >= _LARGE_BYTES:
             return await asyncio.to_thread(self.decoded, body, raw, body_bytes, caller, known)
         return self.decoded(body, raw, body_bytes, caller, known)
@@ -107,29 +106,29 @@ class Background:
             Overloaded: too many are worked on, or they cannot be stored.
             ProxyError: the request is refused.
         """
-        await self._store.open()
+        await self.store.open()
         equal = canonical_digest([terms.client, caller.id, caller.data_plane_id, task.digest])
         if terms.key is not None:
             nonce = canonical_digest([terms.client, caller.id, terms.key])
-            if (body := await self._store.noted(nonce)) not in (None, task.digest):
+            if (body := await self.store.noted(nonce)) not in (None, task.digest):
                 message = "This idempotency key was used with another request body."
                 raise IdempotencyMismatch(message, param="Idempotency-Key")
             if body is not None and (found := await self._repeated(nonce, caller, credential)):
                 return found
-            await self._store.note(nonce, task.digest, self._remember_s if terms.derived else self._key_ttl_s)
+            await self.store.note(nonce, task.digest, terms.derived_ttl_s or self._state.idempotency_ttl_s)
         else:
-            earlier = await self._store.noted(equal) if terms.is_retry else None
+            earlier = await self.store.noted(equal) if terms.is_retry else None
             if earlier is not None and (found := await self._repeated(earlier, caller, credential)):
                 return found
             nonce = earlier or str(uuid4())  # a repeat after an error takes up the job of what failed
-            await self._store.note(equal, nonce, self._remember_s)
-        if len(self._tasks) >= self._most:
+            await self.store.note(equal, nonce, self._state.adopt_ttl_s)
+        if len(self._tasks) >= self._responses.max_background:
             raise Overloaded("Too many background responses are worked on; try again later.", retry_after=2.0)
         id_ = response_id(credential, f"background:{nonce}")
         response = response_object(id_, int(time.time()), task.reply, "queued")
         asked = {"body": task.raw, "bytes": task.request.body_bytes, "nonce": nonce, "client": terms.client}
         stored = StoredResponse(id_, response, task.reply.input, asked)
-        if not await self._store.put(stored, caller, open_=True):
+        if not await self.store.put(stored, caller, open_=True):
             raise Overloaded("Background responses cannot be stored now.", code="state_unavailable", retry_after=1.0)
         submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._spawn(stored, task, caller, submitted)
@@ -137,19 +136,19 @@ class Background:
         if not submitted.done():
             submitted.set_result(None)  # from now on the response tells what becomes of it
         elif (error := submitted.exception()) is not None:
-            await self._store.remove(id_)
+            await self.store.remove(id_)
             raise error
         return stored
 
     async def _repeated(self, nonce: str, caller: Caller, credential: str) -> StoredResponse | None:
-        stored = await self._store.get(response_id(credential, f"background:{nonce}"), caller)
+        stored = await self.store.get(response_id(credential, f"background:{nonce}"), caller)
         return None if stored is None else await self.revived(stored, caller)
 
     async def revived(self, stored: StoredResponse, caller: Caller) -> StoredResponse:
         """What is stored, as clients see it; this replica goes on with a response whose replica was killed."""
         if stored.response["status"] in FINAL:
             return stored
-        if stored.request is not None and stored.id not in self._tasks and await self._store.take_over(stored):
+        if stored.request is not None and stored.id not in self._tasks and await self.store.take_over(stored):
             log.info("a background response is taken over")
             submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             submitted.set_result(None)
@@ -170,7 +169,7 @@ class Background:
                 await asyncio.wait({task}, timeout=None if until is None else max(until - time.monotonic(), 0.0))
             else:
                 await asyncio.sleep(pause)
-            found = await self._store.get(stored.id, caller)
+            found = await self.store.get(stored.id, caller)
             if found is None:
                 raise ResponseNotFound("The response was deleted.", param="response_id")
             if found.response["status"] in FINAL:
@@ -183,11 +182,11 @@ class Background:
         """The response, cancelled unless it has ended; and whether this cancelled it."""
         while stored.response["status"] not in FINAL:
             response = {**stored.response, "status": "cancelled", "completed_at": int(time.time())}
-            if await self._store.replace(stored, replace(stored, response=response, request=None), caller):
+            if await self.store.replace(stored, replace(stored, response=response, request=None), caller):
                 if task := self._tasks.get(stored.id):
                     task.cancel()
                 return response, True
-            stored = await self._store.find(stored.response["id"], caller)
+            stored = await self.store.find(stored.response["id"], caller)
         return stored.response, False
 
     # ------------------------------------------------------------ work
@@ -243,7 +242,9 @@ class Background:
     ) -> JsonObject:
         """The response of a request. What costs nothing to repeat is repeated until the deadline."""
         request = stored.request or {}
-        terms = Terms(client=request["client"], key=f"background:{request['nonce']}", derived=True)
+        # As long as the response is stored, whoever takes it over finds its job.
+        ttl_s = max(self._responses.store_ttl_s, self._state.adopt_ttl_s)
+        terms = Terms(client=request["client"], key=f"background:{request['nonce']}", derived_ttl_s=ttl_s)
         until = time.monotonic() + self._deadline_s
         while True:
             try:
@@ -257,7 +258,7 @@ class Background:
                 finally:
                     run.close(delivered=delivered)
                 now = int(time.time())
-                whole = finished(stored.id, result, task.reply, lambda text: self._store.seal(caller, text), now)
+                whole = finished(stored.id, result, task.reply, lambda text: self.store.seal(caller, text), now)
                 return {**whole, "created_at": stored.response["created_at"]}
             except ProxyError as error:
                 pause = error.retry_after
@@ -269,23 +270,11 @@ class Background:
         """Store how a response ended, unless it was cancelled or deleted meanwhile."""
         for _ in range(_WRITE_TRIES):
             try:
-                found = await self._store.get(stored.id, caller)
+                found = await self.store.get(stored.id, caller)
                 if found is None or found.response["status"] in FINAL:
                     return
-                if await self._store.replace(found, replace(found, response=response, request=None), caller):
+                if await self.store.replace(found, replace(found, response=response, request=None), caller):
                     return
             except Overloaded:
                 await asyncio.sleep(1.0)
         log.error("a background response could not be stored")
-
-
-@asynccontextmanager
-async def background_responses(
-    backend: Idempotency, store: ResponseStore, rules: Rules, settings: Settings
-) -> AsyncIterator[Background]:
-    """Background responses, until the block ends."""
-    background = Background(backend, store, rules, settings)
-    try:
-        yield background
-    finally:
-        await background.aclose()

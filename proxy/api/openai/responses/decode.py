@@ -13,33 +13,27 @@ from pydantic import TypeAdapter
 
 from proxy.api.http.requests import canonical_digest
 from proxy.api.openai.decode import past_arguments, reasoning_of_effort, tags_of
+from proxy.api.openai.responses.tools import REPORTABLE, CalledTool, Tools, echoed_tool
 from proxy.api.openai.responses.types import (
-    AllowedTools,
     CallOutputItem,
     ContentPart,
     CustomCallItem,
-    CustomTool,
     FunctionCallItem,
-    FunctionTool,
-    HostedChoice,
     HostedTool,
     Item,
     JsonObjectFormat,
     JsonSchemaFormat,
     MessageItem,
-    NamedTool,
-    NamespaceTool,
     OtherItem,
     ReasoningItem,
     ReferenceItem,
     ResponsesRequest,
     TextContent,
-    ToolDefinition,
     ToolsItem,
 )
-from proxy.api.openai.tools import CUSTOM_INPUT, NO_TOOLS, custom_tool, function_tool
-from proxy.api.openai.types import CustomSpec, RefusalPart
-from proxy.errors import InvalidRequest, ProxyError, ResponseNotFound
+from proxy.api.openai.tools import CUSTOM_INPUT
+from proxy.api.openai.types import RefusalPart
+from proxy.errors import InvalidRequest, ResponseNotFound
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import (
     Block,
@@ -52,15 +46,12 @@ from proxy.inference.request import (
     Rules,
     Sampling,
     Text,
-    Tool,
     ToolCall,
-    ToolChoice,
     ToolResult,
 )
 
 ENCRYPTED: Final = "reasoning.encrypted_content"
 _LOGPROBS: Final = "message.output_text.logprobs"
-_REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 _MAX_REPORTED: Final = 50
 _NOTED: Final = re.compile(
     r"(web_search|file_search|tool_search|image_generation|code_interpreter)_call\Z|mcp_|program(_output)?\Z"
@@ -91,15 +82,6 @@ class Known:
 
 
 NOTHING: Final = Known()
-
-
-@dataclass(frozen=True, slots=True)
-class CalledTool:
-    """How calls of a tool are written in answers."""
-
-    name: str
-    namespace: str | None = None
-    custom: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +134,7 @@ def decode(
     """
     _check(body, using)
     items = list(_items(body, known))
-    tools = _Tools()
+    tools = Tools()
     tools.add_all(body.tools or (), "tools", unique=True)
     for path, item in items:
         if isinstance(item, ToolsItem) and item.tools:
@@ -271,7 +253,7 @@ class _Conversation:
         adjusted: what was changed, as sentences for the caller.
     """
 
-    def __init__(self, using: Decoding, tools: "_Tools") -> None:
+    def __init__(self, using: Decoding, tools: "Tools") -> None:
         self.messages: list[Message] = []
         self.adjusted: dict[str, None] = {}
         self._unseal = using.unseal
@@ -313,6 +295,9 @@ class _Conversation:
                 text = self._unseal(item.encrypted_content) if isinstance(item.encrypted_content, str) else None
                 if text and running:
                     self.add("assistant", (Text(f"[What you thought before you went on]\n{text}", path),), path)
+            case ToolsItem(type="tool_search_output"):
+                names = [tool.name for tool in item.tools or () if not isinstance(tool, HostedTool)]
+                self.add("user", (Text(f"[{item.type} {dump_json({'tools': names})}]", path),), path)
             case ReferenceItem():
                 self.adjusted["input: a reference to unknown reasoning was left out"] = None
             case OtherItem():
@@ -337,7 +322,7 @@ class _Conversation:
             case {"encrypted_content": str(sealed)} if item.type == "compaction" and (summary := self._unseal(sealed)):
                 self.add("user", (Text(summary, path),), path)
             case _:
-                shown = item.type if _REPORTABLE.match(item.type) else "an unknown type"
+                shown = item.type if REPORTABLE.match(item.type) else "an unknown type"
                 self.adjusted[f"input: items of type {shown} were left out"] = None
 
     def _content(self, content: str | list[ContentPart] | None, path: str, media: bool) -> Iterator[Text | Media]:
@@ -364,122 +349,6 @@ def _without_media(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_media(item) for name, item in value.items() if name not in ("image_url", "file_data")}
     return [_without_media(item) for item in value] if isinstance(value, list) else value
-
-
-# ---------------------------------------------------------------- tools
-
-
-class _Tools:
-    """The tools of a request under names that are unique in all namespaces.
-
-    Attributes:
-        offered: those that can run here.
-        called: how their calls are written, by their neutral names.
-        hosted: types of the others.
-    """
-
-    def __init__(self) -> None:
-        self.offered: list[Tool] = []
-        self.called: dict[str, CalledTool] = {}
-        self.hosted: dict[str, None] = {}
-        self._names: dict[tuple[str | None, str], str] = {}
-
-    def add_all(self, tools: Sequence[ToolDefinition], path: str, *, unique: bool) -> None:
-        """Add tools whose list stands at a path.
-
-        Args:
-            unique: a second tool of one name is refused, else left out: histories repeat what was offered before.
-        """
-        for index, tool in enumerate(tools):
-            match tool:
-                case NamespaceTool():
-                    for number, inner in enumerate(tool.tools):
-                        self._add(inner, tool.name, f"{path}[{index}].tools[{number}]", unique)
-                case _:
-                    self._add(tool, None, f"{path}[{index}]", unique)
-
-    def _add(self, tool: ToolDefinition, namespace: str | None, path: str, unique: bool) -> None:
-        match tool:
-            case FunctionTool():
-                made = function_tool(tool, path)
-            case CustomTool():
-                made = custom_tool(CustomSpec(name=tool.name, description=tool.description, format=_nested(tool)), path)
-            case HostedTool():
-                self.hosted[tool.type if _REPORTABLE.match(tool.type) else "unknown"] = None
-                return
-            case _:
-                raise InvalidRequest(f"`{path}`: a namespace cannot hold namespaces.", param=path)
-        if (namespace, tool.name) in self._names:
-            if not unique:
-                return
-            param = f"{path}.name"
-            raise InvalidRequest(
-                f"`{param}`: a second tool is named {tool.name[:128]!r}; names must differ.", param=param
-            )
-        name = tool.name if namespace is None else f"{namespace}__{tool.name}"
-        while name in self.called:
-            name += "_"
-        self._names[namespace, tool.name] = name
-        self.called[name] = CalledTool(tool.name, namespace, custom=isinstance(tool, CustomTool))
-        self.offered.append(replace(made, name=name))
-
-    def name(self, namespace: str | None, name: str) -> str:
-        """The neutral name of a tool that a history mentions; it need not be offered."""
-        known = self._names.get((namespace, name))
-        return known or (name if namespace is None else f"{namespace}__{name}")
-
-    def choice(self, body: ResponsesRequest) -> ToolChoice:
-        """Which of them may be called. Raises InvalidRequest: a tool is chosen that is not offered."""
-        single = body.parallel_tool_calls is False
-        match body.tool_choice:
-            case None | "auto":
-                return ToolChoice(single=single)
-            case "none":
-                return NO_TOOLS
-            case "required":
-                if not self.offered:
-                    raise self._none_offered("`tool_choice` is 'required', but there are no `tools` that can be called")
-                return ToolChoice(required=True, single=single)
-            case NamedTool() as named:
-                return ToolChoice(frozenset({self._chosen(named, "tool_choice.name")}), required=True, single=True)
-            case AllowedTools() as allowed:
-                return self._allowed(allowed, single)
-            case HostedChoice(type=kind):
-                message = f"`tool_choice` asks for {kind[:40]!r}, which cannot run here."
-                raise InvalidRequest(message, param="tool_choice", code="unsupported_tool")
-
-    def _allowed(self, allowed: AllowedTools, single: bool) -> ToolChoice:
-        path = "tool_choice.tools"
-        names = frozenset(
-            self._chosen(tool, f"{path}[{index}].name")
-            for index, tool in enumerate(allowed.tools)
-            if isinstance(tool, NamedTool)
-        )
-        required = allowed.mode == "required"
-        if required and not names:
-            raise self._none_offered(f"`{path}` holds no tool that can be called")
-        return ToolChoice(names, required=required, single=single) if names else NO_TOOLS
-
-    def _none_offered(self, message: str) -> ProxyError:
-        return InvalidRequest(f"{message}.", param="tool_choice", code="unsupported_tool" if self.hosted else None)
-
-    def _chosen(self, tool: NamedTool, param: str) -> str:
-        """A bare name may be that of a tool in a namespace if no other has it."""
-        if (known := self._names.get((tool.namespace, tool.name))) is not None:
-            return known
-        others = [neutral for (_, name), neutral in self._names.items() if name == tool.name]
-        if tool.namespace is None and len(others) == 1:
-            return others[0]
-        message = f"`{param}` is {tool.name[:128]!r}, which is not among the tools offered."
-        raise InvalidRequest(message, param=param)
-
-
-def _nested(tool: CustomTool) -> Any:
-    """A flat grammar as chat completions write it."""
-    match tool.format:
-        case {"type": "grammar", **grammar}:
-            return {"type": "grammar", "grammar": grammar}
-    return None
 
 
 # ---------------------------------------------------------------- parameters
@@ -530,7 +399,7 @@ def _ignored(body: ResponsesRequest, hosted: Iterable[str]) -> tuple[str, ...]:
     if _LOGPROBS in (body.include or ()):
         names.append(_LOGPROBS)
     names += [f"tools.{kind}" for kind in hosted]
-    return tuple([name for name in names if _REPORTABLE.match(name)][:_MAX_REPORTED])
+    return tuple([name for name in names if REPORTABLE.match(name)][:_MAX_REPORTED])
 
 
 def _echo(body: ResponsesRequest, raw: JsonObject, store: bool) -> JsonObject:
@@ -555,19 +424,9 @@ def _echo(body: ResponsesRequest, raw: JsonObject, store: bool) -> JsonObject:
         "temperature": 1.0 if body.temperature is None else min(body.temperature, 1.0),
         "text": text,
         "tool_choice": raw.get("tool_choice") or "auto",
-        "tools": [_echoed_tool(tool) for tool in raw.get("tools") or ()],
+        "tools": [echoed_tool(tool) for tool in raw.get("tools") or ()],
         "top_logprobs": 0,
         "top_p": 1.0 if body.top_p is None else body.top_p,
         "truncation": body.truncation or "disabled",
         "user": body.user,
     }
-
-
-def _echoed_tool(tool: JsonObject) -> JsonObject:
-    match tool.get("type"):
-        case "function" if tool.get("strict") is None:
-            return {**tool, "strict": True}
-        case "namespace":
-            return {"description": "", **tool, "tools": [_echoed_tool(inner) for inner in tool["tools"]]}
-        case _:
-            return tool

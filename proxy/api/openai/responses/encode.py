@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-import orjson
-
 from proxy.api.http.responses import COMMENT, json_line
 from proxy.api.openai.encode import custom_input
 from proxy.api.openai.responses.decode import ResponseReply
@@ -87,11 +85,6 @@ def finished(id_: str, result: Result, reply: ResponseReply, seal: Seal, now: in
 def failed(response: JsonObject, error: ProxyError) -> JsonObject:
     """A response that ended with an error."""
     return {**response, "status": "failed", "output": [], "usage": None, "error": _error(error)}
-
-
-def response_body(response: JsonObject) -> bytes:
-    """Its JSON."""
-    return orjson.dumps(response)
 
 
 def _end(finish: FinishReason, usage: Usage, now: int) -> JsonObject:

@@ -21,6 +21,7 @@ from proxy.api.http.responses import (
     RunResponse,
     StreamResponse,
     WholeResponse,
+    json_bytes,
     json_response,
     report_headers,
 )
@@ -39,7 +40,6 @@ from proxy.api.openai.responses.encode import (
     failed,
     finished,
     input_items,
-    response_body,
 )
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
 from proxy.api.openai.responses.types import ResponsesRequest
@@ -67,8 +67,12 @@ class ResponsesServices:
     """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.responses`."""
 
     api: ApiServices
-    store: ResponseStore
     background: Background
+
+    @property
+    def store(self) -> ResponseStore:
+        """The stored responses."""
+        return self.background.store
 
 
 def responses_routes() -> list[Route]:
@@ -102,12 +106,12 @@ async def create(request: Request) -> RunResponse | Response:
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
     turn = turn_of(task.raw)
     if terms.key is None and turn is not None:
-        terms = replace(terms, key=f"turn:{turn}:{task.digest}", derived=True)
+        terms = replace(terms, key=f"turn:{turn}:{task.digest}", derived_ttl_s=services.api.settings.state.adopt_ttl_s)
     credential = "".join(presented_keys(request.headers)[:1])
     if task.reply.background:
         stored = await services.background.start(task, caller, terms, credential)
         if task.reply.stream:
-            return _stream_of(services, stored, caller, chat.heartbeat_s)
+            return _stream_of(services, stored, caller, heartbeat_s)
         return json_response(stored.response)
     answer = _ResponseRun(services, task, caller, terms, credential)
     if task.reply.stream:
@@ -190,7 +194,7 @@ class _ResponseRun:
 
     def body(self, result: Result) -> bytes:
         """The JSON of the response, once there is a result."""
-        return response_body(self._response)
+        return json_bytes(self._response)
 
     # ------------------------------------------------------------ as a run: see `proxy.inference.backend.Run`
 
@@ -250,7 +254,9 @@ class _ResponseStream(StreamResponse):
         try:
             self._run = run = await self._start()
         except PaidFailure:
-            if answer.terms.derived:  # Codex repeats a request more often after a status than after a stream that ended
+            if (
+                answer.terms.derived_ttl_s
+            ):  # Codex repeats a request more often after a status than after a stream that ended
                 await self._open(send)
             raise
         finally:

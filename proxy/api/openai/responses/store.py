@@ -22,6 +22,7 @@ import orjson
 import structlog
 
 from proxy.access.authentication import Caller
+from proxy.api.http.responses import json_bytes
 from proxy.api.openai.responses.decode import Known
 from proxy.api.openai.responses.encode import ITEM_ID, input_items
 from proxy.errors import InvalidRequest, Overloaded, ResponseNotFound, StoreUnavailable
@@ -211,7 +212,7 @@ class ResponseStore:
         """The record; of one that is too large only the output, unless it is needed to end the response."""
         settings, response, items = self._settings, stored.response, stored.input
         for _ in range(3):
-            text = orjson.dumps({"response": response, "input": items, "request": stored.request})
+            text = json_bytes({"response": response, "input": items, "request": stored.request})
             large = len(text) > _LARGE
             packed = await asyncio.to_thread(zlib.compress, text, 1) if large else zlib.compress(text, 1)
             fits = len(packed) <= settings.max_record_bytes and len(text) <= settings.max_chain_bytes
@@ -255,7 +256,7 @@ class ResponseStore:
                 loaded[id_] = _by_id(stored) if stored else {}
             if reference in loaded[id_] and reference not in items:
                 items[reference] = loaded[id_][reference]
-                size += len(orjson.dumps(items[reference]))
+                size += len(json_bytes(items[reference]))
                 self._check(0, size, "input")
         return Known(history, items, size)
 

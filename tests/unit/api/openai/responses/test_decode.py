@@ -377,7 +377,9 @@ def test_additional_tools_and_those_of_a_search_are_offered() -> None:
     request, _ = decoded(input=items, tools=[PATCH])
     assert [tool.name for tool in request.tools] == ["patch", "weather", "found"]
     assert request.tools[1].path == "input[0].tools[0]"
-    assert [message.role for message in request.messages] == ["user", "assistant"]
+    assert [message.role for message in request.messages] == ["user", "assistant", "user"]
+    note = '[tool_search_output {"tools":["weather","found"]}]'
+    assert request.messages[2].content == (Text(note, "input[3]"),)
 
 
 @pytest.mark.parametrize(

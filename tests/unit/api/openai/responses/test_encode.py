@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses.response_item_list import ResponseItemList
 
-from proxy.api.openai.responses.decode import CalledTool, ResponseReply
+from proxy.api.openai.responses.decode import ResponseReply
 from proxy.api.openai.responses.encode import (
     ITEM_ID,
     ResponseStreamEncoder,
@@ -19,6 +19,7 @@ from proxy.api.openai.responses.encode import (
     input_items,
     response_object,
 )
+from proxy.api.openai.responses.tools import CalledTool
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidRequest,

@@ -1,0 +1,158 @@
+"""Tools of a Responses request → neutral ones under names that are unique in all namespaces, and which of them may be called."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from proxy.api.openai.responses.types import (
+    AllowedTools,
+    CustomTool,
+    FunctionTool,
+    HostedChoice,
+    HostedTool,
+    NamedTool,
+    NamespaceTool,
+    ResponsesRequest,
+    ToolDefinition,
+)
+from proxy.api.openai.tools import NO_TOOLS, custom_tool, function_tool
+from proxy.api.openai.types import CustomSpec
+from proxy.errors import InvalidRequest, ProxyError
+from proxy.inference.request import JsonObject, Tool, ToolChoice
+
+REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
+"""Names that may stand in a response header."""
+
+
+@dataclass(frozen=True, slots=True)
+class CalledTool:
+    """How calls of a tool are written in answers."""
+
+    name: str
+    namespace: str | None = None
+    custom: bool = False
+
+
+class Tools:
+    """The tools of a request under names that are unique in all namespaces.
+
+    Attributes:
+        offered: those that can run here.
+        called: how their calls are written, by their neutral names.
+        hosted: types of the others.
+    """
+
+    def __init__(self) -> None:
+        self.offered: list[Tool] = []
+        self.called: dict[str, CalledTool] = {}
+        self.hosted: dict[str, None] = {}
+        self._names: dict[tuple[str | None, str], str] = {}
+
+    def add_all(self, tools: Sequence[ToolDefinition], path: str, *, unique: bool) -> None:
+        """Add tools whose list stands at a path.
+
+        Args:
+            unique: a second tool of one name is refused, else left out: histories repeat what was offered before.
+        """
+        for index, tool in enumerate(tools):
+            match tool:
+                case NamespaceTool():
+                    for number, inner in enumerate(tool.tools):
+                        self._add(inner, tool.name, f"{path}[{index}].tools[{number}]", unique)
+                case _:
+                    self._add(tool, None, f"{path}[{index}]", unique)
+
+    def _add(self, tool: ToolDefinition, namespace: str | None, path: str, unique: bool) -> None:
+        match tool:
+            case FunctionTool():
+                made = function_tool(tool, path)
+            case CustomTool():
+                made = custom_tool(CustomSpec(name=tool.name, description=tool.description, format=_nested(tool)), path)
+            case HostedTool():
+                self.hosted[tool.type if REPORTABLE.match(tool.type) else "unknown"] = None
+                return
+            case _:
+                raise InvalidRequest(f"`{path}`: a namespace cannot hold namespaces.", param=path)
+        if (namespace, tool.name) in self._names:
+            if not unique:
+                return
+            param = f"{path}.name"
+            raise InvalidRequest(
+                f"`{param}`: a second tool is named {tool.name[:128]!r}; names must differ.", param=param
+            )
+        name = tool.name if namespace is None else f"{namespace}__{tool.name}"
+        while name in self.called:
+            name += "_"
+        self._names[namespace, tool.name] = name
+        self.called[name] = CalledTool(tool.name, namespace, custom=isinstance(tool, CustomTool))
+        self.offered.append(replace(made, name=name))
+
+    def name(self, namespace: str | None, name: str) -> str:
+        """The neutral name of a tool that a history mentions; it need not be offered."""
+        known = self._names.get((namespace, name))
+        return known or (name if namespace is None else f"{namespace}__{name}")
+
+    def choice(self, body: ResponsesRequest) -> ToolChoice:
+        """Which of them may be called. Raises InvalidRequest: a tool is chosen that is not offered."""
+        single = body.parallel_tool_calls is False
+        match body.tool_choice:
+            case None | "auto":
+                return ToolChoice(single=single)
+            case "none":
+                return NO_TOOLS
+            case "required":
+                if not self.offered:
+                    raise self._none_offered("`tool_choice` is 'required', but there are no `tools` that can be called")
+                return ToolChoice(required=True, single=single)
+            case NamedTool() as named:
+                return ToolChoice(frozenset({self._chosen(named, "tool_choice.name")}), required=True, single=True)
+            case AllowedTools() as allowed:
+                return self._allowed(allowed, single)
+            case HostedChoice(type=kind):
+                message = f"`tool_choice` asks for {kind[:40]!r}, which cannot run here."
+                raise InvalidRequest(message, param="tool_choice", code="unsupported_tool")
+
+    def _allowed(self, allowed: AllowedTools, single: bool) -> ToolChoice:
+        path = "tool_choice.tools"
+        names = frozenset(
+            self._chosen(tool, f"{path}[{index}].name")
+            for index, tool in enumerate(allowed.tools)
+            if isinstance(tool, NamedTool)
+        )
+        required = allowed.mode == "required"
+        if required and not names:
+            raise self._none_offered(f"`{path}` holds no tool that can be called")
+        return ToolChoice(names, required=required, single=single) if names else NO_TOOLS
+
+    def _none_offered(self, message: str) -> ProxyError:
+        return InvalidRequest(f"{message}.", param="tool_choice", code="unsupported_tool" if self.hosted else None)
+
+    def _chosen(self, tool: NamedTool, param: str) -> str:
+        """A bare name may be that of a tool in a namespace if no other has it."""
+        if (known := self._names.get((tool.namespace, tool.name))) is not None:
+            return known
+        others = [neutral for (_, name), neutral in self._names.items() if name == tool.name]
+        if tool.namespace is None and len(others) == 1:
+            return others[0]
+        message = f"`{param}` is {tool.name[:128]!r}, which is not among the tools offered."
+        raise InvalidRequest(message, param=param)
+
+
+def _nested(tool: CustomTool) -> Any:
+    """A flat grammar as chat completions write it."""
+    match tool.format:
+        case {"type": "grammar", **grammar}:
+            return {"type": "grammar", "grammar": grammar}
+    return None
+
+
+def echoed_tool(tool: JsonObject) -> JsonObject:
+    """A tool as the response repeats it."""
+    match tool.get("type"):
+        case "function" if tool.get("strict") is None:
+            return {**tool, "strict": True}
+        case "namespace":
+            return {"description": "", **tool, "tools": [echoed_tool(inner) for inner in tool["tools"]]}
+        case _:
+            return tool
