@@ -64,8 +64,8 @@ format: $(VENV)/development ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 lock: $(VENV)/development ## Make the lock files anew from pyproject.toml
-	$(COMPILE) pyproject.toml --output-file requirements.txt
-	$(COMPILE) pyproject.toml --group dev --output-file requirements-dev.txt
+	$(COMPILE) pyproject.toml --extra otel --output-file requirements.txt
+	$(COMPILE) pyproject.toml --extra otel --group dev --output-file requirements-dev.txt
 	$(COMPILE) --group build -c requirements-dev.txt --output-file requirements-build.txt
 	$(COMPILE) $(BROWSER_TESTS)/requirements.in -c requirements-dev.txt --output-file requirements-browser.txt
 
