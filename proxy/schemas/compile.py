@@ -216,8 +216,8 @@ def _written(document: Document, options: _Options, budget: Budget) -> tuple[Com
         written = writer.write(shape)
         schema = _as_parameters(written.schema, document) if options.parameters else written.schema
         is_object = shape.types == {"object"}
-        aliases, texts = writer.aliases.names, writer.json_texts
-        return CompiledSchema(schema, is_object, document, aliases, texts, must_be_object), written.size
+        compiled = CompiledSchema(schema, is_object, document, writer.aliases, writer.json_texts, must_be_object)
+        return compiled, written.size
 
     for steps, references in ((most_steps, None), (most_steps // 3, 6), (most_steps // 3, 2), (most_steps // 3, 0)):
         memo = Memo(steps, budget)

@@ -24,8 +24,6 @@ from proxy.schemas.values import Json, JsonObject, JsonType, Memo
 MAX_LEVELS = 48
 """Levels of nesting written out; what lies deeper accepts any value."""
 
-_ANNOTATIONS = frozenset({"default", "examples", "contentEncoding", "contentMediaType", "deprecated"})
-
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
@@ -82,16 +80,16 @@ class Reader:
     def _own(self, schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
         """What the keywords say that need no other schema in place."""
         inside = Expansion(expansion.levels - 1, expansion.recursions, expansion.references)
-        context = _Context(lambda member: self.read(member, inside), self.memo)
+        parts = _Parts(lambda member: self.read(member, inside), self.memo)
         bounds = bounds_from(keywords)
         shape = Shape(
             types=types_of(keywords),
             bounds=bounds,
-            items=_items(keywords, bounds, context) if keywords.keys() & _ARRAY_KEYWORDS else None,
-            objects=_objects(keywords, context) if keywords.keys() & _OBJECT_KEYWORDS else ANY_OBJECT,
+            items=parts.items(keywords, bounds),
+            objects=parts.objects(keywords) if keywords.keys() & _OBJECT_KEYWORDS else ANY_OBJECT,
             title=_text(schema, "title"),
             description=_text(schema, "description"),
-            notes=(*context.notes, *_annotations(schema)) if context.notes or schema.keys() & _ANNOTATIONS else (),
+            notes=(*parts.notes, *_annotations(schema)),
         )
         shape = normalized(shape)
         for values in (keywords.get("enum"), [keywords["const"]] if "const" in keywords else None):
@@ -201,28 +199,10 @@ def _annotations(schema: JsonObject) -> tuple[str, ...]:
     return tuple(filter(None, found))
 
 
-# ---------------------------------------------------------------- keywords for one JSON type each
-
-_ARRAY_KEYWORDS = frozenset({"items", "prefixItems", "contains", "unevaluatedItems"})
 _OBJECT_KEYWORDS = (
     frozenset({"properties", "required", "additionalProperties", "patternProperties", "propertyNames", "unevaluatedProperties"})
     | frozenset({"minProperties", "maxProperties", "dependentRequired", "dependentSchemas"})
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """What is needed for the schemas of properties and items.
-
-    Attributes:
-        read: gives the shape of such a schema.
-        memo: steps left.
-        notes: what no keyword says; added to.
-    """
-
-    read: Callable[[Json], Shape]
-    memo: Memo
-    notes: list[str] = field(default_factory=list)
 
 
 def types_of(keywords: JsonObject) -> frozenset[JsonType]:
@@ -258,102 +238,105 @@ def bounds_from(keywords: JsonObject) -> dict[str, Any]:
     return bounds
 
 
-def _items(keywords: JsonObject, bounds: dict[str, Any], context: _Context) -> Shape | None:
-    """`items`, `prefixItems`, `contains`, `unevaluatedItems`; adds what they say of the number of items to the bounds."""
-    prefix, rest = keywords.get("prefixItems", []), keywords.get("items", True)
-    shape = None if rest is True else context.read(rest)
-    if prefix:
-        first = [context.read(member) for member in prefix]
-        context.notes.append(f"Items in order: {cut(', '.join(map(describe, first[:32])), 300)}.")
-        if shape is not None and shape.empty:
-            bounds["maxItems"] = min(len(prefix), bounds.get("maxItems", len(prefix)))
-        if bounds.get("maxItems", len(prefix) + 1) <= len(prefix):
-            first, shape = first[: bounds["maxItems"]], NOTHING
-        shape = None if shape is None else _without_texts(union([*first, shape], context.memo))
-    if "contains" in keywords:
-        least, most = int(keywords.get("minContains", 1)), keywords.get("maxContains")
-        contained = context.read(keywords["contains"])
+_UNIVERSAL = frozenset(
+    {"", "^", "$", ".*", "^.*", ".*$", "^.*$", "^(.*)$", ".", ".+", "^.+$", "^(.+)$", r"[\s\S]*", r"^[\s\S]*$"}
+)
+"""Patterns that every property name matches, apart from empty ones and line breaks. Record types of generators are written with them."""
+_DECLARING = frozenset({"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas"})
+"""Keywords whose schemas may declare properties of the same value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Reads what a schema says of its items and properties, whose shapes `read` gives; adds to `notes` what no keyword says."""
+
+    read: Callable[[Json], Shape]
+    memo: Memo
+    notes: list[str] = field(default_factory=list)
+
+    def items(self, keywords: JsonObject, bounds: dict[str, Any]) -> Shape | None:
+        """`items`, `prefixItems`, `contains`, `unevaluatedItems`; adds what they say of the number of items to the bounds."""
+        prefix, rest = keywords.get("prefixItems", []), keywords.get("items", True)
+        shape = None if rest is True else self.read(rest)
+        if prefix:
+            first = [self.read(member) for member in prefix]
+            self.notes.append(f"Items in order: {cut(', '.join(map(describe, first[:32])), 300)}.")
+            if shape is not None and shape.empty:
+                bounds["maxItems"] = min(len(prefix), bounds.get("maxItems", len(prefix)))
+            if bounds.get("maxItems", len(prefix) + 1) <= len(prefix):
+                first, shape = first[: bounds["maxItems"]], NOTHING
+            shape = None if shape is None else _without_texts(union([*first, shape], self.memo))
+        if "contains" in keywords:
+            least, most = int(keywords.get("minContains", 1)), keywords.get("maxContains")
+            contained = self.read(keywords["contains"])
+            if least or most is not None:
+                count = sentence(count_text(least, None if most is None else int(most), "item", "items")).rstrip(".")
+                self.notes.append(f"{count} of this form: {describe(contained)}.")
+            if least > bounds.get("minItems", 0):
+                bounds["minItems"] = least
+        if keywords.get("unevaluatedItems", True) is not True:
+            self.notes.append("No items but those described.")
+        return shape
+
+    def objects(self, keywords: JsonObject) -> Objects:
+        """`properties`, `required`, `additionalProperties`, `patternProperties`, `propertyNames`, the counts, the dependencies."""
+        members = keywords.get("properties", {})
+        self.memo.spend(len(members) // 8)
+        own = {name: self.read(member) for name, member in members.items()}
+        others = self._others(keywords, own)
+        least, most = keywords.get("minProperties", 0), keywords.get("maxProperties")
         if least or most is not None:
-            count = sentence(count_text(least, None if most is None else int(most), "item", "items")).rstrip(".")
-            context.notes.append(f"{count} of this form: {describe(contained)}.")
-        if least > bounds.get("minItems", 0):
-            bounds["minItems"] = least
-    if keywords.get("unevaluatedItems", True) is not True:
-        context.notes.append("No items but those described.")
-    return shape
+            count = count_text(int(least), None if most is None else int(most), "property", "properties")
+            self.notes.append(sentence(count))
+        for name, need in keywords.get("dependentRequired", {}).items():
+            if need:
+                self.notes.append(f"With {quoted(name)}: also {names(need)}.")
+        for name, member in keywords.get("dependentSchemas", {}).items():
+            self.notes.append(f"With {quoted(name)}: {describe(self.read(member))}.")
+        shape = Objects(own, tuple(keywords.get("required", ())), others)
+        return self._with_names(keywords["propertyNames"], shape) if "propertyNames" in keywords else shape
+
+    def _others(self, keywords: JsonObject, own: dict[str, Shape]) -> Shape | None:
+        """The shape of properties that are not declared by name; None: any. Adds what every property must be to the declared ones."""
+        rest = keywords.get("additionalProperties", self._unevaluated(keywords))
+        shape = None if rest is True else self.read(rest)
+        by_pattern = {source: self.read(member) for source, member in keywords.get("patternProperties", {}).items()}
+        universal = [by_pattern.pop(source) for source in tuple(by_pattern) if source in _UNIVERSAL]
+        for index, every in enumerate(universal):
+            shape = every if index == 0 or shape is None else intersect(shape, every, self.memo)
+            own.update({name: intersect(member, every, self.memo) for name, member in own.items()})
+        if not by_pattern:
+            return shape
+        text = "; ".join(f"{cut(source, 80)}: {describe(member)}" for source, member in list(by_pattern.items())[:16])
+        self.notes.append(f"Properties named like {cut(text, 300)}.")
+        if universal or shape is None:
+            return shape  # what a pattern asks for in addition is a note
+        return _without_texts(union([*by_pattern.values(), shape], self.memo))
+
+    def _unevaluated(self, keywords: JsonObject) -> Json:
+        """`unevaluatedProperties`: as `additionalProperties` where only this schema declares properties, otherwise a note."""
+        rest = keywords.get("unevaluatedProperties", True)
+        if rest is True or not keywords.keys() & _DECLARING:
+            return rest
+        self.notes.append("No properties but those described.")
+        return True
+
+    def _with_names(self, schema: Json, shape: Objects) -> Objects:
+        """`propertyNames`: where it lists the names, they are the properties; otherwise a note."""
+        allowed = self.read(schema)
+        if allowed == ANYTHING:
+            return shape
+        if "string" not in allowed.types:
+            allowed = replace(allowed, values=())
+        if allowed.values is None:
+            self.notes.append(f"Property names: {describe(allowed)}.")
+            return shape
+        allowed_names = {name: shape.at(name) for name in allowed.values if isinstance(name, str)}
+        denied = {name: NOTHING for name in shape.properties if name not in allowed_names}
+        declared = {name: allowed_names[name] for name in shape.properties if name in allowed_names}
+        return Objects({**declared, **allowed_names, **denied}, shape.required, NOTHING)
 
 
 def _without_texts(shape: Shape) -> Shape:
     """Without what was put together for the reader, as a note says it where it belongs."""
     return replace(shape, title=None, description=None, notes=())
-
-
-def _objects(keywords: JsonObject, context: _Context) -> Objects:
-    """`properties`, `required`, `additionalProperties`, `patternProperties`, `propertyNames`, the counts, the dependencies."""
-    members = keywords.get("properties", {})
-    context.memo.spend(len(members) // 8)
-    own = {name: context.read(member) for name, member in members.items()}
-    others = _others(keywords, own, context)
-    least, most = keywords.get("minProperties", 0), keywords.get("maxProperties")
-    if least or most is not None:
-        count = count_text(int(least), None if most is None else int(most), "property", "properties")
-        context.notes.append(sentence(count))
-    for name, need in keywords.get("dependentRequired", {}).items():
-        if need:
-            context.notes.append(f"With {quoted(name)}: also {names(need)}.")
-    for name, member in keywords.get("dependentSchemas", {}).items():
-        context.notes.append(f"With {quoted(name)}: {describe(context.read(member))}.")
-    shape = Objects(own, tuple(keywords.get("required", ())), others)
-    return _with_names(keywords["propertyNames"], shape, context) if "propertyNames" in keywords else shape
-
-
-_UNIVERSAL = frozenset(
-    {"", "^", "$", ".*", "^.*", ".*$", "^.*$", "^(.*)$", ".", ".+", "^.+$", "^(.+)$", r"[\s\S]*", r"^[\s\S]*$"}
-)
-"""Patterns that every property name matches, apart from empty ones and line breaks. Record types of generators are written with them."""
-
-
-def _others(keywords: JsonObject, own: dict[str, Shape], context: _Context) -> Shape | None:
-    """The shape of properties that are not declared by name; None: any. Adds what every property must be to the declared ones."""
-    rest = keywords.get("additionalProperties", _unevaluated(keywords, context))
-    shape = None if rest is True else context.read(rest)
-    by_pattern = {source: context.read(member) for source, member in keywords.get("patternProperties", {}).items()}
-    universal = [by_pattern.pop(source) for source in tuple(by_pattern) if source in _UNIVERSAL]
-    for index, every in enumerate(universal):
-        shape = every if index == 0 or shape is None else intersect(shape, every, context.memo)
-        own.update({name: intersect(member, every, context.memo) for name, member in own.items()})
-    if not by_pattern:
-        return shape
-    text = "; ".join(f"{cut(source, 80)}: {describe(member)}" for source, member in list(by_pattern.items())[:16])
-    context.notes.append(f"Properties named like {cut(text, 300)}.")
-    if universal or shape is None:
-        return shape  # what a pattern asks for in addition is a note
-    return _without_texts(union([*by_pattern.values(), shape], context.memo))
-
-
-def _unevaluated(keywords: JsonObject, context: _Context) -> Json:
-    """`unevaluatedProperties`: as `additionalProperties` where only this schema declares properties, otherwise a note."""
-    rest = keywords.get("unevaluatedProperties", True)
-    if rest is True or not keywords.keys() & _DECLARING:
-        return rest
-    context.notes.append("No properties but those described.")
-    return True
-
-
-_DECLARING = frozenset({"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "dependentSchemas"})
-
-
-def _with_names(schema: Json, shape: Objects, context: _Context) -> Objects:
-    """`propertyNames`: where it lists the names, they are the properties; otherwise a note."""
-    allowed = context.read(schema)
-    if allowed == ANYTHING:
-        return shape
-    if "string" not in allowed.types:
-        allowed = replace(allowed, values=())
-    if allowed.values is None:
-        context.notes.append(f"Property names: {describe(allowed)}.")
-        return shape
-    allowed_names = {name: shape.at(name) for name in allowed.values if isinstance(name, str)}
-    denied = {name: NOTHING for name in shape.properties if name not in allowed_names}
-    declared = {name: allowed_names[name] for name in shape.properties if name in allowed_names}
-    return Objects({**declared, **allowed_names, **denied}, shape.required, NOTHING)

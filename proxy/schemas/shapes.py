@@ -19,8 +19,6 @@ TYPES: tuple[JsonType, ...] = ("object", "array", "string", "number", "boolean",
 ALL_TYPES: frozenset[JsonType] = frozenset(TYPES)
 
 
-# ---------------------------------------------------------------- bounds
-
 Bounds = Mapping[str, Any]
 """What is required of strings, numbers and arrays beside their type, by keyword. As in a schema, except:
 
@@ -80,9 +78,6 @@ def _tighter(one: Bounds, other: Bounds) -> Bounds:
         return one or other
     both = one.keys() & other.keys()
     return {**one, **other, **{keyword: BOUNDS[keyword][1](one[keyword], other[keyword]) for keyword in both}}
-
-
-# ---------------------------------------------------------------- shapes
 
 
 @dataclass(frozen=True, slots=True)

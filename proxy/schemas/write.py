@@ -9,7 +9,7 @@ Source of the last: `transform_schema` of the `anthropic` package, and the struc
 
 import re
 import unicodedata
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -52,31 +52,6 @@ class Written:
 
 
 @dataclass(slots=True)
-class Aliases:
-    """Property names that are safe, and unique in the whole schema. `names`: alias → the client's name."""
-
-    names: dict[str, str] = field(default_factory=dict)
-    _known: dict[str, str] = field(default_factory=dict)
-    _numbers: dict[str, int] = field(default_factory=dict)
-
-    def of(self, name: str, taken: Set[str]) -> str:
-        """The name itself where it is safe, else an alias that differs from those taken."""
-        if _SAFE_NAME.match(name):
-            return name
-        if name not in self._known:
-            plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-            stem = re.sub(r"[^a-zA-Z0-9_.-]+", "_", plain).strip("_")[:_MAX_NAME] or "property"
-            alias, number = stem, self._numbers.get(stem, 1)
-            while alias in taken or alias in self.names:
-                number += 1
-                alias = f"{stem[: _MAX_NAME - len(str(number)) - 1]}_{number}"
-            self._numbers[stem] = number
-            self._known[name] = alias
-            self.names[alias] = name
-        return self._known[name]
-
-
-@dataclass(slots=True)
 class Writer:
     """Writes shapes. A shape that occurs twice is written once, and the two places share the object.
 
@@ -86,7 +61,7 @@ class Writer:
         max_bytes: the size beyond which writing stops.
         memo: steps left.
         document: the client's schema, whose property names an alias must differ from.
-        aliases: of property names that upstreams refuse.
+        aliases: the property names that stand for one which upstreams refuse → the client's name.
         json_texts: id() of the schemas written for values that are asked for as JSON text.
     """
 
@@ -95,9 +70,11 @@ class Writer:
     max_bytes: int
     memo: Memo
     document: Document
-    aliases: Aliases = field(default_factory=Aliases)
+    aliases: dict[str, str] = field(default_factory=dict)
     json_texts: dict[int, JsonObject] = field(default_factory=dict)
     _known: dict[int, Written] = field(default_factory=dict)
+    _sent: dict[str, str] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
 
     def write(self, shape: Shape) -> Written:
         """The shape as a schema.
@@ -193,7 +170,7 @@ class Writer:
         written: JsonObject = {}
         for name in declared:
             if not objects.at(name).empty:
-                alias = self.aliases.of(name, self.document.names)
+                alias = self._sent_name(name)
                 member = self._inner(objects.at(name), draft)
                 written[alias] = member if alias == name else self._with_name(member, name, draft)
         forbidden = [name for name in declared if objects.at(name).empty]
@@ -202,13 +179,29 @@ class Writer:
         if written or (closed and typed):
             schema["properties"] = written
         if objects.required:
-            schema["required"] = [self.aliases.of(name, self.document.names) for name in objects.required]
+            schema["required"] = [self._sent_name(name) for name in objects.required]
         if closed:
             schema["additionalProperties"] = False
         elif others is not None and others != ANYTHING:
             schema["additionalProperties"] = self._inner(others, draft)
         elif typed and not written:
             schema["additionalProperties"] = True
+
+    def _sent_name(self, name: str) -> str:
+        """The name itself where it is safe, else an alias that no other property of the whole schema has."""
+        if _SAFE_NAME.match(name):
+            return name
+        if name not in self._sent:
+            plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+            stem = re.sub(r"[^a-zA-Z0-9_.-]+", "_", plain).strip("_")[:_MAX_NAME] or "property"
+            alias, number = stem, self._numbers.get(stem, 1)
+            while alias in self.document.names or alias in self.aliases:
+                number += 1
+                alias = f"{stem[: _MAX_NAME - len(str(number)) - 1]}_{number}"
+            self._numbers[stem] = number
+            self._sent[name] = alias
+            self.aliases[alias] = name
+        return self._sent[name]
 
     def _with_name(self, schema: JsonObject, name: str, draft: Written) -> JsonObject:
         """A property's schema with the name that the client gave it."""
@@ -219,8 +212,6 @@ class Writer:
             self.json_texts[id(named)] = named
         draft.size += 20 + len(json_bytes(text))
         return named
-
-    # ------------------------------------------------------------ anthropic
 
     def _closed(self, shape: Shape, draft: Written) -> None:
         """An object without declared properties could only be empty, so it is asked for as JSON text, as is any value."""
