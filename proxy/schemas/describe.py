@@ -108,37 +108,33 @@ def _property(objects: Objects, name: str, depth: int, room: int) -> str:
 
 def bounds_texts(bounds: Bounds, kind: JsonType) -> list[str]:
     """What is required of a value beside its type and its parts, for example `of 3 to 5 characters`."""
-    match kind:
-        case "string":
-            return [
-                *([f"of format {cut(bounds['format'], 60)}"] if "format" in bounds else []),
-                *_counts(bounds.get("minLength", 0), bounds.get("maxLength"), "character"),
-                *(f"matching {cut(pattern, 120)}" for pattern in bounds.get("pattern", ())[:4]),
-            ]
-        case "number":
-            (lower, excluded), (upper, allowed) = bounds.get("minimum", (None, 0)), bounds.get("maximum", (None, 0))
-            return [
-                *([f"{'>' if excluded else '>='} {lower}"] if lower is not None else []),
-                *([f"{'<=' if allowed else '<'} {upper}"] if upper is not None else []),
-                *([f"multiple of {bounds['multipleOf']}"] if "multipleOf" in bounds else []),
-            ]
-        case "array":
-            counts = _counts(bounds.get("minItems", 0), bounds.get("maxItems"), "item")
-            return [*counts, *(["without repeats"] if "uniqueItems" in bounds else [])]
-        case _:
-            return []
+    texts: list[str] = []
+    if kind == "string":
+        texts = [
+            f"of format {cut(bounds['format'], 60)}" if "format" in bounds else "",
+            count_text(bounds.get("minLength", 0), bounds.get("maxLength"), "of {} character"),
+            *(f"matching {cut(pattern, 120)}" for pattern in bounds.get("pattern", ())[:4]),
+        ]
+    elif kind == "number":
+        (lower, excluded), (upper, allowed) = bounds.get("minimum", (None, 0)), bounds.get("maximum", (None, 0))
+        texts = [
+            f"{'>' if excluded else '>='} {lower}" if lower is not None else "",
+            f"{'<=' if allowed else '<'} {upper}" if upper is not None else "",
+            f"multiple of {bounds['multipleOf']}" if "multipleOf" in bounds else "",
+        ]
+    elif kind == "array":
+        count = count_text(bounds.get("minItems", 0), bounds.get("maxItems"), "of {} item")
+        texts = [count, "without repeats" if "uniqueItems" in bounds else ""]
+    return list(filter(None, texts))
 
 
-def _counts(least: int, most: int | None, thing: str) -> list[str]:
-    return [f"of {count_text(least, most, thing, f'{thing}s')}"] if least or most is not None else []
-
-
-def count_text(least: int, most: int | None, one: str, many: str) -> str:
-    """`minProperties` and the like: `2 to 3 properties`."""
+def count_text(least: float, most: float | None, form: str) -> str:
+    """How many things there may be: `2 to 3 properties` for the form `{} property`; empty where any number may be."""
+    plural = f"{form[:-1]}ies" if form.endswith("y") else f"{form}s"
     if most is None:
-        return f"at least {least} {one if least == 1 else many}"
-    number = str(most) if least == most else f"{least} to {most}" if least else f"at most {most}"
-    return f"{number} {one if most == 1 else many}"
+        return (form if least == 1 else plural).format(f"at least {int(least)}") if least else ""
+    number = f"{int(most)}" if least == most else f"{int(least)} to {int(most)}" if least else f"at most {int(most)}"
+    return (form if most == 1 else plural).format(number)
 
 
 def alternatives(shapes: Iterable[Shape], depth: int = _DEPTH, room: int = _ROOM) -> str:

@@ -269,9 +269,8 @@ class _Parts:
         if "contains" in keywords:
             least, most = int(keywords.get("minContains", 1)), keywords.get("maxContains")
             contained = self.read(keywords["contains"])
-            if least or most is not None:
-                count = sentence(count_text(least, None if most is None else int(most), "item", "items")).rstrip(".")
-                self.notes.append(f"{count} of this form: {describe(contained)}.")
+            if count := count_text(least, most, "{} item"):
+                self.notes.append(sentence(f"{count} of this form: {describe(contained)}"))
             if least > bounds.get("minItems", 0):
                 bounds["minItems"] = least
         if keywords.get("unevaluatedItems", True) is not True:
@@ -284,9 +283,7 @@ class _Parts:
         self.memo.spend(len(members) // 8)
         own = {name: self.read(member) for name, member in members.items()}
         others = self._others(keywords, own)
-        least, most = keywords.get("minProperties", 0), keywords.get("maxProperties")
-        if least or most is not None:
-            count = count_text(int(least), None if most is None else int(most), "property", "properties")
+        if count := count_text(keywords.get("minProperties", 0), keywords.get("maxProperties"), "{} property"):
             self.notes.append(sentence(count))
         for name, need in keywords.get("dependentRequired", {}).items():
             if need:

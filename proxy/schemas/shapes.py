@@ -23,7 +23,7 @@ Bounds = Mapping[str, Any]
 """What is required of strings, numbers and arrays beside their type, by keyword. As in a schema, except:
 
     minimum     (the number, whether it is itself excluded)
-    maximum     (the number, whether it is itself allowed); so the tighter of two is the larger, or the smaller, as with other bounds
+    maximum     (the number, whether it is itself allowed); so a number n fits where minimum <= (n, False) and (n, True) <= maximum
     pattern     the patterns that are all to be found
     integer     True
 
@@ -31,6 +31,7 @@ Bounds that say nothing (`minLength: 0`) are left out.
 """
 
 _MAX_LCM = 2**53
+_LOWEST, _HIGHEST = (-math.inf, False), (math.inf, True)
 
 
 def _common_patterns(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -128,21 +129,19 @@ class Shape:
         return not self.types
 
 
-def structure(shape: Shape | None, memo: Memo) -> object:
-    """What makes two shapes the same set of values, as `Memo.key` takes it."""
-    if shape is None:
-        return None
-    values = None if shape.values is None else memo.identities(shape.values)
-    options = tuple(memo.key(option, structure) for option in shape.options)
-    items, objects = memo.key(shape.items, structure), memo.key(shape.objects, structure_of_objects)
-    return shape.types, values, frozenset(shape.bounds.items()), items, objects, options
-
-
-def structure_of_objects(objects: Objects, memo: Memo) -> object:
-    """The same for the objects of a shape."""
-    memo.spend(len(objects.properties) // 8)
-    properties = frozenset((name, memo.key(member, structure)) for name, member in objects.properties.items())
-    return Objects, properties, objects.required, memo.key(objects.others, structure)
+def structure(part: Shape | Objects | None, memo: Memo) -> object:
+    """What makes two shapes, or the objects of two, the same set of values, as `Memo.key` takes it."""
+    match part:
+        case Shape():
+            values = None if part.values is None else memo.identities(part.values)
+            parts = [memo.key(inner, structure) for inner in (part.items, part.objects, *part.options)]
+            return part.types, values, frozenset(part.bounds.items()), tuple(parts)
+        case Objects():
+            memo.spend(len(part.properties) // 8)
+            properties = frozenset((name, memo.key(member, structure)) for name, member in part.properties.items())
+            return Objects, properties, part.required, memo.key(part.others, structure)
+        case _:
+            return None
 
 
 ANYTHING = Shape()
@@ -181,10 +180,7 @@ def _impossible(shape: Shape, kind: JsonType) -> bool:
         case "string":
             return "maxLength" in bounds and bounds.get("minLength", 0) > bounds["maxLength"]
         case "number":
-            if "minimum" not in bounds or "maximum" not in bounds:
-                return False
-            (lower, excluded), (upper, allowed) = bounds["minimum"], bounds["maximum"]
-            return lower > upper or (lower == upper and (excluded or not allowed))
+            return bool(bounds.get("minimum", _LOWEST) >= bounds.get("maximum", _HIGHEST))
         case "array":
             most = 0 if shape.items and shape.items.empty else bounds.get("maxItems")
             return most is not None and bounds.get("minItems", 0) > most
@@ -200,12 +196,8 @@ def _may_be(shape: Shape, value: Json) -> bool:
     if isinstance(value, str):
         return bool(bounds.get("minLength", 0) <= len(value) <= bounds.get("maxLength", math.inf))
     if isinstance(value, int | float) and not isinstance(value, bool):
-        (lower, excluded), (upper, allowed) = (
-            bounds.get("minimum", (value, False)),
-            bounds.get("maximum", (value, True)),
-        )
-        above, below = value > lower or (value == lower and not excluded), value < upper or (value == upper and allowed)
-        return bool(above and below) and ("integer" not in bounds or is_integer(value))
+        within = bounds.get("minimum", _LOWEST) <= (value, False) and (value, True) <= bounds.get("maximum", _HIGHEST)
+        return within and ("integer" not in bounds or is_integer(value))
     return True
 
 

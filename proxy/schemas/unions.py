@@ -26,7 +26,6 @@ from proxy.schemas.shapes import (
     normalized,
     of_values,
     structure,
-    structure_of_objects,
 )
 from proxy.schemas.values import Json, JsonType, Memo, is_integer, type_of
 
@@ -101,13 +100,12 @@ def _with_texts(shape: Shape, sources: Sequence[Shape]) -> Shape:
     """The shape with what the sources say for the reader: a title only where all that have one agree."""
     titles = {source.title for source in sources if source.title}
     descriptions = list(dict.fromkeys(source.description for source in sources if source.description))
+    description = descriptions[0] if len(descriptions) == 1 else cut(" / ".join(descriptions), _MAX_DESCRIPTION)
     notes = list(dict.fromkeys(note for source in sources for note in source.notes))
     return replace(
         shape,
         title=titles.pop() if len(titles) == 1 else None,
-        description=cut(" / ".join(descriptions), _MAX_DESCRIPTION)
-        if len(descriptions) > 1
-        else "".join(descriptions) or None,
+        description=description or None,
         notes=tuple(notes[:_MAX_NOTES]),
     )
 
@@ -224,5 +222,5 @@ def _same(name: JsonType, one: Shape, other: Shape, memo: Memo) -> bool:
         return memo.key(one.items, structure) == memo.key(other.items, structure)
     return name != "object" or (
         len(one.objects.properties) == len(other.objects.properties)
-        and memo.key(one.objects, structure_of_objects) == memo.key(other.objects, structure_of_objects)
+        and memo.key(one.objects, structure) == memo.key(other.objects, structure)
     )
