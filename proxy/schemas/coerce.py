@@ -172,8 +172,8 @@ class _Coercer:
                     or not any(self._count_errors(member, None) for member in self._of_property(keywords, name))
                 }
         for spelling in _spellings(keywords, value):
-            is_scalar = not isinstance(spelling, dict | list)
-            yield spelling if is_scalar else self.apply(_Coercer.corrected, [schema], spelling)
+            inside = isinstance(spelling, dict | list)
+            yield self.apply(_Coercer.corrected, [schema], spelling) if inside else spelling
 
     def _wrapped(self, schema: JsonObject, value: Json) -> Iterator[Json]:
         """The value as the one item of a list, where it is an item as it stands and no list in words."""

@@ -10,7 +10,7 @@ from threading import Lock
 from proxy.errors import InvalidRequest, SchemaTooComplex
 from proxy.schemas.document import Document, read_document
 from proxy.schemas.read import MAX_LEVELS, Expansion, Reader
-from proxy.schemas.shapes import ALL_TYPES, Shape, intersect, of_types, with_note
+from proxy.schemas.shapes import ALL_TYPES, Shape, intersect, with_note
 from proxy.schemas.values import (
     Budget,
     JsonObject,
@@ -210,7 +210,7 @@ def _written(document: Document, options: _Options, budget: Budget) -> tuple[Com
 
     def attempt(shape: Shape, writer: Writer) -> tuple[CompiledSchema, int]:
         if must_be_object:
-            shape = intersect(shape, of_types("object"), writer.memo)
+            shape = intersect(shape, Shape(types=frozenset({"object"})), writer.memo)
         if shape.empty:
             raise SchemaError("no value can match the schema")
         written = writer.write(shape)

@@ -101,19 +101,15 @@ def pattern(source: str) -> Pattern:
         BadPattern: it is no regular expression.
     """
     size = _checked_size(source) if len(source) <= _MAX_PATTERN else _MAX_EXPANDED + 1
-    for plain, prepare in ((True, _whole), (False, _conditions)) if size <= _MAX_EXPANDED else ():
+    for plain in (True, False) if size <= _MAX_EXPANDED else ():
         try:
-            conditions = prepare(source)
+            conditions = ((_translated(source), True),) if plain else _conditions(source)
             for condition, _ in conditions if size <= _COMPILED_AT_ONCE else ():
                 _check_compiles(condition)
             return Pattern(plain, conditions, size)
         except _Unsupported:
             continue
     return Pattern(plain=False, conditions=None, size=0)
-
-
-def _whole(source: str) -> tuple[tuple[str, bool], ...]:
-    return ((_translated(source), True),)
 
 
 def _conditions(source: str) -> tuple[tuple[str, bool], ...]:
@@ -316,11 +312,13 @@ def _open(text: str) -> str:
     return text.replace("(?<", "(?P<").replace("$", "_")
 
 
-def _char(text: str) -> str:
-    return {".": _DOT, "{": r"\{", "}": r"\}"}.get(text, text)
-
-
-_TRANSLATE = {"escape": _escape, "set": _set, "open": _open, "char": _char}
+_CHARS = {".": _DOT, "{": r"\{", "}": r"\}"}
+_TRANSLATE: Mapping[str, Callable[[str], str]] = {
+    "escape": _escape,
+    "set": _set,
+    "open": _open,
+    "char": lambda text: _CHARS.get(text, text),
+}
 
 
 # ---------------------------------------------------------------- formats

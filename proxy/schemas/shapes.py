@@ -154,11 +154,6 @@ def of_values(values: Iterable[Json]) -> Shape:
     return Shape(types=frozenset(map(type_of, distinct)), values=distinct)
 
 
-def of_types(*kinds: JsonType) -> Shape:
-    """All values of some JSON types."""
-    return Shape(types=frozenset(kinds))
-
-
 def normalized(shape: Shape) -> Shape:
     """The same shape without what cannot be: types of which no value is left, listed values of other types or out of bounds."""
     if shape.values is not None:  # the parts say nothing more

@@ -69,7 +69,7 @@ def _joined(shapes: Sequence[Shape], memo: Memo) -> Shape:
     return unite(_joined(shapes[:middle], memo), _joined(shapes[middle:], memo), memo)
 
 
-def without_options(shape: Shape, memo: Memo) -> Shape:
+def _without_options(shape: Shape, memo: Memo) -> Shape:
     """The shape without options: their union is part of it."""
     return intersect(replace(shape, options=()), union(shape.options, memo), memo) if shape.options else shape
 
@@ -86,7 +86,7 @@ def unite(one: Shape, other: Shape, memo: Memo) -> Shape:
 def _unite(one: Shape, other: Shape, memo: Memo) -> Shape:
     if one.open or other.open or ANYTHING in (one, other):
         return _anything(one, other, memo)
-    one, other = without_options(one, memo), without_options(other, memo)
+    one, other = _without_options(one, memo), _without_options(other, memo)
     one, other = _as_list_beside(one, other), _as_list_beside(other, one)
     if one.values is not None and other.values is not None:
         memo.spend((len(one.values) + len(other.values)) // 8)
