@@ -294,6 +294,8 @@ def test_tokens_are_estimated(deployment: Deployment) -> None:
     assert few["object"] == "response.input_tokens"
     assert 900 < many["input_tokens"] < 2000
     assert few["input_tokens"] < 50
+    assert deployment.http.post(f"{URL}/input_tokens", json={"input": "Hi."}).status_code == 200
+    assert deployment.http.post(f"{URL}/input_tokens", json={"model": "none", "input": "Hi."}).status_code == 404
     assert deployment.jobs_submitted() == before
 
 

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 import structlog
@@ -27,10 +27,7 @@ from proxy.api.http.responses import (
 )
 from proxy.api.openai.encode import error_body
 from proxy.api.openai.responses.background import Background, Task
-from proxy.api.openai.responses.decode import (
-    references,
-    turn_of,
-)
+from proxy.api.openai.responses.decode import references, turn_of
 from proxy.api.openai.responses.encode import (
     FINAL,
     ResponseStreamEncoder,
@@ -53,7 +50,6 @@ from proxy.inference.router import find_model
 
 API: Final = "responses"
 """Its name in the digests of equal requests."""
-_LARGE_BYTES: Final = 64 * 1024
 _BEGIN_AFTER_S: Final = 0.5
 """How long the upstream may take to refuse a request before its stream begins."""
 _BYTES_PER_TOKEN: Final = 4
@@ -111,7 +107,7 @@ async def create(request: Request) -> RunResponse | Response:
     if task.reply.background:
         stored = await services.background.start(task, caller, terms, credential)
         if task.reply.stream:
-            return _stream_of(services, stored, caller, heartbeat_s)
+            return _stream_of(services.background, stored, caller, heartbeat_s)
         return json_response(stored.response)
     answer = _ResponseRun(services, task, caller, terms, credential)
     if task.reply.stream:
@@ -120,15 +116,20 @@ async def create(request: Request) -> RunResponse | Response:
 
 
 async def count_tokens(request: Request) -> Response:
-    """`POST /v1/responses/input_tokens`: an estimate, without a job."""
+    """`POST /v1/responses/input_tokens`: an estimate, without a job. It may leave the model out."""
     services: ResponsesServices = request.state.responses
-    _, task = await _read(request, services)
+    _, task = await _read(request, services, {"model": services.api.catalog.cards[0].id})
     tokens = max(1, task.request.body_bytes // _BYTES_PER_TOKEN)
     return json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
 
-async def _read(request: Request, services: ResponsesServices) -> tuple[Caller, Task]:
+async def _read(
+    request: Request, services: ResponsesServices, defaults: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Caller, Task]:
     """The caller and the decoded body.
+
+    Args:
+        defaults: fields that the body may leave out.
 
     Raises:
         ProxyError: the caller is not known, the body is wrong, it refers to what is not stored, or there is no such model.
@@ -136,7 +137,9 @@ async def _read(request: Request, services: ResponsesServices) -> tuple[Caller, 
     api = services.api
     caller = await api.authenticator.authenticate(request.headers)
     await services.store.open()
-    read = await read_object(request, partial(_validated, services=services, caller=caller), api.settings.server)
+    read = await read_object(
+        request, lambda raw, size: _validated({**defaults, **raw}, size, services, caller), api.settings.server
+    )
     task = read if isinstance(read, Task) else await services.background.resolve(*read, caller)
     if task.request.model not in api.catalog.by_name:
         await find_model(task.request.model, caller, api.catalog, api.endpoints)
@@ -144,7 +147,7 @@ async def _read(request: Request, services: ResponsesServices) -> tuple[Caller, 
 
 
 def _validated(
-    raw: JsonObject, body_bytes: int, *, services: ResponsesServices, caller: Caller
+    raw: JsonObject, body_bytes: int, services: ResponsesServices, caller: Caller
 ) -> Task | tuple[ResponsesRequest, JsonObject, int]:
     """The decoded body, or where stored responses have to be read first, the body."""
     body = validated(ResponsesRequest, raw)
@@ -238,13 +241,13 @@ class _ResponseStream(StreamResponse):
     delivered_by_choices = False
 
     def __init__(self, answer: _ResponseRun, heartbeat_s: float, services: ResponsesServices) -> None:
-        self._wanted = answer
+        self._running = answer
         self._events = ResponseStreamEncoder(answer.task.reply, answer.seal)
         chat = services.api.settings.chat.model_copy(update={"heartbeat_style": "chunk"})
         super().__init__(answer.start, self._events, heartbeat_s, chat)
 
     async def _write_all(self, send: Send) -> None:
-        answer, opening = self._wanted, None
+        answer, opening = self._running, None
 
         def open_soon() -> None:
             nonlocal opening
@@ -254,13 +257,12 @@ class _ResponseStream(StreamResponse):
         try:
             self._run = run = await self._start()
         except PaidFailure:
-            if (
-                answer.terms.derived_ttl_s
-            ):  # Codex repeats a request more often after a status than after a stream that ended
+            # Of what has a status Codex repeats each request four times more than of what ends a stream.
+            if answer.terms.derived_ttl_s:
                 await self._open(send)
             raise
         finally:
-            if opening is not None:
+            if opening is not None and not self._begun:
                 opening.cancel()
         await self._open(send)
         await self._write_events(run, send)
@@ -273,7 +275,7 @@ class _ResponseStream(StreamResponse):
 
     async def _open(self, send: Send) -> None:
         if not self._held:
-            self._held.append(self._events.begin(self._wanted.id, int(time.time())))
+            self._held.append(self._events.begin(self._running.id, int(time.time())))
         await super()._open(send)
 
 
@@ -287,7 +289,8 @@ async def retrieve(request: Request) -> Response:
     if request.query_params.get("stream", "").lower() not in ("true", "1"):
         return json_response(stored.response)
     after = _number(request, "starting_after", -1, 2**31)
-    return _stream_of(services, stored, caller, services.api.settings.chat.heartbeat_s, after)
+    _, heartbeat_s = terms_of(request.headers, services.api.settings.chat.heartbeat_s)
+    return _stream_of(services.background, stored, caller, heartbeat_s, after)
 
 
 async def cancel(request: Request) -> Response:
@@ -355,12 +358,12 @@ def _number(request: Request, name: str, default: int, most: int, least: int = 0
 
 
 def _stream_of(
-    services: ResponsesServices, stored: StoredResponse, caller: Caller, heartbeat_s: float, after: int = -1
+    background: Background, stored: StoredResponse, caller: Caller, heartbeat_s: float, after: int = -1
 ) -> Response:
     """The events of a stored response, from the one that follows `after`; live while it is being worked on."""
     media_type, *headers = EVENT_STREAM
     return StreamingResponse(
-        _events_of(services.background, stored, caller, heartbeat_s, after),
+        _events_of(background, stored, caller, heartbeat_s, after),
         media_type=media_type.decode(),
         headers={name.decode(): value.decode() for name, value in headers},
     )
