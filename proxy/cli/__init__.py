@@ -15,19 +15,27 @@ from proxy.access.keys import Keys
 from proxy.catalog import CatalogError, load_catalog
 from proxy.cli.common import config_option, fail, read_settings
 from proxy.cli.keys import keys_group, with_keys
+from proxy.cli.launch import KEY_VARIABLE, launch
 from proxy.errors import ProxyError
-from proxy.settings import Settings, config_folder
+from proxy.settings import NarrativeSettings, Settings, config_folder
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="narrative-proxy")
-def main() -> None:
-    """OpenAI Chat Completions on top of Narrative model inference.
+@click.pass_context
+def main(context: click.Context) -> None:
+    """OpenAI's and Anthropic's APIs on top of Narrative model inference.
+
+    Without a command it serves, on the embedded sandbox unless something of Narrative is configured.
 
     \b
     Try it without an account:   narrative-proxy serve --sandbox
     With an account:             NARRATIVE_API_KEY=… NARRATIVE_DATA_PLANE_ID=… narrative-proxy serve
     """
+    if context.invoked_subcommand is None:
+        _serve(read_settings(None), sandbox=None)
 
 
 @main.command()
@@ -43,7 +51,13 @@ def serve(host: str | None, port: int | None, config: Path | None, sandbox: bool
     only. Without it, each client's own bearer token is passed through to Narrative.
     """
     given = {("server", "host"): host, ("server", "port"): port, ("server", "workers"): workers}
-    settings = read_settings(config, {path: value for path, value in given.items() if value is not None})
+    _serve(read_settings(config, {path: value for path, value in given.items() if value is not None}), sandbox=sandbox)
+
+
+def _serve(settings: Settings, *, sandbox: bool | None) -> None:
+    """`sandbox` None: where nothing is configured."""
+    if sandbox is None:
+        sandbox = settings.narrative == NarrativeSettings()
     _check(settings, sandbox=sandbox)
 
     gc.disable()  # until all is imported and `settled`: collections in between find nothing and take a tenth of the time
@@ -159,8 +173,14 @@ def _banner(settings: Settings, sandbox: bool) -> str:
         f"narrative-proxy {__version__} {what}\n\n"
         f"  base URL   {{url}}/v1\n{console}\n"
         f"  curl {{url}}/v1/chat/completions -H \"Authorization: Bearer {key}\" -H 'Content-Type: application/json' \\\n"
-        '    -d \'{{"model": "claude-4-5-haiku", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'\n'
+        '    -d \'{{"model": "claude-4-5-haiku", "messages": [{{"role": "user", "content": "Hello!"}}]}}\'\n\n'
+        f'  OpenAI SDKs   export OPENAI_BASE_URL={{url}}/v1 OPENAI_API_KEY="{key}"\n'
+        f'  Claude Code   ANTHROPIC_BASE_URL={{url}} ANTHROPIC_AUTH_TOKEN="{key}" claude --model claude-4-5-sonnet\n'
+        f'  Codex         {KEY_VARIABLE}="{key}" codex -m claude-4-5-sonnet -c model_provider=narrative \\\n'
+        '    -c \'model_providers.narrative={{name="Narrative", base_url="{url}/v1", '
+        f'env_key="{KEY_VARIABLE}", wire_api="responses"}}}}\'\n'
     )
 
 
 main.add_command(keys_group)
+main.add_command(launch)

@@ -3,6 +3,7 @@
 import itertools
 import signal
 import subprocess
+import tomllib
 from contextlib import ExitStack
 
 import httpx
@@ -22,6 +23,22 @@ def test_serve_with_the_sandbox_answers_at_the_address_it_prints_and_ends_on_sig
         assert answer.status_code == 200, answer.text
         assert answer.json()["choices"][0]["message"]["content"]
     assert process.returncode == 0
+
+
+def test_without_a_command_it_serves_on_the_sandbox_where_nothing_is_configured() -> None:
+    with running(PROXY_PORT="0") as (url, process):
+        assert httpx.post(f"{url}/v1/chat/completions", json=HELLO, timeout=30).json()["choices"]
+    assert process.returncode == 0
+
+
+def test_without_a_command_it_serves_for_narrative_where_that_is_configured(deployment: Deployment) -> None:
+    account = {"NARRATIVE_API_KEY": "k", "NARRATIVE_DATA_PLANE_ID": PLANE}
+    before = deployment.jobs_submitted()
+    with running(PROXY_PORT="0", NARRATIVE_ENVIRONMENT=deployment.sandbox_url, **account) as (url, _):
+        assert httpx.post(f"{url}/v1/chat/completions", json=HELLO, timeout=30).status_code == 200
+    assert deployment.jobs_submitted() == before + 1
+    half = run(PROXY_PORT="0", NARRATIVE_API_KEY="k")
+    assert (half.returncode, "NARRATIVE_DATA_PLANE_ID" in half.stderr) == (2, True)
 
 
 def test_several_workers_serve_one_address() -> None:
@@ -55,6 +72,25 @@ def test_the_printed_call_works_as_it_is() -> None:
     finally:
         started.terminate()
         started.communicate(timeout=60)
+
+
+def test_the_printed_lines_point_clients_here() -> None:
+    settings = {"PROXY_API_KEYS": "sekret", "KEY": "sekret"}
+    with running("serve", "--sandbox", "--port", "0", **settings) as (url, process):
+        assert process.stdout
+        lines = "".join(itertools.islice(process.stdout, 9))
+    openai, claude, codex = (lines.split(f"  {name}  ")[1] for name in ("OpenAI SDKs ", "Claude Code ", "Codex       "))
+    stubs = """claude() { printf '%s\\n' "$ANTHROPIC_BASE_URL" "$ANTHROPIC_AUTH_TOKEN" "$@"; }
+        codex() { printf '%s\\n' "$NARRATIVE_PROXY_KEY" "$@"; }
+        """
+    script = f'{openai.splitlines()[0]}\necho "$OPENAI_BASE_URL $OPENAI_API_KEY"\n{claude.splitlines()[0]}\n{codex}'
+    shown = subprocess.run(["sh", "-c", stubs + script], env=settings, capture_output=True, text=True, check=True)
+    first, *words = shown.stdout.splitlines()
+    assert first == f"{url}/v1 sekret"
+    assert words[:2] == [url, "sekret"]
+    assert words.count("sekret") == 2
+    [provider] = [word for word in words if word.startswith("model_providers.narrative=")]
+    assert tomllib.loads(provider)["model_providers"]["narrative"]["base_url"] == f"{url}/v1"
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -134,7 +170,7 @@ def test_health_asks_the_running_server() -> None:
     assert run("health", PROXY_PORT="1").returncode == 1
 
 
-@pytest.mark.parametrize("arguments", [(), ("serve",), ("sandbox",), ("check",), ("health",)])
+@pytest.mark.parametrize("arguments", [(), ("serve",), ("sandbox",), ("check",), ("health",), ("launch",)])
 def test_help_reads_well(arguments: tuple[str, ...]) -> None:
     told = run(*arguments, "--help").stdout
     assert told.startswith("Usage: ")
