@@ -17,6 +17,7 @@ from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.types import ChatRequest
 from proxy.backends.narrative.output import choice_of, read_job, usage_of
 from proxy.backends.narrative.prompt import Prepared, prepare
+from proxy.backends.narrative.types import encoded
 from proxy.catalog import load_catalog
 from proxy.inference.request import Rules
 from proxy.inference.result import Result, Usage, result_events
@@ -47,7 +48,7 @@ def prepared(case: dict[str, Any], **fields: Any) -> tuple[Prepared, ChatReply]:
 
 def run_body(made: Prepared) -> dict[str, Any]:
     body = made.body("fef9904e-d263-4930-85f7-1e28cce40f89", "rid:7d444840-9dc0-11d1-b245-5ffdce74fad2")
-    return json.loads(body.model_dump_json(exclude_none=True))
+    return json.loads(encoded(body))
 
 
 def test_the_request_becomes_the_run_body(case: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -119,7 +120,7 @@ async def plan(request: Request) -> Response:
     def _plan() -> Response:
         prepared = prepare(decoded, found.card, services.rules, budget=budget)
         run = prepared.body(caller.data_plane_id or _UNKNOWN_PLANE, _SHOWN_TAG)
-        body = {"run": run.model_dump(mode="json", exclude_none=True), "jobs": decoded.choices}
+        body = {"run": msgspec.to_builtins(run), "jobs": decoded.choices}
         adjusted = [sentence for sentence in (found.adjusted, *prepared.adjusted) if sentence]
         return _json({**body, "ignored": prepared.ignored, "adjusted": adjusted})
 

@@ -40,6 +40,7 @@ from proxy.backends.narrative.types import (
     RunRequest,
     Webhook,
     WebhookRequest,
+    encoded,
     parse_json,
     parse_page,
     parse_record,
@@ -200,7 +201,7 @@ class NarrativeClient:
         self, request: RunRequest, *, deadline: float | None = None, abandoned: Callable[[], bool] = bool
     ) -> Job:
         """`run_model_inference` for a caller that is never cancelled. Nothing is sent again once `abandoned()` is true."""
-        content = request.model_dump_json(exclude_none=True).encode()
+        content = encoded(request)
         call = Call(Operation.SUBMIT, "POST", "/model-inference/run", parse_record, content)
         accepted = await self._call(call, deadline, abandoned)
         if accepted.name is None:
@@ -251,7 +252,7 @@ class NarrativeClient:
 
     async def create_webhook(self, request: WebhookRequest) -> Webhook:
         """`POST /webhooks`: subscribe. A repeat after a lost answer can leave a second subscription behind."""
-        content = request.model_dump_json(exclude_none=True).encode()
+        content = encoded(request)
         return await self._call(Call(Operation.WEBHOOKS, "POST", "/webhooks", _parse_webhook, content))
 
     async def get_webhook(self, webhook_id: str) -> Webhook:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -33,46 +33,43 @@ _JOB_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 # ---------------------------------------------------------------- POST /model-inference/run
 
 
-class _Sent(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class _Sent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is sent; fields that are None are left out."""
 
 
-class TextBlock(_Sent):
+class TextBlock(_Sent, frozen=True, tag_field="type", tag="text"):
     """Text of a turn."""
 
-    type: Literal["text"] = "text"
     text: str
 
 
-class ToolUseBlock(_Sent):
+class ToolUseBlock(_Sent, frozen=True, tag_field="type", tag="tool_use"):
     """A call the model made, in an assistant turn."""
 
-    type: Literal["tool_use"] = "tool_use"
     tool_use_id: str
     name: str
     input: JsonObject
 
 
-class ToolResultBlock(_Sent):
+class ToolResultBlock(_Sent, frozen=True, tag_field="type", tag="tool_result"):
     """What a call gave back, in the user turn right after it."""
 
-    type: Literal["tool_result"] = "tool_result"
     tool_use_id: str
     content: tuple[TextBlock, ...]
     is_error: bool | None = None
 
 
-Block = Annotated[TextBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
+Block = TextBlock | ToolUseBlock | ToolResultBlock
 
 
-class RunMessage(_Sent):
+class RunMessage(_Sent, frozen=True):
     """One turn."""
 
     role: Literal["system", "user", "assistant"]
     content: tuple[Block, ...]
 
 
-class InferenceConfig(_Sent):
+class InferenceConfig(_Sent, frozen=True):
     """The output schema and the sampling; what is None is left to the model."""
 
     output_format_schema: JsonObject
@@ -82,14 +79,22 @@ class InferenceConfig(_Sent):
     stop_sequences: tuple[str, ...] | None = None
 
 
-class RunRequest(_Sent):
-    """The body of `POST /model-inference/run`. Dump it with `exclude_none=True`."""
+class RunRequest(_Sent, frozen=True):
+    """The body of `POST /model-inference/run`; `encoded` gives its JSON."""
 
     data_plane_id: str
     model: str
     messages: tuple[RunMessage, ...]
     inference_config: InferenceConfig
     tags: tuple[str, ...] = ()
+
+
+def encoded(body: _Sent) -> bytes:
+    """The JSON of what is sent."""
+    try:
+        return msgspec.json.encode(body)
+    except OverflowError:  # an integer of more than 64 bits
+        return json.dumps(msgspec.to_builtins(body), ensure_ascii=False).encode()
 
 
 # ---------------------------------------------------------------- jobs
@@ -172,10 +177,9 @@ class Job:
 # ---------------------------------------------------------------- webhooks
 
 
-class WebhookRequest(_Sent):
-    """The body of `POST /webhooks`; absent filters take everything. Dump it with `exclude_none=True`."""
+class WebhookRequest(_Sent, frozen=True, tag_field="type", tag="webhook_subscription_jobs"):
+    """The body of `POST /webhooks`; absent filters take everything."""
 
-    type: Literal["webhook_subscription_jobs"] = "webhook_subscription_jobs"
     url: str
     name: str
     job_types: tuple[str, ...] | None = None
