@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ class Proxy:
 
     Attributes:
         base_url: what clients are pointed at, with `/v1`.
+        url: the same without, for clients of the Messages API.
         key: the one it accepts.
     """
 
@@ -48,6 +50,7 @@ class Proxy:
         assert process.stdout
         assert process.stderr
         self.base_url = _base_url(process.stdout)
+        self.url = self.base_url.removesuffix("/v1")
         self._ended: dict[str, dict[str, Any]] = {}
         self._left: set[str] = set()
         self._news = threading.Condition()
@@ -64,6 +67,12 @@ class Proxy:
         with self._news:
             assert self._news.wait_for(lambda: request_id in self._ended, timeout=30), "the proxy still works on it"
             return self._ended[request_id]
+
+    def jobs(self) -> int:
+        """How many jobs were submitted so far."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:  # noqa: S310
+            lines = answer.read().decode().splitlines()
+        return int(sum(float(line.split()[-1]) for line in lines if line.startswith("proxy_jobs_submitted_total")))
 
     def left(self, request_id: str) -> None:
         """Wait until the proxy is done with a request whose client left before its end."""
@@ -118,8 +127,8 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture(scope="session")
 def blank_proxy() -> Iterator[Proxy]:
-    """One that sends blanks ahead of plain answers that take long."""
-    with _running(PROXY_CHAT__KEEPALIVE_JSON_S=HEARTBEAT_S) as running:
+    """One that sends blanks ahead of plain answers that take long, and begins streams before their jobs end."""
+    with _running(PROXY_CHAT__KEEPALIVE_JSON_S=HEARTBEAT_S, PROXY_MESSAGES__HOLD_S=HEARTBEAT_S) as running:
         yield running
 
 
