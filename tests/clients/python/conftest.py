@@ -70,7 +70,7 @@ class Proxy:
 
     def jobs(self) -> int:
         """How many jobs were submitted so far."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         return int(sum(float(line.split()[-1]) for line in lines if line.startswith("proxy_jobs_submitted_total")))
 
@@ -102,7 +102,8 @@ def _base_url(lines: IO[str]) -> str:
 
 
 @contextmanager
-def _running(**settings: str) -> Iterator[Proxy]:
+def start_proxy(**settings: str) -> Iterator[Proxy]:
+    """One with these environment variables beside those of all tests."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PROXY_", "NARRATIVE_"))}
     with subprocess.Popen(
         COMMAND,
@@ -121,14 +122,14 @@ def _running(**settings: str) -> Iterator[Proxy]:
 
 @pytest.fixture(scope="session")
 def proxy() -> Iterator[Proxy]:
-    with _running() as running:
+    with start_proxy() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def blank_proxy() -> Iterator[Proxy]:
     """One that sends blanks ahead of plain answers that take long, and begins streams before their jobs end."""
-    with _running(PROXY_CHAT__KEEPALIVE_JSON_S=HEARTBEAT_S, PROXY_MESSAGES__HOLD_S=HEARTBEAT_S) as running:
+    with start_proxy(PROXY_CHAT__KEEPALIVE_JSON_S=HEARTBEAT_S, PROXY_MESSAGES__HOLD_S=HEARTBEAT_S) as running:
         yield running
 
 

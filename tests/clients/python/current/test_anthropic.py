@@ -167,7 +167,7 @@ def test_errors(proxy: Proxy, client: Anthropic) -> None:
         connect(proxy, api_key="wrong").messages.create(**asking("hi"))
     with pytest.raises(anthropic.BadRequestError, match="prompt is too long"):
         client.messages.create(**asking(TOO_LONG))
-    with pytest.raises(anthropic.BadRequestError, match="messages.0.content.0"):
+    with pytest.raises(anthropic.BadRequestError, match=r"messages\.0\.content\.0"):
         client.messages.create(
             **asking([{"type": "image", "source": {"type": "url", "url": "https://a.example/b.png"}}])
         )

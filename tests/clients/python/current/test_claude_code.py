@@ -1,0 +1,127 @@
+"""Claude Code, the real one: it writes, edits and shows a file, at one job for each turn of the model, whatever breaks."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import run_agent
+from conftest import Proxy, start_proxy
+from relay import relayed
+from scenes import SILENCE_S
+
+from tests.scripts import script
+
+MODEL = "claude-4-5-sonnet"
+MESSAGES = "/v1/messages"
+QUIET = {
+    "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    "DISABLE_AUTOUPDATER": "1",
+    "DISABLE_ERROR_REPORTING": "1",
+    "DISABLE_TELEMETRY": "1",
+    # Without it the program does not let root do without permissions, as tests in containers run.
+    "IS_SANDBOX": "1",
+}
+SETTINGS = {
+    "ANTHROPIC_MODEL": MODEL,
+    "ANTHROPIC_DEFAULT_OPUS_MODEL": MODEL,
+    "ANTHROPIC_DEFAULT_SONNET_MODEL": MODEL,
+    "ANTHROPIC_DEFAULT_HAIKU_MODEL": "claude-4-5-haiku",
+    "CLAUDE_CODE_AUTO_COMPACT_WINDOW": "200000",
+}
+NO_FALLBACK = {"CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1"}
+
+
+@pytest.fixture(scope="module")
+def slow_proxy() -> Iterator[Proxy]:
+    """One whose jobs take long, and whose streams begin meanwhile."""
+    hold_s = str(min(SILENCE_S / 4, 15))
+    settings = {"PROXY_SANDBOX__RUNNING_S": str(SILENCE_S), "PROXY_MESSAGES__HOLD_S": hold_s}
+    with start_proxy(**settings) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def pacing_proxy() -> Iterator[Proxy]:
+    """One that takes its time between the events of an answer."""
+    with start_proxy(PROXY_CHAT__STREAM_PACE_MS="30000") as proxy:
+        yield proxy
+
+
+def claude(home: Path, url: str, prompt: str, mode: str = "bypassPermissions", **environ: str) -> dict[str, Any]:
+    """What the program says at its end."""
+    arguments = ["claude", "-p", prompt, "--output-format", "json", "--permission-mode", mode]
+    told = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": Proxy.key, **SETTINGS, **QUIET, **environ}
+    done = run_agent(home, arguments, told)
+    assert done.stdout, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def turns(file: Path, key: str) -> list[dict[str, Any]]:
+    """What the model does: three calls, and an answer. A job too many would be seen, since each job is the next turn."""
+    path = str(file)
+    return [
+        {"calls": [{"name": "Write", "arguments": {"file_path": path, "content": "one = 1\n"}}]},
+        {"calls": [{"name": "Edit", "arguments": {"file_path": path, "old_string": "one", "new_string": "two"}}]},
+        {"calls": [{"name": "Read", "arguments": {"file_path": path}}]},
+        {"text": f"Done with {key}."},
+    ]
+
+
+def does_its_work(home: Path, proxy: Proxy, url: str, key: str, **options: Any) -> None:
+    file, before = home / "work/numbers.py", proxy.jobs()
+    steps = turns(file, key)
+    result = claude(home, url, f"Please help. {script(key=key, attempts=steps)}", **options)
+    assert (result["is_error"], result["result"]) == (False, f"Done with {key}."), result
+    assert file.read_text() == "two = 1\n"
+    assert proxy.jobs() == before + len(steps)
+    assert result["usage"]["input_tokens"] > 0
+
+
+@pytest.mark.parametrize("mode", ["bypassPermissions", "acceptEdits"])
+def test_it_writes_and_edits_a_file(tmp_path: Path, proxy: Proxy, request_id: str, mode: str) -> None:
+    does_its_work(tmp_path, proxy, proxy.url, request_id, mode=mode)
+
+
+def test_what_it_adds_to_a_message_is_not_taken_for_the_users(tmp_path: Path, proxy: Proxy) -> None:
+    result = claude(tmp_path, proxy.url, "Hello there")
+    assert result["num_turns"] == 1
+    assert "sandbox" in result["result"]
+
+
+def test_silent_jobs_are_waited_for(tmp_path: Path, slow_proxy: Proxy, request_id: str) -> None:
+    does_its_work(tmp_path, slow_proxy, slow_proxy.url, request_id)
+
+
+@pytest.mark.parametrize("fallback", [{}, NO_FALLBACK])
+@pytest.mark.parametrize(
+    "cut",
+    [("slow_proxy", b"HTTP/1.1"), ("slow_proxy", b"event: ping"), ("pacing_proxy", b"event: content_block_stop")],
+)
+def test_cut_connections_cost_no_job(
+    tmp_path: Path, request: pytest.FixtureRequest, request_id: str, cut: tuple[str, bytes], fallback: dict[str, str]
+) -> None:
+    """Ahead of the answer, while its job runs, and in the middle of a call."""
+    deployment, mark = cut
+    proxy: Proxy = request.getfixturevalue(deployment)
+    with relayed(proxy.url, MESSAGES, mark, mark) as relay:
+        does_its_work(tmp_path, proxy, relay.url, request_id, **fallback)
+    assert relay.cut == 2
+    assert relay.requests >= 6
+
+
+@pytest.mark.parametrize("deployment", ["proxy", "slow_proxy"])
+@pytest.mark.parametrize("fallback", [{}, NO_FALLBACK])
+def test_a_job_that_fails_is_told_and_costs_no_second_one(
+    tmp_path: Path, request: pytest.FixtureRequest, request_id: str, deployment: str, fallback: dict[str, str]
+) -> None:
+    """Before a stream has begun, and within it."""
+    proxy: Proxy = request.getfixturevalue(deployment)
+    before = proxy.jobs()
+    steps = [turns(tmp_path / "work/numbers.py", request_id)[0], {"fail": "The GPU melted"}, {"text": "A second job."}]
+    result = claude(tmp_path, proxy.url, script(key=request_id, attempts=steps), **fallback)
+    assert result["is_error"]
+    assert "The GPU melted" in result["result"]
+    assert proxy.jobs() == before + 2
