@@ -130,7 +130,8 @@ class Writer:
                 bounds["maxItems"], items = 0, None
             if self.dialect == "anthropic" or (items is not None and items != ANYTHING):
                 schema["items"] = self._inner(ANYTHING if items is None else items, draft)
-        self._bounds(bounds, draft)
+        if bounds:
+            self._bounds(bounds, draft)
         if "object" in shape.types:
             self._objects(shape.objects, draft, typed=shape.types != ALL_TYPES)
         if shape.options:
@@ -160,7 +161,8 @@ class Writer:
                     schema[f"exclusive{keyword.title()}" if flag is (keyword == "minimum") else keyword] = number
                 case _:
                     schema[keyword] = bound
-        draft.notes += [sentence(text) for kind in TYPES for text in bounds_texts(said, kind)]
+        if said:
+            draft.notes += [sentence(text) for kind in TYPES for text in bounds_texts(said, kind)]
 
     def _objects(self, objects: Objects, draft: Written, *, typed: bool) -> None:
         """`typed`: the schema names its type, so that what is said of objects is not all it says."""
