@@ -46,7 +46,7 @@ bench-jobs: $(VENV)/development ## Measure how soon, and at what cost, the end o
 	$(BIN)/python -m benchmarks.bench_jobs
 
 bench-chat: API := chat
-bench-chat: $(VENV)/development ## Measure requests a second and CPU time for each request (API=chat,responses)
+bench-chat: $(VENV)/development ## Measure requests a second and CPU time for each request (API=chat,responses,messages)
 	$(BIN)/python -m benchmarks.bench_chat --api $(API)
 
 bench-waiting: $(VENV)/development ## Measure what thousands of waiting requests cost

@@ -1,6 +1,7 @@
 """Requests a second, latency, and CPU time for each request of one worker.
 
-    python -m benchmarks.bench_chat [--api chat,responses] [--seconds 5] [--runs 3] [--cases plain,streamed,agent] [--upstream COMMAND]
+    python -m benchmarks.bench_chat [--api chat,responses,messages] [--seconds 5] [--runs 3] [--cases plain,streamed,agent]
+        [--upstream COMMAND]
     python -m benchmarks.bench_chat --against 'COMMAND --port {port}'
 
 The upstream is the sandbox in a process of its own, with jobs that end at once, or what `--upstream` starts. `--against` measures
@@ -117,9 +118,38 @@ def _items(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"type": "function_call", "call_id": call["id"], **call["function"]}
 
 
+def as_messages(body: bytes) -> bytes:
+    """The same for the Messages API."""
+    chat = json.loads(body)
+    asked: dict[str, Any] = {"model": chat["model"], "max_tokens": 4096, "messages": [], "stream": chat.get("stream")}
+    for message in chat["messages"]:
+        role, content = message["role"], message["content"]
+        blocks = [{"type": "text", "text": content}] if content is not None else []
+        for call in message.get("tool_calls", ()):
+            blocks.append({"type": "tool_use", "id": call["id"], "name": call["function"]["name"], "input": {}})
+        if role == "system":
+            asked["system"] = content
+        elif role == "tool":
+            result = {"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": content}
+            asked["messages"].append({"role": "user", "content": [result]})
+        else:
+            asked["messages"].append({"role": role, "content": blocks})
+    if tools := [tool["function"] for tool in chat.get("tools", ())]:
+        asked["tools"] = [
+            {
+                "name": tool["name"],
+                "description": tool.get("description") or "",
+                "input_schema": tool.get("parameters") or {"type": "object"},
+            }
+            for tool in tools
+        ]
+    return json.dumps(asked).encode()
+
+
 APIS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "chat": ("/v1/chat/completions", as_chat),
     "responses": ("/v1/responses", as_responses),
+    "messages": ("/v1/messages", as_messages),
 }
 """Each API's path, and how it writes a chat request."""
 
