@@ -15,8 +15,8 @@ const SETTINGS = {
   PROXY_CHAT__HEARTBEAT_S: String(SILENCE_S / 8),
 };
 
-/** Settings for one that sends blanks ahead of plain answers that take long. */
-export const BLANKS = { PROXY_CHAT__KEEPALIVE_JSON_S: String(SILENCE_S / 8) };
+/** Settings for one that sends blanks ahead of plain answers that take long, and begins streams before their jobs end. */
+export const BLANKS = { PROXY_CHAT__KEEPALIVE_JSON_S: String(SILENCE_S / 8), PROXY_MESSAGES__HOLD_S: String(SILENCE_S / 8) };
 
 /** Start one on a free port: its URL, the key it accepts, and what tells when it is done with a request. */
 export async function startProxy(settings = {}) {
@@ -48,6 +48,12 @@ export async function startProxy(settings = {}) {
     key: "test-key",
     /** The log line of a request, by its X-Request-Id; written when the proxy is done with it. */
     ended: (id) => logged(id).promise,
+    /** How many jobs were submitted so far. */
+    async jobs() {
+      const metrics = await (await fetch(baseURL.replace(/\/v1$/, "/metrics"))).text();
+      const counts = metrics.matchAll(/^proxy_jobs_submitted_total\S* (\S+)$/gm);
+      return counts.reduce((sum, [, count]) => sum + Number(count), 0);
+    },
     async stop() {
       child.kill();
       await once(child, "exit");
