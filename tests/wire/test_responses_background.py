@@ -244,6 +244,23 @@ async def test_a_repeat_gets_the_same_response(
     assert deployment.jobs_submitted() == 1
 
 
+async def test_a_repeat_of_what_failed_with_a_job_takes_that_up_without_any_mark(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment(
+        {"PROXY_NARRATIVE__READ_TIMEOUT_S": "0.2", "PROXY_JOBS__DEADLINE_S": "0.5"}
+    )
+    faults = deployment.sandbox.state.faults
+    faults.add(
+        Fault(kind="stuck", operation="run", handled=True), Fault(kind="status", operation="list_jobs", status=500)
+    )
+    answer = await asyncio.to_thread(deployment.http.post, URL, json=body())
+    assert answer.json()["error"]["code"] == "narrative_submit_unknown"
+    assert answer.headers["x-should-retry"] == "true"
+    faults.clear()
+    again = await asyncio.to_thread(begin, deployment)
+    assert (await ended(deployment, again["id"]))["status"] == "completed"
+    assert deployment.jobs_submitted() == 1
+
+
 async def test_a_repeat_within_a_turn_gets_the_same_response(make_deployment: Any) -> None:
     deployment: Deployment = make_deployment()
     turn = {"client_metadata": {"turn_id": "t"}}

@@ -10,21 +10,14 @@ A record that has not ended is replaced by compare-and-set, so a response ends o
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
 import structlog
 
 from proxy.access.authentication import Caller
 from proxy.api.http.requests import canonical_digest, validated
-from proxy.api.openai.responses.decode import (
-    NOTHING,
-    Decoding,
-    ResponseReply,
-    body_digest,
-    decode,
-    references,
-)
+from proxy.api.openai.responses.decode import NOTHING, Decoding, Known, ResponseReply, body_digest, decode, references
 from proxy.api.openai.responses.encode import FINAL, failed, finished, response_object
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
 from proxy.api.openai.responses.types import ResponsesRequest
@@ -34,6 +27,8 @@ from proxy.inference.request import JsonObject, Request, Rules
 from proxy.settings import Settings
 
 API: Final = "responses"
+"""Its name in the digests of equal requests."""
+_REFUSED: Final = "refused "
 _ANSWER_WITHIN_S: Final = 0.8
 _POLL_S: Final = 0.5
 """Seconds between reads of a response that another replica works on."""
@@ -79,7 +74,7 @@ class Background:
     # ------------------------------------------------------------ decoding
 
     def decoded(
-        self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller, known: Any = NOTHING
+        self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller, known: Known = NOTHING
     ) -> Task:
         """The request of a body. Raises InvalidRequest."""
         using = Decoding(self._rules, lambda sealed: self.store.unseal(caller, sealed), self.store.available)
@@ -117,10 +112,13 @@ class Background:
                 return found
             await self.store.note(nonce, task.digest, terms.derived_ttl_s or self._state.idempotency_ttl_s)
         else:
-            earlier = await self.store.noted(equal) if terms.is_retry else None
-            if earlier is not None and (found := await self._repeated(earlier, caller, credential)):
+            # A request that failed before it was answered may have left a job: its repeat takes that up, with or without a mark.
+            noted = await self.store.noted(equal) or ""
+            refused = noted.startswith(_REFUSED)
+            nonce = noted.removeprefix(_REFUSED) if terms.is_retry or refused else ""
+            if nonce and not refused and (found := await self._repeated(nonce, caller, credential)):
                 return found
-            nonce = earlier or str(uuid4())  # a repeat after an error takes up the job of what failed
+            nonce = nonce or str(uuid4())
             await self.store.note(equal, nonce, self._state.adopt_ttl_s)
         if len(self._tasks) >= self._responses.max_background:
             raise Overloaded("Too many background responses are worked on; try again later.", retry_after=2.0)
@@ -130,13 +128,13 @@ class Background:
         stored = StoredResponse(id_, response, task.reply.input, asked)
         if not await self.store.put(stored, caller, open_=True):
             raise Overloaded("Background responses cannot be stored now.", code="state_unavailable", retry_after=1.0)
-        submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._spawn(stored, task, caller, submitted)
+        submitted = self._spawn(stored, task, caller, refusable=True)
         await asyncio.wait({submitted}, timeout=_ANSWER_WITHIN_S)
         if not submitted.done():
             submitted.set_result(None)  # from now on the response tells what becomes of it
         elif (error := submitted.exception()) is not None:
             await self.store.remove(id_)
+            await self.store.note(equal, f"{_REFUSED}{nonce}", self._state.adopt_ttl_s)
             raise error
         return stored
 
@@ -150,9 +148,7 @@ class Background:
             return stored
         if stored.request is not None and stored.id not in self._tasks and await self.store.take_over(stored):
             log.info("a background response is taken over")
-            submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            submitted.set_result(None)
-            self._spawn(stored, None, caller, submitted)
+            self._spawn(stored, None, caller, refusable=False)
         return replace(stored, response={**stored.response, "status": "in_progress"})
 
     async def ended(self, stored: StoredResponse, caller: Caller, timeout_s: float) -> JsonObject | None:
@@ -192,14 +188,20 @@ class Background:
     # ------------------------------------------------------------ work
 
     def _spawn(
-        self, stored: StoredResponse, task: Task | None, caller: Caller, submitted: asyncio.Future[None]
-    ) -> None:
+        self, stored: StoredResponse, task: Task | None, caller: Caller, *, refusable: bool
+    ) -> asyncio.Future[None]:
         """Work on a response in a task of its own.
 
         Args:
             task: None where another replica decoded the request.
-            submitted: is done once a refusal can no longer be an answer; until then it gets the error of one.
+            refusable: the client has not been answered yet.
+
+        Returns:
+            It is done once the request cannot be refused any more, or has the error of its refusal.
         """
+        submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if not refusable:
+            submitted.set_result(None)
         work = asyncio.create_task(self._work(stored, task, caller, submitted))
         self._tasks[stored.id] = work
 
@@ -216,6 +218,7 @@ class Background:
                 self._tasks[stored.id].add_done_callback(lambda _: self._tasks.pop(stored.id, None))
 
         work.add_done_callback(ended)
+        return submitted
 
     async def _work(
         self, stored: StoredResponse, task: Task | None, caller: Caller, submitted: asyncio.Future[None]

@@ -26,7 +26,7 @@ from proxy.api.http.responses import (
     report_headers,
 )
 from proxy.api.openai.encode import error_body
-from proxy.api.openai.responses.background import Background, Task
+from proxy.api.openai.responses.background import API, Background, Task
 from proxy.api.openai.responses.decode import references, turn_of
 from proxy.api.openai.responses.encode import (
     FINAL,
@@ -48,8 +48,6 @@ from proxy.inference.request import JsonObject
 from proxy.inference.result import Event, Result
 from proxy.inference.router import find_model
 
-API: Final = "responses"
-"""Its name in the digests of equal requests."""
 _BEGIN_AFTER_S: Final = 0.5
 """How long the upstream may take to refuse a request before its stream begins."""
 _BYTES_PER_TOKEN: Final = 4
