@@ -39,9 +39,10 @@ from proxy.api.openai.responses.background import Background
 from proxy.api.openai.responses.routes import ResponsesServices, responses_routes
 from proxy.api.openai.responses.store import ResponseStore
 from proxy.api.openai.routes import (
+    chat_routes,
     decode_streamed,
     error_response,
-    openai_routes,
+    model_routes,
     unrouted,
 )
 from proxy.backends.anthropic import AnthropicBackend
@@ -224,9 +225,10 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
 
     app = _App(
         routes=[
-            *anthropic_routes(),
-            *openai_routes(),
+            *chat_routes(),
             *responses_routes(),
+            *anthropic_routes(),
+            *model_routes(),
             *elastic_routes(),
             *(console_routes() if settings.console.enabled else ()),
             Route("/healthz", healthz),

@@ -19,9 +19,9 @@ from proxy.access.authentication import Caller, presented_keys
 from proxy.api.anthropic.decode import WIRE, MessagesReply, body_digest, decode
 from proxy.api.anthropic.encode import MessageStream, error_out, error_status, message_body
 from proxy.api.anthropic.types import MessagesRequest
+from proxy.api.http.middleware import AsgiHandler
 from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
 from proxy.api.http.responses import (
-    AsgiHandler,
     RunResponse,
     StreamResponse,
     WholeResponse,
@@ -60,7 +60,7 @@ class _VersionedRoute(Route):
 def anthropic_routes() -> list[Route]:
     """All of them; they stand before those of other APIs."""
     return [
-        *(Route(f"{_PATH}{slash}", AsgiHandler(messages), methods=["POST"]) for slash in ("", "/")),
+        *(Route(f"{_PATH}{slash}", AsgiHandler(messages, error_response), methods=["POST"]) for slash in ("", "/")),
         *(Route(f"{_PATH}/count_tokens{slash}", count_tokens, methods=["POST"]) for slash in ("", "/")),
         *(_VersionedRoute(f"{_MODELS}{slash}", list_models, methods=["GET"]) for slash in ("", "/")),
         _VersionedRoute(f"{_MODELS}/{{model:path}}", retrieve_model, methods=["GET"]),

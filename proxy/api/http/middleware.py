@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
@@ -17,7 +17,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -81,6 +81,28 @@ class HttpOptions:
     render_error: Callable[[Scope, ProxyError | HTTPException], Response]
     keys: Sequence[str] = ()
     records: deque[RequestRecord] | None = None
+
+
+class AsgiHandler:
+    """A route's handler as an ASGI application, with its API's errors. Starlette's wrapper of functions keeps four frames of a request.
+
+    Args:
+        render_error: the response to a request that failed before its first byte.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[Request], Awaitable[Callable[[Scope, Receive, Send], Awaitable[None]]]],
+        render_error: Callable[[Scope, ProxyError], Response],
+    ) -> None:
+        self._handler, self._render_error = handler, render_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._handler(Request(scope, receive, send))
+            await response(scope, receive, send)
+        except ProxyError as error:
+            await self._render_error(scope, error)(scope, receive, send)
 
 
 class HttpMiddleware:

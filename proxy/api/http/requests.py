@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar, get_args
 
@@ -98,15 +98,23 @@ class TaggedBy:
 # ---------------------------------------------------------------- bodies
 
 
-async def read_object(request: Request, work: Callable[[dict[str, Any], int], T], server: ServerSettings) -> T:
+async def read_object(
+    request: Request,
+    work: Callable[[dict[str, Any], int], T],
+    server: ServerSettings,
+    check: Callable[[dict[str, Any]], Awaitable[object]] | None = None,
+) -> T:
     """What some pure work makes of the body's JSON object and the body's size in bytes, within the settings' limits.
 
-    The body may be compressed (`Content-Encoding: gzip` or `deflate`).
+    The body may be compressed (`Content-Encoding: gzip` or `deflate`). What is large is parsed, and worked on, in a thread.
+
+    Args:
+        check: is awaited with the object before the work, so that it can refuse cheaply.
 
     Raises:
         RequestTooLarge: it has more than `max_body_bytes`, as sent or decompressed; refused while reading.
         InvalidRequest: it is compressed in another way, or not as its header says, or as of `parse_object`.
-        ProxyError: of the work.
+        ProxyError: of the check or the work.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower() or "identity"
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
@@ -119,11 +127,15 @@ async def read_object(request: Request, work: Callable[[dict[str, Any], int], T]
     body = bytes(received)
     if encoding != "identity":
         body = await asyncio.to_thread(_decompress, body, encoding, limit)
-
-    def _read() -> T:
-        return work(parse_object(body, server.max_body_values), len(body))
-
-    return await asyncio.to_thread(_read) if len(body) >= _LARGE_BYTES else _read()
+    if len(body) < _LARGE_BYTES:
+        value = parse_object(body, server.max_body_values)
+        if check is not None:
+            await check(value)
+        return work(value, len(body))
+    value = await asyncio.to_thread(parse_object, body, server.max_body_values)
+    if check is not None:
+        await check(value)
+    return await asyncio.to_thread(work, value, len(body))
 
 
 def parse_object(body: bytes, max_values: int = 100_000) -> dict[str, Any]:

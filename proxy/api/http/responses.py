@@ -20,7 +20,7 @@ from typing import ClassVar, Final, Protocol, cast
 
 import orjson
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -98,17 +98,6 @@ def report_headers(report: Report) -> dict[str, str]:
             headers[name] = _NOT_PRINTABLE.sub("?", value[:_MAX_HEADER])
     headers.update(report.rate_limits)
     return headers
-
-
-class AsgiHandler:
-    """A route's handler as an ASGI application. While a request waits it keeps one frame; Starlette's wrapper of functions keeps four."""
-
-    def __init__(self, handler: "Callable[[Request], Awaitable[RunResponse | Response]]") -> None:
-        self._handler = handler
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._handler(Request(scope, receive, send))
-        await response(scope, receive, send)
 
 
 # ---------------------------------------------------------------- runs

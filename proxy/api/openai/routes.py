@@ -12,10 +12,9 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from proxy.access.authentication import presented_keys
-from proxy.api.http.middleware import shown_path
+from proxy.api.http.middleware import AsgiHandler, shown_path
 from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
 from proxy.api.http.responses import (
-    AsgiHandler,
     RunResponse,
     StreamResponse,
     WholeResponse,
@@ -43,10 +42,14 @@ API: Final = "openai"
 _SERVED: Final = "Chat completions are served at POST /v1/chat/completions, responses at POST /v1/responses, messages at POST /v1/messages."
 
 
-def openai_routes() -> list[Route]:
-    """All of them."""
+def chat_routes() -> list[Route]:
+    """Those of chat completions."""
+    return route("/chat/completions", chat_completions, "POST")
+
+
+def model_routes() -> list[Route]:
+    """Those of models, in OpenAI's shape."""
     return [
-        *route("/chat/completions", chat_completions, "POST"),
         *route("/models", list_models, "GET"),
         *(Route(f"{prefix}/models/{{model:path}}", retrieve_model, methods=["GET"]) for prefix in ("/v1", "")),
     ]
@@ -55,7 +58,7 @@ def openai_routes() -> list[Route]:
 def route(path: str, endpoint: Callable[[Request], Awaitable[RunResponse | Response]], method: str) -> list[Route]:
     """The routes of a path that is written without `/v1`."""
     return [
-        Route(f"{prefix}{path}{slash}", AsgiHandler(endpoint), methods=[method])
+        Route(f"{prefix}{path}{slash}", AsgiHandler(endpoint, _render_error), methods=[method])
         for prefix in ("/v1", "")
         for slash in ("", "/")
     ]
@@ -70,11 +73,15 @@ async def chat_completions(request: Request) -> RunResponse:
     caller = await services.authenticator.authenticate(request.headers)
     chat = services.settings.chat
     work = partial(decode_body, rules=services.rules, reasoning_object=chat.reasoning_object)
-    decoded, reply, digest = await read_object(request, work, services.settings.server)
-    if decoded.model not in services.catalog.by_name:
-        await find_model(decoded.model, caller, services.catalog, services.endpoints)
-        if services.catalog.default is not None:  # an unknown name, which is echoed, could be a key
-            reply = replace(reply, model=redact(reply.model, presented_keys(request.headers)))
+
+    async def check_model(body: dict[str, Any]) -> None:
+        name = body.get("model")
+        if name and isinstance(name, str) and name not in services.catalog.by_name:
+            await find_model(name, caller, services.catalog, services.endpoints)
+
+    decoded, reply, digest = await read_object(request, work, services.settings.server, check_model)
+    if services.catalog.default is not None:  # an unknown name, which is echoed, could be a key
+        reply = replace(reply, model=redact(reply.model, presented_keys(request.headers)))
     heartbeat_s = chat.heartbeat_s if reply.stream else chat.keepalive_json_s
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
@@ -142,6 +149,11 @@ def error_response(error: ProxyError, *, paid_failure_status: int = PaidFailure.
         headers=error_headers(error),
         media_type="application/json",
     )
+
+
+def _render_error(scope: Scope, error: ProxyError) -> Response:
+    services: ApiServices = scope["state"]["api"]
+    return error_response(error, paid_failure_status=services.settings.chat.paid_failure_status)
 
 
 def unrouted(scope: Scope, error: HTTPException) -> ProxyError:
