@@ -40,7 +40,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class DecodedRequest:
     """A decoded request.
 
     Attributes:
@@ -75,13 +75,13 @@ class Background:
 
     def decoded(
         self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller, known: Known = NOTHING
-    ) -> Task:
+    ) -> DecodedRequest:
         """The request of a body. Raises InvalidRequest."""
         using = Decoding(self._rules, lambda sealed: self.store.unseal(caller, sealed), self.store.available)
         request, reply = decode(body, raw, body_bytes, using, known)
-        return Task(request, reply, raw, body_digest(raw))
+        return DecodedRequest(request, reply, raw, body_digest(raw))
 
-    async def resolve(self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller) -> Task:
+    async def resolve(self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller) -> DecodedRequest:
         """The same, with what it continues and refers to. Raises ProxyError."""
         known = await self.store.known(body.previous_response_id, references(body), caller)
         if body_bytes + known.bytes >= _LARGE_BYTES:
@@ -90,7 +90,7 @@ class Background:
 
     # ------------------------------------------------------------ requests
 
-    async def start(self, task: Task, caller: Caller, terms: Terms, credential: str) -> StoredResponse:
+    async def start(self, asked: DecodedRequest, caller: Caller, terms: Terms, credential: str) -> StoredResponse:
         """Begin to work on a request, or find what an equal one led to.
 
         Args:
@@ -102,15 +102,15 @@ class Background:
             ProxyError: the request is refused.
         """
         await self.store.open()
-        equal = canonical_digest([terms.client, caller.id, caller.data_plane_id, task.digest])
+        equal = canonical_digest([terms.client, caller.id, caller.data_plane_id, asked.digest])
         if terms.key is not None:
             nonce = canonical_digest([terms.client, caller.id, terms.key])
-            if (body := await self.store.noted(nonce)) not in (None, task.digest):
+            if (body := await self.store.noted(nonce)) not in (None, asked.digest):
                 message = "This idempotency key was used with another request body."
                 raise IdempotencyMismatch(message, param="Idempotency-Key")
             if body is not None and (found := await self._repeated(nonce, caller, credential)):
                 return found
-            await self.store.note(nonce, task.digest, terms.derived_ttl_s or self._state.idempotency_ttl_s)
+            await self.store.note(nonce, asked.digest, terms.derived_ttl_s or self._state.idempotency_ttl_s)
         else:
             # A request that failed before it was answered may have left a job: its repeat takes that up, with or without a mark.
             noted = await self.store.noted(equal) or ""
@@ -123,12 +123,12 @@ class Background:
         if len(self._tasks) >= self._responses.max_background:
             raise Overloaded("Too many background responses are worked on; try again later.", retry_after=2.0)
         id_ = response_id(credential, f"background:{nonce}")
-        response = response_object(id_, int(time.time()), task.reply, "queued")
-        asked = {"body": task.raw, "bytes": task.request.body_bytes, "nonce": nonce, "client": terms.client}
-        stored = StoredResponse(id_, response, task.reply.input, asked)
+        response = response_object(id_, int(time.time()), asked.reply, "queued")
+        kept = {"body": asked.raw, "bytes": asked.request.body_bytes, "nonce": nonce, "client": terms.client}
+        stored = StoredResponse(id_, response, asked.reply.input, kept)
         if not await self.store.put(stored, caller, open_=True):
             raise Overloaded("Background responses cannot be stored now.", code="state_unavailable", retry_after=1.0)
-        submitted = self._spawn(stored, task, caller, refusable=True)
+        submitted = self._spawn(stored, asked, caller, refusable=True)
         await asyncio.wait({submitted}, timeout=_ANSWER_WITHIN_S)
         if not submitted.done():
             submitted.set_result(None)  # from now on the response tells what becomes of it
@@ -188,12 +188,12 @@ class Background:
     # ------------------------------------------------------------ work
 
     def _spawn(
-        self, stored: StoredResponse, task: Task | None, caller: Caller, *, refusable: bool
+        self, stored: StoredResponse, asked: DecodedRequest | None, caller: Caller, *, refusable: bool
     ) -> asyncio.Future[None]:
         """Work on a response in a task of its own.
 
         Args:
-            task: None where another replica decoded the request.
+            asked: None where another replica decoded the request.
             refusable: the client has not been answered yet.
 
         Returns:
@@ -202,7 +202,7 @@ class Background:
         submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not refusable:
             submitted.set_result(None)
-        work = asyncio.create_task(self._work(stored, task, caller, submitted))
+        work = asyncio.create_task(self._work(stored, asked, caller, submitted))
         self._tasks[stored.id] = work
 
         def ended(_: object) -> None:
@@ -221,11 +221,11 @@ class Background:
         return submitted
 
     async def _work(
-        self, stored: StoredResponse, task: Task | None, caller: Caller, submitted: asyncio.Future[None]
+        self, stored: StoredResponse, asked: DecodedRequest | None, caller: Caller, submitted: asyncio.Future[None]
     ) -> None:
         try:
-            task = task or await self._again(stored, caller)
-            response = await self._answered(stored, task, caller, submitted)
+            asked = asked or await self._again(stored, caller)
+            response = await self._answered(stored, asked, caller, submitted)
         except ProxyError as error:
             if not submitted.done():
                 submitted.set_exception(error)
@@ -234,14 +234,14 @@ class Background:
             response = failed(stored.response, error)
         await self._finish(stored, response, caller)
 
-    async def _again(self, stored: StoredResponse, caller: Caller) -> Task:
+    async def _again(self, stored: StoredResponse, caller: Caller) -> DecodedRequest:
         """The request of a response that another replica began."""
         request = stored.request or {}
         raw = request["body"]
         return await self.resolve(validated(ResponsesRequest, raw), raw, request["bytes"], caller)
 
     async def _answered(
-        self, stored: StoredResponse, task: Task, caller: Caller, submitted: asyncio.Future[None]
+        self, stored: StoredResponse, asked: DecodedRequest, caller: Caller, submitted: asyncio.Future[None]
     ) -> JsonObject:
         """The response of a request. What costs nothing to repeat is repeated until the deadline."""
         request = stored.request or {}
@@ -251,7 +251,7 @@ class Background:
         until = time.monotonic() + self._deadline_s
         while True:
             try:
-                run = await self._backend.start(task.request, caller, terms, api=API, body=task.digest)
+                run = await self._backend.start(asked.request, caller, terms, api=API, body=asked.digest)
                 if not submitted.done():
                     submitted.set_result(None)
                 delivered = False
@@ -261,7 +261,7 @@ class Background:
                 finally:
                     run.close(delivered=delivered)
                 now = int(time.time())
-                whole = finished(stored.id, result, task.reply, lambda text: self.store.seal(caller, text), now)
+                whole = finished(stored.id, result, asked.reply, lambda text: self.store.seal(caller, text), now)
                 return {**whole, "created_at": stored.response["created_at"]}
             except ProxyError as error:
                 pause = error.retry_after

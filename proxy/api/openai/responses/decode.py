@@ -19,16 +19,16 @@ from proxy.api.openai.responses.types import (
     ContentPart,
     CustomCallItem,
     FunctionCallItem,
-    HostedTool,
+    HostedDefinition,
     Item,
-    JsonObjectFormat,
-    JsonSchemaFormat,
+    ItemText,
+    JsonText,
     MessageItem,
     OtherItem,
     ReasoningItem,
     ReferenceItem,
     ResponsesRequest,
-    TextContent,
+    SchemaText,
     ToolsItem,
 )
 from proxy.api.openai.tools import CUSTOM_INPUT
@@ -139,7 +139,7 @@ def decode(
     for path, item in items:
         if isinstance(item, ToolsItem) and item.tools:
             tools.add_all(item.tools, f"{path}.tools", unique=False)
-    conversation = _Conversation(using, tools)
+    conversation = _Messages(using, tools)
     if body.instructions:
         conversation.add("system", (Text(body.instructions, "instructions"),), "instructions")
     if isinstance(body.input, str):
@@ -246,7 +246,7 @@ def _stored_input(given: object, known: Known) -> Iterator[JsonObject]:
 # ---------------------------------------------------------------- items
 
 
-class _Conversation:
+class _Messages:
     """Makes messages of items.
 
     Attributes:
@@ -296,7 +296,7 @@ class _Conversation:
                 if text and running:
                     self.add("assistant", (Text(f"[What you thought before you went on]\n{text}", path),), path)
             case ToolsItem(type="tool_search_output"):
-                names = [tool.name for tool in item.tools or () if not isinstance(tool, HostedTool)]
+                names = [tool.name for tool in item.tools or () if not isinstance(tool, HostedDefinition)]
                 self.add("user", (Text(f"[{item.type} {dump_json({'tools': names})}]", path),), path)
             case ReferenceItem():
                 self.adjusted["input: a reference to unknown reasoning was left out"] = None
@@ -333,7 +333,7 @@ class _Conversation:
         for index, part in enumerate(content or ()):
             where = f"{path}[{index}]"
             match part:
-                case TextContent():
+                case ItemText():
                     yield Text(part.text, where)
                 case RefusalPart():
                     yield Text(part.refusal, where)
@@ -356,12 +356,12 @@ def _without_media(value: Any) -> Any:
 
 def _output(body: ResponsesRequest) -> JsonOutput | None:
     match body.text.format if body.text else None:
-        case JsonSchemaFormat(schema_=None):
+        case SchemaText(schema_=None):
             path = "text.format.schema"
             raise InvalidRequest(f"Invalid `{path}`: expected an object.", param=path, code="invalid_json_schema")
-        case JsonSchemaFormat() as wanted:
+        case SchemaText() as wanted:
             return JsonOutput(wanted.schema_, strict=bool(wanted.strict), path="text.format.schema")
-        case JsonObjectFormat():
+        case JsonText():
             return JsonOutput(strict=True, path="text.format")
         case _:
             return None

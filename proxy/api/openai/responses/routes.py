@@ -26,7 +26,7 @@ from proxy.api.http.responses import (
     report_headers,
 )
 from proxy.api.openai.encode import error_body
-from proxy.api.openai.responses.background import API, Background, Task
+from proxy.api.openai.responses.background import API, Background, DecodedRequest
 from proxy.api.openai.responses.decode import references, turn_of
 from proxy.api.openai.responses.encode import (
     FINAL,
@@ -94,21 +94,21 @@ def responses_routes() -> list[Route]:
 async def create(request: Request) -> RunResponse | Response:
     """`POST /v1/responses`: whole, streamed, or in the background. Whatever can be refused is refused before a response begins."""
     services: ResponsesServices = request.state.responses
-    caller, task = await _read(request, services)
+    caller, asked = await _read(request, services)
     chat = services.api.settings.chat
-    heartbeat_s = chat.heartbeat_s if task.reply.stream else chat.keepalive_json_s
+    heartbeat_s = chat.heartbeat_s if asked.reply.stream else chat.keepalive_json_s
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
-    turn = turn_of(task.raw)
+    turn = turn_of(asked.raw)
     if terms.key is None and turn is not None:
-        terms = replace(terms, key=f"turn:{turn}:{task.digest}", derived_ttl_s=services.api.settings.state.adopt_ttl_s)
+        terms = replace(terms, key=f"turn:{turn}:{asked.digest}", derived_ttl_s=services.api.settings.state.adopt_ttl_s)
     credential = "".join(presented_keys(request.headers)[:1])
-    if task.reply.background:
-        stored = await services.background.start(task, caller, terms, credential)
-        if task.reply.stream:
+    if asked.reply.background:
+        stored = await services.background.start(asked, caller, terms, credential)
+        if asked.reply.stream:
             return _stream_of(services.background, stored, caller, heartbeat_s)
         return json_response(stored.response)
-    answer = _ResponseRun(services, task, caller, terms, credential)
-    if task.reply.stream:
+    answer = _ResponseRun(services, asked, caller, terms, credential)
+    if asked.reply.stream:
         return _ResponseStream(answer, heartbeat_s, services)
     return WholeResponse(answer.start, answer.body, error_body, heartbeat_s)
 
@@ -116,14 +116,14 @@ async def create(request: Request) -> RunResponse | Response:
 async def count_tokens(request: Request) -> Response:
     """`POST /v1/responses/input_tokens`: an estimate, without a job. It may leave the model out."""
     services: ResponsesServices = request.state.responses
-    _, task = await _read(request, services, {"model": services.api.catalog.cards[0].id})
-    tokens = max(1, task.request.body_bytes // _BYTES_PER_TOKEN)
+    _, asked = await _read(request, services, {"model": services.api.catalog.cards[0].id})
+    tokens = max(1, asked.request.body_bytes // _BYTES_PER_TOKEN)
     return json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
 
 async def _read(
     request: Request, services: ResponsesServices, defaults: Mapping[str, str] = MappingProxyType({})
-) -> tuple[Caller, Task]:
+) -> tuple[Caller, DecodedRequest]:
     """The caller and the decoded body.
 
     Args:
@@ -138,15 +138,15 @@ async def _read(
     read = await read_object(
         request, lambda raw, size: _validated({**defaults, **raw}, size, services, caller), api.settings.server
     )
-    task = read if isinstance(read, Task) else await services.background.resolve(*read, caller)
-    if task.request.model not in api.catalog.by_name:
-        await find_model(task.request.model, caller, api.catalog, api.endpoints)
-    return caller, task
+    asked = read if isinstance(read, DecodedRequest) else await services.background.resolve(*read, caller)
+    if asked.request.model not in api.catalog.by_name:
+        await find_model(asked.request.model, caller, api.catalog, api.endpoints)
+    return caller, asked
 
 
 def _validated(
     raw: JsonObject, body_bytes: int, services: ResponsesServices, caller: Caller
-) -> Task | tuple[ResponsesRequest, JsonObject, int]:
+) -> DecodedRequest | tuple[ResponsesRequest, JsonObject, int]:
     """The decoded body, or where stored responses have to be read first, the body."""
     body = validated(ResponsesRequest, raw)
     if body.previous_response_id is not None or references(body):
@@ -157,9 +157,11 @@ def _validated(
 class _ResponseRun:
     """One request on its way to a response that is not in the background; as a run, one whose response is stored before it is delivered."""
 
-    def __init__(self, services: ResponsesServices, task: Task, caller: Caller, terms: Terms, credential: str) -> None:
-        self.task, self.terms = task, terms
-        self.id = response_id(credential, task.digest)
+    def __init__(
+        self, services: ResponsesServices, asked: DecodedRequest, caller: Caller, terms: Terms, credential: str
+    ) -> None:
+        self.asked, self.terms = asked, terms
+        self.id = response_id(credential, asked.digest)
         """The hexadecimal part of its id: that of a request which never came to be, until it is accepted."""
         self.accepted: Callable[[], None] = lambda: None
         self._services, self._caller, self._credential = services, caller, credential
@@ -169,9 +171,9 @@ class _ResponseRun:
 
     async def start(self) -> Run:
         """Have the request accepted. Raises ProxyError."""
-        task = self.task
+        asked = self.asked
         self._run = await self._services.api.backend.start(
-            task.request, self._caller, self.terms, api=API, body=task.digest, accepted=self._accepted
+            asked.request, self._caller, self.terms, api=API, body=asked.digest, accepted=self._accepted
         )
         return self
 
@@ -185,9 +187,9 @@ class _ResponseRun:
 
     async def stored(self, response: JsonObject) -> JsonObject:
         """Store a whole response; as it is then to be sent."""
-        if not self.task.reply.store:
+        if not self.asked.reply.store:
             return response
-        record = StoredResponse(self.id, response, self.task.reply.input)
+        record = StoredResponse(self.id, response, self.asked.reply.input)
         if await self._services.store.put(record, self._caller):
             return response
         self._unstored = True
@@ -211,7 +213,7 @@ class _ResponseRun:
     async def result(self) -> Result:
         """See `Run`; the response is stored."""
         result = await self._begun().result()
-        whole = finished(self.id, result, self.task.reply, self.seal, int(time.time()))
+        whole = finished(self.id, result, self.asked.reply, self.seal, int(time.time()))
         self._response = await self.stored(whole)
         return result
 
@@ -240,7 +242,7 @@ class _ResponseStream(StreamResponse):
 
     def __init__(self, answer: _ResponseRun, heartbeat_s: float, services: ResponsesServices) -> None:
         self._running = answer
-        self._events = ResponseStreamEncoder(answer.task.reply, answer.seal)
+        self._events = ResponseStreamEncoder(answer.asked.reply, answer.seal)
         chat = services.api.settings.chat.model_copy(update={"heartbeat_style": "chunk"})
         super().__init__(answer.start, self._events, heartbeat_s, chat)
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from proxy.api.openai.responses.types import (
-    AllowedTools,
-    CustomTool,
-    FunctionTool,
+    CustomDefinition,
+    FunctionDefinition,
     HostedChoice,
-    HostedTool,
-    NamedTool,
-    NamespaceTool,
+    HostedDefinition,
+    NamespaceDefinition,
     ResponsesRequest,
     ToolDefinition,
+    ToolReference,
+    ToolSubset,
 )
 from proxy.api.openai.tools import NO_TOOLS, custom_tool, function_tool
 from proxy.api.openai.types import CustomSpec
@@ -57,7 +57,7 @@ class Tools:
         """
         for index, tool in enumerate(tools):
             match tool:
-                case NamespaceTool():
+                case NamespaceDefinition():
                     for number, inner in enumerate(tool.tools):
                         self._add(inner, tool.name, f"{path}[{index}].tools[{number}]", unique)
                 case _:
@@ -65,11 +65,11 @@ class Tools:
 
     def _add(self, tool: ToolDefinition, namespace: str | None, path: str, unique: bool) -> None:
         match tool:
-            case FunctionTool():
+            case FunctionDefinition():
                 made = function_tool(tool, path)
-            case CustomTool():
+            case CustomDefinition():
                 made = custom_tool(CustomSpec(name=tool.name, description=tool.description, format=_nested(tool)), path)
-            case HostedTool():
+            case HostedDefinition():
                 self.hosted[tool.type if REPORTABLE.match(tool.type) else "unknown"] = None
                 return
             case _:
@@ -85,7 +85,7 @@ class Tools:
         while name in self.called:
             name += "_"
         self._names[namespace, tool.name] = name
-        self.called[name] = CalledTool(tool.name, namespace, custom=isinstance(tool, CustomTool))
+        self.called[name] = CalledTool(tool.name, namespace, custom=isinstance(tool, CustomDefinition))
         self.offered.append(replace(made, name=name))
 
     def name(self, namespace: str | None, name: str) -> str:
@@ -105,20 +105,20 @@ class Tools:
                 if not self.offered:
                     raise self._none_offered("`tool_choice` is 'required', but there are no `tools` that can be called")
                 return ToolChoice(required=True, single=single)
-            case NamedTool() as named:
+            case ToolReference() as named:
                 return ToolChoice(frozenset({self._chosen(named, "tool_choice.name")}), required=True, single=True)
-            case AllowedTools() as allowed:
+            case ToolSubset() as allowed:
                 return self._allowed(allowed, single)
             case HostedChoice(type=kind):
                 message = f"`tool_choice` asks for {kind[:40]!r}, which cannot run here."
                 raise InvalidRequest(message, param="tool_choice", code="unsupported_tool")
 
-    def _allowed(self, allowed: AllowedTools, single: bool) -> ToolChoice:
+    def _allowed(self, allowed: ToolSubset, single: bool) -> ToolChoice:
         path = "tool_choice.tools"
         names = frozenset(
             self._chosen(tool, f"{path}[{index}].name")
             for index, tool in enumerate(allowed.tools)
-            if isinstance(tool, NamedTool)
+            if isinstance(tool, ToolReference)
         )
         required = allowed.mode == "required"
         if required and not names:
@@ -128,7 +128,7 @@ class Tools:
     def _none_offered(self, message: str) -> ProxyError:
         return InvalidRequest(f"{message}.", param="tool_choice", code="unsupported_tool" if self.hosted else None)
 
-    def _chosen(self, tool: NamedTool, param: str) -> str:
+    def _chosen(self, tool: ToolReference, param: str) -> str:
         """A bare name may be that of a tool in a namespace if no other has it."""
         if (known := self._names.get((tool.namespace, tool.name))) is not None:
             return known
@@ -139,7 +139,7 @@ class Tools:
         raise InvalidRequest(message, param=param)
 
 
-def _nested(tool: CustomTool) -> Any:
+def _nested(tool: CustomDefinition) -> Any:
     """A flat grammar as chat completions write it."""
     match tool.format:
         case {"type": "grammar", **grammar}:

@@ -16,57 +16,59 @@ from proxy.inference.request import JsonObject
 # ---------------------------------------------------------------- content
 
 
-class TextContent(RequestModel):
+class ItemText(RequestModel):
     """Text of the client's or of the model's."""
 
     type: Literal["input_text", "output_text", "text", "summary_text", "reasoning_text"]
     text: str
 
 
-class OtherContent(RequestModel):
+class ItemMedia(RequestModel):
     """Any other part: images, files, audio."""
 
     type: str
 
 
-ContentPart = Annotated[TextContent | RefusalPart | OtherContent, TaggedBy("type")]
+ContentPart = Annotated[ItemText | RefusalPart | ItemMedia, TaggedBy("type")]
 ItemContent = Annotated[str, Tag("#string")] | Annotated[FastList[ContentPart], Tag("#parts")]
 
 
 # ---------------------------------------------------------------- tools
 
 
-class FunctionTool(FunctionSpec):
+class FunctionDefinition(FunctionSpec):
     """A function, flat."""
 
     type: Literal["function"]
 
 
-class CustomTool(CustomSpec):
+class CustomDefinition(CustomSpec):
     """A tool that takes plain text, flat. `format` may hold a grammar of it."""
 
     type: Literal["custom"]
 
 
-class HostedTool(RequestModel):
+class HostedDefinition(RequestModel):
     """A tool that OpenAI runs by itself, such as `web_search`."""
 
     type: str
 
 
-class NamespaceTool(RequestModel):
+class NamespaceDefinition(RequestModel):
     """Functions and custom tools whose names count within the namespace only."""
 
     type: Literal["namespace"]
     name: str = Field(min_length=1, max_length=128)
     description: str | None = None
-    tools: FastList[Annotated[FunctionTool | CustomTool | HostedTool, TaggedBy("type")]]
+    tools: FastList[Annotated[FunctionDefinition | CustomDefinition | HostedDefinition, TaggedBy("type")]]
 
 
-ToolDefinition = Annotated[FunctionTool | CustomTool | NamespaceTool | HostedTool, TaggedBy("type")]
+ToolDefinition = Annotated[
+    FunctionDefinition | CustomDefinition | NamespaceDefinition | HostedDefinition, TaggedBy("type")
+]
 
 
-class NamedTool(RequestModel):
+class ToolReference(RequestModel):
     """The choice of one tool."""
 
     type: Literal["function", "custom"]
@@ -80,16 +82,16 @@ class HostedChoice(RequestModel):
     type: str
 
 
-class AllowedTools(RequestModel):
+class ToolSubset(RequestModel):
     """A choice of several tools; `required` asks for a call of one of them."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: FastList[Annotated[NamedTool | HostedChoice, TaggedBy("type")]]
+    tools: FastList[Annotated[ToolReference | HostedChoice, TaggedBy("type")]]
 
 
 ToolChoiceField = Annotated[
-    Literal["none", "auto", "required"] | NamedTool | AllowedTools | HostedChoice, TaggedBy("type")
+    Literal["none", "auto", "required"] | ToolReference | ToolSubset | HostedChoice, TaggedBy("type")
 ]
 
 
@@ -195,13 +197,13 @@ class _TextFormat(RequestModel):
     type: Literal["text"]
 
 
-class JsonObjectFormat(RequestModel):
+class JsonText(RequestModel):
     """Any JSON object."""
 
     type: Literal["json_object"]
 
 
-class JsonSchemaFormat(RequestModel):
+class SchemaText(RequestModel):
     """Structured output, flat."""
 
     type: Literal["json_schema"]
@@ -216,9 +218,7 @@ class _UnknownFormat(RequestModel):
 
 
 class _TextOptions(RequestModel):
-    format: Annotated[_TextFormat | JsonObjectFormat | JsonSchemaFormat | _UnknownFormat, TaggedBy("type")] | None = (
-        None
-    )
+    format: Annotated[_TextFormat | JsonText | SchemaText | _UnknownFormat, TaggedBy("type")] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
