@@ -30,8 +30,8 @@ test: $(VENV)/development ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 3
 
 test-clients: $(VENV)/runtime $(CLIENTS)/installed $(CLIENTS_OPENAI2)/installed $(NODE_TESTS)/node_modules/installed ## Test with client libraries for Python and Node
-	$(CLIENTS)/bin/python -m pytest -c $(CLIENT_TESTS)/pytest.ini $(CLIENT_TESTS)/current
-	$(CLIENTS_OPENAI2)/bin/python -m pytest -c $(CLIENT_TESTS)/pytest.ini $(CLIENT_TESTS)/openai2
+	$(WITH_NODE) $(CLIENTS)/bin/python -m pytest -c $(CLIENT_TESTS)/pytest.ini $(CLIENT_TESTS)/current $(CLIENT_TESTS)/both
+	$(CLIENTS_OPENAI2)/bin/python -m pytest -c $(CLIENT_TESTS)/pytest.ini $(CLIENT_TESTS)/openai2 $(CLIENT_TESTS)/both
 	cd $(NODE_TESTS) && $(WITH_NODE) npm test
 
 test-browser: $(BROWSER)/installed ## Test the console in Chromium
