@@ -1,0 +1,176 @@
+"""`openai-agents` as it is by default: on the Responses API."""
+
+import asyncio
+from typing import Any
+
+import openai
+import pytest
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIProvider,
+    OpenAIResponsesModel,
+    RunConfig,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
+from agents.exceptions import AgentsException
+from agents.items import ReasoningItem
+from conftest import Proxy
+from openai import AsyncOpenAI
+from openai.types.shared import Reasoning
+from scenes import (
+    ASKS_FOR_WEATHER,
+    CALLS_TWICE,
+    ENDLESS,
+    ENDS_LATE,
+    MARKDOWN,
+    MODEL,
+    SAYS_MARKDOWN,
+    TOO_LONG,
+    WEATHER,
+    City,
+    fails_once,
+)
+
+
+@function_tool
+def get_weather(city: str) -> str:
+    """The current weather in a city."""
+    return WEATHER
+
+
+@function_tool
+def what_time() -> str:
+    """The time: a tool without parameters."""
+    return "noon"
+
+
+@pytest.fixture(autouse=True)
+def no_tracing() -> None:
+    set_tracing_disabled(True)  # traces would go to OpenAI
+
+
+def client(proxy: Proxy, **options: Any) -> AsyncOpenAI:
+    return AsyncOpenAI(**{"base_url": proxy.base_url, "api_key": proxy.key, **options})
+
+
+def agent(openai_client: AsyncOpenAI, model: str = MODEL, **options: Any) -> Agent:
+    return Agent("helper", model=OpenAIResponsesModel(model, openai_client), **options)
+
+
+async def run(helper: Agent, text: str, *, streamed: bool = False, **options: Any) -> Any:
+    if not streamed:
+        return await Runner.run(helper, text, **options)
+    result = Runner.run_streamed(helper, text, **options)
+    async for _ in result.stream_events():
+        pass
+    return result
+
+
+both_ways = pytest.mark.parametrize("streamed", [False, True])
+
+
+async def test_plain(proxy: Proxy) -> None:
+    result = await run(agent(client(proxy), instructions="Be brief."), SAYS_MARKDOWN)
+    assert result.final_output == MARKDOWN
+    assert result.context_wrapper.usage.output_tokens > 0
+
+
+async def test_by_the_name_of_a_model(proxy: Proxy) -> None:
+    config = RunConfig(model_provider=OpenAIProvider(openai_client=client(proxy)))
+    assert (await run(Agent("helper", model=MODEL), SAYS_MARKDOWN, run_config=config)).final_output == MARKDOWN
+
+
+async def test_stream(proxy: Proxy) -> None:
+    result = Runner.run_streamed(agent(client(proxy)), SAYS_MARKDOWN)
+    pieces = [event.data.delta async for event in result.stream_events()
+              if event.type == "raw_response_event" and event.data.type == "response.output_text.delta"]  # fmt: skip
+    assert "".join(pieces) == MARKDOWN == result.final_output
+    assert len(pieces) > 1
+
+
+@both_ways
+@pytest.mark.parametrize("linked", [False, True])
+async def test_tool_loop(proxy: Proxy, streamed: bool, linked: bool) -> None:
+    """With the whole history each time, and with the id of the previous response."""
+    before = proxy.jobs()
+    helper = agent(client(proxy), tools=[get_weather])
+    result = await run(helper, ASKS_FOR_WEATHER, streamed=streamed, auto_previous_response_id=linked)
+    assert WEATHER in result.final_output
+    assert proxy.jobs() == before + 2
+
+
+async def test_a_tool_without_parameters(proxy: Proxy) -> None:
+    helper = agent(client(proxy), tools=[what_time], model_settings=ModelSettings(tool_choice="what_time"))
+    result = await run(helper, "what_time")
+    assert [item.output for item in result.new_items if item.type == "tool_call_output_item"] == ["noon"]
+
+
+@both_ways
+async def test_parallel_calls(proxy: Proxy, streamed: bool) -> None:
+    result = await run(agent(client(proxy), tools=[get_weather]), CALLS_TWICE, streamed=streamed)
+    calls = [item.raw_item for item in result.new_items if item.type == "tool_call_item"]
+    assert [call.arguments for call in calls] == ['{"city":"Rome"}', '{"city":"Oslo"}']
+
+
+@both_ways
+async def test_handoff(proxy: Proxy, streamed: bool) -> None:
+    other = agent(client(proxy))
+    other.name = "weather expert"
+    helper = agent(client(proxy), handoffs=[other], model_settings=ModelSettings(tool_choice="required"))
+    assert (await run(helper, "Hand over, please.", streamed=streamed)).last_agent is other
+
+
+@both_ways
+async def test_structured_output_after_tools(proxy: Proxy, streamed: bool) -> None:
+    helper = agent(client(proxy), tools=[get_weather], output_type=City)
+    result = await run(helper, ASKS_FOR_WEATHER, streamed=streamed)
+    assert isinstance(result.final_output, City)
+    assert [item.type for item in result.new_items].count("tool_call_item") == 1
+
+
+@both_ways
+async def test_thoughts_are_shown_once(proxy: Proxy, streamed: bool) -> None:
+    settings = ModelSettings(reasoning=Reasoning(effort="low", summary="auto"))
+    result = await run(agent(client(proxy), model_settings=settings), "Think!", streamed=streamed)
+    (thought,) = [item.raw_item for item in result.new_items if isinstance(item, ReasoningItem)]
+    assert "".join(part.text for part in thought.summary)
+
+
+async def test_a_conversation_that_goes_on(proxy: Proxy) -> None:
+    helper = agent(client(proxy), tools=[get_weather])
+    first = await run(helper, ASKS_FOR_WEATHER)
+    again = [*first.to_input_list(), {"role": "user", "content": SAYS_MARKDOWN}]
+    assert (await Runner.run(helper, again)).final_output == MARKDOWN
+
+
+async def test_errors(proxy: Proxy) -> None:
+    with pytest.raises(openai.NotFoundError):
+        await run(agent(client(proxy), model="gpt-99"), "hi")
+    with pytest.raises(openai.AuthenticationError):
+        await run(agent(client(proxy, api_key="wrong")), "hi")
+    with pytest.raises(openai.BadRequestError) as caught:
+        await run(agent(client(proxy)), TOO_LONG)
+    assert caught.value.code == "context_length_exceeded"
+
+
+@both_ways
+async def test_a_job_that_fails_costs_no_second_one(proxy: Proxy, streamed: bool) -> None:
+    before = proxy.jobs()
+    with pytest.raises((openai.APIError, AgentsException, RuntimeError), match="The GPU melted"):
+        await run(agent(client(proxy)), fails_once(), streamed=streamed)
+    assert proxy.jobs() == before + 1
+
+
+async def test_cancellation(proxy: Proxy, request_id: str) -> None:
+    helper = agent(client(proxy, default_headers={"x-request-id": request_id}))
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(run(helper, ENDLESS), timeout=0.5)
+    await asyncio.to_thread(proxy.left, request_id)
+
+
+@both_ways
+async def test_a_silent_job_is_waited_for(proxy: Proxy, streamed: bool) -> None:
+    assert (await run(agent(client(proxy)), ENDS_LATE, streamed=streamed)).final_output == MARKDOWN
