@@ -168,6 +168,36 @@ async def test_a_stream_that_is_cut_before_its_last_event_was_not_delivered(make
     assert deployment.jobs_submitted() == 1
 
 
+@pytest.mark.parametrize("fields", [TURN, {}], ids=["a turn", "without marks"])
+async def test_a_stream_that_ended_before_its_job_is_repeated_for_nothing(
+    make_deployment: Any, fields: dict[str, Any]
+) -> None:
+    deployment: Deployment = make_deployment({"PROXY_JOBS__DEADLINE_S": "1"}, running_s=1.6)
+    async with client_of(deployment) as client:
+        first = await client.post(URL, json=body(stream=True, **fields))
+        end = response_events(first.content)[-1]["response"]
+        assert end["error"]["message"].startswith("job_timeout: ")
+        again = whole(await client.post(URL, json=body(stream=True, **fields)))
+    assert (again["status"], again["id"]) == ("completed", end["id"])
+    assert deployment.jobs_submitted() == 1
+
+
+@pytest.mark.parametrize("fields", [TURN, {}], ids=["a turn", "without marks"])
+async def test_a_client_that_leaves_while_its_submission_is_slow_leaves_no_second_job(
+    make_deployment: Any, fields: dict[str, Any]
+) -> None:
+    deployment: Deployment = make_deployment()
+    deployment.sandbox.state.faults.add(Fault(kind="stuck", operation="run", handled=True, times=1))
+    async with client_of(deployment) as client:
+        async with client.stream("POST", URL, json=body(stream=True, **fields)) as answer:
+            begun = await anext(answer.aiter_bytes())
+        await until(lambda: not deployment.app.state.lifecycle.in_flight)
+        deployment.sandbox.state.faults.clear()
+        again = whole(await client.post(URL, json=body(stream=True, **fields)))
+    assert again["id"] in begun.decode()
+    assert deployment.jobs_submitted() == 1
+
+
 async def test_an_sdk_that_repeats_after_a_lost_submission_pays_one_job(make_deployment: Any) -> None:
     deployment: Deployment = make_deployment()
     deployment.sandbox.state.faults.add(Fault(kind="close", operation="run", handled=True, times=1))

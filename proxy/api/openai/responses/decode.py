@@ -19,12 +19,11 @@ from proxy.api.openai.responses.types import (
     ContentPart,
     CustomCallItem,
     FunctionCallItem,
-    HostedDefinition,
     Item,
     ItemText,
     JsonText,
     MessageItem,
-    OtherItem,
+    OtherKind,
     ReasoningItem,
     ReferenceItem,
     ResponsesRequest,
@@ -296,18 +295,18 @@ class _Messages:
                 if text and running:
                     self.add("assistant", (Text(f"[What you thought before you went on]\n{text}", path),), path)
             case ToolsItem(type="tool_search_output"):
-                names = [tool.name for tool in item.tools or () if not isinstance(tool, HostedDefinition)]
+                names = [tool.name for tool in item.tools or () if not isinstance(tool, OtherKind)]
                 self.add("user", (Text(f"[{item.type} {dump_json({'tools': names})}]", path),), path)
             case ReferenceItem():
                 self.adjusted["input: a reference to unknown reasoning was left out"] = None
-            case OtherItem():
+            case OtherKind():
                 self._add_other(item, path)
 
     def _add_result(self, call_id: str, content: Iterable[Block], path: str) -> None:
         kept = tuple(block for block in content if isinstance(block, Text))
         self.add("user", (ToolResult(call_id, kept, path=path),), path)
 
-    def _add_other(self, item: OtherItem, path: str) -> None:
+    def _add_other(self, item: OtherKind, path: str) -> None:
         extra = item.model_extra or {}
         if _NOTED.match(item.type):
             noted = {name: _without_media(extra[name]) for name in _NOTED_FIELDS if extra.get(name) is not None}

@@ -8,9 +8,8 @@ from typing import Any, Final
 from proxy.api.openai.responses.types import (
     CustomDefinition,
     FunctionDefinition,
-    HostedChoice,
-    HostedDefinition,
     NamespaceDefinition,
+    OtherKind,
     ResponsesRequest,
     ToolDefinition,
     ToolReference,
@@ -69,7 +68,7 @@ class Tools:
                 made = function_tool(tool, path)
             case CustomDefinition():
                 made = custom_tool(CustomSpec(name=tool.name, description=tool.description, format=_nested(tool)), path)
-            case HostedDefinition():
+            case OtherKind():
                 self.hosted[tool.type if REPORTABLE.match(tool.type) else "unknown"] = None
                 return
             case _:
@@ -109,7 +108,7 @@ class Tools:
                 return ToolChoice(frozenset({self._chosen(named, "tool_choice.name")}), required=True, single=True)
             case ToolSubset() as allowed:
                 return self._allowed(allowed, single)
-            case HostedChoice(type=kind):
+            case OtherKind(type=kind):
                 message = f"`tool_choice` asks for {kind[:40]!r}, which cannot run here."
                 raise InvalidRequest(message, param="tool_choice", code="unsupported_tool")
 

@@ -13,6 +13,13 @@ from proxy.api.http.requests import FastList, TaggedBy, Whole
 from proxy.api.openai.types import MAX_TOKENS, CustomSpec, FunctionSpec, RefusalPart, RequestModel
 from proxy.inference.request import JsonObject
 
+
+class OtherKind(RequestModel):
+    """A part, a tool or an item of any other type: images and files, tools that OpenAI runs by itself, items of other servers."""
+
+    type: str
+
+
 # ---------------------------------------------------------------- content
 
 
@@ -23,13 +30,7 @@ class ItemText(RequestModel):
     text: str
 
 
-class ItemMedia(RequestModel):
-    """Any other part: images, files, audio."""
-
-    type: str
-
-
-ContentPart = Annotated[ItemText | RefusalPart | ItemMedia, TaggedBy("type")]
+ContentPart = Annotated[ItemText | RefusalPart | OtherKind, TaggedBy("type")]
 ItemContent = Annotated[str, Tag("#string")] | Annotated[FastList[ContentPart], Tag("#parts")]
 
 
@@ -48,24 +49,16 @@ class CustomDefinition(CustomSpec):
     type: Literal["custom"]
 
 
-class HostedDefinition(RequestModel):
-    """A tool that OpenAI runs by itself, such as `web_search`."""
-
-    type: str
-
-
 class NamespaceDefinition(RequestModel):
     """Functions and custom tools whose names count within the namespace only."""
 
     type: Literal["namespace"]
     name: str = Field(min_length=1, max_length=128)
     description: str | None = None
-    tools: FastList[Annotated[FunctionDefinition | CustomDefinition | HostedDefinition, TaggedBy("type")]]
+    tools: FastList[Annotated[FunctionDefinition | CustomDefinition | OtherKind, TaggedBy("type")]]
 
 
-ToolDefinition = Annotated[
-    FunctionDefinition | CustomDefinition | NamespaceDefinition | HostedDefinition, TaggedBy("type")
-]
+ToolDefinition = Annotated[FunctionDefinition | CustomDefinition | NamespaceDefinition | OtherKind, TaggedBy("type")]
 
 
 class ToolReference(RequestModel):
@@ -76,34 +69,23 @@ class ToolReference(RequestModel):
     namespace: str | None = None
 
 
-class HostedChoice(RequestModel):
-    """The choice of a tool that OpenAI runs by itself."""
-
-    type: str
-
-
 class ToolSubset(RequestModel):
     """A choice of several tools; `required` asks for a call of one of them."""
 
     type: Literal["allowed_tools"]
     mode: Literal["auto", "required"]
-    tools: FastList[Annotated[ToolReference | HostedChoice, TaggedBy("type")]]
+    tools: FastList[Annotated[ToolReference | OtherKind, TaggedBy("type")]]
 
 
 ToolChoiceField = Annotated[
-    Literal["none", "auto", "required"] | ToolReference | ToolSubset | HostedChoice, TaggedBy("type")
+    Literal["none", "auto", "required"] | ToolReference | ToolSubset | OtherKind, TaggedBy("type")
 ]
 
 
 # ---------------------------------------------------------------- items
 
 
-class _InputItem(RequestModel):
-    id: Any = None
-    status: Any = None
-
-
-class MessageItem(_InputItem):
+class MessageItem(RequestModel):
     """What somebody said."""
 
     type: Literal["message"]
@@ -111,7 +93,7 @@ class MessageItem(_InputItem):
     content: ItemContent | None = None
 
 
-class FunctionCallItem(_InputItem):
+class FunctionCallItem(RequestModel):
     """A past call of a function."""
 
     type: Literal["function_call"]
@@ -121,7 +103,7 @@ class FunctionCallItem(_InputItem):
     namespace: str | None = None
 
 
-class CustomCallItem(_InputItem):
+class CustomCallItem(RequestModel):
     """A past call of a custom tool."""
 
     type: Literal["custom_tool_call"]
@@ -131,7 +113,7 @@ class CustomCallItem(_InputItem):
     namespace: str | None = None
 
 
-class CallOutputItem(_InputItem):
+class CallOutputItem(RequestModel):
     """The result of a call."""
 
     type: Literal["function_call_output", "custom_tool_call_output"]
@@ -139,31 +121,25 @@ class CallOutputItem(_InputItem):
     output: ItemContent | None = None
 
 
-class ReasoningItem(_InputItem):
+class ReasoningItem(RequestModel):
     """What the model thought. `encrypted_content` is ours, another server's or nothing."""
 
     type: Literal["reasoning"]
     encrypted_content: Any = None
 
 
-class ReferenceItem(_InputItem):
+class ReferenceItem(RequestModel):
     """An item of a stored response."""
 
     type: Literal["item_reference"]
     id: str
 
 
-class ToolsItem(_InputItem):
+class ToolsItem(RequestModel):
     """Tools that are offered as if they stood in the request's own `tools`."""
 
     type: Literal["additional_tools", "tool_search_output"]
     tools: FastList[ToolDefinition] | None = None
-
-
-class OtherItem(_InputItem):
-    """Any other item, as other servers put them into histories."""
-
-    type: str
 
 
 def _with_type(value: Any) -> Any:
@@ -184,7 +160,7 @@ Item = Annotated[
     | ReasoningItem
     | ReferenceItem
     | ToolsItem
-    | OtherItem,
+    | OtherKind,
     TaggedBy("type"),
     BeforeValidator(_with_type),
 ]
