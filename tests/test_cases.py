@@ -9,7 +9,7 @@ import pytest
 from proxy.api.anthropic.encode import MessageStream, message_body
 from proxy.api.anthropic.routes import decode_body
 from proxy.api.openai.decode import ChatReply, decode
-from proxy.api.openai.encode import ChatStreamEncoder, completion
+from proxy.api.openai.encode import ChatStreamEncoder, completion_body
 from proxy.api.openai.responses.decode import Decoding
 from proxy.api.openai.responses.decode import decode as decode_response
 from proxy.api.openai.responses.encode import ResponseStreamEncoder, finished
@@ -75,7 +75,7 @@ def test_the_job_becomes_the_completion_and_its_chunks_fold_back_to_it(
     outcome = read_job(made.expected, job, failures)
     usage = usage_of(job.result.usage) if job.result else Usage()
     result = Result(JOB_ID.replace("-", ""), 1_700_000_000, "abc", (choice_of(made.expected, outcome),), usage)
-    whole: Any = completion(result, reply)
+    whole: Any = json.loads(completion_body(result, reply))
     assert_completion_is_openais(whole)
     message = dict(whole["choices"][0]["message"])
     assert message.pop("role") == "assistant"

@@ -3,17 +3,17 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Final, Literal
 
 from proxy.api.http.requests import canonical_digest, has_more_values
-from proxy.api.openai.tools import CUSTOM_INPUT, decode_tool_choice, decode_tools, function_tool
+from proxy.api.openai.tools import CUSTOM_INPUT, OfferedTools, decode_tools
 from proxy.api.openai.types import (
     AnthropicThinking,
     AssistantMessage,
     ChatMessage,
     ChatRequest,
     CustomCall,
-    CustomTool,
     ExtendedThinking,
     FunctionCall,
     FunctionMessage,
@@ -24,6 +24,7 @@ from proxy.api.openai.types import (
     ReasoningOptions,
     RefusalPart,
     RequestModel,
+    TextFormat,
     TextPart,
     ThinkingPart,
     ToolContent,
@@ -58,6 +59,8 @@ _MAX_REPORTED: Final = 50
 _MANY_ARGUMENTS: Final = 20_000
 _REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 _REASONING_FIELDS: Final = ("extended_thinking", "thinking", "reasoning", "reasoning_effort")
+_TOOL_FIELDS: Final = frozenset({"tools", "tool_choice", "functions", "function_call"})
+_HOW_IT_IS_SENT: Final = ("stream", "stream_options")
 _OPAQUE: Final = (MediaPart, ThinkingPart, HostedTool)
 """Whatever these hold, they are refused, replaced or left out as a whole."""
 
@@ -95,30 +98,26 @@ def decode(
         InvalidRequest: something in the request cannot be expressed; `param` is its path. The router checks limits that hold for
             every API.
     """
-    legacy = bool(body.functions) and not body.tools
-    tools, adjusted = decode_tools(body.tools or (), drop_hosted=rules.drop_hosted_tools)
-    if legacy:
-        tools = tuple(function_tool(spec, f"functions[{index}]") for index, spec in enumerate(body.functions or ()))
-    offered = {tool.name for tool in tools}
-    single = legacy or body.parallel_tool_calls is False
-    tool_choice = decode_tool_choice(body.tool_choice, body.function_call, offered, single=single)
-    reasoning, by_heroku, overruled = _reasoning(body, rules)
+    given = body.model_fields_set
+    offered = OfferedTools() if given.isdisjoint(_TOOL_FIELDS) else decode_tools(body, rules.drop_hosted_tools)
+    thinks = not given.isdisjoint(_REASONING_FIELDS)
+    reasoning, by_heroku, overruled = _reasoning(body, rules) if thinks else (None, False, ())
     shown = reasoning is not None and reasoning.shown
-    sampling = _sampling(body)
+    sampling, adjusted = _sampling(body), offered.dropped
     if sampling.temperature != body.temperature:
         adjusted = ("temperature: lowered to 1", *adjusted)
     request = Request(
         model=body.model,
         messages=tuple(decode_messages(body.messages)),
-        tools=tools,
-        tool_choice=tool_choice,
-        output=_output(body),
+        tools=offered.tools,
+        tool_choice=offered.choice,
+        output=None if body.response_format is None else _output(body.response_format),
         reasoning=reasoning,
         sampling=sampling,
         max_tokens=body.max_completion_tokens or body.max_tokens,
         choices=body.n or 1,
         user=body.user,
-        tags=tags_of(body.user, body.metadata),
+        tags=tags_of(body.user, body.metadata) if body.user or body.metadata else (),
         body_bytes=body_bytes,
         ignored=_ignored(body, overruled, sampling.top_k is not None),
         adjusted=adjusted,
@@ -127,9 +126,9 @@ def decode(
         model=body.model,
         stream=bool(body.stream),
         include_usage=bool(body.stream and body.stream_options and body.stream_options.include_usage),
-        function_call=legacy,
+        function_call=offered.legacy,
         reasoning_object=shown and (reasoning_object == "always" or (reasoning_object == "auto" and by_heroku)),
-        custom_tools=frozenset(tool.custom.name for tool in body.tools or () if isinstance(tool, CustomTool)),
+        custom_tools=offered.custom,
     )
     return request, reply
 
@@ -146,14 +145,14 @@ def _sampling(body: ChatRequest) -> Sampling:
 
 def body_digest(body: dict[str, Any]) -> str:
     """Equal for request bodies that ask for the same answer: without how it is sent, and without fields that are null."""
-    asked = {
-        name: value for name, value in body.items() if value is not None and name not in ("stream", "stream_options")
-    }
-    asked["messages"] = [
-        {name: value for name, value in message.items() if value is not None} if None in message.values() else message
-        for message in body["messages"]
-    ]
+    asked = _given({**body, "messages": list(map(_given, body["messages"]))})
+    for name in _HOW_IT_IS_SENT:
+        asked.pop(name, None)
     return canonical_digest(asked)
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None} if None in fields.values() else fields
 
 
 def tags_of(user: str | None, metadata: JsonObject | None) -> tuple[str, ...]:
@@ -200,7 +199,9 @@ def decode_messages(messages: Sequence[ChatMessage]) -> Iterator[Message]:
                 yield Message("user", (_result(None, message.content, path, name=message.name),), path)
             case UserMessage():
                 blocks = list(_content(message.content, f"{path}.content"))
-                yield Message(message.role, tuple(_named(blocks, message.name)), path)
+                if message.name:
+                    blocks = _named(blocks, message.name)
+                yield Message(message.role, tuple(blocks), path)
 
 
 def _content(content: ToolContent | None, path: str) -> Iterator[Block]:
@@ -230,9 +231,9 @@ def _content(content: ToolContent | None, path: str) -> Iterator[Block]:
                 pass
 
 
-def _named(blocks: list[Block], name: str | None) -> list[Block]:
+def _named(blocks: list[Block], name: str) -> list[Block]:
     """Blocks with the participant's name before their first text: there is no other place for it upstream."""
-    if name is None or not name.strip():
+    if not name.strip():
         return blocks
     for index, block in enumerate(blocks):
         if isinstance(block, Text) and block.text.strip():
@@ -246,7 +247,7 @@ def _assistant(message: AssistantMessage, path: str) -> Iterator[Block]:
     blocks = list(_content(message.content, f"{path}.content"))
     if message.refusal is not None:
         blocks.append(Text(message.refusal, f"{path}.refusal"))
-    yield from _named(blocks, message.name)
+    yield from _named(blocks, message.name or "")
     written = {(block.id, block.name) for block in blocks if isinstance(block, ToolCall)}
     for index, call in enumerate(message.tool_calls or ()):
         where = f"{path}.tool_calls[{index}]"
@@ -288,8 +289,8 @@ def past_arguments(arguments: Any) -> Any:
 # ---------------------------------------------------------------- output and reasoning
 
 
-def _output(body: ChatRequest) -> JsonOutput | None:
-    match body.response_format:
+def _output(wanted: JsonObjectFormat | JsonSchemaFormat | TextFormat) -> JsonOutput | None:
+    match wanted:
         case JsonSchemaFormat(json_schema=spec):
             path = "response_format.json_schema.schema"
             if spec.schema_ is None:
@@ -297,9 +298,9 @@ def _output(body: ChatRequest) -> JsonOutput | None:
             return JsonOutput(spec.schema_, strict=bool(spec.strict), path=path)
         case JsonObjectFormat(schema_=None):
             return JsonOutput(strict=True, path="response_format")
-        case JsonObjectFormat() as wanted:
+        case JsonObjectFormat():
             return JsonOutput(wanted.schema_, strict=bool(wanted.strict), path="response_format.schema")
-        case _:
+        case TextFormat():
             return None
 
 
@@ -309,8 +310,6 @@ def _reasoning(body: ChatRequest, rules: Rules) -> tuple[Reasoning | None, bool,
     Of several ways to ask, the first one that is given decides: `extended_thinking`, `thinking`, `reasoning`, `reasoning_effort`.
     """
     given = {field: value for field in _REASONING_FIELDS if (value := getattr(body, field)) is not None}
-    if not given:
-        return None, False, ()
     readable = [
         field
         for field, value in given.items()
@@ -372,8 +371,8 @@ def _ignored(body: ChatRequest, overruled: Sequence[str], uses_top_k: bool) -> t
         "functions": body.functions and body.tools,
         "function_call": body.function_call is not None and body.tool_choice is not None,
     }
-    names.update(dict.fromkeys([*(name for name, given in unused.items() if given), *overruled]))
-    return tuple(name for name in names if _REPORTABLE.match(name))[:_MAX_REPORTED]
+    names.update(dict.fromkeys([*compress(unused, unused.values()), *overruled]))
+    return tuple(filter(_REPORTABLE.match, names))[:_MAX_REPORTED]
 
 
 def _unknown_fields(body: ChatRequest) -> dict[str, None]:

@@ -16,7 +16,6 @@ from proxy.errors import ProxyError
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import JsonObject, ToolCall
 from proxy.inference.result import (
-    Choice,
     ChoiceEnded,
     Ended,
     Event,
@@ -32,15 +31,24 @@ from proxy.inference.result import (
 _MAX_MESSAGE: Final = 2_000
 
 
-def completion(result: Result, reply: ChatReply) -> JsonObject:
-    """The whole response, of the type `ChatCompletion` in OpenAI's library."""
-    choices = [_choice(index, choice, reply) for index, choice in enumerate(result.choices)]
-    return {**_envelope("chat.completion", result, reply), "choices": choices, "usage": _usage(result.usage)}
-
-
 def completion_body(result: Result, reply: ChatReply) -> bytes:
-    """The JSON of the whole response."""
-    return orjson.dumps(completion(result, reply))
+    """The JSON of the whole response, of the type `ChatCompletion` in OpenAI's library."""
+    whole = _envelope("chat.completion", result, reply)
+    whole["choices"] = choices = []
+    for index, choice in enumerate(result.choices):
+        text = choice.text or ""
+        content = None if choice.tool_calls and not text.strip() else text
+        message: JsonObject = {"role": "assistant", "content": content, "refusal": None}
+        if choice.tool_calls and reply.function_call:
+            message["function_call"] = _function(choice.tool_calls[0])
+        elif choice.tool_calls:
+            message["tool_calls"] = [_call(call, reply) for call in choice.tool_calls]
+        if choice.reasoning:
+            message |= _reasoning(choice.reasoning, reply)
+        finish_reason = _finish_reason(choice.finish_reason, reply)
+        choices.append({"index": index, "message": message, "finish_reason": finish_reason, "logprobs": None})
+    whole["usage"] = _usage(result.usage)
+    return orjson.dumps(whole)
 
 
 class ChatStreamEncoder:
@@ -103,20 +111,6 @@ def _envelope(kind: str, result: Result | Started, reply: ChatReply) -> JsonObje
         "model": reply.model,
         "system_fingerprint": f"fp_{result.fingerprint}",
     }
-
-
-def _choice(index: int, choice: Choice, reply: ChatReply) -> JsonObject:
-    text = choice.text or ""
-    content = None if choice.tool_calls and not text.strip() else text
-    message: JsonObject = {"role": "assistant", "content": content, "refusal": None}
-    if choice.tool_calls and reply.function_call:
-        message["function_call"] = _function(choice.tool_calls[0])
-    elif choice.tool_calls:
-        message["tool_calls"] = [_call(call, reply) for call in choice.tool_calls]
-    if choice.reasoning:
-        message |= _reasoning(choice.reasoning, reply)
-    finish_reason = _finish_reason(choice.finish_reason, reply)
-    return {"index": index, "message": message, "finish_reason": finish_reason, "logprobs": None}
 
 
 def _reasoning(text: str, reply: ChatReply) -> JsonObject:

@@ -1,21 +1,19 @@
 """Tools of a request, and which of them may be called: as clients write them → neutral ones."""
 
 import re
-from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from proxy.api.openai.types import (
     AllowedToolsChoice,
+    ChatRequest,
     CustomSpec,
     CustomTool,
-    FunctionCallChoice,
     FunctionSpec,
     HostedTool,
     NamedCustom,
     NamedFunction,
-    ToolChoiceValue,
     ToolName,
-    ToolSpec,
 )
 from proxy.errors import InvalidRequest
 from proxy.inference.request import Tool, ToolChoice
@@ -27,21 +25,40 @@ _PLAIN: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 _MAX_REPORTED: Final = 50
 
 
-def decode_tools(given: Sequence[ToolSpec], *, drop_hosted: bool) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
-    """The tools on offer, and sentences about those that were left out.
+@dataclass(frozen=True, slots=True)
+class OfferedTools:
+    """The tools of a request.
 
-    Args:
-        drop_hosted: leave hosted tools out.
+    Attributes:
+        custom: names of those whose calls are answered as custom calls.
+        legacy: they came in the retired field `functions`.
+        dropped: sentences about tools that were left out.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    choice: ToolChoice = field(default_factory=ToolChoice)
+    custom: frozenset[str] = frozenset()
+    legacy: bool = False
+    dropped: tuple[str, ...] = ()
+
+
+def decode_tools(body: ChatRequest, drop_hosted: bool) -> OfferedTools:
+    """The tools of a request, and which of them may be called; hosted tools are left out or refused.
 
     Raises:
-        InvalidRequest: there is a hosted tool.
+        InvalidRequest: there is a hosted tool, or the choice names a tool that is not offered, or requires a call of none.
     """
+    legacy = bool(body.functions) and not body.tools
     tools: list[Tool] = []
+    if legacy:
+        tools += [function_tool(spec, f"functions[{index}]") for index, spec in enumerate(body.functions or ())]
     dropped: dict[str, None] = {}
-    for index, tool in enumerate(given):
+    custom = set()
+    for index, tool in enumerate(body.tools or ()):
         match tool:
             case CustomTool():
                 tools.append(custom_tool(tool.custom, f"tools[{index}].custom"))
+                custom.add(tool.custom.name)
             case HostedTool() if drop_hosted:
                 kind = tool.type if _PLAIN.match(tool.type) else "a hosted tool"
                 dropped[f"tools: {kind} cannot run here and was left out"] = None
@@ -50,7 +67,8 @@ def decode_tools(given: Sequence[ToolSpec], *, drop_hosted: bool) -> tuple[tuple
                 raise InvalidRequest(f"Invalid `{param}`: expected 'function' or 'custom'.", param=param)
             case _:
                 tools.append(function_tool(tool.function, f"tools[{index}].function"))
-    return tuple(tools), tuple(dropped)[:_MAX_REPORTED]
+    choice = _choice(body, {tool.name for tool in tools}, single=legacy or body.parallel_tool_calls is False)
+    return OfferedTools(tuple(tools), choice, frozenset(custom), legacy, tuple(dropped)[:_MAX_REPORTED])
 
 
 def function_tool(spec: FunctionSpec, path: str) -> Tool:
@@ -90,20 +108,9 @@ def custom_tool(spec: CustomSpec, path: str) -> Tool:
     )
 
 
-def decode_tool_choice(
-    choice: ToolChoiceValue | None, function_call: FunctionCallChoice | None, offered: Set[str], *, single: bool
-) -> ToolChoice:
-    """The choice of tools.
-
-    Args:
-        function_call: the retired field, which counts where there is no `tool_choice`.
-        offered: names of the tools.
-        single: at most one call may be made.
-
-    Raises:
-        InvalidRequest: it names a tool that is not offered, or requires a call of none.
-    """
-    match choice if choice is not None else function_call:
+def _choice(body: ChatRequest, offered: set[str], *, single: bool) -> ToolChoice:
+    # The retired `function_call` counts where there is no `tool_choice`.
+    match body.function_call if body.tool_choice is None else body.tool_choice:
         case None | "auto":
             return ToolChoice(single=single)
         case "none":
