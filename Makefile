@@ -16,9 +16,12 @@ WITH_NODE := PATH="$(CURDIR)/$(CLIENTS)/bin:$$PATH"
 # The console's tests drive the machine's own browser.
 BROWSER := .venv-browser
 BROWSER_TESTS := tests/browser
+# The files in deploy/ are rendered and validated with tools that nothing else needs.
+DEPLOY := .venv-deploy
+DEPLOY_TESTS := tests/deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-browser fidelity bench-jobs bench-chat bench-waiting check format lock lock-clients clean
+.PHONY: help run test test-clients test-browser test-deploy test-package fidelity bench-jobs bench-chat bench-waiting check format lock lock-clients clean
 
 help: ## Show these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,6 +40,12 @@ test-clients: $(VENV)/runtime $(CLIENTS)/installed $(CLIENTS_OPENAI2)/installed 
 test-browser: $(BROWSER)/installed ## Test the console in Chromium
 	@$(BROWSER)/bin/python -m tests.browser.chromium
 	$(BROWSER)/bin/python -m pytest $(BROWSER_TESTS)
+
+test-deploy: $(DEPLOY)/installed ## Test what is in deploy/: chart, Compose file, dashboard, units
+	$(DEPLOY)/bin/python -m pytest $(DEPLOY_TESTS)
+
+test-package: $(VENV)/development ## Build the wheel and test it in an empty environment
+	$(BIN)/python -m pytest tests/package
 
 fidelity: $(VENV)/development ## Measure how exactly schemas and tool calls are carried
 	$(BIN)/python -W ignore -m benchmarks.fidelity_schemas
@@ -68,6 +77,7 @@ lock: $(VENV)/development ## Make the lock files anew from pyproject.toml
 	$(COMPILE) pyproject.toml --extra otel --group dev --output-file requirements-dev.txt
 	$(COMPILE) --group build -c requirements-dev.txt --output-file requirements-build.txt
 	$(COMPILE) $(BROWSER_TESTS)/requirements.in -c requirements-dev.txt --output-file requirements-browser.txt
+	$(COMPILE) $(DEPLOY_TESTS)/requirements.in -c requirements-dev.txt --output-file requirements-deploy.txt
 
 lock-clients: $(VENV)/development $(CLIENTS)/installed ## Make the clients' lock files anew, at their current releases
 	$(COMPILE) --upgrade $(CLIENT_TESTS)/current/requirements.in --output-file requirements-clients.txt
@@ -77,7 +87,7 @@ lock-clients: $(VENV)/development $(CLIENTS)/installed ## Make the clients' lock
 		[package.pop('funding', None) for package in lock['packages'].values()]; file.write_text(json.dumps(lock, indent=2) + chr(10))"
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) $(BROWSER) $(CLIENTS) $(CLIENTS_OPENAI2) $(NODE_TESTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
+	rm -rf $(VENV) $(BROWSER) $(DEPLOY) $(CLIENTS) $(CLIENTS_OPENAI2) $(NODE_TESTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -97,6 +107,13 @@ $(BROWSER)/installed: requirements-dev.txt requirements-browser.txt
 	@test -x $(BROWSER)/bin/python || $(PYTHON) -m venv $(BROWSER)
 	$(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt -r requirements-browser.txt
 	$(BROWSER)/bin/python .ci/check_locks.py requirements-dev.txt requirements-browser.txt
+	@touch $@
+
+$(DEPLOY)/installed: requirements-dev.txt requirements-deploy.txt $(DEPLOY_TESTS)/helm.txt
+	@test -x $(DEPLOY)/bin/python || $(PYTHON) -m venv $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt -r requirements-deploy.txt
+	$(DEPLOY)/bin/python .ci/check_locks.py requirements-dev.txt requirements-deploy.txt
+	$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --ignore-requires-python -r $(DEPLOY_TESTS)/helm.txt
 	@touch $@
 
 $(CLIENTS)/installed: requirements-clients.txt

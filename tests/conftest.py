@@ -30,8 +30,8 @@ hypothesis_settings.load_profile("default")
 
 configure_logging("json", "error")
 
-# These drive a real browser from an environment of their own: `make test-browser`.
-collect_ignore = ["browser"]
+# These have environments of their own, with what the others do not need: `make test-browser`, `test-deploy`, `test-package`.
+collect_ignore = ["browser", "deploy", "package"]
 
 
 class Deployment:
