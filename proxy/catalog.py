@@ -93,11 +93,13 @@ class Catalog:
         Raises:
             ModelNotFound: no card has that name, and there is no default.
         """
-        found = next((self.matches[each] for each in self._spellings(name) if each in self.matches), self.default)
-        if found is None:
+        for spelling in self._spellings(name):
+            if spelling in self.matches:
+                return self.matches[spelling]
+        if self.default is None:
             offered = ", ".join(card.public_name for card in self.cards)
             raise ModelNotFound(f"The model `{name[:100]}` does not exist here. Available: {offered}.", param="model")
-        return found
+        return self.default
 
     def find(self, name: str) -> ModelCard:
         """The card of `match`."""

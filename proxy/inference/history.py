@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Literal
 
 from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import dump_json
-from proxy.inference.request import Block, Media, Message, Rules, Text, ToolCall, ToolResult
+from proxy.inference.request import Block, Media, Message, Rules, Text, Tool, ToolCall, ToolResult
 
 CONTINUE = "Please continue."
 """Stands in where a user turn is due and the client has none."""
@@ -63,7 +63,7 @@ def repair(
 
     Args:
         messages: the request's, in order; not empty.
-        names: tool name → its safe name, for every name of `called_names`; see `upstream_names`.
+        names: tool name → its safe name, for every name that is called; see `upstream_names`.
         rules: `strict_history` and `media_placeholder` count here.
         tool_blocks: False writes calls and results as text, for models that take no tool blocks.
 
@@ -71,9 +71,11 @@ def repair(
         InvalidRequest: a block cannot be expressed, or the history needs a repair and `rules.strict_history`; `param` is its path.
     """
     leading = 0
+    instructions: list[str] = []
     while leading < len(messages) and messages[leading].role in ("system", "developer"):
+        instructions += [text.text for text in _texts(messages[leading].content)]
         leading += 1
-    system = "\n\n".join(text.text for message in messages[:leading] for text in _texts(message.content))
+    system = "\n\n".join(instructions)
     if leading == len(messages) - 1 and (texts := _question(messages[leading])):
         return Conversation(system, (Turn("user", texts),), ())
     history = _History(names, rules, messages)
@@ -85,17 +87,14 @@ def repair(
     return Conversation(system, tuple(turns), tuple(history.repairs))
 
 
-def called_names(messages: Iterable[Message]) -> Iterator[str]:
-    """Every tool name that a history mentions as called."""
+def upstream_names(tools: Iterable[Tool], messages: Iterable[Message]) -> Mapping[str, str]:
+    """The name of each tool, and of each one that a history mentions as called → a unique one of 1 to 64 letters, digits, `_` and `-`.
+    Names that are safe already keep themselves."""
+    distinct = dict.fromkeys(map(attrgetter("name"), tools))
     for message in messages:
         for block in message.content:
             if isinstance(block, ToolCall):
-                yield block.name
-
-
-def upstream_names(names: Iterable[str]) -> Mapping[str, str]:
-    """Each name → a unique one of 1 to 64 letters, digits, `_` and `-`. Names that are safe already keep themselves."""
-    distinct = list(dict.fromkeys(names))
+                distinct[block.name] = None
     if not distinct:
         return {}
     chosen = {name: name for name in distinct if name and _safe(name) == name}

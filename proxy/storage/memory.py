@@ -19,7 +19,7 @@ _OVERHEAD: Final = 400
 class _Record:
     expires: float = inf
     fields: dict[str, str] = field(default_factory=dict)
-    size: int = 0
+    size: int = _OVERHEAD
 
 
 class MemoryStore:
@@ -69,29 +69,41 @@ class MemoryStore:
 
     async def add(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> str:
         known = await self.get(name, field)
-        if known is not None:
-            return known
-        self._set(name, field, value, ttl_s)
-        return value
+        if known is None:
+            await self.put(name, field, value, ttl_s=ttl_s)
+        return value if known is None else known
 
     async def put(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> None:
-        self._set(name, field, value, ttl_s)
+        record = self._live(name)
+        if record is None:
+            record = self._records[name] = _Record()
+            self._bytes += record.size
+        self._records.move_to_end(name)
+        if ttl_s is not None:
+            record.expires = self._clock() + ttl_s
+        more = len(value) - len(record.fields[field]) if field in record.fields else len(field) + len(value)
+        record.fields[field] = value
+        record.size += more
+        self._bytes += more
+        while len(self._records) > self._max_records or (self._bytes > self._max_bytes and len(self._records) > 1):
+            self._drop(next(iter(self._records)))
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
         if await self.get(name, field) != old:
             return False
-        self._set(name, field, new, None)
+        await self.put(name, field, new)
         return True
 
     async def remove(self, name: str, field: str | None = None) -> bool:
         record = self._live(name)
         if record is None or (field is not None and field not in record.fields):
             return False
-        if field is not None:
-            del record.fields[field]
-            self._weigh(record)
-        if field is None or not record.fields:
+        if field is None or len(record.fields) == 1:
             self._drop(name)
+        else:
+            less = len(field) + len(record.fields.pop(field))
+            record.size -= less
+            self._bytes -= less
         return True
 
     def _live(self, name: str) -> _Record | None:
@@ -100,21 +112,6 @@ class MemoryStore:
             self._drop(name)
             return None
         return record
-
-    def _set(self, name: str, field: str, value: str, ttl_s: float | None) -> None:
-        record = self._records[name] = self._live(name) or _Record()
-        self._records.move_to_end(name)
-        if ttl_s is not None:
-            record.expires = self._clock() + ttl_s
-        record.fields[field] = value
-        self._weigh(record)
-        while len(self._records) > self._max_records or (self._bytes > self._max_bytes and len(self._records) > 1):
-            self._drop(next(iter(self._records)))
-
-    def _weigh(self, record: _Record) -> None:
-        size = _OVERHEAD + sum(len(field) + len(value) for field, value in record.fields.items())
-        self._bytes += size - record.size
-        record.size = size
 
     def _drop(self, name: str) -> None:
         self._bytes -= self._records.pop(name).size

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from proxy.errors import InvalidRequest
-from proxy.inference.history import called_names, repair, upstream_names
+from proxy.inference.history import repair, upstream_names
 from proxy.inference.request import Native, Request, Rules, Text, ToolCall, ToolResult
 from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema
 
@@ -66,7 +66,7 @@ def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> Messa
     if "top_k" in request.ignored:  # it has an effect here, which is why one that cannot be used is not passed over
         raise InvalidRequest("Invalid `top_k`: expected a whole number from 1.", param="top_k")
     budget = Budget()
-    names = upstream_names([*(tool.name for tool in request.tools), *called_names(request.messages)])
+    names = upstream_names(request.tools, request.messages)
     body: dict[str, Any] = {"model": request.model, "max_tokens": request.max_tokens or default_max_tokens}
     parameters = _add_tools(body, request, names, rules, budget) if request.tools else {}
     conversation = repair(request.messages, names, rules, tool_blocks=bool(request.tools))

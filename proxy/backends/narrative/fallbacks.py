@@ -16,9 +16,10 @@ from typing import Any, Final
 import orjson
 
 from proxy.backends.narrative.failures import Cause
-from proxy.backends.narrative.prompt import HISTORY, Form, offered_tools, tool_names
+from proxy.backends.narrative.prompt import HISTORY, Form, offered_tools
 from proxy.backends.narrative.tools import ANSWER
 from proxy.catalog import ModelCard
+from proxy.inference.history import upstream_names
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import Request
 
@@ -114,7 +115,7 @@ def _digest(schema: Any) -> str:
 
 def _digests(request: Request) -> dict[str, str]:
     """The schemas that clients wrote, by the names of the parts they become."""
-    names = tool_names(request)
+    names = upstream_names(request.tools, request.messages)
     digests = {names[tool.name]: _digest(tool.parameters) for tool in offered_tools(request)}
     return digests | {ANSWER: _digest(request.output.schema)} if request.output else digests
 

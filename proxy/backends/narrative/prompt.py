@@ -5,7 +5,7 @@ Source: contracts `narrative.md` (the body) and `heroku-chat.md`, section Reques
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from proxy.backends.narrative import types as wire
 from proxy.backends.narrative.output import MAX_ERRORS, OutputFormat
 from proxy.backends.narrative.tools import ANSWER, Part, Toolset
 from proxy.catalog import ModelCard
-from proxy.inference.history import Conversation, called_names, repair, upstream_names
+from proxy.inference.history import Conversation, repair, upstream_names
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import Request, Rules, Sampling, Text, Tool, ToolCall, ToolResult
 from proxy.schemas import Budget, compile_parameters, compile_schema
@@ -92,11 +92,6 @@ def _as_sent(error: str, expected: OutputFormat) -> str:
     return error
 
 
-def tool_names(request: Request) -> Mapping[str, str]:
-    """Each tool name of a request, past calls included → its safe and unique name upstream."""
-    return upstream_names([*(tool.name for tool in request.tools), *called_names(request.messages)])
-
-
 def offered_tools(request: Request) -> list[Tool]:
     """The tools of a request that its tool choice lets the model call."""
     allowed = request.tool_choice.names
@@ -113,8 +108,9 @@ def prepare(
         InvalidRequest: something in the request cannot be expressed; `param` is its path.
     """
     budget = budget or Budget()
-    names = tool_names(request)
-    tools, answer = _compile(request, names, card, rules, form, budget)
+    names = upstream_names(request.tools, request.messages)
+    has_schemas = bool(request.tools) or request.output is not None
+    tools, answer = _compile(request, names, card, rules, form, budget) if has_schemas else (None, None)
     text_history = HISTORY in form or card.tool_history == "text"
     conversation = repair(request.messages, names, rules, tool_blocks=not text_history)
     reply, thinking, max_tokens, lowered = _token_limits(request, card, rules)
@@ -128,9 +124,10 @@ def prepare(
         max_words=reply if tools is None and answer is None else None,
     )
     output_schema = expected.schema()
-    simple = form.union(expected.parts)
-    if form != simple and len(dump_json(output_schema)) > card.max_schema_bytes:
-        return prepare(request, card, rules, simple, budget)
+    if has_schemas and len(dump_json(output_schema)) > card.max_schema_bytes:
+        simple = form.union(expected.parts)
+        if form != simple:
+            return prepare(request, card, rules, simple, budget)
     adjusted = (*request.adjusted, *left_out, *lowered, *conversation.repairs)
     return Prepared(
         model=card.id,
@@ -194,29 +191,32 @@ def _compile(  # noqa: PLR0913, PLR0917
 
 def _messages(conversation: Conversation, expected: OutputFormat, budget: Budget) -> tuple[wire.RunMessage, ...]:
     """The system text, with the instructions at its end, and the turns. Past calls get the property names that were sent."""
-    tools = expected.tools.tools if expected.tools else ()
-    aliases = {tool.upstream_name: tool.sent_names for tool in tools if tool.compiled.aliases}
-    system = [wire.TextBlock(text=text) for text in (conversation.system, expected.instructions()) if text]
-    messages = [wire.RunMessage(role="system", content=tuple(system))] if system else []
+    aliases: dict[str, Mapping[str, str]] = {}
+    if expected.tools:
+        aliases = {tool.upstream_name: tool.sent_names for tool in expected.tools.tools if tool.compiled.aliases}
+    system = [Text(text) for text in (conversation.system, expected.instructions()) if text]
+    messages = [wire.RunMessage(role="system", content=tuple(_blocks(system, aliases)))] if system else []
     for turn in conversation.turns:
         budget.spend(0)  # raises when the request was abandoned
-        content = tuple([_block(block, aliases) for block in turn.content])
-        messages.append(wire.RunMessage(role=turn.role, content=content))
+        messages.append(wire.RunMessage(role=turn.role, content=tuple(_blocks(turn.content, aliases))))
     return tuple(messages)
 
 
-def _block(block: Text | ToolCall | ToolResult, aliases: Mapping[str, Mapping[str, str]]) -> wire.Block:
-    match block:
-        case ToolCall():
-            names = aliases.get(block.name)
-            arguments = _renamed(block.arguments, names) if names else block.arguments
-            return wire.ToolUseBlock(tool_use_id=block.id, name=block.name, input=arguments)
-        case ToolResult():
-            texts = tuple([wire.TextBlock(text=text.text) for text in block.content if isinstance(text, Text)])
-            is_error = block.is_error or None
-            return wire.ToolResultBlock(tool_use_id=block.call_id or "", content=texts, is_error=is_error)
-        case Text():
-            return wire.TextBlock(text=block.text)
+def _blocks(
+    content: Iterable[Text | ToolCall | ToolResult], aliases: Mapping[str, Mapping[str, str]]
+) -> Iterator[wire.Block]:
+    for block in content:
+        match block:
+            case ToolCall():
+                names = aliases.get(block.name)
+                arguments = _renamed(block.arguments, names) if names else block.arguments
+                yield wire.ToolUseBlock(tool_use_id=block.id, name=block.name, input=arguments)
+            case ToolResult():
+                texts = tuple([wire.TextBlock(text=text.text) for text in block.content if isinstance(text, Text)])
+                is_error = block.is_error or None
+                yield wire.ToolResultBlock(tool_use_id=block.call_id or "", content=texts, is_error=is_error)
+            case Text():
+                yield wire.TextBlock(text=block.text)
 
 
 def _renamed(value: Any, aliases: Mapping[str, str]) -> Any:
@@ -249,9 +249,12 @@ def _token_limits(request: Request, card: ModelCard, rules: Rules) -> tuple[int,
 
 def _sampling(wanted: Sampling, card: ModelCard) -> tuple[Sampling, list[str]]:
     """The sampling parameters that the model accepts, and what was left out, as sentences."""
-    given = [name for name in ("temperature", "top_p") if getattr(wanted, name) is not None]
-    accepted = {"both": given, "one": given[:1], "none": []}[card.sampling]
-    beside = " beside temperature" if card.sampling == "one" else ""
-    left_out = [f"{name}: left out, the model does not accept it{beside}" for name in given if name not in accepted]
-    temperature = min(wanted.temperature or 0.0, 1.0) if "temperature" in accepted else None
-    return replace(wanted, temperature=temperature, top_p=wanted.top_p if "top_p" in accepted else None), left_out
+    temperature, top_p, left_out = wanted.temperature, wanted.top_p, []
+    if temperature is not None and card.sampling == "none":
+        temperature = None
+        left_out.append("temperature: left out, the model does not accept it")
+    if top_p is not None and (card.sampling == "none" or (card.sampling == "one" and temperature is not None)):
+        top_p = None
+        beside = " beside temperature" if card.sampling == "one" else ""
+        left_out.append(f"top_p: left out, the model does not accept it{beside}")
+    return replace(wanted, temperature=None if temperature is None else min(temperature, 1.0), top_p=top_p), left_out

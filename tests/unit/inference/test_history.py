@@ -16,11 +16,10 @@ from proxy.inference.history import (
     EMPTY_RESULT,
     NO_RESULT,
     Conversation,
-    called_names,
     repair,
     upstream_names,
 )
-from proxy.inference.request import Media, Message, Rules, Text, ToolCall, ToolResult
+from proxy.inference.request import Media, Message, Rules, Text, Tool, ToolCall, ToolResult
 from tests.contract import SAFE, assert_turns_are_strict
 
 RESULTS_FIRST = ["tool_result", "tool_result", "text"]
@@ -31,7 +30,7 @@ MEDIA = Rules(media_placeholder=True)
 
 def converse(*messages: Message, rules: Rules = RULES, tool_blocks: bool = True) -> Conversation:
     placed = tuple(_placed(message, f"messages[{index}]") for index, message in enumerate(messages))
-    return repair(placed, upstream_names(called_names(placed)), rules, tool_blocks=tool_blocks)
+    return repair(placed, upstream_names((), placed), rules, tool_blocks=tool_blocks)
 
 
 def _placed(message: Message, path: str) -> Message:
@@ -360,7 +359,7 @@ def test_a_history_in_order_needs_no_repair_even_in_strict_mode() -> None:
 
 
 def test_safe_names_keep_themselves_whatever_comes_before_them() -> None:
-    names = upstream_names(["a.b", "a_b", "a b", "", "x" * 70, "x" * 64])
+    names = upstream_names(map(Tool, ["a.b", "a_b", "a b", "", "x" * 70, "x" * 64]), ())
     assert names["a_b"] == "a_b"
     assert names["x" * 64] == "x" * 64
     assert len(set(names.values())) == 6
@@ -368,7 +367,7 @@ def test_safe_names_keep_themselves_whatever_comes_before_them() -> None:
 
 @given(st.lists(st.text(max_size=70), max_size=20))
 def test_names_are_safe_and_unique(wanted: list[str]) -> None:
-    names = upstream_names(wanted)
+    names = upstream_names(map(Tool, wanted), ())
     assert names.keys() == set(wanted)
     assert len(set(names.values())) == len(names)
     assert all(SAFE.match(name) for name in names.values())
@@ -401,11 +400,11 @@ def test_any_history_becomes_turns_that_strict_models_take(messages: list[Messag
 def test_one_message_alone_is_treated_like_any_other(message: Message) -> None:
     """Most requests hold one message, for which there is a short way."""
     alone = (_placed(message, "messages[0]"),)
-    full = history._History(upstream_names(called_names(alone)), RULES, alone)
+    full = history._History(upstream_names((), alone), RULES, alone)
     full.add(alone[0])
     if message.role != "system":
-        assert repair(alone, upstream_names(called_names(alone)), RULES).turns == tuple(full.finish())
-        assert repair(alone, upstream_names(called_names(alone)), RULES).repairs == tuple(full.repairs)
+        assert repair(alone, upstream_names((), alone), RULES).turns == tuple(full.finish())
+        assert repair(alone, upstream_names((), alone), RULES).repairs == tuple(full.repairs)
 
 
 @given(st.lists(MESSAGES, min_size=1, max_size=8))
