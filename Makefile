@@ -13,6 +13,9 @@ CLIENTS_OPENAI2 := .venv-clients-openai2
 CLIENT_TESTS := tests/clients/python
 NODE_TESTS := tests/clients/node
 WITH_NODE := PATH="$(CURDIR)/$(CLIENTS)/bin:$$PATH"
+# The documentation site, and the audit and bill of materials of what is installed, have tools of their own.
+DOCS := .venv-docs
+SUPPLY := .venv-supply
 # The console's tests drive the machine's own browser.
 BROWSER := .venv-browser
 BROWSER_TESTS := tests/browser
@@ -21,7 +24,7 @@ DEPLOY := .venv-deploy
 DEPLOY_TESTS := tests/deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-browser test-deploy test-package fidelity bench-jobs bench-chat bench-waiting check format lock lock-clients clean
+.PHONY: help run test test-clients test-browser test-deploy test-package fidelity bench-jobs bench-chat bench-waiting check audit docs settings-page sbom format lock lock-clients clean
 
 help: ## Show these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,12 +64,28 @@ bench-chat: $(VENV)/development ## Measure requests a second and CPU time for ea
 bench-waiting: $(VENV)/development ## Measure what thousands of waiting requests cost
 	$(BIN)/python -m benchmarks.bench_waiting
 
-check: $(VENV)/development ## Format, lint, types, import rules, lock files
+check: $(VENV)/development audit ## Format, lint, types, import rules, lock files, known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	for file in requirements.txt requirements-dev.txt requirements-build.txt; do $(BIN)/python .ci/check_locks.py $$file || exit 1; done
+
+audit: $(SUPPLY)/installed ## Look for known vulnerabilities in what is installed; passes, and says so, without network
+	$(SUPPLY)/bin/python .ci/audit.py requirements.txt requirements-build.txt
+
+docs: $(DOCS)/installed ## Build the documentation site in build/site, with every link and anchor checked
+	$(DOCS)/bin/python .ci/site.py prepare build/docs
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/python -m mkdocs build --strict --clean
+	$(DOCS)/bin/python .ci/site.py check build/site
+
+settings-page: $(VENV)/runtime ## Write docs/settings.md anew from the code and config/proxy.toml
+	$(BIN)/python .ci/settings_page.py
+
+sbom: $(SUPPLY)/runtime/installed ## Write the bill of materials of the runtime (CycloneDX) to dist/sbom.cdx.json
+	@mkdir -p dist
+	$(SUPPLY)/bin/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --spec-version 1.6 --output-format JSON --output-file dist/sbom.cdx.json $(SUPPLY)/runtime/bin/python
 
 format: $(VENV)/development ## Format, and fix what can be fixed
 	$(BIN)/ruff format .
@@ -78,6 +97,8 @@ lock: $(VENV)/development ## Make the lock files anew from pyproject.toml
 	$(COMPILE) --group build -c requirements-dev.txt --output-file requirements-build.txt
 	$(COMPILE) $(BROWSER_TESTS)/requirements.in -c requirements-dev.txt --output-file requirements-browser.txt
 	$(COMPILE) $(DEPLOY_TESTS)/requirements.in -c requirements-dev.txt --output-file requirements-deploy.txt
+	$(COMPILE) --group docs --output-file requirements-docs.txt
+	$(COMPILE) --group supply --output-file requirements-supply.txt
 
 lock-clients: $(VENV)/development $(CLIENTS)/installed ## Make the clients' lock files anew, at their current releases
 	$(COMPILE) --upgrade $(CLIENT_TESTS)/current/requirements.in --output-file requirements-clients.txt
@@ -87,7 +108,7 @@ lock-clients: $(VENV)/development $(CLIENTS)/installed ## Make the clients' lock
 		[package.pop('funding', None) for package in lock['packages'].values()]; file.write_text(json.dumps(lock, indent=2) + chr(10))"
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) $(BROWSER) $(DEPLOY) $(CLIENTS) $(CLIENTS_OPENAI2) $(NODE_TESTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
+	rm -rf $(VENV) $(BROWSER) $(DEPLOY) $(DOCS) $(SUPPLY) build dist $(CLIENTS) $(CLIENTS_OPENAI2) $(NODE_TESTS)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -117,16 +138,29 @@ $(DEPLOY)/installed: requirements-dev.txt requirements-deploy.txt $(DEPLOY_TESTS
 	@touch $@
 
 $(CLIENTS)/installed: requirements-clients.txt
-	$(call install_clients,$(CLIENTS),$<)
+	$(call install_apart,$(CLIENTS),$<)
 
 $(CLIENTS_OPENAI2)/installed: requirements-clients-openai2.txt
-	$(call install_clients,$(CLIENTS_OPENAI2),$<)
+	$(call install_apart,$(CLIENTS_OPENAI2),$<)
+
+$(DOCS)/installed: requirements-docs.txt
+	$(call install_apart,$(DOCS),$<)
+
+$(SUPPLY)/installed: requirements-supply.txt
+	$(call install_apart,$(SUPPLY),$<)
+
+# The runtime's packages alone, without pip: what the bill of materials lists.
+$(SUPPLY)/runtime/installed: requirements.txt $(VENV)/development $(SUPPLY)/installed
+	rm -rf $(@D)
+	$(PYTHON) -m venv --without-pip $(@D)
+	$(BIN)/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r requirements.txt
+	@touch $@
 
 $(NODE_TESTS)/node_modules/installed: $(NODE_TESTS)/package-lock.json $(CLIENTS)/installed
 	cd $(NODE_TESTS) && $(WITH_NODE) npm ci --no-progress
 	@touch $@
 
-define install_clients
+define install_apart
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
 	$(1)/bin/python .ci/check_locks.py $(2)

@@ -1,6 +1,8 @@
 """What README and the pages in `docs/` promise is what the code has."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from proxy import __version__
@@ -45,3 +47,33 @@ def test_every_relative_link_leads_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), (page.name, target)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as repository hosts make them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_anchor_is_a_heading() -> None:
+    links = [
+        (page, page.parent / target if target else page, anchor)
+        for page in PAGES
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text("utf-8"))
+    ]
+    assert links
+    for page, target, anchor in links:
+        assert anchor in anchors(target), (page.name, target.name, anchor)
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page in PAGES:
+        assert f": {page.relative_to(ROOT)}\n" in navigation, page.name
+
+
+def test_the_reference_of_settings_is_current() -> None:
+    command = [sys.executable, str(ROOT / ".ci" / "settings_page.py"), "--check"]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert checked.returncode == 0, checked.stderr
