@@ -33,13 +33,6 @@ class Usage:
     output_tokens: int = 0
     total_tokens: int = 0
 
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.total_tokens + other.total_tokens,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:

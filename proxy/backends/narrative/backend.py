@@ -232,10 +232,11 @@ class NarrativeRun:
 
     async def result(self) -> Result:
         """The whole answer. Raises ProxyError."""
-        choices = {number: choice async for number, choice in self._choices()}
-        started = self._started()
-        ordered = tuple([choices[number] for number in sorted(choices)])
-        return Result(started.id, started.created, started.fingerprint, ordered, self._usage)
+        choices: dict[int, Choice] = {}
+        async for number, choice in self._choices():
+            choices[number] = choice
+        started, ordered = self._started(), dict(sorted(choices.items()))
+        return Result(started.id, started.created, started.fingerprint, tuple(ordered.values()), self._usage)
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
         """The events: those of each choice when its own job has ended. Raises ProxyError, after the choices that succeeded."""
@@ -420,7 +421,7 @@ class NarrativeRun:
             raise
         attempt.job = job
         if job.result is not None:
-            self._usage += usage_of(job.result.usage)
+            self._usage = usage_of(job.result.usage, self._usage)
         return self._client.redact("; ".join(job.failures)) if job.failures else ""
 
 

@@ -30,6 +30,7 @@ from proxy.schemas import Budget, validate
 
 MAX_ERRORS: Final = 5
 """Validation errors of one output that a model, a client or a log is shown."""
+_NO_USAGE: Final = Usage()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,9 @@ class OutputFormat:
         Tolerates what models do to an object they must fill: a bare string, JSON text, a code fence, missing fields, one level of
         wrapping too many.
         """
+        match output:
+            case {"content": str(said)} if self.is_text and len(output) == 1:  # the usual case
+                return ParsedOutput(text=said if said.strip() else "")
         fields = self._fields(output, budget)
         if fields is None:
             wrong = "the output does not have the form that the schema asks for"
@@ -223,10 +227,11 @@ def read_job(expected: OutputFormat, job: Job, failures: str, budget: Budget | N
     return Outcome(job, expected.parse(job.result.structured_output, budget), "stop")
 
 
-def usage_of(reported: JobUsage) -> Usage:
-    """Usage as a job reports it; a missing total is the sum."""
+def usage_of(reported: JobUsage, before: Usage = _NO_USAGE) -> Usage:
+    """Usage as a job reports it, where a missing total is the sum; added to that of earlier jobs."""
     used, produced = reported.prompt_tokens, reported.completion_tokens
-    return Usage(used, produced, reported.total_tokens or used + produced)
+    total = before.total_tokens + (reported.total_tokens or used + produced)
+    return Usage(before.input_tokens + used, before.output_tokens + produced, total)
 
 
 def invalid_output(outcome: Outcome) -> PaidFailure:
@@ -244,10 +249,11 @@ def choice_of(expected: OutputFormat, outcome: Outcome) -> Choice:
     parsed = outcome.parsed
     text, finish, matched = parsed.text, outcome.finish_reason, None
     if text is not None and expected.answer is None:
-        found = [(position, stop) for stop in expected.stop if (position := text.find(stop)) >= 0]
-        if found:
-            end, matched = min(found, key=lambda match: match[0])
-            text = text[:end]
+        end = len(text)
+        for stop in expected.stop:
+            if 0 <= (position := text.find(stop)) < end:
+                end, matched = position, stop
+        text = text[:end]
         most = expected.max_words
         if most is not None and len(text) >= 2 * most:
             ends = [word.end() for word in islice(re.finditer(r"\S+", text), most + 1)]

@@ -321,9 +321,16 @@ class Table:
         self.closely = (self.leads or hears) and self.often
         self.sources["list"].settle(now, followed=self.closely)
         self.sources["webhook"].settle(now)
-        before, self.reliable = self.reliable, {name: source.reliable for name, source in self.sources.items()}
-        self.reliable["list"] &= not any(cursor.hopeless for cursor in self.lists.values())
-        return [(name, reliable) for name, reliable in self.reliable.items() if reliable != before[name]]
+        changed = []
+        for name, source in self.sources.items():
+            reliable = source.reliable
+            if name == "list":
+                for cursor in self.lists.values():
+                    reliable &= not cursor.hopeless
+            if reliable != self.reliable[name]:
+                self.reliable[name] = reliable
+                changed.append((name, reliable))
+        return changed
 
     def first_read_at(self, job: WatchedJob, now: float, rate: float) -> float | None:
         """When a new job is first read, outside the budget; None where lists or webhooks will show its end.
@@ -340,10 +347,9 @@ class Table:
         """The part of the budget that each list gets; none where each job can be read often enough."""
         if self.reliable["webhook"]:
             return _NOW_AND_THEN
-        if self.members == 1 and len(self.jobs) <= _FEW:
-            needed = sum(1 / gap_at(now - job.started) for job in self.jobs.values())
-            if needed <= rate or len(self.jobs) <= 1:
-                return {}
+        few = self.members == 1 and len(self.jobs) <= _FEW
+        if few and (len(self.jobs) <= 1 or sum(1 / gap_at(now - job.started) for job in self.jobs.values()) <= rate):
+            return {}
         return _OFTEN if self.reliable["list"] else _LESS_OFTEN
 
 

@@ -81,21 +81,22 @@ class SubmissionRecord:
     def __init__(self, store: Store | None = None, record: Record | None = None, *, patience_s: float = 10.0) -> None:
         self._store = MemoryStore() if store is None or record is None else store
         self._record = record or Record("run", uuid4(), ttl_s=math.inf)
+        self._prefix = self._record.prefix
         self.patience_s = patience_s
 
     def tag(self, slot: str) -> str:
         """The unique part of the tag of a slot's submission: the same in every replica."""
-        return str(uuid5(self._record.seed, self._field(slot)))
+        return str(uuid5(self._record.seed, self._prefix + slot))
 
     async def find(self, slot: str) -> Slot | None:
         """What the slot holds if it is a job, or reserved by a replica that is alive; None when it can be reserved."""
-        text = await self._store.get(self._record.name, self._field(slot))
+        text = await self._store.get(self._record.name, self._prefix + slot)
         found = msgspec.json.decode(text, type=Slot) if text is not None else None
         return found if found and (found.job is not None or await self._store.alive(found.by)) else None
 
     async def reserve(self, slot: str, form: str) -> tuple[Slot, float | None] | None:
         """Reserve the slot. None when it is taken; else the reservation, and since when a job may exist (seconds since 1970)."""
-        name, field = self._record.name, self._field(slot)
+        name, field = self._record.name, self._prefix + slot
         mine = Slot(form, by=self._store.replica, nonce=uuid4().hex, at=time.time())
         text = await self._store.add(name, field, _text(mine), ttl_s=self._record.ttl_s)
         found = msgspec.json.decode(text, type=Slot)
@@ -110,14 +111,11 @@ class SubmissionRecord:
         """Record the job, or with None that the outcome is unknown."""
         changes = {"job": job_id} if job_id else {"by": "", "nonce": ""}
         settled = _text(msgspec.structs.replace(reservation, **changes))
-        await self._store.put(self._record.name, self._field(slot), settled, ttl_s=self._record.ttl_s)
+        await self._store.put(self._record.name, self._prefix + slot, settled, ttl_s=self._record.ttl_s)
 
     async def release(self, slot: str) -> None:
         """Give the slot back: nothing was enqueued."""
-        await self._store.remove(self._record.name, self._field(slot))
-
-    def _field(self, slot: str) -> str:
-        return f"{self._record.prefix}{slot}"
+        await self._store.remove(self._record.name, self._prefix + slot)
 
 
 def _text(slot: Slot) -> str:
@@ -282,8 +280,7 @@ class Submitter:
         `since` is when a submission was made whose outcome is unknown, in seconds since 1970; None when there was none.
         """
         options, loop = self._options, asyncio.get_running_loop()
-        message = "Whether the job was started already is unknown"
-        unknown = UpstreamError(message, code=UNKNOWN_OUTCOME, job_may_exist=True)
+        unknown: UpstreamError | None = None
         number = 0
         while True:
             if since is not None:
@@ -295,7 +292,8 @@ class Submitter:
                     message = "Narrative did not take the submission"
                     raise UpstreamError(message, code="narrative_unavailable", retry_after=DEFAULT_RETRY_AFTER)
                 if last or (not found and options.in_doubt == "error"):
-                    raise unknown
+                    message = "Whether the job was started already is unknown"
+                    raise unknown or UpstreamError(message, code=UNKNOWN_OUTCOME, job_may_exist=True)
                 if number:
                     self._observe(Resubmitted(request.model, found))
             if self.stopped:

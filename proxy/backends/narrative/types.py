@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -252,7 +253,7 @@ class JobRecord(msgspec.Struct, omit_defaults=True):
             state=JobState.PENDING if state is None else _normal_state(state),
             tags=self.tags,
             result=None if result is None else _result(result),
-            failures=() if failures is None else _failures(failures),
+            failures=_failures(failures) if failures else (),
             created_at=read_time(self.created_at),
             updated_at=read_time(self.updated_at),
             ended_at=read_time(self.ended_at),
@@ -288,7 +289,7 @@ _RECORD: Final = msgspec.json.Decoder(JobRecord)
 _PAGE: Final = msgspec.json.Decoder(_Page)
 
 
-def decoded(decoder: msgspec.json.Decoder[T], body: bytes | str) -> T:
+def decoded(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw | str) -> T:
     """What is received, as the decoder's type. What no strict parser takes is repaired: half a surrogate pair becomes U+FFFD, and
     numbers that JSON does not have become null.
 
@@ -298,19 +299,15 @@ def decoded(decoder: msgspec.json.Decoder[T], body: bytes | str) -> T:
     try:
         return decoder.decode(body)
     except msgspec.MsgspecError:
-        text = json.dumps(json.loads(body), ensure_ascii=False)
+        text = json.dumps(json.loads(body if isinstance(body, str) else bytes(body)), ensure_ascii=False)
         found = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
         return decoder.decode(msgspec.json.encode(found))
 
 
-def parse_json(body: bytes | msgspec.Raw) -> Any:
-    """JSON as Python values. Raises as `decoded`."""
-    return decoded(_JSON, bytes(body))
-
-
-def parse_record(body: bytes) -> JobRecord:
-    """The record of a job. Raises as `decoded`."""
-    return decoded(_RECORD, body)
+parse_json = partial(decoded, _JSON)
+"""JSON as Python values. Raises as `decoded`."""
+parse_record = partial(decoded, _RECORD)
+"""The record of a job. Raises as `decoded`."""
 
 
 def parse_page(body: bytes) -> JobPage:
