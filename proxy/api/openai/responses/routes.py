@@ -161,8 +161,8 @@ class _ResponseRun:
         self, services: ResponsesServices, asked: DecodedRequest, caller: Caller, terms: Terms, credential: str
     ) -> None:
         self.asked, self.terms = asked, terms
-        self.id = response_id(credential, asked.digest)
-        """The hexadecimal part of its id: that of a request which never came to be, until it is accepted."""
+        self.id = ""
+        """The hexadecimal part of its id; empty until it is accepted."""
         self.accepted: Callable[[], None] = lambda: None
         self._services, self._caller, self._credential = services, caller, credential
         self._run: Run | None = None
@@ -180,6 +180,10 @@ class _ResponseRun:
     def _accepted(self, place: str) -> None:
         self.id = response_id(self._credential, place)
         self.accepted()
+
+    def refused(self) -> None:
+        """Give the response an id although its request was not accepted."""
+        self.id = self.id or response_id(self._credential, self.asked.digest)
 
     def seal(self, text: str) -> str:
         """Seal a reasoning trace."""
@@ -259,6 +263,7 @@ class _ResponseStream(StreamResponse):
         except PaidFailure:
             # Of what has a status Codex repeats each request four times more than of what ends a stream.
             if answer.terms.derived_ttl_s:
+                answer.refused()
                 await self._open(send)
             raise
         finally:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _NONCE_BYTES: Final = 12
 _MAX_REFERRED: Final = 1_000
+_SMALL: Final = 2_048
 _LARGE: Final = 64 * 1024
 """Bytes from which a record is packed and unpacked in a thread."""
 
@@ -214,7 +215,7 @@ class ResponseStore:
         for _ in range(3):
             text = json_bytes({"response": response, "input": items, "request": stored.request})
             large = len(text) > _LARGE
-            packed = await asyncio.to_thread(zlib.compress, text, 1) if large else zlib.compress(text, 1)
+            packed = await asyncio.to_thread(_packed, text) if large else _packed(text)
             fits = len(packed) <= settings.max_record_bytes and len(text) <= settings.max_chain_bytes
             if fits or stored.request is not None:
                 break
@@ -228,7 +229,7 @@ class ResponseStore:
         packed = _opened(self._key(id_), sealed, caller)
         if packed is None:
             return None
-        text = zlib.decompress(packed)
+        text = packed if packed.startswith(b"{") else zlib.decompress(packed)
         return orjson.loads(text), len(text)
 
     def _key(self, id_: str) -> bytes:
@@ -290,6 +291,11 @@ class ResponseStore:
                 f"`{param}` leads to more than {settings.max_chain_bytes} bytes (`responses.max_chain_bytes`).",
                 param=param,
             )
+
+
+def _packed(text: bytes) -> bytes:
+    """A small JSON object as it is: compressing it would take longer than everything else that is done to store it."""
+    return text if len(text) < _SMALL else zlib.compress(text, 1)
 
 
 def _by_id(stored: StoredResponse) -> Mapping[str, JsonObject]:
