@@ -178,8 +178,9 @@ class _ResponseRun:
         return self
 
     def _accepted(self, place: str) -> None:
-        self.id = response_id(self._credential, place)
-        self.accepted()
+        if not self.id:
+            self.id = response_id(self._credential, place)
+            self.accepted()
 
     def refused(self) -> None:
         """Give the response an id although its request was not accepted."""
@@ -255,7 +256,7 @@ class _ResponseStream(StreamResponse):
 
         def open_soon() -> None:
             nonlocal opening
-            opening = opening or asyncio.create_task(self._open_later(send))
+            opening = asyncio.create_task(self._open_later(send))
 
         answer.accepted = open_soon
         try:
