@@ -49,9 +49,10 @@ def pacing_proxy() -> Iterator[Proxy]:
         yield proxy
 
 
-def claude(home: Path, url: str, prompt: str, mode: str = "bypassPermissions", **environ: str) -> dict[str, Any]:
-    """What the program says at its end."""
-    arguments = ["claude", "-p", prompt, "--output-format", "json", "--permission-mode", mode]
+def claude(home: Path, url: str, prompt: str, *options: str, **environ: str) -> dict[str, Any]:
+    """What the program says at its end. Without options it may do everything."""
+    options = options or ("--permission-mode", "bypassPermissions")
+    arguments = ["claude", "-p", prompt, "--output-format", "json", *options]
     told = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": Proxy.key, **SETTINGS, **QUIET, **environ}
     done = run_agent(home, arguments, told)
     assert done.stdout, done.stderr
@@ -70,19 +71,27 @@ def turns(file: Path, key: str) -> list[dict[str, Any]]:
     ]
 
 
-def does_its_work(home: Path, proxy: Proxy, url: str, key: str, **options: Any) -> None:
+def does_its_work(home: Path, proxy: Proxy, url: str, key: str, *options: str, **environ: str) -> None:
     file, before = home / "work/numbers.py", proxy.jobs()
     steps = turns(file, key)
-    result = claude(home, url, f"Please help. {script(key=key, attempts=steps)}", **options)
+    result = claude(home, url, f"Please help. {script(key=key, attempts=steps)}", *options, **environ)
     assert (result["is_error"], result["result"]) == (False, f"Done with {key}."), result
     assert file.read_text() == "two = 1\n"
     assert proxy.jobs() == before + len(steps)
     assert result["usage"]["input_tokens"] > 0
 
 
-@pytest.mark.parametrize("mode", ["bypassPermissions", "acceptEdits"])
-def test_it_writes_and_edits_a_file(tmp_path: Path, proxy: Proxy, request_id: str, mode: str) -> None:
-    does_its_work(tmp_path, proxy, proxy.url, request_id, mode=mode)
+@pytest.mark.parametrize(
+    "options", [(), ("--permission-mode", "acceptEdits"), ("--allowedTools", "Write", "Edit", "Read")]
+)
+def test_it_writes_and_edits_a_file(tmp_path: Path, proxy: Proxy, request_id: str, options: tuple[str, ...]) -> None:
+    does_its_work(tmp_path, proxy, proxy.url, request_id, *options)
+
+
+def test_structured_output(tmp_path: Path, proxy: Proxy) -> None:
+    schema = {"type": "object", "properties": {"population": {"type": "integer"}}, "required": ["population"]}
+    result = claude(tmp_path, proxy.url, "Describe Paris", "--json-schema", json.dumps(schema))
+    assert isinstance(result["structured_output"]["population"], int)
 
 
 def test_what_it_adds_to_a_message_is_not_taken_for_the_users(tmp_path: Path, proxy: Proxy) -> None:

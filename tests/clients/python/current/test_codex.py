@@ -51,12 +51,14 @@ def pacing_proxy() -> Iterator[Proxy]:
         yield proxy
 
 
-def codex(home: Path, base_url: str, prompt: str, model: str = MODEL) -> "subprocess.CompletedProcess[str]":
+def codex(
+    home: Path, base_url: str, prompt: str, *options: str, model: str = MODEL
+) -> "subprocess.CompletedProcess[str]":
     settings = home / "codex"
     settings.mkdir()
     (settings / "config.toml").write_text(CONFIG.format(model=model, base_url=base_url))
     environ = {"CODEX_HOME": str(settings), "PROXY_API_KEY": Proxy.key}
-    return run_agent(home, ["codex", "exec", "--skip-git-repo-check", "--json", prompt], environ)
+    return run_agent(home, ["codex", "exec", "--skip-git-repo-check", "--json", *options, prompt], environ)
 
 
 def events_of(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ def does_its_work(home: Path, proxy: Proxy, base_url: str, key: str, model: str 
     """A job too many would be seen, since each job is the model's next turn."""
     before = proxy.jobs()
     attempts = [*(COMMANDS if model == MODEL else PATCHES), {"text": f"Done with {key}."}]
-    done = codex(home, base_url, f"Please help. {script(key=key, attempts=attempts)}", model)
+    done = codex(home, base_url, f"Please help. {script(key=key, attempts=attempts)}", model=model)
     events = events_of(done)
     assert (home / "work/numbers.py").read_text() == "two = 1\n", done.stdout
     said = [event["item"] for event in events if event["type"] == "item.completed"]
@@ -101,6 +103,14 @@ def test_it_makes_and_changes_a_file(tmp_path: Path, proxy: Proxy, request_id: s
 def test_custom_tools(tmp_path: Path, request_id: str) -> None:
     with start_proxy(PROXY_CHAT__DEFAULT_MODEL=MODEL) as proxy:
         does_its_work(tmp_path, proxy, proxy.base_url, request_id, KNOWN_MODEL)
+
+
+def test_structured_output(tmp_path: Path, proxy: Proxy) -> None:
+    schema = {"type": "object", "properties": {"population": {"type": "integer"}}, "required": ["population"]}
+    (tmp_path / "schema.json").write_text(json.dumps({**schema, "additionalProperties": False}))
+    options = ["--output-schema", str(tmp_path / "schema.json")]
+    *_, said, _ = events_of(codex(tmp_path, proxy.base_url, "Describe Paris", *options))
+    assert isinstance(json.loads(said["item"]["text"])["population"], int)
 
 
 def test_what_it_adds_to_a_message_is_not_taken_for_the_users(tmp_path: Path, proxy: Proxy) -> None:
