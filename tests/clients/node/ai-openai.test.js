@@ -4,7 +4,7 @@ import { after, before, test } from "node:test";
 import { createOpenAI } from "@ai-sdk/openai";
 import { APICallError, Output, generateObject, generateText, isStepCount, streamObject, streamText, tool } from "ai";
 import { z } from "zod";
-import { startProxy } from "./proxy.js";
+import { BLANKS, startProxy } from "./proxy.js";
 import * as scenes from "./scenes.js";
 
 globalThis.AI_SDK_LOG_WARNINGS = false; // of models that it does not know
@@ -126,7 +126,12 @@ test("cancellation", async () => {
   }
 });
 
-test("a silent job is waited for", { timeout: 60_000 + 2_000 * scenes.SILENCE_S }, async () => {
-  assert.equal((await generateText({ model, prompt: scenes.ENDS_LATE })).text, scenes.MARKDOWN);
+test("a silent job is waited for", { timeout: 60_000 + 3_000 * scenes.SILENCE_S }, async (context) => {
+  const blank = await startProxy(BLANKS);
+  context.after(() => blank.stop());
+  for (const { baseURL } of [proxy, blank]) {
+    const { text } = await generateText({ model: provider({ baseURL })(scenes.MODEL), prompt: scenes.ENDS_LATE });
+    assert.equal(text, scenes.MARKDOWN);
+  }
   assert.equal(await streamText({ model, prompt: scenes.ENDS_LATE }).text, scenes.MARKDOWN);
 });

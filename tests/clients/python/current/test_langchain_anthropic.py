@@ -18,11 +18,14 @@ from scenes import (
     MARKDOWN,
     MODEL,
     SAYS_MARKDOWN,
+    SILENCE_S,
     TOO_LONG,
     WEATHER,
     City,
     fails_once,
 )
+
+from tests.scripts import script
 
 
 @tool
@@ -114,6 +117,12 @@ def test_nothing_is_repeated_that_was_paid_for(proxy: Proxy, streaming: bool) ->
     with pytest.raises(anthropic.InternalServerError, match="The GPU melted"):
         chat(proxy, streaming=streaming).invoke(fails_once())
     assert proxy.jobs() == before + 1
+
+
+def test_a_failure_after_the_stream_began_raises(blank_proxy: Proxy) -> None:
+    late = script(delay=2 * SILENCE_S, fail="The GPU melted")
+    with pytest.raises(anthropic.APIStatusError, match="The GPU melted"):
+        list(chat(blank_proxy).stream(late))
 
 
 async def test_cancellation(proxy: Proxy, request_id: str) -> None:

@@ -172,5 +172,6 @@ async def test_cancellation(proxy: Proxy, request_id: str) -> None:
 
 
 @both_ways
-async def test_a_silent_job_is_waited_for(proxy: Proxy, streamed: bool) -> None:
-    assert (await run(agent(client(proxy)), ENDS_LATE, streamed=streamed)).final_output == MARKDOWN
+async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy, streamed: bool) -> None:
+    runs = (run(agent(client(each)), ENDS_LATE, streamed=streamed) for each in (proxy, blank_proxy))
+    assert [result.final_output for result in await asyncio.gather(*runs)] == [MARKDOWN, MARKDOWN]
