@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TypedDict
 
@@ -28,13 +29,17 @@ from proxy.access.authentication import (
 )
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
+from proxy.api.anthropic.batches import MESSAGES, MessagesLines, message_batches_routes
 from proxy.api.anthropic.routes import anthropic_routes, is_messages
 from proxy.api.anthropic.routes import error_response as messages_error
 from proxy.api.elastic.routes import ElasticServices, elastic_routes, is_elastic
 from proxy.api.elastic.routes import error_response as elastic_error
+from proxy.api.http.batches import BatchServices
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord
-from proxy.api.http.requests import ApiServices
+from proxy.api.http.requests import ApiServices, parse_object
 from proxy.api.http.responses import REPORT_HEADERS
+from proxy.api.openai.batches import batches_routes, line_apis
+from proxy.api.openai.files import files_routes
 from proxy.api.openai.responses.background import Background
 from proxy.api.openai.responses.routes import ResponsesServices, responses_routes
 from proxy.api.openai.responses.store import ResponseStore
@@ -53,6 +58,10 @@ from proxy.backends.narrative.fallbacks import Fallbacks
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
 from proxy.backends.narrative.webhooks import Webhooks, take_delivery, webhook_options
+from proxy.batches.engine import running_batches
+from proxy.batches.files import FileStore, Vault
+from proxy.batches.records import BatchRecords
+from proxy.batches.runner import BatchOptions
 from proxy.catalog import load_catalog
 from proxy.console.routes import RECENT_REQUESTS, ConsoleServices, console_routes
 from proxy.errors import InvalidApiKey, PermissionDenied, ProxyError, UpstreamError
@@ -64,12 +73,14 @@ from proxy.lifecycle import Lifecycle, drain_on_signals
 from proxy.metrics import Metrics, show_metrics
 from proxy.schemas import SchemaLimits
 from proxy.settings import NarrativeSettings, Settings, config_folder
-from proxy.storage import Store, open_storage
+from proxy.storage import Storage, Store, open_storage
 from proxy.storage.cipher import Cipher
 
 _WORKERS = 1
 """Threads for what takes long to compute. They share the interpreter with the event loop: it waits longer with each, and none is faster."""
 _TOKEN_CHECK_S = 10.0
+_BATCH_SHARE = 0.9
+"""Part of `jobs.max_in_flight` beyond which batches begin nothing: the rest is for requests that somebody waits for."""
 _EXPOSED_HEADERS = (
     "x-request-id",
     "request-id",
@@ -91,6 +102,7 @@ class State(TypedDict):
 
     api: ApiServices
     responses: ResponsesServices
+    batches: BatchServices
     elastic: ElasticServices
     console: ConsoleServices
 
@@ -125,17 +137,20 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     settings.state.prefix,
                     metrics.state_failed,
                     response_bytes=settings.responses.memory_bytes,
+                    batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory else None,
                 )
             )
             store = storage.live
             account = await _open_sandbox(settings, stack) if sandbox else settings.narrative
             own_token = _plain(account.api_key) or ""
             app.state.store = store
-            options = ClientOptions(
+            client_options = ClientOptions(
                 account.connect_timeout_s, account.read_timeout_s, max_connections=account.max_connections
             )
             client = await stack.enter_async_context(
-                NarrativeClient(own_token, environment=account.environment, options=options, observe=metrics.observe)
+                NarrativeClient(
+                    own_token, environment=account.environment, options=client_options, observe=metrics.observe
+                )
             )
             keys = Keys(storage.durable, settings.access.home())
             authenticator = _authenticator(settings, account, keys, client, sandbox=sandbox)
@@ -183,9 +198,17 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 backend, ResponseStore(storage.responses, secret, settings.responses), rules, settings
             )
             stack.push_async_callback(background.aclose)
+            responses = ResponsesServices(services, background)
+            # The lines of batches go the way of all requests; their submissions are recorded where a restart does not lose them.
+            lines = replace(router, backends={**router.backends, "narrative": replace(narrative, store=storage.lines)})
+            stack.push_async_callback(lines.aclose)
+            options = _batch_options(responses, storage, Vault(secret), lines, jobs)
+            batches = await stack.enter_async_context(running_batches(options, metrics))
+            lifecycle.on_drain(batches.drain)
             yield {
                 "api": services,
-                "responses": ResponsesServices(services, background),
+                "responses": responses,
+                "batches": BatchServices(services, batches),
                 "elastic": ElasticServices(
                     settings,
                     rules,
@@ -214,19 +237,13 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
 
     other_keys = (settings.narrative.api_key, settings.elastic.admin_key, settings.access.secret_key)
 
-    def render_error(scope: Scope, error: ProxyError | HTTPException) -> Response:
-        if is_elastic(scope):
-            return elastic_error(scope, error)
-        if isinstance(error, HTTPException):
-            error = unrouted(scope, error)
-        if is_messages(scope):
-            return messages_error(scope, error)
-        return error_response(error, paid_failure_status=settings.chat.paid_failure_status)
-
     app = _App(
         routes=[
             *chat_routes(),
             *responses_routes(),
+            *files_routes(),
+            *batches_routes(),
+            *message_batches_routes(),
             *anthropic_routes(),
             *model_routes(),
             *elastic_routes(),
@@ -242,7 +259,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             metrics,
             settings.server.cors_origins,
             _EXPOSED_HEADERS,
-            render_error,
+            partial(_render_error, settings.chat.paid_failure_status),
             (*_client_keys(settings), *filter(None, map(_plain, other_keys))),
             recent if settings.console.enabled else None,
         ),
@@ -250,6 +267,16 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     app.router.redirect_slashes = False
     app.state.metrics, app.state.lifecycle = metrics, lifecycle
     return app
+
+
+def _render_error(paid_failure_status: int, scope: Scope, error: ProxyError | HTTPException) -> Response:
+    if is_elastic(scope):
+        return elastic_error(scope, error)
+    if isinstance(error, HTTPException):
+        error = unrouted(scope, error)
+    if is_messages(scope):
+        return messages_error(scope, error)
+    return error_response(error, paid_failure_status=paid_failure_status)
 
 
 class _App(Starlette):
@@ -340,6 +367,26 @@ def _plain(secret: SecretStr | None) -> str | None:
 async def _verify_narrative(client: NarrativeClient, endpoint: Endpoint, api_key: str | None) -> None:
     own = client if api_key is None else client.with_api_key(api_key)
     await own.list_jobs(type="model_inference", data_plane_id=endpoint.data_plane_id, per_page=1)
+
+
+def _batch_options(
+    responses: ResponsesServices, storage: Storage, vault: Vault, lines: Router, jobs: Jobs
+) -> BatchOptions:
+    services = responses.api
+    settings, server = services.settings, services.settings.server
+    return BatchOptions(
+        settings=settings.batches,
+        files=FileStore(storage.batches, vault, settings.batches),
+        records=BatchRecords(storage.batches, vault, settings.batches),
+        vault=vault,
+        backend=lines,
+        lines=storage.lines,
+        apis={**line_apis(services, responses), MESSAGES: MessagesLines(services)},
+        parse=partial(parse_object, max_values=server.max_body_values),
+        max_line_bytes=server.max_body_bytes,
+        room=lambda: not jobs.queued and jobs.in_flight < _BATCH_SHARE * settings.jobs.max_in_flight,
+        current=services.authenticator.current,
+    )
 
 
 def _usual_quota(settings: Settings) -> Quota:

@@ -110,6 +110,18 @@ class ResponseNotFound(InvalidRequest, status=404):
     """No stored response, or item of one, has that id: it is unknown, expired, deleted or another key's; the message does not say which."""
 
 
+class FileNotFound(InvalidRequest, status=404):
+    """No file, or no batch, has that id: it is unknown, expired, deleted or another key's; the message does not say which."""
+
+
+class BatchConflict(InvalidRequest, status=409):
+    """A batch has ended, or uses the file, so that it cannot be cancelled or deleted."""
+
+
+class BatchesNeedState(InvalidRequest, status=501, code="batches_need_state"):
+    """Batches are not served: there is nowhere to keep them, or no secret to seal them with."""
+
+
 class UnknownUrl(InvalidRequest, status=404, code="unknown_url"):
     """Nothing is served under that path."""
 

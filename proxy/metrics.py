@@ -43,6 +43,9 @@ class Metrics:
         self._adopted = _counter("adoptions", "Jobs and answers that were taken up instead of paid again.", "how")
         self._tries = _counter("further_jobs", "Further jobs for the same answer.", "why")
         self._state_errors = _counter("state_errors", "Calls to the shared state that failed.")
+        self._batch_lines = _counter("batch_lines", "Lines of batches that got their row.", "result")
+        self._batches = _counter("batches_ended", "Batches that ended, by how.", "status")
+        self._taken_over = _counter("batches_taken_over", "Batches that went on here after their replica was killed.")
         self._occurrences: dict[type[events.Event], Counter] = {
             events.Resubmitted: _counter("jobs_resubmitted", "Submissions of unknown outcome that were made again."),
             events.Unreadable: _counter("unreadable_records", "Reads of a job whose record could not be read."),
@@ -93,6 +96,22 @@ class Metrics:
     def state_failed(self) -> None:
         """A call to the shared state failed, or timed out."""
         self._state_errors.inc()
+
+    def batches_running(self, count: Callable[[], int]) -> None:
+        """How to learn how many batches this replica works on."""
+        self.watch("proxy_batches_running", "Batches that this replica works on.", count)
+
+    def batch_line(self, *, ok: bool) -> None:
+        """A line of a batch got its row."""
+        self._batch_lines.labels("answer" if ok else "error").inc()
+
+    def batch_ended(self, status: str) -> None:
+        """A batch ended."""
+        self._batches.labels(status).inc()
+
+    def batch_taken_over(self) -> None:
+        """A batch of a replica that was killed goes on here."""
+        self._taken_over.inc()
 
     def request(self, route: str, model: str, status: int, seconds: float) -> None:
         """A request ended."""

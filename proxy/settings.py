@@ -195,6 +195,22 @@ class ResponsesSettings(_Section):
     max_background: int = Field(2_000, ge=0)
 
 
+class BatchSettings(_Section):
+    """Files and batches: what is kept, for how long, and how much of it runs at a time."""
+
+    in_memory: bool = False
+    memory_bytes: int = Field(512 * 1024 * 1024, ge=1)
+    max_file_bytes: int = Field(20 * 1024 * 1024, ge=1)
+    max_lines: int = Field(10_000, ge=1)
+    max_key_bytes: int = Field(256 * 1024 * 1024, ge=1)
+    max_key_batches: int = Field(100, ge=1)
+    file_ttl_s: int = Field(86_400, ge=60)
+    max_file_ttl_s: int = Field(604_800, ge=60)
+    window_s: float = Field(86_400.0, gt=0)
+    max_in_flight: int = Field(50, ge=1)
+    max_running: int = Field(10, ge=1)
+
+
 class ThinkingSettings(_Section):
     """Budgets, in tokens, that `reasoning_effort` asks for. `none` turns thinking off."""
 
@@ -283,6 +299,7 @@ class Settings(_Section):
     chat: ChatSettings = ChatSettings()
     messages: MessagesSettings = MessagesSettings()
     responses: ResponsesSettings = ResponsesSettings()
+    batches: BatchSettings = BatchSettings()
     thinking: ThinkingSettings = ThinkingSettings()
     schemas: SchemaSettings = SchemaSettings()
     console: ConsoleSettings = ConsoleSettings()

@@ -15,13 +15,13 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from functools import lru_cache
 from itertools import repeat
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from proxy.access.keys import KEY_PREFIX, Keys
+from proxy.access.keys import KEY_ID_PREFIX, KEY_PREFIX, Keys
 from proxy.access.limits import NO_QUOTA, Quota, Rule
 from proxy.errors import InvalidApiKey, InvalidRequest, Overloaded, PermissionDenied
 from proxy.settings import Settings, is_uuid
@@ -156,6 +156,26 @@ class Authenticator:
         if self.origins is not None and (refusal := self.origins.refusal(headers)):
             raise PermissionDenied(refusal)
         return Caller(None, self.data_plane_id)
+
+    async def current(self, caller: Caller) -> Caller | None:
+        """A caller as its key stands now, for work that goes on without requests; None if the key is not valid any more.
+
+        Narrative itself judges clients' own tokens.
+
+        Raises:
+            StoreUnavailable: the stored keys cannot be read.
+        """
+        if caller.upstream_key is not None:
+            return caller
+        if caller.id.startswith(KEY_ID_PREFIX):
+            key = next((key for key in await self.stored.all() if key.id == caller.id), None)
+            if key is None or not key.works_at(time.time()):
+                return None
+            models = None if key.models is None else frozenset(key.models)
+            return replace(caller, models=models, quota=key.quota)
+        if caller.id == ANONYMOUS:
+            return caller if self.unauthenticated != "never" else None
+        return caller if caller.id in map(caller_id, self.keys) else None
 
 
 def unauthenticated(settings: Settings, *, sandbox: bool = False) -> Unauthenticated:

@@ -19,6 +19,7 @@ from proxy.storage import Records
 KEY_PREFIX = "np-"
 """Every key of ours starts with it, so that one that is not known is never taken for somebody else's token."""
 
+KEY_ID_PREFIX = "key_"
 MARKER = "keys-exist"
 _RECORD = "keys"
 _ASK_AGAIN_S = 1.0
@@ -82,7 +83,7 @@ class Keys:
         """
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         key = Key(
-            id=f"key_{secrets.token_hex(6)}",
+            id=f"{KEY_ID_PREFIX}{secrets.token_hex(6)}",
             name=name,
             models=models,
             data_plane_id=data_plane_id,

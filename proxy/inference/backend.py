@@ -26,6 +26,7 @@ class Record:
         ttl_s: seconds the record lives.
         prefix: start of the names of its fields; a fallback's differs, so that a job of one model is not read as another one's.
         resumable: an equal request will find it, so that repeating a request whose outcome is unknown costs nothing.
+        keep_failed: jobs whose failure no repeat can change stay recorded too, so that a repeat fails alike and does not pay again.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Record:
     ttl_s: float
     resumable: bool = True
     prefix: str = ""
+    keep_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

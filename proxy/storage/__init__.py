@@ -7,16 +7,18 @@ from pathlib import Path
 
 from proxy.storage.memory import MemoryStore
 from proxy.storage.outages import FailClosed, FailOpen
-from proxy.storage.sqlite import SqliteStore
-from proxy.storage.store import ALONE, Level, Limit, Membership, Records, Store
+from proxy.storage.sqlite import SqliteLedger, SqliteStore
+from proxy.storage.store import ALONE, Ledger, Level, Limit, Membership, Records, Store
 
 __all__ = [
     "ALONE",
+    "Ledger",
     "Level",
     "Limit",
     "Membership",
     "MemoryStore",
     "Records",
+    "SqliteLedger",
     "SqliteStore",
     "Storage",
     "Store",
@@ -32,21 +34,26 @@ class Storage:
         live: for idempotency, limits and leadership. It fails open: the replica serves on by itself, and `/readyz` says `degraded`.
         durable: for keys and named endpoints. It fails closed: 503 `state_unavailable`, but for what was read in the last ten minutes.
         responses: for stored responses. Every call raises StoreUnavailable.
+        batches: for files and batches. Every call raises StoreUnavailable.
+        lines: for what is submitted for the lines of batches; it fails as `live` does.
     """
 
     live: Store
     durable: Records
     responses: Store
+    batches: Ledger
+    lines: Ledger
 
 
 @asynccontextmanager
-async def open_storage(
+async def open_storage(  # noqa: PLR0913
     folder: Path,
     redis_url: str | None,
     prefix: str,
     on_failure: Callable[[], None] = lambda: None,
     *,
     response_bytes: int = 64 << 20,
+    batch_bytes: int | None = None,
 ) -> AsyncIterator[Storage]:
     """Open the stores: a Redis for everything if there is one, else memory and `records.sqlite3` in a folder.
 
@@ -54,15 +61,24 @@ async def open_storage(
         prefix: start of every name in Redis.
         on_failure: called after each call to Redis that failed.
         response_bytes: most memory for stored responses where there is no Redis.
+        batch_bytes: most memory for files and batches where there is no Redis; None keeps them in `batches.sqlite3` in the folder.
     """
     async with AsyncExitStack() as stack:
         if redis_url is None:
             file = SqliteStore(folder / "records.sqlite3")
             stack.push_async_callback(file.aclose)
             live = MemoryStore()
-            yield Storage(live, FailClosed(file), MemoryStore(max_bytes=response_bytes, replica=live.replica))
+            batches: Ledger
+            if batch_bytes is None:
+                batches = ledger = SqliteLedger(folder / "batches.sqlite3")
+                stack.push_async_callback(ledger.aclose)
+            else:
+                batches = MemoryStore(max_bytes=batch_bytes, replica=live.replica)
+            responses = MemoryStore(max_bytes=response_bytes, replica=live.replica)
+            yield Storage(live, FailClosed(file), responses, batches, batches)
         else:
             from proxy.storage.redis import RedisStore  # noqa: PLC0415 (eight megabytes that only a Redis needs)
 
             redis = await stack.enter_async_context(RedisStore(redis_url, prefix, on_failure))
-            yield Storage(FailOpen(redis), FailClosed(redis), redis)
+            live_redis = FailOpen(redis)
+            yield Storage(live_redis, FailClosed(redis), redis, redis, live_redis)

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+NONCE_BYTES: Final = 12
 # As OWASP advises: 32 MiB and a quarter of a second once for each salt, since an operator's passphrase may be a mere word.
 _SCRYPT_N: Final = 2**15
 _SCRYPT_R: Final = 8
@@ -108,6 +110,35 @@ class Cipher:
             dklen=32,
         )
         return base64.urlsafe_b64encode(key)
+
+
+def seal(key: bytes, plain: bytes, context: bytes, nonce: bytes | None = None) -> str:
+    """Encrypt what is stored or carried by clients: AES in GCM mode, as base64.
+
+    Args:
+        key: 32 bytes, such as derive from `Cipher.secret`.
+        context: must be the same when it is opened.
+        nonce: 12 bytes that no other text has under this key; None is random ones.
+    """
+    nonce = nonce or secrets.token_bytes(NONCE_BYTES)
+    return base64.b64encode(nonce + _aes(key).encrypt(nonce, plain, context)).decode()
+
+
+def unseal(key: bytes, sealed: str, context: bytes) -> bytes | None:
+    """What was sealed; None for what was sealed with another key or context, or changed."""
+    from cryptography.exceptions import InvalidTag  # noqa: PLC0415 (as in `_aes`)
+
+    try:
+        data = base64.b64decode(sealed, validate=True)
+        return _aes(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], context)
+    except (ValueError, InvalidTag):
+        return None
+
+
+def _aes(key: bytes) -> "AESGCM":
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 (megabytes that only what is sealed needs)
+
+    return AESGCM(key)
 
 
 def _key_in(file: Path) -> bytes:

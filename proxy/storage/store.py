@@ -92,8 +92,8 @@ Levels = tuple[bool, Sequence[Level]]
 """Whether a lease was acquired, and the counters of its limits after that, in their order."""
 
 
-class Store(Records, Protocol):
-    """Records that may expire, and what replicas coordinate with. A replica is one process.
+class Ledger(Records, Protocol):
+    """Records that may expire, and which tell of the replicas that wrote them whether they still run. A replica is one process.
 
     `ttl_s` is the life of the whole record from this call on, in seconds. None leaves it as it is; a record without one is kept.
     """
@@ -101,10 +101,6 @@ class Store(Records, Protocol):
     @property
     def replica(self) -> str:
         """The id of this process, new at each start."""
-
-    @property
-    def shared(self) -> bool:
-        """Whether other processes see what is written here."""
 
     @property
     def healthy(self) -> bool:
@@ -115,6 +111,17 @@ class Store(Records, Protocol):
 
     async def put(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> None:
         """Set a field, whatever its value was."""
+
+    async def alive(self, replica: str) -> bool:
+        """Whether a replica still runs. One that was killed counts as alive for a few seconds."""
+
+
+class Store(Ledger, Protocol):
+    """A ledger, and what replicas coordinate with."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes see what is written here."""
 
     async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
         """Take the amounts of all limits, or of none. Atomic.
@@ -129,9 +136,6 @@ class Store(Records, Protocol):
         Args:
             ttl_s: the life of a lease that is made by this call; with None, one that has ended stays ended.
         """
-
-    async def alive(self, replica: str) -> bool:
-        """Whether a replica still runs. One that was killed counts as alive for a few seconds."""
 
     async def join(self, group: str, *, may_lead: bool = True) -> Membership:
         """Become, or remain, a member of a group; one of those who may lead does. The membership ends a few seconds after the last call."""

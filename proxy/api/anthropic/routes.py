@@ -29,7 +29,7 @@ from proxy.api.http.responses import (
     report_headers,
 )
 from proxy.catalog import ModelCard
-from proxy.errors import InvalidRequest, ModelNotFound, ProxyError, UnknownUrl, error_headers, redact
+from proxy.errors import InvalidRequest, ModelNotFound, ProxyError, error_headers, redact
 from proxy.inference.backend import Report
 from proxy.inference.endpoints import Endpoint
 from proxy.inference.request import Request as InferenceRequest
@@ -64,8 +64,6 @@ def anthropic_routes() -> list[Route]:
         *(Route(f"{_PATH}/count_tokens{slash}", count_tokens, methods=["POST"]) for slash in ("", "/")),
         *(_VersionedRoute(f"{_MODELS}{slash}", list_models, methods=["GET"]) for slash in ("", "/")),
         _VersionedRoute(f"{_MODELS}/{{model:path}}", retrieve_model, methods=["GET"]),
-        Route(f"{_PATH}/batches", batches, methods=["GET", "POST"]),
-        Route(f"{_PATH}/batches/{{rest:path}}", batches, methods=["GET", "POST", "DELETE"]),
     ]
 
 
@@ -134,14 +132,18 @@ async def _read(
         lambda body, size: decode_body({**defaults, **body}, size, rules=services.rules),
         services.settings.server,
     )
-    found = await _model(decoded.model, services, caller)
+    found = await find_card(decoded.model, services, caller)
     if services.catalog.default is not None:  # an unknown name, which is echoed, could be a key
         reply = replace(reply, model=redact(reply.model, presented_keys(request.headers)))
-    native = None
-    if decoded.native is not None and (found.fallback or (isinstance(found, Endpoint) and found.service == WIRE)):
-        sent = {name: request.headers[name][:_MAX_HEADER] for name in _NATIVE_HEADERS if name in request.headers}
-        native = replace(decoded.native, headers=sent)
-    return services, caller, replace(decoded, native=native), reply, digest
+    return services, caller, for_model(decoded, found, request.headers), reply, digest
+
+
+def for_model(decoded: InferenceRequest, found: ModelCard | Endpoint, headers: Mapping[str, str]) -> InferenceRequest:
+    """A request for what its model's name means: without its native form where no upstream of this API can get it."""
+    if decoded.native is None or not (found.fallback or (isinstance(found, Endpoint) and found.service == WIRE)):
+        return replace(decoded, native=None)
+    sent = {name: headers[name][:_MAX_HEADER] for name in _NATIVE_HEADERS if name in headers}
+    return replace(decoded, native=replace(decoded.native, headers=sent))
 
 
 def decode_body(body: dict[str, Any], body_bytes: int, *, rules: Rules) -> tuple[InferenceRequest, MessagesReply, str]:
@@ -150,18 +152,13 @@ def decode_body(body: dict[str, Any], body_bytes: int, *, rules: Rules) -> tuple
     return decoded, reply, body_digest(body)
 
 
-async def _model(name: str, services: ApiServices, caller: Caller) -> ModelCard | Endpoint:
-    """Raises ModelNotFound in this API's words, PermissionDenied."""
+async def find_card(name: str, services: ApiServices, caller: Caller) -> ModelCard | Endpoint:
+    """What a model's name means to a caller. Raises ModelNotFound in this API's words, PermissionDenied."""
     try:
         found = await find_model(name, caller, services.catalog, services.endpoints)
     except ModelNotFound:
         raise ModelNotFound(f"model: {name[:100]}", param="model") from None
     return found if isinstance(found, Endpoint) else found.card
-
-
-async def batches(request: Request) -> Response:
-    """Raises UnknownUrl: batches are not served."""
-    raise UnknownUrl("Message batches are not served here; send each request to POST /v1/messages.")
 
 
 # ---------------------------------------------------------------- models
@@ -199,7 +196,7 @@ async def retrieve_model(request: Request) -> Response:
     services: ApiServices = request.state.api
     caller = await services.authenticator.authenticate(request.headers)
     name = request.path_params["model"].removesuffix("/")
-    return json_response(_model_out(name, await _model(name, services, caller)), {"vary": _VERSION})
+    return json_response(_model_out(name, await find_card(name, services, caller)), {"vary": _VERSION})
 
 
 def _limit(text: str) -> int:
@@ -211,7 +208,7 @@ def _limit(text: str) -> int:
 def _model_out(name: str, found: ModelCard | Endpoint) -> dict[str, Any]:
     created = _CREATED
     if isinstance(found, Endpoint) and found.created_at:
-        created = _rfc3339(datetime.fromtimestamp(found.created_at, UTC))
+        created = rfc3339(datetime.fromtimestamp(found.created_at, UTC))
     return {
         "type": "model",
         "id": name,
@@ -227,7 +224,8 @@ def _model_out(name: str, found: ModelCard | Endpoint) -> dict[str, Any]:
 # ---------------------------------------------------------------- headers and errors
 
 
-def _rfc3339(time: datetime) -> str:
+def rfc3339(time: datetime) -> str:
+    """A time, in UTC, as this API writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -238,7 +236,7 @@ def limit_headers(limits: Mapping[str, str], now: datetime) -> dict[str, str]:
         match name.split("-"):
             case ["x", "ratelimit", "reset", kind]:  # rounded up: a client that comes then must not be too early
                 at = now + timedelta(seconds=float(value.removesuffix("s")) + 1)
-                headers[f"anthropic-ratelimit-{kind}-reset"] = _rfc3339(at)
+                headers[f"anthropic-ratelimit-{kind}-reset"] = rfc3339(at)
             case ["x", "ratelimit", what, kind]:
                 headers[f"anthropic-ratelimit-{kind}-{what}"] = value
     return headers

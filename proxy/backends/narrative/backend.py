@@ -37,7 +37,7 @@ from proxy.inference.request import Request, Rules
 from proxy.inference.result import Choice, Ended, Event, Result, Started, Usage, choice_events
 from proxy.lifecycle import Lifecycle
 from proxy.schemas import Budget, is_heavy
-from proxy.storage import Store
+from proxy.storage import Ledger
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class NarrativeBackend:
     rules: Rules
     client: NarrativeClient
     jobs: Jobs
-    store: Store
+    store: Ledger
     fallbacks: Fallbacks
     lifecycle: Lifecycle
     metrics: BackendMetrics
@@ -187,6 +187,7 @@ class NarrativeRun:
         self._deadline = asyncio.get_running_loop().time() + min(backend.deadline_s, options.timeout_s)
         self._accepted = options.accepted
         self._record = SubmissionRecord(backend.store, options.record)
+        self._keep_failed = options.record is not None and options.record.keep_failed
         self._created = int(time.time())
         self._tries: list[_Try] = []
         self._job_ids: list[str] = []  # in the order of their submission
@@ -310,7 +311,7 @@ class NarrativeRun:
                 message = f"The answer of Narrative job {attempt.job.id} is empty."
                 raise PaidFailure(message, code="narrative_invalid_output", job_id=attempt.job.id)
         except ProxyError as error:
-            if attempt.job.ended or error.code == _LOST:
+            if (attempt.job.ended or error.code == _LOST) and not (self._keep_failed and error.retry_after is None):
                 for slot in attempt.slots:
                     await self._record.release(slot)
             raise

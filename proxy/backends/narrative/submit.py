@@ -32,7 +32,7 @@ from proxy.backends.narrative.failures import DEFAULT_RETRY_AFTER, UNKNOWN_OUTCO
 from proxy.backends.narrative.types import TAG_PREFIX, Job, JobRecord, RunRequest, read_time
 from proxy.errors import Overloaded, ProxyError, UpstreamError
 from proxy.inference.backend import Record
-from proxy.storage import MemoryStore, Store
+from proxy.storage import Ledger, MemoryStore
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class SubmissionRecord:
         patience_s: how long another replica's reservation is waited for.
     """
 
-    def __init__(self, store: Store | None = None, record: Record | None = None, *, patience_s: float = 10.0) -> None:
+    def __init__(self, store: Ledger | None = None, record: Record | None = None, *, patience_s: float = 10.0) -> None:
         self._store = MemoryStore() if store is None or record is None else store
         self._record = record or Record("run", uuid4(), ttl_s=math.inf)
         self._prefix = self._record.prefix

@@ -9,14 +9,12 @@ associated data. So the store without an id, or an id with another key, gives no
 """
 
 import asyncio
-import base64
 import hmac
-import secrets
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -29,12 +27,8 @@ from proxy.errors import InvalidRequest, Overloaded, ResponseNotFound, StoreUnav
 from proxy.inference.request import JsonObject
 from proxy.settings import ResponsesSettings
 from proxy.storage import Store
-from proxy.storage.cipher import Cipher, NoSecret
+from proxy.storage.cipher import NONCE_BYTES, Cipher, NoSecret, seal, unseal
 
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-_NONCE_BYTES: Final = 12
 _MAX_REFERRED: Final = 1_000
 _SMALL: Final = 2_048
 _LARGE: Final = 64 * 1024
@@ -112,14 +106,14 @@ class ResponseStore:
         if self._secret is None:
             return ""
         key, plain = hmac.digest(self._secret, b"carried", "sha256"), text.encode("utf-8", "surrogatepass")
-        nonce = hmac.digest(key, caller.id.encode() + b"\0" + plain, "sha256")[:_NONCE_BYTES]
-        return _base64(nonce + _aes(key).encrypt(nonce, plain, caller.id.encode()))
+        nonce = hmac.digest(key, caller.id.encode() + b"\0" + plain, "sha256")[:NONCE_BYTES]
+        return seal(key, plain, caller.id.encode(), nonce)
 
     def unseal(self, caller: Caller, sealed: str) -> str | None:
         """The text; None for what was sealed elsewhere, for somebody else, or changed."""
         if self._secret is None:
             return None
-        plain = _opened(hmac.digest(self._secret, b"carried", "sha256"), sealed, caller)
+        plain = unseal(hmac.digest(self._secret, b"carried", "sha256"), sealed, caller.id.encode())
         return None if plain is None else plain.decode("utf-8", "surrogatepass")
 
     # ------------------------------------------------------------ records
@@ -222,11 +216,10 @@ class ResponseStore:
             if items is None:
                 response = {**response, "tools": [], "instructions": None, "text": {"format": {"type": "text"}}}
             items = None
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return _base64(nonce + _aes(self._key(stored.id)).encrypt(nonce, packed, caller.id.encode()))
+        return seal(self._key(stored.id), packed, caller.id.encode())
 
     def _unpack(self, id_: str, caller: Caller, sealed: str) -> tuple[dict[str, Any], int] | None:
-        packed = _opened(self._key(id_), sealed, caller)
+        packed = unseal(self._key(id_), sealed, caller.id.encode())
         if packed is None:
             return None
         text = packed if packed.startswith(b"{") else zlib.decompress(packed)
@@ -305,26 +298,6 @@ def _by_id(stored: StoredResponse) -> Mapping[str, JsonObject]:
 
 def _name(id_: str) -> str:
     return f"response:{sha256(b'name' + id_.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
-
-
-def _aes(key: bytes) -> "AESGCM":
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 (megabytes that only what is sealed needs)
-
-    return AESGCM(key)
-
-
-def _opened(key: bytes, sealed: str, caller: Caller) -> bytes | None:
-    from cryptography.exceptions import InvalidTag  # noqa: PLC0415 (as in `_aes`)
-
-    try:
-        data = base64.b64decode(sealed, validate=True)
-        return _aes(key).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], caller.id.encode())
-    except (ValueError, InvalidTag):
-        return None
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
 
 
 def _unavailable() -> Overloaded:

@@ -1,0 +1,304 @@
+"""Routes of message batches, and how their lines are read and written. Source: contract `openai-batches.md`, last section.
+
+Requests arrive inline. They are cut out of the body while it arrives and become the lines of a file, so that a large body is never parsed
+as a whole; all of them are checked before the batch exists.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Final
+
+import orjson
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from proxy.access.authentication import Caller
+from proxy.api.anthropic.encode import error_out, message_body
+from proxy.api.anthropic.routes import decode_body, error_response, find_card, for_model, rfc3339
+from proxy.api.http.batches import BatchServices, asked, boolean, computed, following, query_number, streamed
+from proxy.api.http.batches import enter as enter_batches
+from proxy.api.http.middleware import AsgiHandler
+from proxy.api.http.requests import ApiServices, parse_object
+from proxy.api.http.responses import json_line, json_response
+from proxy.batches.engine import NewBatch
+from proxy.batches.records import Batch
+from proxy.batches.runner import MAX_ID, Line, LineRequest
+from proxy.errors import BatchConflict, FileNotFound, InvalidRequest, ProxyError, RequestTooLarge
+from proxy.inference.request import JsonObject
+from proxy.inference.result import Result
+
+MESSAGES: Final = "/v1/messages"
+_PATH: Final = "/v1/messages/batches"
+_PREFIX: Final = "msgbatch_"
+_MAX_PAGE: Final = 1000
+_MAX_SKELETON: Final = 1 << 20
+_OUTSIDE: Final = re.compile(rb'["{}\[\]]')
+_INSIDE: Final = re.compile(rb'["\\]')
+
+
+def message_batches_routes() -> list[Route]:
+    """All of them; they stand before those of messages."""
+    calls: list[tuple[str, Callable[[Request], Any], str]] = [
+        ("", create, "POST"),
+        ("", list_batches, "GET"),
+        ("/{id}", retrieve, "GET"),
+        ("/{id}", delete, "DELETE"),
+        ("/{id}/cancel", cancel, "POST"),
+        ("/{id}/results", results, "GET"),
+    ]
+    return [
+        Route(f"{_PATH}{path}{slash}", AsgiHandler(handler, error_response), methods=[method])
+        for path, handler, method in calls
+        for slash in ("", "/")
+    ]
+
+
+async def _enter(request: Request) -> tuple[BatchServices, str, Caller]:
+    """As for all batches. Those of this API are apart: their files are no files of the caller's."""
+    services, owner, caller = await enter_batches(request)
+    return services, f"{owner}:messages", caller
+
+
+async def create(request: Request) -> Response:
+    """`POST /v1/messages/batches`: refused as a whole if one of its requests has no name of its own, or is no object."""
+    services, owner, caller = await _enter(request)
+    settings = services.api.settings
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise InvalidRequest("The body of a batch must not be compressed.", param="Content-Encoding")
+    splitter, digest, seen = RequestSplitter(settings.server.max_body_bytes), hashlib.sha256(), set[str]()
+    writer = await services.batches.files.create(owner, "requests.jsonl", "batch", settings.batches.file_ttl_s)
+    async with writer:
+        async for chunk in request.stream():
+            digest.update(chunk)
+            for text in splitter.feed(chunk):
+                path = f"requests[{len(seen)}]"
+                if len(seen) >= settings.batches.max_lines:
+                    message = f"`requests` has more than {settings.batches.max_lines} requests."
+                    raise RequestTooLarge(message, param="requests", code="too_many_tasks")
+                work = partial(_checked, text, path, seen, settings.server.max_body_values)
+                await writer.write(await computed(len(text), work))
+        if splitter.finish() != len(seen) or not seen:
+            raise InvalidRequest("Invalid `requests`: expected a list of objects, at least one.", param="requests")
+        made = asked(request, services, owner, caller, {"body": digest.hexdigest()})
+        batch = await services.batches.repeated(made)
+        if batch is None:
+            file = await writer.finish()
+            batch = await services.batches.create(
+                NewBatch(_PREFIX, MESSAGES, file, checked=True, total=len(seen)), made
+            )
+    return json_response(batch_out(batch))
+
+
+def _checked(text: bytes, path: str, seen: set[str], max_values: int) -> bytes:
+    """The line of a request. Raises InvalidRequest."""
+    value = parse_object(text, max_values)
+    custom_id, params = value.get("custom_id"), value.get("params")
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_ID:
+        expected = f"expected a text of 1 to {MAX_ID} characters"
+        raise InvalidRequest(f"Invalid `{path}.custom_id`: {expected}.", param=f"{path}.custom_id")
+    if custom_id in seen:
+        message = f"Invalid `{path}.custom_id`: another request has it too; they must differ."
+        raise InvalidRequest(message, param=f"{path}.custom_id")
+    if not isinstance(params, dict):
+        raise InvalidRequest(f"Invalid `{path}.params`: expected an object.", param=f"{path}.params")
+    seen.add(custom_id)
+    line = {"custom_id": custom_id, "method": "POST", "url": MESSAGES, "body": params}
+    try:
+        return orjson.dumps(line) + b"\n"
+    except TypeError:  # integers of more than 64 bits
+        return json.dumps(line).encode() + b"\n"
+
+
+async def list_batches(request: Request) -> Response:
+    """`GET /v1/messages/batches`: one's own batches, newest first, in pages."""
+    services, owner, _ = await _enter(request)
+    query, limit = request.query_params, query_number(request, "limit", 20, _MAX_PAGE)
+    after, before = query.get("after_id"), query.get("before_id")
+    if after and before:
+        raise InvalidRequest("Invalid `before_id`: expected only one of it and `after_id`.", param="before_id")
+    batches = await services.batches.records.all(owner)
+    if before:  # the page that ends where this one begins
+        left = [*reversed(following(batches[::-1], before, "before_id", lambda batch: batch.id))]
+        page = left[-limit:]
+    else:
+        left = [*following(batches, after, "after_id", lambda batch: batch.id)]
+        page = left[:limit]
+    ids: list[str | None] = [batch.id for batch in page] or [None]
+    data = [batch_out(batch) for batch in page]
+    return json_response({"data": data, "has_more": len(left) > len(page), "first_id": ids[0], "last_id": ids[-1]})
+
+
+async def retrieve(request: Request) -> Response:
+    """`GET /v1/messages/batches/{id}`: one read."""
+    services, owner, _ = await _enter(request)
+    return json_response(batch_out(await services.batches.records.find(owner, request.path_params["id"])))
+
+
+async def cancel(request: Request) -> Response:
+    """`POST …/cancel`: no more requests are begun; those with a job are awaited."""
+    services, owner, _ = await _enter(request)
+    return json_response(batch_out(await services.batches.cancel(owner, request.path_params["id"])))
+
+
+async def delete(request: Request) -> Response:
+    """`DELETE /v1/messages/batches/{id}`: a batch that has ended, with its results."""
+    services, owner, _ = await _enter(request)
+    batch = await services.batches.records.find(owner, request.path_params["id"])
+    if not batch.ended:
+        raise BatchConflict("The batch cannot be deleted before it has ended: cancel it.", param="batch_id")
+    for id_ in filter(None, (batch.input_file_id, batch.output_file_id)):
+        try:
+            await services.batches.files.remove(owner, await services.batches.files.find(owner, id_))
+        except FileNotFound:
+            continue
+    await services.batches.records.remove(batch)
+    return json_response({"id": batch.id, "type": "message_batch_deleted"})
+
+
+async def results(request: Request) -> Response:
+    """`GET …/results`: a line of JSON for each request, once the batch has ended."""
+    services, owner, _ = await _enter(request)
+    batch = await services.batches.records.find(owner, request.path_params["id"])
+    if batch.output_file_id is None:
+        raise FileNotFound("The batch has no results yet." if not batch.ended else "The batch has no results.")
+    file = await services.batches.files.find(owner, batch.output_file_id)
+    return await streamed(services.batches.files.pieces(file), "application/x-jsonl", file.size)
+
+
+def batch_out(batch: Batch) -> JsonObject:
+    """The batch object."""
+    left = batch.total - batch.completed - batch.failed
+    counts = {"processing": batch.total, "succeeded": 0, "errored": 0, "canceled": 0, "expired": 0}
+    if batch.ended:
+        kind = {"cancelled": "canceled", "expired": "expired"}.get(batch.status, "errored")
+        counts |= {"processing": 0, "succeeded": batch.completed, "errored": batch.failed}
+        counts[kind] += left
+    ended = batch.completed_at or batch.cancelled_at or batch.expired_at or batch.failed_at
+    processing = "canceling" if batch.cancelling_at else "in_progress"
+    return {
+        "id": batch.id,
+        "type": "message_batch",
+        "processing_status": "ended" if batch.ended else processing,
+        "request_counts": counts,
+        "created_at": _time(batch.created_at),
+        "ended_at": _time(ended),
+        "expires_at": _time(batch.expires_at),
+        "cancel_initiated_at": _time(batch.cancelling_at),
+        "archived_at": None,
+        "results_url": f"{_PATH}/{batch.id}/results" if batch.output_file_id else None,
+    }
+
+
+def _time(seconds: int | None) -> str | None:
+    return None if seconds is None else rfc3339(datetime.fromtimestamp(seconds, UTC))
+
+
+# ---------------------------------------------------------------- lines
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesLines:
+    """Lines for `/v1/messages`; see `LineApi`."""
+
+    api: ApiServices
+    one_file = True
+
+    async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
+        """See `LineApi`."""
+        if boolean(body, "stream"):
+            raise InvalidRequest("Invalid `stream`: expected false, in a batch.", param="stream")
+        work = partial(decode_body, body, size, rules=self.api.rules)
+        decoded, reply, _ = await computed(size, work)
+        found = await find_card(decoded.model, self.api, caller)
+
+        async def answer(result: Result) -> bytes:
+            return message_body(result, reply)
+
+        return LineRequest(for_model(decoded, found, {}), answer)
+
+    def answered(self, line: Line, body: bytes) -> bytes:
+        """See `LineApi`."""
+        return _row(line, {"type": "succeeded", "message": orjson.Fragment(body)})
+
+    def failed(self, line: Line, error: ProxyError) -> bytes:
+        """See `LineApi`."""
+        return _row(line, {"type": "errored", "error": error_out(error, f"req_{line.id.hex}")})
+
+    def unsent(self, line: Line, *, cancelled: bool) -> bytes | None:
+        """See `LineApi`."""
+        return _row(line, {"type": "canceled" if cancelled else "expired"})
+
+
+def _row(line: Line, result: JsonObject) -> bytes:
+    return json_line({"custom_id": line.custom_id, "result": result})
+
+
+# ---------------------------------------------------------------- cutting requests out of a body
+
+
+@dataclass(slots=True)
+class RequestSplitter:
+    """Cuts the objects in the list `requests` out of a JSON object while it arrives, without parsing them.
+
+    What is left, with 0 in place of each, is small: it is parsed at the end and shows whether they were in that list.
+    """
+
+    max_bytes: int
+    _skeleton: bytearray = field(default_factory=bytearray)
+    _element: bytearray = field(default_factory=bytearray)
+    _depth: int = 0
+    _cut: int = 0
+    _in_string: bool = False
+    _escaped: bool = False
+    _inside: bool = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The objects that end in a chunk. Raises RequestTooLarge, InvalidRequest."""
+        found: list[bytes] = []
+        position, start = int(self._escaped), 0
+        self._escaped = False
+        while match := (_INSIDE if self._in_string else _OUTSIDE).search(chunk, position):
+            sign, position = match[0], match.end()
+            if self._in_string:
+                if sign == b'"':
+                    self._in_string = False
+                elif position < len(chunk):
+                    position += 1
+                else:
+                    self._escaped = True
+            elif sign == b'"':
+                self._in_string = True
+            elif sign in b"{[":
+                if self._depth == 2 and sign == b"{":
+                    self._skeleton += chunk[start : match.start()]
+                    start, self._inside = match.start(), True
+                self._depth += 1
+            else:
+                self._depth -= 1
+                if self._inside and self._depth == 2:
+                    found.append(bytes(self._element) + chunk[start:position])
+                    self._element.clear()
+                    self._skeleton += b"0"
+                    start, self._inside, self._cut = position, False, self._cut + 1
+        (self._element if self._inside else self._skeleton).extend(chunk[start:])
+        if len(self._element) > self.max_bytes or len(self._skeleton) > _MAX_SKELETON:
+            raise RequestTooLarge(f"A request of the batch has more than {self.max_bytes} bytes.", param="requests")
+        return found
+
+    def finish(self) -> int:
+        """How many requests there were. Raises InvalidRequest: the body is no JSON object with a list `requests` of objects alone."""
+        try:
+            value = from_json(bytes(self._skeleton), allow_inf_nan=False)
+        except ValueError:
+            raise InvalidRequest("The request body is not valid JSON.") from None
+        requests = value.get("requests") if isinstance(value, dict) else None
+        if not isinstance(requests, list) or len(requests) != self._cut or any(item != 0 for item in requests):
+            raise InvalidRequest("Invalid `requests`: expected a list of objects.", param="requests")
+        return self._cut

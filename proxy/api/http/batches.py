@@ -1,0 +1,83 @@
+"""What the batches of every API share: who asks, pages of lists, contents as responses."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+from proxy.access.authentication import ANONYMOUS, Caller
+from proxy.api.http.requests import ApiServices, canonical_digest, credentials_digest, terms_of
+from proxy.batches.engine import Asked, Batches
+from proxy.errors import InvalidRequest
+from proxy.inference.request import JsonObject
+
+T = TypeVar("T")
+_LARGE_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BatchServices:
+    """What the routes of batches work with: opened by the app's lifespan, the same for every request; `request.state.batches`."""
+
+    api: ApiServices
+    batches: Batches
+
+
+async def enter(request: Request) -> tuple[BatchServices, str, Caller]:
+    """The services, whose files and batches the request may see, and the caller. Raises ProxyError."""
+    services: BatchServices = request.state.batches
+    caller = await services.api.authenticator.authenticate(request.headers)
+    await services.batches.open()
+    owner = caller.id if caller.id != ANONYMOUS else f"{ANONYMOUS}:{credentials_digest(request.headers)}"
+    return services, owner, caller
+
+
+def asked(request: Request, services: BatchServices, owner: str, caller: Caller, what: JsonObject) -> Asked:
+    """How a request that makes a batch is recognized when it is repeated. Raises InvalidRequest: its key cannot be used."""
+    terms, _ = terms_of(request.headers, 0.0)
+    ttl_s = services.api.settings.state.idempotency_ttl_s
+    return Asked(owner, caller, canonical_digest(what), terms.key, terms.is_retry, ttl_s)
+
+
+def query_number(request: Request, name: str, default: int, most: int) -> int:
+    """A number of the query from 1 on. Raises InvalidRequest."""
+    text = request.query_params.get(name, str(default))
+    if not (text.isdecimal() and text.isascii() and len(text) < 10 and 1 <= int(text) <= most):
+        raise InvalidRequest(f"Invalid `{name}`: expected a number from 1 to {most}.", param=name)
+    return int(text)
+
+
+def following(items: Sequence[T], id_: str | None, name: str, id_of: Callable[[T], str]) -> Sequence[T]:
+    """The items that follow the one of that id. Raises InvalidRequest: there is no such item."""
+    if not id_:
+        return items
+    for index, item in enumerate(items):
+        if id_of(item) == id_:
+            return items[index + 1 :]
+    raise InvalidRequest(f"Invalid `{name}`: there is no such item.", param=name)
+
+
+async def computed(size: int, work: Callable[[], T]) -> T:
+    """What some work on a body of that many bytes returns, done in a thread where it is large."""
+    return await asyncio.to_thread(work) if size >= _LARGE_BYTES else work()
+
+
+async def streamed(content: AsyncIterator[bytes], media_type: str, size: int) -> StreamingResponse:
+    """A content as a response. It fails before the response begins where the content is gone."""
+    first = await anext(content, b"")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield first
+        async for piece in content:
+            yield piece
+
+    headers = {"content-length": str(size), "cache-control": "no-store", "x-content-type-options": "nosniff"}
+    return StreamingResponse(pieces(), media_type=media_type, headers=headers)
+
+
+def boolean(body: dict[str, Any], name: str) -> bool:
+    """Whether a field is true, which no line of a batch may have. Any other value is for the API to judge."""
+    return body.get(name) is True

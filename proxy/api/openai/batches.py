@@ -1,0 +1,247 @@
+"""Routes of batches, and how their lines are read and written. Source: contract `openai-batches.md`."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, Literal
+
+import orjson
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from proxy.access.authentication import Caller
+from proxy.api.http.batches import asked, boolean, computed, enter, following, query_number
+from proxy.api.http.requests import ApiServices, read_object, validated
+from proxy.api.http.responses import json_line, json_response
+from proxy.api.openai.encode import completion_body, error_body
+from proxy.api.openai.files import page_out, seconds_kept
+from proxy.api.openai.responses.encode import finished
+from proxy.api.openai.responses.routes import ResponsesServices
+from proxy.api.openai.responses.store import StoredResponse, response_id
+from proxy.api.openai.responses.types import ResponsesRequest
+from proxy.api.openai.routes import decode_body, error_response, route
+from proxy.api.openai.types import RequestModel
+from proxy.batches.engine import NewBatch
+from proxy.batches.records import Batch
+from proxy.batches.runner import Line, LineApi, LineRequest
+from proxy.errors import FileNotFound, InvalidRequest, ProxyError
+from proxy.inference.request import JsonObject
+from proxy.inference.result import Result
+
+CHAT: Final = "/v1/chat/completions"
+RESPONSES: Final = "/v1/responses"
+_PREFIX: Final = "batch_"
+_WINDOW: Final = "24h"
+_MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
+
+
+def batches_routes() -> list[Route]:
+    """All of them."""
+    return [
+        *route("/batches", create, "POST"),
+        *route("/batches", list_batches, "GET"),
+        *route("/batches/{id}", retrieve, "GET"),
+        *route("/batches/{id}/cancel", cancel, "POST"),
+    ]
+
+
+class _ExpiresAfter(RequestModel):
+    anchor: Literal["created_at"]
+    seconds: int
+
+
+class BatchRequest(RequestModel):
+    """The body of `POST /v1/batches`."""
+
+    input_file_id: str = Field(min_length=1)
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+    output_expires_after: _ExpiresAfter | None = None
+
+
+async def create(request: Request) -> Response:
+    """`POST /v1/batches`. Whether the file is right is found later."""
+    services, owner, caller = await enter(request)
+    settings = services.api.settings
+
+    def read(raw: JsonObject, _: int) -> BatchRequest:
+        return validated(BatchRequest, raw)
+
+    body = await read_object(request, read, settings.server)
+    if body.endpoint not in (CHAT, RESPONSES):
+        raise InvalidRequest(f"Invalid `endpoint`: expected {CHAT!r} or {RESPONSES!r}.", param="endpoint")
+    if body.completion_window != _WINDOW:
+        raise InvalidRequest(f"Invalid `completion_window`: expected {_WINDOW!r}.", param="completion_window")
+    _check_metadata(body.metadata)
+    kept = body.output_expires_after
+    ttl_s = seconds_kept(kept.anchor, kept.seconds, "output_expires_after", settings.batches) if kept else None
+    made = asked(request, services, owner, caller, body.model_dump())
+    batch = await services.batches.repeated(made)
+    if batch is None:
+        try:
+            file = await services.batches.files.find(owner, body.input_file_id)
+        except FileNotFound as error:
+            raise InvalidRequest(f"Invalid `input_file_id`: {error.message}", param="input_file_id") from None
+        if file.purpose != "batch":
+            message = "Invalid `input_file_id`: expected a file with the purpose 'batch'."
+            raise InvalidRequest(message, param="input_file_id")
+        new = NewBatch(_PREFIX, body.endpoint, file, body.metadata, ttl_s)
+        batch = await services.batches.create(new, made)
+    return json_response(batch_out(batch))
+
+
+async def list_batches(request: Request) -> Response:
+    """`GET /v1/batches`: one's own batches, newest first, in pages."""
+    services, owner, _ = await enter(request)
+    limit = query_number(request, "limit", 20, 100)
+    batches = [batch for batch in await services.batches.records.all(owner) if batch.id.startswith(_PREFIX)]
+    left = following(batches, request.query_params.get("after"), "after", lambda batch: batch.id)
+    return json_response(page_out([batch_out(batch) for batch in left[:limit]], has_more=len(left) > limit))
+
+
+async def retrieve(request: Request) -> Response:
+    """`GET /v1/batches/{id}`: one read."""
+    services, owner, _ = await enter(request)
+    return json_response(batch_out(await services.batches.records.find(owner, _id(request))))
+
+
+async def cancel(request: Request) -> Response:
+    """`POST /v1/batches/{id}/cancel`: no more lines are begun; those with a job are awaited."""
+    services, owner, _ = await enter(request)
+    return json_response(batch_out(await services.batches.cancel(owner, _id(request))))
+
+
+def _id(request: Request) -> str:
+    id_: str = request.path_params["id"]
+    if not id_.startswith(_PREFIX):
+        raise FileNotFound(f"No batch has the id {id_[:100]!r}.", param="batch_id")
+    return id_
+
+
+def _check_metadata(metadata: Mapping[str, str] | None) -> None:
+    pairs = metadata or {}
+    if len(pairs) > _MAX_PAIRS or any(len(key) > _MAX_KEY or len(pairs[key]) > _MAX_VALUE for key in pairs):
+        expected = f"{_MAX_PAIRS} pairs at most, with keys of {_MAX_KEY} and values of {_MAX_VALUE} characters"
+        raise InvalidRequest(f"Invalid `metadata`: expected {expected}.", param="metadata")
+
+
+def batch_out(batch: Batch) -> JsonObject:
+    """The batch object."""
+    return {
+        "id": batch.id,
+        "object": "batch",
+        "endpoint": batch.endpoint,
+        "model": None,
+        "errors": {"object": "list", "data": list(batch.errors)} if batch.errors else None,
+        "input_file_id": batch.input_file_id,
+        "completion_window": _WINDOW,
+        "status": batch.status,
+        "output_file_id": batch.output_file_id,
+        "error_file_id": batch.error_file_id,
+        "created_at": batch.created_at,
+        "in_progress_at": batch.in_progress_at,
+        "expires_at": batch.expires_at,
+        "finalizing_at": batch.finalizing_at,
+        "completed_at": batch.completed_at,
+        "failed_at": batch.failed_at,
+        "expired_at": batch.expired_at,
+        "cancelling_at": batch.cancelling_at,
+        "cancelled_at": batch.cancelled_at,
+        "request_counts": {"total": batch.total, "completed": batch.completed, "failed": batch.failed},
+        "usage": {
+            "input_tokens": batch.input_tokens,
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": batch.output_tokens,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": batch.input_tokens + batch.output_tokens,
+        },
+        "metadata": batch.metadata,
+    }
+
+
+# ---------------------------------------------------------------- lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of both endpoints."""
+
+    api: ApiServices
+    one_file = False
+
+    def answered(self, line: Line, body: bytes) -> bytes:
+        """See `LineApi`."""
+        return _row(line, {"status_code": 200, "request_id": f"req_{line.id.hex}", "body": orjson.Fragment(body)})
+
+    def failed(self, line: Line, error: ProxyError) -> bytes:
+        """See `LineApi`."""
+        chat = self.api.settings.chat
+        status = error_response(error, paid_failure_status=chat.paid_failure_status).status_code
+        body = orjson.Fragment(error_body(error))
+        return _row(line, {"status_code": status, "request_id": f"req_{line.id.hex}", "body": body})
+
+    def unsent(self, line: Line, *, cancelled: bool) -> bytes | None:
+        """See `LineApi`."""
+        if cancelled:
+            return None
+        message = "The batch expired before this request was begun."
+        return _row(line, None, {"code": "batch_expired", "message": message})
+
+
+class ChatLines(_Rows):
+    """Lines for `/v1/chat/completions`; see `LineApi`."""
+
+    async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
+        """See `LineApi`."""
+        _refuse(body, "stream")
+        settings, rules = self.api.settings.chat, self.api.rules
+        work = partial(decode_body, body, size, rules=rules, reasoning_object=settings.reasoning_object)
+        decoded, reply, _ = await computed(size, work)
+
+        async def answer(result: Result) -> bytes:
+            return completion_body(result, reply)
+
+        return LineRequest(decoded, answer)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesLines(_Rows):
+    """Lines for `/v1/responses`; see `LineApi`."""
+
+    responses: ResponsesServices
+
+    async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
+        """See `LineApi`. What the request continues is read."""
+        for name in ("stream", "background"):
+            _refuse(body, name)
+        store, id_ = self.responses.store, response_id("batch", str(line.id))
+        await store.open()
+        read = await computed(size, partial(validated, ResponsesRequest, body))
+        task = await self.responses.background.resolve(read, body, size, caller)
+
+        async def answer(result: Result) -> bytes:
+            response = finished(id_, result, task.reply, partial(store.seal, caller), int(time.time()))
+            if task.reply.store and not await store.put(StoredResponse(id_, response, task.reply.input), caller):
+                response = {**response, "store": False}
+            return orjson.dumps(response)
+
+        return LineRequest(task.request, answer)
+
+
+def line_apis(api: ApiServices, responses: ResponsesServices) -> dict[str, LineApi]:
+    """By their endpoint."""
+    return {CHAT: ChatLines(api), RESPONSES: ResponsesLines(api, responses)}
+
+
+def _refuse(body: JsonObject, name: str) -> None:
+    if boolean(body, name):
+        raise InvalidRequest(f"Invalid `{name}`: expected false, as the line of a batch.", param=name)
+
+
+def _row(line: Line, response: Any, error: JsonObject | None = None) -> bytes:
+    row = {"id": f"batch_req_{line.id.hex}", "custom_id": line.custom_id, "response": response, "error": error}
+    return json_line(row)

@@ -1,0 +1,265 @@
+"""Which batches there are, and which of them this replica owns and works on."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+from uuid import uuid4
+
+import structlog
+
+from proxy.access.authentication import Caller
+from proxy.batches.files import FileStore, StoredFile
+from proxy.batches.records import Batch, BatchRecords, OpenBatch
+from proxy.batches.runner import BatchMetrics, BatchOptions, BatchRunner, cancelled_at
+from proxy.errors import (
+    BatchConflict,
+    FileNotFound,
+    IdempotencyMismatch,
+    ProxyError,
+    StoreUnavailable,
+)
+
+MAX_ID: Final = 512
+"""Characters of a `custom_id`."""
+MAX_ERRORS: Final = 100
+_SCAN_S: Final = 1.0
+_SYNC_S: Final = 1.0
+_ROOM_S: Final = 0.05
+_FIRST_WIDTH: Final = 8
+_MAX_STARTING: Final = 16
+"""Lines that a replica has submitted at a time; of one batch half as many."""
+_MAX_BYTES: Final = 16 << 20
+"""Bytes of the lines of one batch that are worked on at a time, unless a single one has more."""
+_LARGE_BYTES: Final = 64 * 1024
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 30.0
+_AFTER_BUG_S: Final = 30.0
+_REPEATED_S: Final = 60.0
+"""How long an SDK's retry finds the batch that its first try made."""
+_LASTING: Final = frozenset({"narrative_submit_unknown", "narrative_unavailable", "narrative_unauthorized"})
+"""Codes of refusals that end, and of outcomes that a repeat learns."""
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """What a client asks for. `checked`: its lines are known to be right, and `total` of them."""
+
+    id_prefix: str
+    endpoint: str
+    file: StoredFile
+    metadata: Mapping[str, str] | None = None
+    output_ttl_s: int | None = None
+    checked: bool = False
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that makes a batch: whose it is, and how a repeat of it is recognized.
+
+    Attributes:
+        owner: whose the batch will be.
+        caller: with whose credentials it runs.
+        digest: of the request.
+        key: the idempotency key, remembered for `key_ttl_s`.
+        is_retry: the client's library says that it repeats a request.
+    """
+
+    owner: str
+    caller: Caller
+    digest: str
+    key: str | None
+    is_retry: bool
+    key_ttl_s: float
+
+
+class Batches:
+    """The batches, and those that this replica owns and works on."""
+
+    def __init__(self, options: BatchOptions, metrics: BatchMetrics) -> None:
+        self._options, self._metrics = options, metrics
+        self._runners: dict[str, BatchRunner] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._not_before: dict[str, float] = {}
+        self._draining = False
+        self._starting = asyncio.Semaphore(_MAX_STARTING)
+        self._scan_now = asyncio.Event()
+
+    @property
+    def running(self) -> int:
+        """Batches that this replica works on."""
+        return len(self._tasks)
+
+    @property
+    def files(self) -> FileStore:
+        """The files."""
+        return self._options.files
+
+    @property
+    def records(self) -> BatchRecords:
+        """What is stored of batches."""
+        return self._options.records
+
+    async def open(self) -> None:
+        """Before any other call. Raises BatchesNeedState."""
+        await self._options.vault.open()
+
+    def drain(self) -> None:
+        """Begin no more lines: the process is about to stop."""
+        self._draining = True
+        for runner in self._runners.values():
+            runner.draining = True
+
+    # ------------------------------------------------------------ for APIs
+
+    async def repeated(self, asked: Asked) -> Batch | None:
+        """The batch that an equal request made. Raises IdempotencyMismatch: its key was used with another request."""
+        owner, id_ = asked.owner, None
+        if asked.key is not None:
+            noted = await self.records.noted(f"{owner}\0key\0{asked.key}") or ""
+            id_, _, digest = noted.partition(" ")
+            if digest not in ("", asked.digest):
+                message = "This idempotency key was used with another request body."
+                raise IdempotencyMismatch(message, param="Idempotency-Key")
+        elif asked.is_retry:
+            id_ = await self.records.noted(f"{owner}\0equal\0{asked.digest}")
+        try:
+            return await self.records.find(owner, id_) if id_ else None
+        except FileNotFound:
+            return None
+
+    async def create(self, new: NewBatch, asked: Asked) -> Batch:
+        """Make a batch and begin to work on it. Raises ProxyError."""
+        options, now, owner = self._options, int(self._options.clock()), asked.owner
+        batch = Batch(
+            id=f"{new.id_prefix}{uuid4().hex}",
+            owner=owner,
+            endpoint=new.endpoint,
+            input_file_id=new.file.id,
+            status="in_progress" if new.checked else "validating",
+            created_at=now,
+            expires_at=now + int(options.settings.window_s),
+            output_ttl_s=new.output_ttl_s or options.settings.file_ttl_s,
+            input_pieces=new.file.pieces,
+            metadata=new.metadata,
+            total=new.total,
+            in_progress_at=now if new.checked else None,
+        )
+        if asked.key is not None:
+            text = f"{batch.id} {asked.digest}"
+            noted = await self.records.note(f"{owner}\0key\0{asked.key}", text, asked.key_ttl_s)
+            if noted != text:  # another request with this key came first, or made no batch
+                if (found := await self.repeated(asked)) is not None:
+                    return found
+                batch = replace(batch, id=noted.partition(" ")[0])
+        await options.files.use(new.file, batch.id, options.settings.window_s)
+        try:
+            batch = await self.records.add(batch, asked.caller)
+        except ProxyError:
+            await options.files.leave(new.file.id, batch.id)
+            raise
+        if asked.key is None:
+            await self.records.note(f"{owner}\0equal\0{asked.digest}", batch.id, _REPEATED_S)
+        self._scan_now.set()
+        return batch
+
+    async def cancel(self, owner: str, id_: str) -> Batch:
+        """Submit no more of a batch. Raises FileNotFound, BatchConflict: it has ended."""
+        now = int(self._options.clock())
+
+        def cancelling(batch: Batch) -> Batch:
+            if batch.ended or batch.status == "finalizing":
+                raise BatchConflict(f"The batch cannot be cancelled: it is {batch.status}.", param="batch_id")
+            return cancelled_at(batch, now)
+
+        batch = await self.records.change(owner, id_, cancelling)
+        if runner := self._runners.get(id_):
+            runner.stopping = True
+        return batch
+
+    # ------------------------------------------------------------ ownership
+
+    async def run(self) -> None:
+        """Own batches and work on them, until cancelled."""
+        try:
+            while True:
+                try:
+                    await self._scan()
+                except StoreUnavailable:
+                    pass
+                except ProxyError as error:
+                    log.warning("batches cannot be read", code=error.code)
+                self._scan_now.clear()
+                try:
+                    async with asyncio.timeout(_SCAN_S):
+                        await self._scan_now.wait()
+                except TimeoutError:
+                    pass
+        finally:
+            await self._stop()
+
+    async def _scan(self) -> None:
+        """Begin to work on batches that nobody works on, those of owners with the fewest first."""
+        options = self._options
+        if self._draining or not self.records.healthy or not await self.records.any_open():
+            return
+        await self.open()
+        waiting = [each for each in await self.records.open() if each.id not in self._tasks]
+        now = time.monotonic()
+        waiting = [each for each in waiting if self._not_before.get(each.id, 0.0) <= now]
+        while waiting and len(self._tasks) < options.settings.max_running:
+            owners = [runner.batch.owner for runner in self._runners.values()]
+            batch = min(waiting, key=lambda each: owners.count(each.owner))
+            waiting.remove(batch)
+            if await self.records.take(batch):
+                if batch.replica not in ("", self._options.lines.replica):
+                    self._metrics.batch_taken_over()
+                    log.info("a batch is taken over", batch=batch.id)
+                self._begin(batch)
+
+    def _begin(self, batch: OpenBatch) -> None:
+        runner = self._runners[batch.id] = BatchRunner(self._options, batch, self._starting, self._metrics)
+        task = self._tasks[batch.id] = asyncio.create_task(runner.run())
+
+        def ended(_: object) -> None:
+            del self._tasks[batch.id], self._runners[batch.id]
+            self._not_before.pop(batch.id, None)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                known = isinstance(error, ProxyError)
+                self._not_before[batch.id] = time.monotonic() + (_SCAN_S if known else _AFTER_BUG_S)
+                log.error("the work on a batch was interrupted", batch=batch.id, exc_info=None if known else error)
+            self._scan_now.set()
+
+        task.add_done_callback(ended)
+
+    async def _stop(self) -> None:
+        """Stop working, and let other replicas go on."""
+        given_up = [runner.batch for runner in self._runners.values()]
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for batch in given_up:
+            try:
+                await self.records.give_up(batch)
+            except StoreUnavailable:
+                return
+
+
+@asynccontextmanager
+async def running_batches(options: BatchOptions, metrics: BatchMetrics) -> AsyncIterator[Batches]:
+    """The batches, worked on until the block ends."""
+    batches = Batches(options, metrics)
+    metrics.batches_running(lambda: batches.running)
+    task = asyncio.create_task(batches.run())
+    try:
+        yield batches
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,319 @@
+"""Files that clients upload, and files of results: sealed pieces in a ledger, and what is known of each file.
+
+    batch-files:<owner>    one field for each file of an owner: its `StoredFile`, sealed
+    batch-file:<id>        the pieces, each compressed and sealed, by their number
+    batch-uses:<id>        the batches that read the file and have not ended
+
+Names hold digests. Everything is encrypted with a key made of the server's secret, with its name as associated data: unlike a stored
+response, a batch goes on without its client, so that the server alone must be able to read it.
+"""
+
+import asyncio
+import hmac
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any, Final, Literal
+from uuid import uuid4
+
+import orjson
+import structlog
+
+from proxy.errors import BatchConflict, BatchesNeedState, FileNotFound, Overloaded, RequestTooLarge
+from proxy.settings import BatchSettings
+from proxy.storage import Ledger
+from proxy.storage.cipher import Cipher, NoSecret, seal, unseal
+
+PIECE_BYTES: Final = 256 * 1024
+MOST_FILES: Final = 1_000
+"""Files of one owner."""
+_MARGIN_S: Final = 3600.0
+_MAX_UPLOADS: Final = 16
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """What is known of a file.
+
+    Attributes:
+        size: in bytes.
+        created_at, expires_at: seconds since 1970.
+        pieces: how many there are.
+    """
+
+    id: str
+    name: str
+    purpose: Literal["batch", "batch_output"]
+    size: int
+    created_at: int
+    expires_at: int
+    pieces: int
+
+
+class Vault:
+    """Seals and opens what is stored of files and batches."""
+
+    def __init__(self, cipher: Cipher) -> None:
+        self._cipher = cipher
+        self._key: bytes | None = None
+        self._opening = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Derive the key, in a thread, unless it is known: that takes a quarter of a second. Raises BatchesNeedState."""
+        if self._key is not None:
+            return
+        async with self._opening:
+            try:
+                self._key = self._key or await asyncio.to_thread(self._cipher.secret, "batches")
+            except NoSecret as error:
+                log.error("batches cannot be stored: set PROXY_SECRET_KEY", error=str(error))
+                raise BatchesNeedState("Files and batches are not served: the server has no secret key.") from error
+
+    def digest(self, text: str) -> str:
+        """What stands for an id or an owner in the names of records."""
+        return sha256(b"batches" + text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+
+    def seal(self, name: str, data: bytes) -> str:
+        """Compress and seal what is stored under a name."""
+        return seal(self._secret(), zlib.compress(data, 1), name.encode())
+
+    def unseal(self, name: str, sealed: str) -> bytes | None:
+        """What was stored under that name; None where the server had another secret."""
+        packed = unseal(self._secret(), sealed, name.encode())
+        return None if packed is None else zlib.decompress(packed)
+
+    def _secret(self) -> bytes:
+        if self._key is None:
+            raise RuntimeError("the vault has not been opened")
+        return self._key
+
+    def derived(self, *parts: str) -> str:
+        """32 hexadecimal digits that depend on the parts, and that nobody outside can compute."""
+        return hmac.digest(self._secret(), "\0".join(parts).encode("utf-8", "surrogatepass"), "sha256").hex()[:32]
+
+
+class FileStore:
+    """The files. Every call raises StoreUnavailable when they cannot be reached.
+
+    Args:
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self, store: Ledger, vault: Vault, settings: BatchSettings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store, self._vault, self._settings, self._clock = store, vault, settings, clock
+        self._uploads = 0
+
+    # ------------------------------------------------------------ what is known of files
+
+    async def all(self, owner: str) -> list[StoredFile]:
+        """An owner's files that have not expired, oldest first."""
+        name = self._index(owner)
+        files = [self._file(name, sealed) for sealed in (await self._store.read(name)).values()]
+        now = self._clock()
+        return sorted((file for file in files if file and file.expires_at > now), key=lambda f: (f.created_at, f.id))
+
+    async def find(self, owner: str, id_: str) -> StoredFile:
+        """Raises FileNotFound."""
+        name = self._index(owner)
+        sealed = await self._store.get(name, self._vault.digest(id_))
+        file = None if sealed is None else self._file(name, sealed)
+        if file is None or file.expires_at <= self._clock():
+            raise FileNotFound(f"No file has the id {id_[:100]!r}.", param="file_id")
+        return file
+
+    async def remove(self, owner: str, file: StoredFile) -> None:
+        """Delete a file. Raises BatchConflict: a batch reads it."""
+        if await self._store.read(self._uses(file.id)):
+            raise BatchConflict("A batch that has not ended reads this file: cancel it, or wait for its end.")
+        await self._store.remove(self._index(owner), self._vault.digest(file.id))
+        await self._store.remove(self._pieces(file.id))
+
+    async def use(self, file: StoredFile, batch: str, ttl_s: float) -> None:
+        """Keep a file's content while a batch reads it, for `ttl_s` at most."""
+        await self._store.put(self._uses(file.id), self._vault.digest(batch), "", ttl_s=ttl_s + _MARGIN_S)
+        left_s = file.expires_at - self._clock()
+        await self._store.put(self._pieces(file.id), "used", "", ttl_s=max(ttl_s, left_s) + _MARGIN_S)
+
+    async def leave(self, file_id: str, batch: str) -> None:
+        """The batch reads the file no more."""
+        await self._store.remove(self._uses(file_id), self._vault.digest(batch))
+
+    # ------------------------------------------------------------ contents
+
+    async def create(  # noqa: PLR0913
+        self,
+        owner: str,
+        name: str,
+        purpose: Literal["batch", "batch_output"],
+        ttl_s: float,
+        *,
+        id_: str | None = None,
+        checked: bool = True,
+    ) -> "FileWriter":
+        """Begin a file.
+
+        Args:
+            id_: its id, where a file that was begun before is to be written again.
+            checked: whether the limits of files hold.
+
+        Raises:
+            RequestTooLarge: the owner's files have no room.
+            Overloaded: too many files are written at the moment.
+        """
+        room = self._settings.max_file_bytes
+        if checked:
+            files = await self.all(owner)
+            room = min(room, self._settings.max_key_bytes - sum(file.size for file in files))
+            if room <= 0 or len(files) >= MOST_FILES:
+                raise self._full()
+            if self._uploads >= _MAX_UPLOADS:
+                raise Overloaded("Too many files are being uploaded; try again later.", retry_after=2.0)
+        self._uploads += checked
+        id_ = id_ or f"file-{uuid4().hex}"
+        return FileWriter(self, owner, StoredFile(id_, name, purpose, 0, 0, int(ttl_s), 0), room if checked else None)
+
+    def _full(self) -> RequestTooLarge:
+        most = self._settings.max_key_bytes
+        message = (
+            f"The files of this key would have more than {most} bytes, or are more than {MOST_FILES}: delete some."
+        )
+        return RequestTooLarge(message, param="file", code="file_quota_exceeded")
+
+    async def pieces(self, file: StoredFile) -> AsyncIterator[bytes]:
+        """The content. Raises FileNotFound: it is gone, or was sealed with another secret."""
+        name = self._pieces(file.id)
+        for number in range(file.pieces):
+            sealed = await self._store.get(name, str(number))
+            piece = None if sealed is None else await asyncio.to_thread(self._vault.unseal, name, sealed)
+            if piece is None:
+                raise FileNotFound("The content of the file is gone.", param="file_id")
+            yield piece
+
+    async def lines(self, file: StoredFile, max_bytes: int) -> AsyncIterator[list[tuple[int, bytes | None]]]:
+        """The lines that are not blank, with their numbers from 1 on, some at a time; None for one of more than `max_bytes`."""
+        number, rest, skipping = 1, b"", False
+        async for piece in self.pieces(file):
+            parts = (rest + piece).split(b"\n")
+            rest = parts.pop()
+            found: list[tuple[int, bytes | None]] = []
+            for part in parts:
+                line = part.removeprefix(b"\xef\xbb\xbf") if number == 1 else part
+                if skipping or len(line) > max_bytes:
+                    found.append((number, None))
+                elif line.strip():
+                    found.append((number, line))
+                number, skipping = number + 1, False
+            if len(rest) > max_bytes:
+                rest, skipping = b"", True
+            yield found
+        if skipping or rest.removeprefix(b"\xef\xbb\xbf").strip():
+            yield [(number, None if skipping else rest.removeprefix(b"\xef\xbb\xbf") if number == 1 else rest)]
+
+    # ------------------------------------------------------------ for writers
+
+    async def put_piece(self, file: StoredFile, number: int, piece: bytes) -> None:
+        """Store a piece of a file that is being written; `expires_at` of that is still its life in seconds."""
+        name = self._pieces(file.id)
+        sealed = await asyncio.to_thread(self._vault.seal, name, piece)
+        await self._store.put(name, str(number), sealed, ttl_s=file.expires_at + _MARGIN_S)
+
+    async def finish(self, owner: str, file: StoredFile) -> StoredFile:
+        """Make a file known, and forget those that have expired."""
+        index, now = self._index(owner), self._clock()
+        for field, sealed in (await self._store.read(index)).items():
+            known = self._file(index, sealed)
+            if known is None or known.expires_at <= now:
+                await self._store.remove(index, field)
+        sealed = self._vault.seal(index, orjson.dumps(asdict(file)))
+        longest_s = self._settings.max_file_ttl_s + self._settings.window_s + _MARGIN_S
+        await self._store.put(index, self._vault.digest(file.id), sealed, ttl_s=longest_s)
+        return file
+
+    async def discard(self, file: StoredFile) -> None:
+        """Forget the pieces of a file that is not finished."""
+        await self._store.remove(self._pieces(file.id))
+
+    def written(self, *, checked: bool) -> None:
+        """A writer has ended."""
+        self._uploads -= checked
+
+    def now(self) -> int:
+        """Seconds since 1970."""
+        return int(self._clock())
+
+    def _file(self, name: str, sealed: str) -> StoredFile | None:
+        text = self._vault.unseal(name, sealed)
+        return None if text is None else StoredFile(**orjson.loads(text))
+
+    def _index(self, owner: str) -> str:
+        return f"batch-files:{self._vault.digest(owner)}"
+
+    def _pieces(self, id_: str) -> str:
+        return f"batch-file:{self._vault.digest(id_)}"
+
+    def _uses(self, id_: str) -> str:
+        return f"batch-uses:{self._vault.digest(id_)}"
+
+
+class FileWriter:
+    """Writes one file piece by piece. An async context manager: a file that was not finished in it is discarded.
+
+    Args:
+        room: bytes it may have; None is no limit.
+    """
+
+    def __init__(self, files: FileStore, owner: str, file: StoredFile, room: int | None) -> None:
+        self._files, self._owner, self._file, self._room = files, owner, file, room
+        self._buffer = bytearray()
+        self._size = self._count = 0
+        self._finished = False
+
+    async def __aenter__(self) -> "FileWriter":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._files.written(checked=self._room is not None)
+        if not self._finished:
+            await self._files.discard(self._file)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._size
+
+    async def write(self, data: bytes) -> None:
+        """Append to the content. Raises RequestTooLarge."""
+        self._size += len(data)
+        if self._room is not None and self._size > self._room:
+            raise RequestTooLarge(
+                f"The file has more than {self._room} bytes, which is what may be stored.", param="file"
+            )
+        self._buffer += data
+        while len(self._buffer) >= PIECE_BYTES:
+            await self._put(bytes(self._buffer[:PIECE_BYTES]))
+            del self._buffer[:PIECE_BYTES]
+
+    async def finish(self, **changes: Any) -> StoredFile:
+        """Make the file known to its owner.
+
+        Args:
+            changes: what has become known since: its `name`, or `ttl_s`, the seconds it lives from now on.
+        """
+        if self._buffer:
+            await self._put(bytes(self._buffer))
+        now, ttl_s = self._files.now(), changes.pop("ttl_s", self._file.expires_at)
+        fields: Mapping[str, Any] = {**asdict(self._file), "size": self._size, "pieces": self._count, "created_at": now}
+        self._finished = True
+        return await self._files.finish(
+            self._owner, StoredFile(**{**fields, "expires_at": now + int(ttl_s), **changes})
+        )
+
+    async def _put(self, piece: bytes) -> None:
+        await self._files.put_piece(self._file, self._count, piece)
+        self._count += 1

@@ -1,0 +1,301 @@
+"""What is stored of batches beside their files.
+
+    batches:<owner>      one field for each batch of an owner: its `Batch`, sealed, replaced by compare-and-set
+    batches-open         one field for each batch that has not ended: the replica that owns it, and sealed whose it is
+    batch-rows:<id>      the rows of its result files, sealed, by the number of the line
+    batch-done:<id>      which lines have a row: whether it is an answer, and the tokens used
+    batch-key:<digest>   the batch that a request with that idempotency key, or an equal one, made
+
+A batch has one owner at a time. If that replica was killed, another takes the batch over: it replaces the owner by compare-and-set.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Literal
+
+import orjson
+
+from proxy.access.authentication import Caller
+from proxy.access.limits import Quota
+from proxy.batches.files import Vault
+from proxy.errors import FileNotFound, RateLimited
+from proxy.settings import BatchSettings
+from proxy.storage import Ledger
+
+Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "cancelling", "cancelled", "expired"]
+ENDED: Final = ("failed", "completed", "cancelled", "expired")
+MOST_BATCHES: Final = 1_000
+"""Batches of one key, ended ones too."""
+_OPEN: Final = "batches-open"
+_LARGE_BYTES: Final = 64 * 1024
+_MARGIN_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch. Times are seconds since 1970; None is not yet.
+
+    Attributes:
+        id: with its API's prefix.
+        owner: whose it is.
+        total, completed, failed: of its lines; those that have a row yet are completed or failed.
+        input_tokens, output_tokens: used so far.
+        output_ttl_s: seconds that its result files are kept.
+        input_pieces: of its file, which may expire before it.
+        errors: what is wrong with its file: code, line, message and param each.
+    """
+
+    id: str
+    owner: str
+    endpoint: str
+    input_file_id: str
+    status: Status
+    created_at: int
+    expires_at: int
+    output_ttl_s: int
+    input_pieces: int = 0
+    metadata: Mapping[str, str] | None = None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    in_progress_at: int | None = None
+    finalizing_at: int | None = None
+    completed_at: int | None = None
+    failed_at: int | None = None
+    expired_at: int | None = None
+    cancelling_at: int | None = None
+    cancelled_at: int | None = None
+    errors: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing of it will change any more."""
+        return self.status in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """That a line has a row: an answer or an error, and the tokens its jobs used."""
+
+    ok: bool
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBatch:
+    """A batch that has not ended: its id, whose it is, with whose credentials it runs, and the replica that owns it, "" for none."""
+
+    id: str
+    owner: str
+    caller: Caller
+    replica: str
+    _text: str
+
+
+class BatchRecords:
+    """The records. Every call raises StoreUnavailable when they cannot be reached."""
+
+    def __init__(
+        self, store: Ledger, vault: Vault, settings: BatchSettings, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._store, self._vault, self._clock, self._settings = store, vault, clock, settings
+        self._ttl_s = settings.window_s + settings.file_ttl_s + _MARGIN_S
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the store is reached, as far as is known."""
+        return self._store.healthy
+
+    # ------------------------------------------------------------ batches
+
+    async def add(self, batch: Batch, caller: Caller) -> Batch:
+        """Store a new batch, owned by this replica. Returns what is stored under its id. Raises RateLimited: its owner has too many."""
+        name = self._index(batch.owner)
+        batches = await self.all(batch.owner)
+        most = self._settings.max_key_batches
+        if sum(not each.ended for each in batches) >= most or len(batches) >= MOST_BATCHES:
+            message = f"This key has {most} batches that have not ended, or {MOST_BATCHES} in all."
+            raise RateLimited(message, code="too_many_batches", retry_after=60.0)
+        known = {self._vault.digest(each.id) for each in batches}
+        for field in (await self._store.read(name)).keys() - known:
+            await self._store.remove(name, field)
+        sealed = self._sealed(batch)
+        stored = await self._store.add(name, self._vault.digest(batch.id), sealed, ttl_s=self._ttl_s)
+        if stored != sealed:  # an equal request with the same key was sooner
+            return self._unsealed(batch.owner, stored) or batch
+        value = orjson.dumps({"id": batch.id, "owner": batch.owner, "caller": _caller_out(caller)})
+        await self._store.put(
+            _OPEN, self._vault.digest(batch.id), f"{self._store.replica} {self._vault.seal(_OPEN, value)}"
+        )
+        return batch
+
+    async def find(self, owner: str, id_: str) -> Batch:
+        """Raises FileNotFound."""
+        sealed = await self._store.get(self._index(owner), self._vault.digest(id_))
+        batch = None if sealed is None else self._unsealed(owner, sealed)
+        if batch is None:
+            raise FileNotFound(f"No batch has the id {id_[:100]!r}.", param="batch_id")
+        return batch
+
+    async def all(self, owner: str) -> list[Batch]:
+        """An owner's batches, newest first."""
+        sealed = (await self._store.read(self._index(owner))).values()
+        batches = [batch for each in sealed if (batch := self._unsealed(owner, each)) is not None]
+        return sorted(batches, key=lambda batch: (batch.created_at, batch.id), reverse=True)
+
+    async def change(self, owner: str, id_: str, change: Callable[[Batch], Batch]) -> Batch:
+        """Replace a batch by what a function makes of it. Returns the new one. Raises FileNotFound."""
+        name, field = self._index(owner), self._vault.digest(id_)
+        while True:
+            old = await self._store.get(name, field)
+            batch = None if old is None else self._unsealed(owner, old)
+            if batch is None:
+                raise FileNotFound(f"No batch has the id {id_[:100]!r}.", param="batch_id")
+            new = change(batch)
+            if new == batch or await self._store.compare_and_set(name, field, old, self._sealed(new)):
+                return new
+
+    async def remove(self, batch: Batch) -> None:
+        """Forget a batch that has ended."""
+        await self._store.remove(self._index(batch.owner), self._vault.digest(batch.id))
+
+    def _sealed(self, batch: Batch) -> str:
+        return self._vault.seal(self._index(batch.owner), orjson.dumps(asdict(batch)))
+
+    def _unsealed(self, owner: str, sealed: str) -> Batch | None:
+        text = self._vault.unseal(self._index(owner), sealed)
+        if text is None:
+            return None
+        fields = orjson.loads(text)
+        batch = Batch(**{**fields, "errors": tuple(fields["errors"])})
+        kept_until = batch.expires_at + self._settings.file_ttl_s
+        return batch if kept_until > self._clock() else None
+
+    def _index(self, owner: str) -> str:
+        return f"batches:{self._vault.digest(owner)}"
+
+    # ------------------------------------------------------------ owners
+
+    async def any_open(self) -> bool:
+        """Whether there is a batch that has not ended."""
+        return bool(await self._store.read(_OPEN))
+
+    async def open(self) -> list[OpenBatch]:
+        """Those that have not ended."""
+        found = []
+        for text in (await self._store.read(_OPEN)).values():
+            replica, _, sealed = text.partition(" ")
+            value = self._vault.unseal(_OPEN, sealed)
+            if value is not None:
+                fields = orjson.loads(value)
+                found.append(OpenBatch(fields["id"], fields["owner"], _caller_in(fields["caller"]), replica, text))
+        return found
+
+    async def owns(self, batch: OpenBatch) -> bool:
+        """Whether this replica still owns the batch."""
+        text = await self._store.get(_OPEN, self._vault.digest(batch.id))
+        return text is not None and text.startswith(f"{self._store.replica} ")
+
+    async def take(self, batch: OpenBatch) -> bool:
+        """Become the owner, unless a replica that runs is. Returns whether this replica now is."""
+        if batch.replica == self._store.replica:
+            return True
+        if batch.replica and await self._store.alive(batch.replica):
+            return False
+        sealed = batch._text.partition(" ")[2]
+        mine = f"{self._store.replica} {sealed}"
+        return await self._store.compare_and_set(_OPEN, self._vault.digest(batch.id), batch._text, mine)
+
+    async def give_up(self, batch: OpenBatch) -> None:
+        """Let another replica own the batch at once."""
+        sealed = batch._text.partition(" ")[2]
+        mine = f"{self._store.replica} {sealed}"
+        await self._store.compare_and_set(_OPEN, self._vault.digest(batch.id), mine, f" {sealed}")
+
+    async def close(self, batch: Batch) -> None:
+        """Forget what only a batch that has not ended needs."""
+        for name in (self._rows(batch.id), self._done(batch.id)):
+            await self._store.remove(name)
+        await self._store.remove(_OPEN, self._vault.digest(batch.id))
+
+    # ------------------------------------------------------------ rows
+
+    async def put_row(self, batch: Batch, line: int, row: bytes, done: Done) -> None:
+        """Store the row of a line; the same for a line that has one already."""
+        name = self._rows(batch.id)
+        large = len(row) >= _LARGE_BYTES
+        sealed = await asyncio.to_thread(self._vault.seal, name, row) if large else self._vault.seal(name, row)
+        await self._store.put(name, str(line), sealed, ttl_s=self._ttl_s)
+        text = f"{int(done.ok)} {done.input_tokens} {done.output_tokens}"
+        await self._store.put(self._done(batch.id), str(line), text, ttl_s=self._ttl_s)
+
+    async def row(self, batch: Batch, line: int) -> bytes:
+        """Raises FileNotFound: it is gone."""
+        name = self._rows(batch.id)
+        sealed = await self._store.get(name, str(line))
+        row = None if sealed is None else self._vault.unseal(name, sealed)
+        if row is None:
+            raise FileNotFound("A row of the batch is gone.")
+        return row
+
+    async def done(self, batch: Batch) -> dict[int, Done]:
+        """The lines that have a row."""
+        found = {}
+        for line, text in (await self._store.read(self._done(batch.id))).items():
+            ok, input_tokens, output_tokens = map(int, text.split())
+            found[int(line)] = Done(bool(ok), input_tokens, output_tokens)
+        return found
+
+    def _rows(self, id_: str) -> str:
+        return f"batch-rows:{self._vault.digest(id_)}"
+
+    def _done(self, id_: str) -> str:
+        return f"batch-done:{self._vault.digest(id_)}"
+
+    # ------------------------------------------------------------ repeats
+
+    async def noted(self, what: str) -> str | None:
+        """What is remembered of a request."""
+        return await self._store.get(f"batch-key:{self._vault.digest(what)}", "value")
+
+    async def note(self, what: str, value: str, ttl_s: float) -> str:
+        """Remember something of a request, unless something is remembered; returns what then is."""
+        return await self._store.add(f"batch-key:{self._vault.digest(what)}", "value", value, ttl_s=ttl_s)
+
+
+def counted(batch: Batch, done: Mapping[int, Done]) -> Batch:
+    """A batch with the counts and the usage of its rows."""
+    ok = sum(each.ok for each in done.values())
+    return replace(
+        batch,
+        completed=ok,
+        failed=len(done) - ok,
+        input_tokens=sum(each.input_tokens for each in done.values()),
+        output_tokens=sum(each.output_tokens for each in done.values()),
+    )
+
+
+def _caller_out(caller: Caller) -> dict[str, Any]:
+    models = None if caller.models is None else sorted(caller.models)
+    quota = caller.quota.model_dump(exclude_none=True)
+    return {
+        "upstream_key": caller.upstream_key,
+        "data_plane_id": caller.data_plane_id,
+        "id": caller.id,
+        "models": models,
+        "bound_plane": caller.bound_plane,
+        "quota": quota,
+        "endpoints": caller.endpoints,
+    }
+
+
+def _caller_in(fields: dict[str, Any]) -> Caller:
+    models = None if fields["models"] is None else frozenset(fields["models"])
+    return Caller(**{**fields, "models": models, "quota": Quota(**fields["quota"])})

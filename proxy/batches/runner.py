@@ -1,0 +1,531 @@
+"""Works on one batch, from the check of its lines to its result files. Each line becomes one request, with the record of one request.
+
+    validating    every line is read, and no job is submitted
+    in_progress   lines become requests; each row is stored when its request has ended
+    finalizing    the rows become files
+
+The record of a line's submissions derives from the batch and the line's `custom_id`, and keeps failed jobs too. So whoever owns the batch
+next finds the job of every line that has one, and a line is paid once.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import structlog
+
+from proxy.access.authentication import Caller
+from proxy.batches.files import FileStore, StoredFile, Vault
+from proxy.batches.records import Batch, BatchRecords, Done, OpenBatch, counted
+from proxy.errors import (
+    FileNotFound,
+    IdempotencyConflict,
+    InternalError,
+    InvalidRequest,
+    JobTimeout,
+    Overloaded,
+    ProxyError,
+    RateLimited,
+    StoreUnavailable,
+)
+from proxy.inference.backend import Backend, Record, RunOptions
+from proxy.inference.request import JsonObject, Request
+from proxy.inference.result import Result
+from proxy.settings import BatchSettings
+from proxy.storage import Ledger
+
+MAX_ID: Final = 512
+"""Characters of a `custom_id`."""
+MAX_ERRORS: Final = 100
+_SCAN_S: Final = 1.0
+_SYNC_S: Final = 1.0
+_ROOM_S: Final = 0.05
+_FIRST_WIDTH: Final = 8
+_MAX_STARTING: Final = 16
+"""Lines that a replica has submitted at a time; of one batch half as many."""
+_MAX_BYTES: Final = 16 << 20
+"""Bytes of the lines of one batch that are worked on at a time, unless a single one has more."""
+_LARGE_BYTES: Final = 64 * 1024
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 30.0
+_AFTER_BUG_S: Final = 30.0
+_REPEATED_S: Final = 60.0
+"""How long an SDK's retry finds the batch that its first try made."""
+_LASTING: Final = frozenset({"narrative_submit_unknown", "narrative_unavailable", "narrative_unauthorized"})
+"""Codes of refusals that end, and of outcomes that a repeat learns."""
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a batch: its number from 1 on, the client's name for it, and an id that is the same for everyone who works on it."""
+
+    number: int
+    custom_id: str
+    id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class LineRequest:
+    """What an API makes of the body of a line: the request, and how the body of its answer is written (which may store it)."""
+
+    request: Request
+    answer: Callable[[Result], Awaitable[bytes]]
+
+
+class LineApi(Protocol):
+    """How an API reads the lines of batches and writes their rows, each one line of JSON without its end."""
+
+    @property
+    def one_file(self) -> bool:
+        """Whether errors stand in the output file, too, and lines that were not begun have rows there."""
+
+    async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
+        """The request. Raises ProxyError."""
+
+    def answered(self, line: Line, body: bytes) -> bytes:
+        """The row of an answer."""
+
+    def failed(self, line: Line, error: ProxyError) -> bytes:
+        """The row of a request that failed."""
+
+    def unsent(self, line: Line, *, cancelled: bool) -> bytes | None:
+        """The row of a line that was not begun before the batch was cancelled, or else expired; None is none."""
+
+
+class BatchMetrics(Protocol):
+    """What is counted; see `proxy.metrics.Metrics`."""
+
+    def batches_running(self, count: Callable[[], int]) -> None:
+        """How to learn how many batches this replica works on."""
+
+    def batch_line(self, *, ok: bool) -> None:
+        """A line got its row."""
+
+    def batch_ended(self, status: str) -> None:
+        """A batch ended."""
+
+    def batch_taken_over(self) -> None:
+        """A batch of a replica that was killed goes on here."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What the engine works with.
+
+    Attributes:
+        backend: serves the requests of lines; its records are in `lines`.
+        lines: where the submissions of lines are recorded.
+        apis: by the endpoint.
+        parse: the JSON object of a line. Raises InvalidRequest.
+        max_line_bytes: of a line.
+        room: whether a line may begin now: no other request waits.
+        current: a caller as its key stands now; None where that was revoked.
+        clock: seconds since 1970.
+    """
+
+    settings: BatchSettings
+    files: FileStore
+    records: BatchRecords
+    vault: Vault
+    backend: Backend
+    lines: Ledger
+    apis: Mapping[str, LineApi]
+    parse: Callable[[bytes], JsonObject]
+    max_line_bytes: int
+    room: Callable[[], bool]
+    current: Callable[[Caller], Awaitable[Caller | None]]
+    clock: Callable[[], float] = time.time
+
+
+class BatchRunner:
+    """One batch that this replica owns.
+
+    Attributes:
+        stopping: no line without a job is begun any more.
+        draining: nothing is begun any more.
+    """
+
+    def __init__(
+        self, options: BatchOptions, batch: OpenBatch, starting: asyncio.Semaphore, metrics: BatchMetrics
+    ) -> None:
+        self._metrics = metrics
+        self.batch = batch
+        self.stopping = self.draining = False
+        self._options, self._caller = options, batch.caller
+        self._done: dict[int, Done] = {}
+        self._counts = (0, 0, 0, 0)
+        self._tasks: dict[asyncio.Task[None], tuple[Line, int]] = {}
+        self._bytes = 0
+        self._width = float(_FIRST_WIDTH)
+        self._slowed_at = -_LONGEST_PAUSE_S
+        self._starting, self._starting_here = starting, asyncio.Semaphore(_MAX_STARTING // 2)
+        self._free = asyncio.Event()
+
+    async def run(self) -> None:
+        """Work on the batch until it has ended, or another replica owns it."""
+        records = self._options.records
+        try:
+            batch = await records.find(self.batch.owner, self.batch.id)
+            file = StoredFile(batch.input_file_id, "", "batch", 0, 0, 0, batch.input_pieces)
+            if batch.status == "validating" and not await self._validated(batch, file):
+                return
+            batch = await records.find(self.batch.owner, self.batch.id)
+            if not batch.ended:
+                await self._work(batch, file)
+                return
+        except FileNotFound as error:
+            log.error("a batch failed, since its content is gone", batch=self.batch.id)
+            await self._failed([{"code": "input_file_gone", "line": None, "message": error.message, "param": None}])
+            return
+        await records.close(batch)
+
+    async def _change(self, change: Callable[[Batch], Batch]) -> Batch:
+        return await self._options.records.change(self.batch.owner, self.batch.id, change)
+
+    def _now(self) -> int:
+        return int(self._options.clock())
+
+    # ------------------------------------------------------------ validating
+
+    async def _validated(self, batch: Batch, file: StoredFile) -> bool:
+        """Whether the batch now is in progress."""
+        errors, total = await check_lines(self._options, batch.endpoint, file)
+        if errors:
+            await self._failed(errors)
+            return False
+        now = self._now()
+
+        def begun(batch: Batch) -> Batch:
+            status = batch.status if batch.status != "validating" else "in_progress"
+            return replace(batch, status=status, in_progress_at=now, total=total)
+
+        await self._change(begun)
+        return True
+
+    async def _failed(self, errors: list[dict[str, Any]]) -> None:
+        now, errors_ = self._now(), tuple(errors)
+        try:
+            batch = await self._change(lambda batch: replace(batch, status="failed", failed_at=now, errors=errors_))
+        except FileNotFound:  # the batch itself is gone
+            batch = Batch(self.batch.id, self.batch.owner, "", "", "failed", 0, 0, 0)
+        await self._end(batch)
+
+    async def _end(self, batch: Batch) -> None:
+        self._metrics.batch_ended(batch.status)
+        log.info("a batch ended", batch=batch.id, status=batch.status, completed=batch.completed, failed=batch.failed)
+        await self._options.files.leave(batch.input_file_id, batch.id)
+        await self._options.records.close(batch)
+
+    # ------------------------------------------------------------ lines
+
+    async def _work(self, batch: Batch, file: StoredFile) -> None:
+        records = self._options.records
+        self._done = await records.done(batch)
+        known = counted(batch, self._done)
+        self._counts = (known.completed, known.failed, known.input_tokens, known.output_tokens)
+        self.stopping = batch.cancelling_at is not None
+        left_s = batch.expires_at - self._options.clock()
+        if left_s > 0 and batch.status != "finalizing":
+            syncing = asyncio.create_task(self._keep_in_step())
+            work = asyncio.create_task(self._all_lines(batch, file))
+            try:
+                await asyncio.wait({syncing, work}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in (syncing, work):
+                    if task.done():
+                        task.result()
+                if syncing.done() or (self.draining and len(self._done) < batch.total):
+                    return  # another replica owns the batch, or will
+            finally:
+                doomed = [syncing, work, *self._tasks]
+                for task in doomed:
+                    task.cancel()
+                await asyncio.gather(*doomed, return_exceptions=True)
+        await self._finalize(file)
+
+    async def _keep_in_step(self) -> None:
+        """Store the counts, and learn of a cancellation, of a revoked key, and of another owner: then it returns."""
+        records = self._options.records
+        while True:
+            await asyncio.sleep(_SYNC_S)
+            try:
+                if not await records.owns(self.batch):
+                    log.warning("another replica owns the batch", batch=self.batch.id)
+                    return
+                batch = await self._change(self._with_counts)
+                caller = await self._options.current(self.batch.caller)
+            except StoreUnavailable:
+                continue
+            if caller is None and batch.cancelling_at is None:
+                log.warning("a batch is cancelled, since its key was revoked", batch=batch.id)
+                batch = await self._change(partial(cancelled_at, now=self._now()))
+            self._caller = caller or self._caller
+            self.stopping = batch.cancelling_at is not None
+
+    def _with_counts(self, batch: Batch) -> Batch:
+        completed, failed, input_tokens, output_tokens = self._counts
+        return replace(
+            batch, completed=completed, failed=failed, input_tokens=input_tokens, output_tokens=output_tokens
+        )
+
+    async def _all_lines(self, batch: Batch, file: StoredFile) -> None:
+        """Have each line answered that has no row."""
+        options = self._options
+        async for lines in options.files.lines(file, options.max_line_bytes):
+            for number, text in lines:
+                if number in self._done or text is None:
+                    continue
+                while len(self._tasks) >= self._width or (self._tasks and self._bytes + len(text) > _MAX_BYTES):
+                    self._free.clear()
+                    await self._free.wait()
+                large = len(text) >= _LARGE_BYTES
+                value = await asyncio.to_thread(options.parse, text) if large else options.parse(text)
+                line = line_of(batch, number, value)
+                if self.draining or (self.stopping and not await self._has_job(line)):
+                    continue
+                self._spawn(line, len(text), self._line(batch, line, value["body"], len(text)))
+        while self._tasks:
+            self._free.clear()
+            await self._free.wait()
+
+    def _spawn(self, line: Line, size: int, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._tasks[task] = (line, size)
+        self._bytes += size
+        task.add_done_callback(self._line_ended)
+
+    def _line_ended(self, task: "asyncio.Task[None]") -> None:
+        line, size = self._tasks.pop(task)
+        self._bytes -= size
+        self._free.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a line of a batch failed", batch=self.batch.id, line=line.number, exc_info=error)
+            self._spawn(line, 0, self._bug(line))
+
+    async def _bug(self, line: Line) -> None:
+        batch = await self._lasting(lambda: self._options.records.find(self.batch.owner, self.batch.id))
+        error = InternalError("The server had an error while answering.")
+        await self._store(batch, line, self._options.apis[batch.endpoint].failed(line, error), Done(ok=False))
+
+    async def _has_job(self, line: Line) -> bool:
+        return bool(await self._lasting(lambda: self._options.lines.read(record_name(line))))
+
+    async def _line(self, batch: Batch, line: Line, body: JsonObject, size: int) -> None:
+        """Have a line answered, and store its row."""
+        api = self._options.apis[batch.endpoint]
+        try:
+            answered = await self._answered(batch, line, body, size)
+        except ProxyError as error:
+            log.info("a line of a batch failed", batch=batch.id, line=line.number, code=error.code, job=error.job_id)
+            await self._store(batch, line, api.failed(line, error), Done(ok=False))
+            return
+        if answered is not None:
+            row, done = answered
+            await self._store(batch, line, api.answered(line, row), done)
+
+    async def _answered(self, batch: Batch, line: Line, body: JsonObject, size: int) -> tuple[bytes, Done] | None:
+        """The answer. None: the batch is stopped before there was a job. What costs nothing to repeat is repeated.
+
+        Raises:
+            ProxyError: the request is wrong, or its job failed.
+        """
+        options = self._options
+        ttl_s = options.settings.window_s + options.settings.file_ttl_s
+        record = Record(record_name(line), line.id, ttl_s, keep_failed=True)
+        tries, decoded = 0, None
+        while True:
+            try:
+                async with self._starting_here, self._starting:
+                    while not (options.room() and options.records.healthy) and not self.draining:  # noqa: ASYNC110
+                        await asyncio.sleep(_ROOM_S)
+                    if self.draining or (self.stopping and not await self._has_job(line)):
+                        return None
+                    if decoded is None:
+                        decoded = await options.apis[batch.endpoint].decode(body, size, self._caller, line)
+                    run = await options.backend.start(decoded.request, self._caller, RunOptions(record=record))
+                try:
+                    result = await run.result()
+                finally:
+                    run.close(delivered=True)
+                answer = await decoded.answer(result)
+                self._width = min(self._width + 1.0, options.settings.max_in_flight)
+                return answer, Done(True, result.usage.input_tokens, result.usage.output_tokens)
+            except ProxyError as error:
+                if not may_be_repeated(error):
+                    raise
+                tries += 1
+                await asyncio.sleep(self._pause(error, tries))
+
+    def _pause(self, error: ProxyError, tries: int) -> float:
+        """Seconds until a line is tried again. Refusals halve how many lines are worked on, once a second at most."""
+        now = time.monotonic()
+        if not error.job_may_exist and now >= self._slowed_at + 1.0:
+            self._slowed_at = now
+            self._width = max(self._width / 2, 1.0)
+        backoff = min(_FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10), _LONGEST_PAUSE_S)
+        return max(min(error.retry_after or 0.0, _LONGEST_PAUSE_S), backoff * random.uniform(0.5, 1.0))  # noqa: S311
+
+    async def _store(self, batch: Batch, line: Line, row: bytes, done: Done) -> None:
+        """Store a row; then the jobs of the line need not be known any more."""
+        await self._lasting(lambda: self._options.records.put_row(batch, line.number, row, done))
+        if line.number not in self._done:
+            completed, failed, input_tokens, output_tokens = self._counts
+            self._counts = (
+                completed + done.ok,
+                failed + (not done.ok),
+                input_tokens + done.input_tokens,
+                output_tokens + done.output_tokens,
+            )
+            self._metrics.batch_line(ok=done.ok)
+        self._done[line.number] = done
+        await self._lasting(lambda: self._options.lines.remove(record_name(line)))
+
+    async def _lasting(self, call: Callable[[], Awaitable[T]]) -> T:
+        """What a call to the store returns, which is repeated until the store is reached."""
+        while True:
+            try:
+                return await call()
+            except StoreUnavailable:
+                await asyncio.sleep(_SYNC_S)
+
+    # ------------------------------------------------------------ results
+
+    async def _finalize(self, file: StoredFile) -> None:
+        """Write the result files, which have the same ids should this be begun again, and end the batch."""
+        now = self._now()
+
+        def finalizing(batch: Batch) -> Batch:
+            status = batch.status if batch.cancelling_at else "finalizing"
+            return replace(self._with_counts(batch), status=status, finalizing_at=batch.finalizing_at or now)
+
+        batch = await self._change(finalizing)
+        output, errors = await self._write_files(batch, file)
+        unsent = batch.total > len(self._done)
+        now = self._now()
+        ended = replace(batch, output_file_id=output, error_file_id=errors)
+        if batch.cancelling_at:
+            ended = replace(ended, status="cancelled", cancelled_at=now)
+        elif unsent:
+            ended = replace(ended, status="expired", expired_at=now)
+        else:
+            ended = replace(ended, status="completed", completed_at=now)
+        await self._end(await self._change(lambda _: ended))
+
+    async def _write_files(self, batch: Batch, file: StoredFile) -> tuple[str | None, str | None]:
+        files, vault, one_file = self._options.files, self._options.vault, self._options.apis[batch.endpoint].one_file
+        ids = [f"file-{vault.derived(batch.id, part)}" for part in ("output", "error")]
+        names = [f"{batch.id}_{part}.jsonl" for part in ("output", "error")]
+        ttl_s = batch.output_ttl_s
+        writers = [
+            await files.create(batch.owner, name, "batch_output", ttl_s, id_=id_, checked=False)
+            for name, id_ in zip(names, ids, strict=True)
+        ]
+        async with writers[0], writers[1]:
+            async for number, unsent in self._rows(batch, file):
+                if unsent is None:
+                    row: bytes | None = await self._options.records.row(batch, number)
+                else:
+                    cancelled = batch.cancelling_at is not None
+                    row = self._options.apis[batch.endpoint].unsent(unsent, cancelled=cancelled)
+                if row is not None:
+                    ok = one_file or (unsent is None and self._done[number].ok)
+                    await writers[0 if ok else 1].write(row + b"\n")
+            written = [(await writer.finish()).id if writer.size else None for writer in writers]
+        return written[0], written[1]
+
+    async def _rows(self, batch: Batch, file: StoredFile) -> AsyncIterator[tuple[int, Line | None]]:
+        """The numbers of the lines, with the lines that have no row."""
+        if len(self._done) >= batch.total:
+            for number in sorted(self._done):
+                yield number, None
+            return
+        async for lines in self._options.files.lines(file, self._options.max_line_bytes):
+            for number, text in lines:
+                if number in self._done:
+                    yield number, None
+                elif text is not None:
+                    yield number, line_of(batch, number, self._options.parse(text))
+
+
+def cancelled_at(batch: Batch, now: int) -> Batch:
+    """A batch that is to be cancelled."""
+    return batch if batch.cancelling_at else replace(batch, status="cancelling", cancelling_at=now)
+
+
+def record_name(line: Line) -> str:
+    """The name of the record of a line's submissions."""
+    return f"line:{line.id}"
+
+
+def line_of(batch: Batch, number: int, value: JsonObject) -> Line:
+    """A line of a batch, given with its JSON."""
+    custom_id: str = value["custom_id"]
+    return Line(number, custom_id, uuid5(uuid5(NAMESPACE_URL, batch.id), custom_id))
+
+
+def may_be_repeated(error: ProxyError) -> bool:
+    """Whether a line's request is made again: nothing was begun, or its job runs on and is found by its record."""
+    passing = isinstance(error, Overloaded | RateLimited | JobTimeout | IdempotencyConflict)
+    return passing or error.retry_after is not None or error.code in _LASTING
+
+
+async def check_lines(options: BatchOptions, endpoint: str, file: StoredFile) -> tuple[list[dict[str, Any]], int]:
+    """What is wrong with the lines of a file, at most 100 errors, and how many lines there are."""
+    errors: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    total = 0
+
+    def check(lines: list[tuple[int, bytes | None]]) -> None:
+        nonlocal total
+        for number, text in lines:
+            total += 1
+            if total > options.settings.max_lines or len(errors) >= MAX_ERRORS:
+                return
+            fault = _fault(text, endpoint, seen, options)
+            if fault is not None:
+                code, message, param = fault
+                errors.append({"code": code, "line": number, "message": message, "param": param})
+
+    async for lines in options.files.lines(file, options.max_line_bytes):
+        await asyncio.to_thread(check, lines)
+        if total > options.settings.max_lines:
+            most = options.settings.max_lines
+            message = f"The file has more than {most} lines."
+            return [{"code": "too_many_tasks", "line": None, "message": message, "param": None}], total
+        if len(errors) >= MAX_ERRORS:
+            break
+    if not total:
+        errors.append({"code": "empty_file", "line": None, "message": "The file has no line.", "param": None})
+    return errors, total
+
+
+def _fault(
+    text: bytes | None, endpoint: str, seen: set[str], options: BatchOptions
+) -> tuple[str, str, str | None] | None:
+    """What is wrong with a line: code, message and param."""
+    if text is None:
+        return "invalid_request", f"The line has more than {options.max_line_bytes} bytes.", None
+    try:
+        value = options.parse(text)
+    except InvalidRequest as error:
+        return "invalid_json_line", error.message.replace("request body", "line"), None
+    custom_id = value.get("custom_id")
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_ID:
+        return "invalid_request", f"`custom_id`: expected a text of 1 to {MAX_ID} characters.", "custom_id"
+    if custom_id in seen:
+        return "duplicate_custom_id", f"A line before has the `custom_id` {custom_id[:100]!r}.", "custom_id"
+    seen.add(custom_id)
+    if value.get("method") != "POST":
+        return "invalid_request", "`method`: expected 'POST'.", "method"
+    if value.get("url") != endpoint:
+        return "url_mismatch", f"`url`: expected {endpoint!r}, the batch's endpoint.", "url"
+    if not isinstance(value.get("body"), dict):
+        return "invalid_request", "`body`: expected an object.", "body"
+    return None
