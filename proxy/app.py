@@ -144,13 +144,11 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             account = await _open_sandbox(settings, stack) if sandbox else settings.narrative
             own_token = _plain(account.api_key) or ""
             app.state.store = store
-            client_options = ClientOptions(
+            options = ClientOptions(
                 account.connect_timeout_s, account.read_timeout_s, max_connections=account.max_connections
             )
             client = await stack.enter_async_context(
-                NarrativeClient(
-                    own_token, environment=account.environment, options=client_options, observe=metrics.observe
-                )
+                NarrativeClient(own_token, environment=account.environment, options=options, observe=metrics.observe)
             )
             keys = Keys(storage.durable, settings.access.home())
             authenticator = _authenticator(settings, account, keys, client, sandbox=sandbox)
@@ -202,8 +200,9 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             # The lines of batches go the way of all requests; their submissions are recorded where a restart does not lose them.
             lines = replace(router, backends={**router.backends, "narrative": replace(narrative, store=storage.lines)})
             stack.push_async_callback(lines.aclose)
-            options = _batch_options(responses, storage, Vault(secret), lines, jobs)
-            batches = await stack.enter_async_context(running_batches(options, metrics))
+            batches = await stack.enter_async_context(
+                running_batches(_batch_options(responses, storage, Vault(secret), lines, jobs), metrics)
+            )
             lifecycle.on_drain(batches.drain)
             yield {
                 "api": services,

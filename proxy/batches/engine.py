@@ -136,7 +136,7 @@ class Batches:
 
     async def create(self, new: NewBatch, asked: Asked) -> Batch:
         """Make a batch and begin to work on it. Raises ProxyError."""
-        options, now, owner = self._options, int(self._options.clock()), asked.owner
+        options, now, owner = self._options, self._options.clock(), asked.owner
         batch = Batch(
             id=f"{new.id_prefix}{uuid4().hex}",
             owner=owner,
@@ -144,17 +144,17 @@ class Batches:
             input_file_id=new.file.id,
             status="in_progress" if new.checked else "validating",
             created_at=now,
-            expires_at=now + int(options.settings.window_s),
+            expires_at=int(now + options.settings.window_s),
             output_ttl_s=new.output_ttl_s or options.settings.file_ttl_s,
             input_pieces=new.file.pieces,
             metadata=new.metadata,
             total=new.total,
-            in_progress_at=now if new.checked else None,
+            in_progress_at=int(now) if new.checked else None,
         )
         if asked.key is not None:
             text = f"{batch.id} {asked.digest}"
             noted = await self.records.note(f"{owner}\0key\0{asked.key}", text, asked.key_ttl_s)
-            if noted != text:  # another request with this key came first, or made no batch
+            if noted not in (text, None):  # another request with this key came first, or made no batch
                 if (found := await self.repeated(asked)) is not None:
                     return found
                 batch = replace(batch, id=noted.partition(" ")[0])

@@ -49,7 +49,7 @@ class StoredFile:
     name: str
     purpose: Literal["batch", "batch_output"]
     size: int
-    created_at: int
+    created_at: float
     expires_at: int
     pieces: int
 
@@ -106,7 +106,7 @@ class FileStore:
     def __init__(
         self, store: Ledger, vault: Vault, settings: BatchSettings, clock: Callable[[], float] = time.time
     ) -> None:
-        self._store, self._vault, self._settings, self._clock = store, vault, settings, clock
+        self._store, self._vault, self._settings, self.clock = store, vault, settings, clock
         self._uploads = 0
 
     # ------------------------------------------------------------ what is known of files
@@ -115,7 +115,7 @@ class FileStore:
         """An owner's files that have not expired, oldest first."""
         name = self._index(owner)
         files = [self._file(name, sealed) for sealed in (await self._store.read(name)).values()]
-        now = self._clock()
+        now = self.clock()
         return sorted((file for file in files if file and file.expires_at > now), key=lambda f: (f.created_at, f.id))
 
     async def find(self, owner: str, id_: str) -> StoredFile:
@@ -123,7 +123,7 @@ class FileStore:
         name = self._index(owner)
         sealed = await self._store.get(name, self._vault.digest(id_))
         file = None if sealed is None else self._file(name, sealed)
-        if file is None or file.expires_at <= self._clock():
+        if file is None or file.expires_at <= self.clock():
             raise FileNotFound(f"No file has the id {id_[:100]!r}.", param="file_id")
         return file
 
@@ -137,7 +137,7 @@ class FileStore:
     async def use(self, file: StoredFile, batch: str, ttl_s: float) -> None:
         """Keep a file's content while a batch reads it, for `ttl_s` at most."""
         await self._store.put(self._uses(file.id), self._vault.digest(batch), "", ttl_s=ttl_s + _MARGIN_S)
-        left_s = file.expires_at - self._clock()
+        left_s = file.expires_at - self.clock()
         await self._store.put(self._pieces(file.id), "used", "", ttl_s=max(ttl_s, left_s) + _MARGIN_S)
 
     async def leave(self, file_id: str, batch: str) -> None:
@@ -225,7 +225,7 @@ class FileStore:
 
     async def finish(self, owner: str, file: StoredFile) -> StoredFile:
         """Make a file known, and forget those that have expired."""
-        index, now = self._index(owner), self._clock()
+        index, now = self._index(owner), self.clock()
         for field, sealed in (await self._store.read(index)).items():
             known = self._file(index, sealed)
             if known is None or known.expires_at <= now:
@@ -242,10 +242,6 @@ class FileStore:
     def written(self, *, checked: bool) -> None:
         """A writer has ended."""
         self._uploads -= checked
-
-    def now(self) -> int:
-        """Seconds since 1970."""
-        return int(self._clock())
 
     def _file(self, name: str, sealed: str) -> StoredFile | None:
         text = self._vault.unseal(name, sealed)
@@ -307,11 +303,11 @@ class FileWriter:
         """
         if self._buffer:
             await self._put(bytes(self._buffer))
-        now, ttl_s = self._files.now(), changes.pop("ttl_s", self._file.expires_at)
+        now, ttl_s = self._files.clock(), changes.pop("ttl_s", self._file.expires_at)
         fields: Mapping[str, Any] = {**asdict(self._file), "size": self._size, "pieces": self._count, "created_at": now}
         self._finished = True
         return await self._files.finish(
-            self._owner, StoredFile(**{**fields, "expires_at": now + int(ttl_s), **changes})
+            self._owner, StoredFile(**{**fields, "expires_at": int(now + ttl_s), **changes})
         )
 
     async def _put(self, piece: bytes) -> None:

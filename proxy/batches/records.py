@@ -52,7 +52,7 @@ class Batch:
     endpoint: str
     input_file_id: str
     status: Status
-    created_at: int
+    created_at: float
     expires_at: int
     output_ttl_s: int
     input_pieces: int = 0
@@ -263,11 +263,19 @@ class BatchRecords:
 
     async def noted(self, what: str) -> str | None:
         """What is remembered of a request."""
-        return await self._store.get(f"batch-key:{self._vault.digest(what)}", "value")
+        name = f"batch-key:{self._vault.digest(what)}"
+        sealed = await self._store.get(name, "value")
+        return None if sealed is None else self._noted(name, sealed)
 
-    async def note(self, what: str, value: str, ttl_s: float) -> str:
+    async def note(self, what: str, value: str, ttl_s: float) -> str | None:
         """Remember something of a request, unless something is remembered; returns what then is."""
-        return await self._store.add(f"batch-key:{self._vault.digest(what)}", "value", value, ttl_s=ttl_s)
+        name = f"batch-key:{self._vault.digest(what)}"
+        sealed = await self._store.add(name, "value", self._vault.seal(name, value.encode()), ttl_s=ttl_s)
+        return self._noted(name, sealed)
+
+    def _noted(self, name: str, sealed: str) -> str | None:
+        value = self._vault.unseal(name, sealed)
+        return None if value is None else value.decode()
 
 
 def counted(batch: Batch, done: Mapping[int, Done]) -> Batch:

@@ -135,7 +135,7 @@ def test_a_body_that_is_too_large(make_deployment: Any) -> None:
     ("method", "path", "status", "kind"),
     [
         ("GET", "/v1/messages", 405, "invalid_request_error"),
-        ("POST", "/v1/messages/batches", 404, "not_found_error"),
+        ("PUT", "/v1/messages/batches", 405, "invalid_request_error"),
         ("GET", "/v1/messages/batches/msgbatch_1/results", 404, "not_found_error"),
         ("POST", "/v1/messages/other", 404, "not_found_error"),
         ("GET", "/v1/models/nobody", 404, "not_found_error"),
@@ -143,10 +143,6 @@ def test_a_body_that_is_too_large(make_deployment: Any) -> None:
 )
 def test_other_paths(deployment: Deployment, method: str, path: str, status: int, kind: str) -> None:
     assert error_of(httpx.request(method, f"{deployment.url}{path}", headers=HEADERS))[:2] == (status, kind)
-
-
-def test_batches_say_that_they_are_not_served(deployment: Deployment) -> None:
-    assert "batches are not served" in error_of(post(deployment.url, {}, "/v1/messages/batches"))[2]
 
 
 def test_a_server_that_stops_is_overloaded(make_deployment: Any) -> None:

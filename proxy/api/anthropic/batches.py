@@ -187,7 +187,7 @@ def batch_out(batch: Batch) -> JsonObject:
         "type": "message_batch",
         "processing_status": "ended" if batch.ended else processing,
         "request_counts": counts,
-        "created_at": _time(batch.created_at),
+        "created_at": _time(int(batch.created_at)),
         "ended_at": _time(ended),
         "expires_at": _time(batch.expires_at),
         "cancel_initiated_at": _time(batch.cancelling_at),

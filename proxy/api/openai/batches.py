@@ -142,7 +142,7 @@ def batch_out(batch: Batch) -> JsonObject:
         "status": batch.status,
         "output_file_id": batch.output_file_id,
         "error_file_id": batch.error_file_id,
-        "created_at": batch.created_at,
+        "created_at": int(batch.created_at),
         "in_progress_at": batch.in_progress_at,
         "expires_at": batch.expires_at,
         "finalizing_at": batch.finalizing_at,

@@ -103,7 +103,7 @@ def file_out(file: StoredFile) -> JsonObject:
         "id": file.id,
         "object": "file",
         "bytes": file.size,
-        "created_at": file.created_at,
+        "created_at": int(file.created_at),
         "expires_at": file.expires_at,
         "filename": file.name,
         "purpose": file.purpose,
