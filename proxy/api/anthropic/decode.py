@@ -253,9 +253,9 @@ class _Conversation:
         for index, block in enumerate(content or ()):
             where = f"{path}[{index}]"
             match block:
-                case wire.ToolUseBlock():
+                case wire.ToolUseBlockParam():
                     yield ToolCall(block.id, block.name, block.input or {}, where)
-                case wire.ToolResultBlock():
+                case wire.ToolResultBlockParam():
                     result = tuple(self._texts(block.content, f"{where}.content"))
                     yield ToolResult(block.tool_use_id, result, bool(block.is_error), path=where)
                 case wire.ToolChangeBlock():
@@ -279,7 +279,7 @@ class _Conversation:
         for index, block in enumerate(content or ()):
             where = path if own else f"{path}[{index}]"
             match block:
-                case wire.TextBlock() | wire.CompactionBlock():
+                case wire.TextBlockParam() | wire.CompactionBlock():
                     yield Text(block.content or "" if isinstance(block, wire.CompactionBlock) else block.text, where)
                 case wire.SearchResultBlock():
                     yield Text("\n".join([block.title, block.source, *(text.text for text in block.content)]), where)

@@ -22,14 +22,14 @@ class WireModel(BaseModel):
 # ---------------------------------------------------------------- content blocks
 
 
-class TextBlock(WireModel):
+class TextBlockParam(WireModel):
     """Text of any author."""
 
     type: Literal["text"]
     text: str
 
 
-class ToolUseBlock(WireModel):
+class ToolUseBlockParam(WireModel):
     """A call of an earlier turn."""
 
     type: Literal["tool_use"]
@@ -38,7 +38,7 @@ class ToolUseBlock(WireModel):
     input: JsonObject | None = None
 
 
-class ToolResultBlock(WireModel):
+class ToolResultBlockParam(WireModel):
     """The result of a call."""
 
     type: Literal["tool_result"]
@@ -70,7 +70,7 @@ class SearchResultBlock(WireModel):
     type: Literal["search_result"]
     source: str
     title: str
-    content: FastList[TextBlock]
+    content: FastList[TextBlockParam]
 
 
 class CompactionBlock(WireModel):
@@ -108,9 +108,9 @@ class OtherBlock(WireModel):
 
 
 Block = Annotated[
-    TextBlock
-    | ToolUseBlock
-    | ToolResultBlock
+    TextBlockParam
+    | ToolUseBlockParam
+    | ToolResultBlockParam
     | DocumentBlock
     | SearchResultBlock
     | CompactionBlock
@@ -164,7 +164,7 @@ class Thinking(WireModel):
     display: str | None = None
 
 
-class OutputFormat(WireModel):
+class OutputFormatParam(WireModel):
     """Structured output."""
 
     type: Literal["json_schema"]
@@ -176,7 +176,7 @@ class OutputConfig(WireModel):
     """`effort` sets the thinking budget where none is named."""
 
     effort: str | None = None
-    format: OutputFormat | None = None
+    format: OutputFormatParam | None = None
 
 
 class Metadata(WireModel):
@@ -191,7 +191,7 @@ class MessagesRequest(WireModel):
     model: str = Field(min_length=1)
     max_tokens: Whole = Field(ge=1, le=_MAX_TOKENS)
     messages: FastList[InputMessage] = Field(min_length=1, max_length=100_000)
-    system: Annotated[str, Tag("#string")] | Annotated[FastList[TextBlock], Tag("#blocks")] | None = None
+    system: Annotated[str, Tag("#string")] | Annotated[FastList[TextBlockParam], Tag("#blocks")] | None = None
     stream: bool | None = None
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, ge=0, le=1)
@@ -201,7 +201,7 @@ class MessagesRequest(WireModel):
     tool_choice: ToolChoiceSpec | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
-    output_format: OutputFormat | None = None
+    output_format: OutputFormatParam | None = None
     metadata: Metadata | None = None
     mcp_servers: Any = None
     container: Any = None
