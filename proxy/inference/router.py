@@ -81,22 +81,25 @@ class Router:
             while True:
                 await self._enter(rules, target, leases)
                 try:
-                    run = await _start(target, options)
+                    run = await target.backend.start(target.request, target.caller, options)
                     break
                 except ProxyError as error:
                     if leases:
                         error.headers = {**leases[0].headers, **error.headers}
+                    if target.endpoint and isinstance(error, InvalidApiKey):
+                        message = f"The credentials of endpoint `{target.name}` are not accepted by its service."
+                        refusal = UpstreamError(message, code="endpoint_unauthorized")
+                        refusal.headers = error.headers
+                        raise refusal from error
                     other = await self._fallback(target, error, tried, request, caller)
                     if other is None:
                         raise
                 log.warning("fallback", down=target.name, to=other.name)
                 target, rules = other, [other.rule]
                 tried.add(target.name)
-                if (
-                    record := options.record
-                ) is not None:  # tells the jobs of the fallback from those of the first target
-                    seed = uuid5(record.seed, target.name)
-                    options = replace(options, record=replace(record, prefix=f"{target.name}:", seed=seed))
+                if options.record is not None:  # tells the jobs of the fallback from those of the first target
+                    seed = uuid5(options.record.seed, target.name)
+                    options = replace(options, record=replace(options.record, prefix=f"{target.name}:", seed=seed))
         except BaseException:
             for lease in leases:
                 await lease.release()
@@ -254,16 +257,6 @@ def check(request: Request, rules: Rules) -> None:
                 f"`{path}`: a second tool is named {tool.name[:128]!r}; names must differ.", param=path
             )
         seen.add(tool.name)
-
-
-async def _start(target: Target, options: RunOptions) -> Run:
-    try:
-        return await target.backend.start(target.request, target.caller, options)
-    except InvalidApiKey as error:
-        if not target.endpoint:
-            raise
-        message = f"The credentials of endpoint `{target.name}` are not accepted by its service."
-        raise UpstreamError(message, code="endpoint_unauthorized") from error
 
 
 async def find_model(name: str, caller: Caller, catalog: Catalog, endpoints: Endpoints) -> Match | Endpoint:

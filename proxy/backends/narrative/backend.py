@@ -103,7 +103,7 @@ class _Forms:
     """
 
     def __init__(self, backend: NarrativeBackend, request: Request) -> None:
-        self.card = backend.catalog.find(request.model)
+        self.card = backend.catalog.match(request.model).card
         self.latest: Prepared | None = None
         self.seconds = 0.0
         self._budget = Budget()

@@ -194,8 +194,8 @@ def _messages(conversation: Conversation, expected: OutputFormat, budget: Budget
     aliases: dict[str, Mapping[str, str]] = {}
     if expected.tools:
         aliases = {tool.upstream_name: tool.sent_names for tool in expected.tools.tools if tool.compiled.aliases}
-    system = [Text(text) for text in (conversation.system, expected.instructions()) if text]
-    messages = [wire.RunMessage(role="system", content=tuple(_blocks(system, aliases)))] if system else []
+    system = tuple(_blocks(map(Text, filter(None, (conversation.system, expected.instructions()))), aliases))
+    messages = [wire.RunMessage(role="system", content=system)] if system else []
     for turn in conversation.turns:
         budget.spend(0)  # raises when the request was abandoned
         messages.append(wire.RunMessage(role=turn.role, content=tuple(_blocks(turn.content, aliases))))

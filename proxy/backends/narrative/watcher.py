@@ -84,12 +84,6 @@ class AccountWatcher:
             self.table.hurry(job, at)
         self._notify()
 
-    def drop(self, job: WatchedJob) -> None:
-        """Nobody waits for it any more."""
-        self.table.drop(job)
-        if not self.table.jobs:
-            self._wake.set()
-
     def take(self, job: WatchedJob, found: Job | None, source: str) -> None:
         """A record of a job came in; None when it cannot be read. One that does not say how the job ended makes it be read."""
         if found is None or (found.ended and not found.complete):
@@ -102,7 +96,7 @@ class AccountWatcher:
         if not job.future.done():
             job.future.set_exception(error)
             job.future.exception()  # marks it as retrieved: a job without waiters is no error to log
-        self.drop(job)
+        self.table.drop(job)
 
     def _hint(self, job: WatchedJob, source: str) -> None:
         """Something says that a job ended, but not how: read it now; a second time after a pause."""
@@ -116,7 +110,7 @@ class AccountWatcher:
         if job.future.done():
             return
         job.future.set_result(found)
-        self.drop(job)
+        self.table.drop(job)
         now, ended = self._loop.time(), found.ended_at or found.updated_at
         seconds = now - job.started
         took = (found.ended_at - found.created_at).total_seconds() if found.ended_at and found.created_at else seconds
@@ -384,7 +378,7 @@ class Watcher:
         if self.jobs.get(watched.id) is watched:
             del self.jobs[watched.id]
             if watched.future.cancel():  # else it left the account's table with its end
-                self._accounts[watched.account].drop(watched)
+                self._accounts[watched.account].table.drop(watched)
                 self.abandon(watched.id)
             if watched.on_left is not None:
                 watched.on_left()
