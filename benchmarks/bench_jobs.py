@@ -208,7 +208,7 @@ async def receiver(holder: list[Webhooks]) -> AsyncIterator[str]:
                 break
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         token = scope["query_string"].decode().removeprefix("token=")
-        status = holder[0].deliver(headers, token, body).value
+        status = holder[0].deliver(headers, token, body)
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 

@@ -46,11 +46,6 @@ class Membership:
     leads: bool
     members: int
 
-    @property
-    def leads_others(self) -> bool:
-        """Whether other members rely on it."""
-        return self.leads and self.members > 1
-
 
 ALONE: Final = Membership(leads=True, members=1)
 """The membership of a replica that sees no other."""

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import Any, Final
 
 from proxy.backends.narrative.failures import Cause, cause_of, error_for
-from proxy.backends.narrative.tools import ANSWER, ParsedOutput, Part, Toolset, object_schema, parsed
+from proxy.backends.narrative.tools import ANSWER, ParsedOutput, Part, Toolset, parsed
 from proxy.backends.narrative.types import Job, JobState, JobUsage, JsonObject
 from proxy.errors import PaidFailure
 from proxy.inference.jsontext import dump_json
@@ -90,7 +90,7 @@ class OutputFormat:
             # The answer may come after the calls' results, and no text is needed beside calls that must be made.
             last_optional = self.answer is not None or self.tools.required
             required = [*(required[:-1] if last_optional else required), "tool_calls"]
-        return object_schema(properties, required)
+        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
     def instructions(self) -> str:
         """What the system text must add so that the schema is filled as meant; empty for plain text."""

@@ -245,14 +245,13 @@ _ARGUMENTS_TEXT = {
 }
 
 
-def object_schema(properties: JsonObject, required: list[str]) -> JsonObject:
-    """The schema of an object with these properties and no others."""
+def _object_schema(properties: JsonObject, required: list[str]) -> JsonObject:
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def _arguments_schema(compiled: CompiledSchema) -> JsonObject:
     """The schema of a call's arguments: an object, so that parameters of another type are the value of a key `value`."""
-    return compiled.schema if compiled.is_object else object_schema({"value": compiled.schema}, ["value"])
+    return compiled.schema if compiled.is_object else _object_schema({"value": compiled.schema}, ["value"])
 
 
 def _property(tool: Part) -> JsonObject:
@@ -264,7 +263,7 @@ def _property(tool: Part) -> JsonObject:
 
 def _call_schema(names: list[str], arguments: JsonObject, description: str = "") -> JsonObject:
     properties = {"name": {"type": "string", "enum": names}, "arguments": arguments}
-    schema = object_schema(properties, ["name", "arguments"])
+    schema = _object_schema(properties, ["name", "arguments"])
     return {**schema, "description": description} if description else schema
 
 

@@ -71,7 +71,7 @@ class AccountWatcher:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to read, neither for jobs here nor for other replicas."""
-        return not self.table.jobs and not self.membership.leads_others
+        return not self.table.jobs and not (self.membership.leads and self.membership.members > 1)
 
     def add(self, job: WatchedJob, *, may_have_ended: bool) -> None:
         """Watch a job. It is read at once if it may have ended, or if that read may well show its end."""
@@ -206,8 +206,7 @@ class AccountWatcher:
             return
         finally:
             cursor.running = False
-        if self.membership.leads_others:
-            await self._publish(cursor.state, shown, known)
+        await self._publish(cursor.state, shown, known)
 
     def _take_all(self, records: Iterable[JobRecord]) -> None:
         for record in records:
@@ -258,8 +257,7 @@ class AccountWatcher:
         self.membership = await self._store.join(self._group, may_lead=self.membership.members == 1 or not hopeless)
         if led and not self.membership.leads:
             self._heard_at = self._loop.time()  # the new leader has some time to publish
-        if self.membership.leads_others:
-            await self._publish("", (), ())
+        await self._publish("", (), ())
         self._notify()
 
     async def _resign(self) -> None:
@@ -268,7 +266,9 @@ class AccountWatcher:
             await self._store.leave(self._group)
 
     async def _publish(self, state: str, records: Iterable[JobRecord], known: Collection[str]) -> None:
-        await self._store.publish(TOPIC, encode_read(self._client.account, state, records, known))
+        """Tell the other replicas what was read, if they rely on it."""
+        if self.membership.leads and self.membership.members > 1:
+            await self._store.publish(TOPIC, encode_read(self._client.account, state, records, known))
 
     def heard(self, read: ListRead) -> None:
         """Another replica read a list, or just lives. After lost messages this replica reads the list once itself."""

@@ -12,7 +12,6 @@ import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Final, Self
 
 import msgspec
@@ -66,15 +65,6 @@ def webhook_options(public_url: str, api_key: str) -> WebhookOptions:
     return WebhookOptions(url=url, name=f"narrative-chat-proxy {url}", token=token)
 
 
-class Receipt(Enum):
-    """What became of a delivery; the value is the HTTP status to answer."""
-
-    ACCEPTED = 204
-    UNREADABLE = 400
-    FORGED = 401
-    TOO_LARGE = 413
-
-
 class _Delivery(msgspec.Struct):
     data: JobRecord
 
@@ -118,29 +108,31 @@ class Webhooks:
         """`POST` of a delivery: 204, or 4xx for one that is forged, too large or unreadable. A forged one's body is not read."""
         token = request.query_params.get(_TOKEN_PARAM)
         if not self._is_genuine(request.headers, token):
-            return Response(status_code=Receipt.FORGED.value)
+            return Response(status_code=401)
         body = bytearray()
         try:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
-                    return Response(status_code=Receipt.TOO_LARGE.value)
-            receipt = self.deliver(request.headers, token, bytes(body))
+                    return Response(status_code=413)
         except ClientDisconnect:
-            receipt = Receipt.UNREADABLE
-        return Response(status_code=receipt.value)
+            return Response(status_code=400)
+        return Response(status_code=self.deliver(request.headers, token, bytes(body)))
 
-    def deliver(self, headers: Mapping[str, str], token: str | None, body: bytes) -> Receipt:
-        """Take a delivery: the headers of its request with names in lower case, the `token` query parameter, and the body."""
+    def deliver(self, headers: Mapping[str, str], token: str | None, body: bytes) -> int:
+        """Take a delivery: the headers of its request with names in lower case, the `token` query parameter, and the body.
+
+        Returns the HTTP status to answer: 204, 401 for one that is forged, 400 for one that cannot be read.
+        """
         if not self._is_genuine(headers, token):
-            return Receipt.FORGED
+            return 401
         try:
             record = decoded(_DELIVERY, body).data
         except (ValueError, RecursionError):
-            return Receipt.UNREADABLE
+            return 400
         if record.name and record.ended:
             self._jobs.deliver(record)
-        return Receipt.ACCEPTED
+        return 204
 
     def _is_genuine(self, headers: Mapping[str, str], token: str | None) -> bool:
         """Whether a request carries the token in its URL, or the subscription's secret in a header."""
