@@ -30,6 +30,8 @@ PIECE_BYTES: Final = 256 * 1024
 MOST_FILES: Final = 1_000
 """Files of one owner."""
 _MARGIN_S: Final = 3600.0
+_MARK: Final = b"\xef\xbb\xbf"
+"""The byte order mark, which some programs write in front."""
 _MAX_UPLOADS: Final = 16
 
 log = structlog.get_logger(__name__)
@@ -199,21 +201,21 @@ class FileStore:
         """The lines that are not blank, with their numbers from 1 on, some at a time; None for one of more than `max_bytes`."""
         number, rest, skipping = 1, b"", False
         async for piece in self.pieces(file):
-            parts = (rest + piece).split(b"\n")
-            rest = parts.pop()
+            *parts, rest = (rest + piece).split(b"\n")
             found: list[tuple[int, bytes | None]] = []
             for part in parts:
-                line = part.removeprefix(b"\xef\xbb\xbf") if number == 1 else part
+                line = part.removeprefix(_MARK) if number == 1 else part
                 if skipping or len(line) > max_bytes:
                     found.append((number, None))
                 elif line.strip():
                     found.append((number, line))
                 number, skipping = number + 1, False
-            if len(rest) > max_bytes:
+            if skipping or len(rest) > max_bytes + len(_MARK):
                 rest, skipping = b"", True
             yield found
-        if skipping or rest.removeprefix(b"\xef\xbb\xbf").strip():
-            yield [(number, None if skipping else rest.removeprefix(b"\xef\xbb\xbf") if number == 1 else rest)]
+        line = rest.removeprefix(_MARK) if number == 1 else rest
+        if skipping or line.strip():
+            yield [(number, None if skipping or len(line) > max_bytes else line)]
 
     # ------------------------------------------------------------ for writers
 

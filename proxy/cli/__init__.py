@@ -13,6 +13,7 @@ from proxy import __version__
 from proxy.access.authentication import unauthenticated
 from proxy.access.keys import Keys
 from proxy.catalog import CatalogError, load_catalog
+from proxy.cli.batch import batch_group
 from proxy.cli.common import config_option, fail, read_settings
 from proxy.cli.keys import keys_group, with_keys
 from proxy.cli.launch import KEY_VARIABLE, launch
@@ -183,4 +184,5 @@ def _banner(settings: Settings, sandbox: bool) -> str:
 
 
 main.add_command(keys_group)
+main.add_command(batch_group)
 main.add_command(launch)

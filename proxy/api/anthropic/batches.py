@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from secrets import token_hex
 from typing import Any, Final
 
 import orjson
@@ -247,10 +248,11 @@ def _row(line: Line, result: JsonObject) -> bytes:
 class RequestSplitter:
     """Cuts the objects in the list `requests` out of a JSON object while it arrives, without parsing them.
 
-    What is left, with 0 in place of each, is small: it is parsed at the end and shows whether they were in that list.
+    What is left, with a random text in place of each, is small: it is parsed at the end and shows whether they were in that list.
     """
 
     max_bytes: int
+    _mark: str = field(default_factory=lambda: token_hex(8))
     _skeleton: bytearray = field(default_factory=bytearray)
     _element: bytearray = field(default_factory=bytearray)
     _depth: int = 0
@@ -285,7 +287,7 @@ class RequestSplitter:
                 if self._inside and self._depth == 2:
                     found.append(bytes(self._element) + chunk[start:position])
                     self._element.clear()
-                    self._skeleton += b"0"
+                    self._skeleton += f'"{self._mark}"'.encode()
                     start, self._inside, self._cut = position, False, self._cut + 1
         (self._element if self._inside else self._skeleton).extend(chunk[start:])
         if len(self._element) > self.max_bytes or len(self._skeleton) > _MAX_SKELETON:
@@ -299,6 +301,6 @@ class RequestSplitter:
         except ValueError:
             raise InvalidRequest("The request body is not valid JSON.") from None
         requests = value.get("requests") if isinstance(value, dict) else None
-        if not isinstance(requests, list) or len(requests) != self._cut or any(item != 0 for item in requests):
+        if not isinstance(requests, list) or len(requests) != self._cut or any(item != self._mark for item in requests):
             raise InvalidRequest("Invalid `requests`: expected a list of objects.", param="requests")
         return self._cut
