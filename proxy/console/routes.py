@@ -6,7 +6,7 @@ The files come with headers that let a browser load nothing from elsewhere and r
 import asyncio
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePath
@@ -21,15 +21,20 @@ from starlette.types import Scope
 
 from proxy.access.authentication import Authenticator, Caller
 from proxy.access.limits import Quota, RateLimits
+from proxy.api.anthropic import routes as messages
 from proxy.api.http.middleware import RequestRecord
-from proxy.api.http.requests import credentials_digest, read_object
+from proxy.api.http.requests import credentials_digest, read_object, validated
 from proxy.api.http.responses import json_response
-from proxy.api.openai.routes import decode_body
+from proxy.api.openai import routes as chat
+from proxy.api.openai.responses.decode import Decoding
+from proxy.api.openai.responses.decode import decode as decode_response
+from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.prompt import prepare
 from proxy.catalog import Catalog
 from proxy.errors import InvalidRequest, PermissionDenied
-from proxy.inference.request import Rules
+from proxy.inference.request import JsonObject, Rules
+from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.router import check
 from proxy.schemas import Budget
 from proxy.settings import ServerSettings
@@ -100,17 +105,20 @@ async def to_the_page(request: Request) -> Response:
 
 
 async def plan(request: Request) -> Response:
-    """What would be submitted for a chat request: its first job, before anything is known of the answer. No job is made.
+    """What would be submitted for a request to `path`, a query parameter: its first job, before anything is known of the answer. No job
+    is made, and stored responses are not read.
 
     Raises:
-        ProxyError: as the chat request would be refused before its submission.
+        ProxyError: as the request would be refused before its submission; or there is no such path.
     """
     services: ConsoleServices = request.state.console
+    decode = _DECODERS.get(request.query_params.get("path", _CHAT))
+    if decode is None:
+        raise InvalidRequest(f"Invalid `path`: expected one of {', '.join(_DECODERS)}.", param="path")
     caller = await services.authenticator.authenticate(request.headers)
     # It makes no job, but is work: it counts as a request.
     await services.limits.enter([caller.rule(services.usual)], tokens=0, jobs=0)
-    work = partial(decode_body, rules=services.rules, reasoning_object="never")
-    decoded, _, _ = await read_object(request, work, services.server)
+    decoded = await read_object(request, partial(decode, services.rules), services.server)
     check(decoded, services.rules)
     found = services.catalog.match(decoded.model)
     if not caller.may_use({decoded.model, found.card.id, *found.card.names}):
@@ -129,6 +137,29 @@ async def plan(request: Request) -> Response:
     except asyncio.CancelledError:
         budget.abandon()
         raise
+
+
+def _decode_chat(rules: Rules, body: JsonObject, body_bytes: int) -> InferenceRequest:
+    return chat.decode_body(body, body_bytes, rules=rules, reasoning_object="never")[0]
+
+
+def _decode_message(rules: Rules, body: JsonObject, body_bytes: int) -> InferenceRequest:
+    decoded = messages.decode_body(body, body_bytes, rules=rules)[0]
+    if decoded.refusal is not None:
+        raise decoded.refusal
+    return decoded
+
+
+def _decode_response(rules: Rules, body: JsonObject, body_bytes: int) -> InferenceRequest:
+    return decode_response(validated(ResponsesRequest, body), body, body_bytes, Decoding(rules))[0]
+
+
+_CHAT: Final = "/v1/chat/completions"
+_DECODERS: Final[Mapping[str, Callable[[Rules, JsonObject, int], InferenceRequest]]] = {
+    _CHAT: _decode_chat,
+    "/v1/messages": _decode_message,
+    "/v1/responses": _decode_response,
+}
 
 
 async def recent(request: Request) -> Response:

@@ -193,8 +193,10 @@ def test_live_draws_the_metrics_and_lists_requests_without_content(
     expect(page.locator("#live")).not_to_contain_text("quokka")
 
 
-def test_limits_are_shown_as_the_last_answer_named_them(make_deployment: Any, open_console: Opener) -> None:
+@pytest.mark.parametrize("api", ["chat", "messages", "responses"])
+def test_limits_are_shown_as_the_last_answer_named_them(make_deployment: Any, open_console: Opener, api: str) -> None:
     page = open_console(make_deployment({"PROXY_API_KEYS": "", "PROXY_ACCESS__REQUESTS_PER_MINUTE": "40"}))
+    page.get_by_label("API", exact=True).select_option(api)
     say(page, "Hi")
     page.get_by_role("link", name="Live").click()
     expect(page.locator(".limits")).to_contain_text("requests: 1 of 40 a minute")

@@ -93,6 +93,24 @@ def test_the_plan_is_what_is_submitted_and_submits_nothing(deployment: Deploymen
     assert planned["adjusted"] == ["temperature: lowered to 1"]
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/responses"])
+def test_the_plan_of_other_apis_is_what_is_submitted(deployment: Deployment, path: str) -> None:
+    said = {"max_tokens": 500, "messages": MESSAGES} if path == "/v1/messages" else {"input": MESSAGES, "store": False}
+    body = {"model": "claude-4-5-haiku", "temperature": 0.5, "top_k": 3, **said}
+    planned = deployment.http.post("/console/api/plan", params={"path": path}, json=body).json()
+    job_id = deployment.http.post(path, json=body).headers["x-narrative-job-id"]
+    submitted = dict(deployment.sandbox.state.store.get(job_id).body)
+    assert {**planned["run"], "tags": []} == {**submitted, "tags": []}
+    refused = deployment.http.post("/console/api/plan", params={"path": path}, json={**body, "tools": [{"type": 1}]})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"].startswith("tools[0]")
+
+
+def test_a_plan_for_another_path_is_refused(deployment: Deployment) -> None:
+    refused = deployment.http.post("/console/api/plan", params={"path": "/v1/models"}, json={})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "path")
+
+
 def test_a_plan_is_refused_as_the_request_would_be(deployment: Deployment) -> None:
     assert plan(deployment, model="gpt-9").json()["error"]["code"] == "model_not_found"
     refused = plan(deployment, messages=[{"role": "robot", "content": "hi"}])

@@ -4,10 +4,10 @@ import { credentials } from "./key.js";
 
 const ROOT = new URL("../", document.baseURI);
 
-/** The base URL that apps are pointed at. */
-export const BASE_URL = new URL("v1", ROOT).href;
+/** The base URL that apps are pointed at, with a path below the server's root. */
+export const baseUrl = (path) => new URL(path, ROOT).href.replace(/\/$/, "");
 
-/** An answer that is an error: `status`, and the fields of OpenAI's error object. */
+/** An answer that is an error: `status`, and the fields of its API's error object. */
 export class ApiError extends Error {
   constructor(status, error, requestId) {
     super(error?.message || `The server answered ${status}.`);
@@ -41,11 +41,11 @@ export async function listModels() {
   return data.map((model) => model.id);
 }
 
-/** Send a chat request. @param {string} body - its JSON. @returns {Promise<Response>} whose headers have arrived. */
-export const sendChat = (body, signal) => post("v1/chat/completions", body, signal);
+/** Send a request. @param {string} body - its JSON. @returns {Promise<Response>} whose headers have arrived. */
+export const send = (path, body, signal) => post(path, body, signal);
 
-/** What would be submitted for a chat request. @returns {{run, jobs, ignored, adjusted}} */
-export const showPlan = async (body) => (await post("console/api/plan", body)).json();
+/** What would be submitted for a request to a path. @returns {{run, jobs, ignored, adjusted}} */
+export const showPlan = async (path, body) => (await post(`console/api/plan?path=${encodeURIComponent(`/${path}`)}`, body)).json();
 
 /** State and times of a job that this key had submitted. */
 export const showJob = async (id) => (await call(`console/api/jobs/${encodeURIComponent(id)}`)).json();

@@ -1,7 +1,7 @@
 // One request and its answer, with the times at which things happened by this browser's clock.
 
-import { ApiError, sendChat } from "./api.js";
-import { emptyAnswer, foldChunk, wholeAnswer } from "./fold.js";
+import { ApiError, send } from "./api.js";
+import { emptyAnswer } from "./apis.js";
 import { noteLimits } from "./limits.js";
 import { readEvents } from "./stream.js";
 
@@ -9,16 +9,17 @@ const MOST_RAW = 2000; // lines kept for the raw view
 
 /**
  * @typedef {object} Exchange
+ * @property {import("./apis.js").Api} api - the API it is for.
  * @property {object} request - the body that is sent.
- * @property {object} answer - see fold.js; grows while it streams.
+ * @property {object} answer - see apis.js; grows while it streams.
  * @property {{at: number, text: string}[]} raw - what arrived, milliseconds after the start.
  * @property {object} times - accepted, firstByte, firstWords, done: milliseconds after `started`.
  * @property {Error|null} error
  */
 
 /** An exchange that has not begun. */
-export function newExchange(request) {
-  return { request, answer: emptyAnswer(), raw: [], times: {}, started: 0, status: null, jobs: [], headers: {}, error: null };
+export function newExchange(api, request) {
+  return { api, request, answer: emptyAnswer(), raw: [], times: {}, started: 0, status: null, jobs: [], headers: {}, error: null };
 }
 
 /**
@@ -33,7 +34,7 @@ export async function run(exchange, onChange, signal) {
   const mark = (name) => (exchange.times[name] ??= performance.now() - zero);
   const keep = (text) => exchange.raw.length < MOST_RAW && exchange.raw.push({ at: performance.now() - zero, text });
   try {
-    const response = await sendChat(JSON.stringify(exchange.request), signal);
+    const response = await send(exchange.api.path, JSON.stringify(exchange.request), signal);
     if (exchange.request.stream) mark("accepted");
     noteHeaders(exchange, response);
     onChange();
@@ -53,8 +54,9 @@ async function readStream(exchange, response, { mark, keep, onChange }) {
     keep(event.raw);
     if (event.name === "comment" || event.data === "[DONE]") continue;
     const chunk = JSON.parse(event.data);
-    if (chunk.error) throw new ApiError(response.status, chunk.error, exchange.headers["x-request-id"]);
-    if (foldChunk(exchange.answer, chunk)) mark("firstWords");
+    const failure = exchange.api.failure(chunk);
+    if (failure) throw new ApiError(response.status, failure, exchange.headers["x-request-id"]);
+    if (exchange.api.fold(exchange.answer, chunk)) mark("firstWords");
     onChange();
   }
   if (!exchange.answer.finish) throw new Error("The stream ended before the answer did.");
@@ -63,9 +65,9 @@ async function readStream(exchange, response, { mark, keep, onChange }) {
 async function readWhole(exchange, response, { mark, keep }) {
   mark("firstByte");
   const text = await response.text();
-  const completion = JSON.parse(text);
-  keep(JSON.stringify(completion, null, 2));
-  exchange.answer = wholeAnswer(completion);
+  const body = JSON.parse(text);
+  keep(JSON.stringify(body, null, 2));
+  exchange.answer = exchange.api.whole(body);
 }
 
 function noteHeaders(exchange, response) {

@@ -12,7 +12,8 @@ export function noteLimits(headers) {
 export const knownLimits = () => known;
 
 function limitOf(headers, what) {
-  const limit = Number(headers.get(`x-ratelimit-limit-${what}`) ?? NaN);
-  const remaining = Number(headers.get(`x-ratelimit-remaining-${what}`) ?? NaN);
+  const read = (kind) => Number(headers.get(`x-ratelimit-${kind}-${what}`) ?? headers.get(`anthropic-ratelimit-${what}-${kind}`) ?? NaN);
+  const limit = read("limit");
+  const remaining = read("remaining");
   return limit > 0 && remaining >= 0 ? { what, limit, used: Math.max(limit - remaining, 0) } : null;
 }

@@ -1,12 +1,11 @@
 // The conversation: what is sent when, and what happens to its answer.
 
-import { ApiError, BASE_URL, listModels, showJob } from "./api.js";
+import { ApiError, baseUrl, listModels, showJob } from "./api.js";
 import { announce, byId, element } from "./dom.js";
 import { THINKING, WEATHER } from "./example.js";
 import { newExchange, run } from "./exchange.js";
-import { asTurn } from "./fold.js";
 import { askForKey } from "./key.js";
-import { FieldError, buildRequest, setUpToolsNote, showToolsNote } from "./request.js";
+import { FieldError, buildRequest, chosenApi, setUpToolsNote, showToolsNote } from "./request.js";
 import { AssistantTurn, resultsTurn, userTurn } from "./turns.js";
 import { openWire, setUpWire, showOnWire } from "./wire.js";
 
@@ -14,7 +13,7 @@ const WAIT_FOR_JOB_MS = 300;
 const NEAR_PX = 160;
 const welcome = byId("welcome");
 
-let messages = [];
+let turns = []; // see apis.js
 let stop = null;
 let listed = Promise.resolve(); // when the models are, or cannot be
 let atEnd = true; // whether the reader is at the end of the conversation
@@ -22,7 +21,8 @@ let height = 0;
 
 /** Make the playground work. */
 export function setUpPlayground() {
-  byId("base-url").textContent = BASE_URL;
+  showAddress();
+  byId("api").addEventListener("change", showAddress);
   byId("composer").addEventListener("submit", (event) => {
     event.preventDefault();
     if (stop) stop.abort();
@@ -47,6 +47,10 @@ export function setUpPlayground() {
     height = clientHeight;
   });
   new ResizeObserver(follow).observe(byId("turns"));
+}
+
+function showAddress() {
+  welcome.querySelector(".address").textContent = baseUrl(chosenApi().path);
 }
 
 /** Fill the list of models; asks for a key when the server wants one. */
@@ -84,7 +88,7 @@ function putPrompt(text) {
 
 function startOver() {
   stop?.abort();
-  messages = [];
+  turns = [];
   byId("turns").replaceChildren(welcome);
   byId("prompt").focus();
 }
@@ -93,14 +97,14 @@ async function say(text) {
   if (!text.trim()) return byId("prompt").focus();
   await listed;
   if (stop || !usable()) return;
-  messages.push({ role: "user", content: text });
+  turns.push({ role: "user", text });
   show(userTurn(text));
   byId("prompt").value = "";
   ask();
 }
 
 function answerCalls(results) {
-  messages.push(...results.map(({ id, content }) => ({ role: "tool", tool_call_id: id, content })));
+  turns.push({ role: "results", results });
   show(resultsTurn(results));
   byId("prompt").focus();
   ask();
@@ -109,7 +113,7 @@ function answerCalls(results) {
 /** Whether the form can be sent; where not, says why and leads there. */
 function usable() {
   try {
-    buildRequest(messages);
+    buildRequest(turns);
     return true;
   } catch (error) {
     if (!(error instanceof FieldError)) throw error;
@@ -122,8 +126,8 @@ function usable() {
 
 async function ask() {
   if (!usable()) return;
-  const history = messages;
-  const exchange = newExchange(buildRequest(history));
+  const history = turns;
+  const exchange = newExchange(chosenApi(), buildRequest(history));
   const turn = new AssistantTurn(exchange, {
     onResults: answerCalls,
     onRetry: () => !stop && ask(),
@@ -141,7 +145,7 @@ async function ask() {
     follow();
   }, stop.signal);
   setBusy(null);
-  if (history !== messages) return; // a new conversation has begun
+  if (history !== turns) return; // a new conversation has begun
   if (exchange.error?.status === 401) askForKey(exchange.error.message).then((given) => given && loadModels());
   finish(exchange, turn);
 }
@@ -154,7 +158,7 @@ function finish(exchange, turn) {
     announce(`Error: ${exchange.error.message}`);
     return;
   }
-  messages.push(asTurn(exchange.answer));
+  turns.push({ role: "assistant", answer: exchange.answer });
   const calls = exchange.answer.calls.map((call) => call.name);
   announce(calls.length ? `The model calls ${calls.join(", ")}` : "The answer is complete");
   if (calls.length) turn.node.querySelector(".calls textarea").focus({ preventScroll: true });

@@ -1,5 +1,6 @@
-// The settings form → the body of a chat request.
+// The settings form → the body of a request.
 
+import { APIS } from "./apis.js";
 import { byId } from "./dom.js";
 
 /** Something in the form cannot be used; `field` is where. */
@@ -24,28 +25,28 @@ export function readTools() {
   return tools;
 }
 
-/** The request for a conversation. @param {object[]} messages - without the system prompt. Throws FieldError. */
-export function buildRequest(messages) {
+/** The API that is chosen. @returns {import("./apis.js").Api} */
+export const chosenApi = () => APIS[byId("api").value];
+
+/** The request for a conversation. @param {object[]} turns - see apis.js. Throws FieldError. */
+export function buildRequest(turns) {
   if (!byId("model").value) throw new FieldError(byId("model"), "No model is chosen: the server has listed none.");
-  const system = byId("system").value.trim();
-  const tools = readTools();
-  const stream = byId("stream").checked;
-  const request = {
+  return chosenApi().build({
     model: byId("model").value,
-    messages: [...(system ? [{ role: "system", content: system }] : []), ...messages],
-  };
-  if (tools.length) Object.assign(request, { tools, tool_choice: byId("tool-choice").value });
-  if (byId("thinking").value) request.reasoning_effort = byId("thinking").value;
-  addNumber(request, "temperature", "temperature");
-  addNumber(request, "max_tokens", "max-tokens");
-  if (stream) Object.assign(request, { stream, stream_options: { include_usage: true } });
-  return request;
+    system: byId("system").value.trim(),
+    tools: readTools(),
+    toolChoice: byId("tool-choice").value,
+    effort: byId("thinking").value,
+    temperature: readNumber("temperature"),
+    maxTokens: readNumber("max-tokens"),
+    stream: byId("stream").checked,
+  }, turns);
 }
 
-function addNumber(request, name, id) {
+function readNumber(id) {
   const field = byId(id);
-  if (!field.checkValidity()) throw new FieldError(field, `${name}: ${field.validationMessage}`);
-  if (field.value !== "") request[name] = Number(field.value);
+  if (!field.checkValidity()) throw new FieldError(field, `${id}: ${field.validationMessage}`);
+  return field.value === "" ? null : Number(field.value);
 }
 
 /** Keep the line under the tools up to date. */
@@ -58,7 +59,7 @@ export function showToolsNote() {
   const note = byId("tools-note");
   const field = byId("tools");
   try {
-    const names = readTools().map((tool) => tool?.function?.name ?? "(no name)");
+    const names = readTools().map((tool) => tool?.function?.name ?? tool?.name ?? "(no name)");
     note.textContent = names.length ? `Offers ${names.join(", ")}` : "";
     field.removeAttribute("aria-invalid");
   } catch (error) {

@@ -1,11 +1,13 @@
 // A request as code that sends it. The key is not written out: it is taken from the environment.
 
+import { baseUrl } from "./api.js";
+
 const shell = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-/** A command for a POSIX shell. */
-export function asCurl(request, baseUrl) {
+/** A command for a POSIX shell. @param {import("./apis.js").Api} api */
+export function asCurl(request, api) {
   return [
-    `curl${request.stream ? " -N" : ""} ${shell(`${baseUrl}/chat/completions`)} \\`,
+    `curl${request.stream ? " -N" : ""} ${shell(baseUrl(api.path))} \\`,
     `  -H "Authorization: Bearer \${PROXY_API_KEY:-any-key}" \\`,
     `  -H 'Content-Type: application/json' \\`,
     `  -d ${shell(JSON.stringify(request, null, 2))}`,
@@ -13,60 +15,41 @@ export function asCurl(request, baseUrl) {
   ].join("\n");
 }
 
-/** Python with the `openai` library. */
-export function asPython(request, baseUrl) {
-  const fields = Object.entries(request).map(([name, value]) => `    ${name}=${pythonValue(value, 1)},`);
-  const show = request.stream
-    ? [
-        "for chunk in answer:",
-        "    for choice in chunk.choices:",
-        '        print(choice.delta.content or "", end="", flush=True)',
-        "        for call in choice.delta.tool_calls or ():",
-        '            print(call.function.name or "", call.function.arguments or "", end="")',
-        "print()",
-      ]
-    : ["print(answer.choices[0].message)"];
+/** Python with the API's library; fields that it has no argument for are its `extra_body`. */
+export function asPython(request, { code }) {
+  const extra = (code.python.extra ?? []).filter((name) => name in request);
+  const given = Object.entries(request).filter(([name]) => !extra.includes(name));
+  if (extra.length) given.push(["extra_body", Object.fromEntries(extra.map((name) => [name, request[name]]))]);
+  const { package: library, type } = code.python;
   return [
     "import os",
     "",
-    "from openai import OpenAI",
+    `from ${library} import ${type}`,
     "",
-    "client = OpenAI(",
-    `    base_url=${pythonValue(baseUrl)},`,
+    `client = ${type}(`,
+    `    base_url=${pythonValue(baseUrl(code.base))},`,
     '    api_key=os.environ.get("PROXY_API_KEY", "any-key"),',
     ")",
-    "answer = client.chat.completions.create(",
-    ...fields,
+    `answer = client.${code.method}(`,
+    ...given.map(([name, value]) => `    ${name}=${pythonValue(value, 1)},`),
     ")",
-    ...show,
+    ...(request.stream ? code.stream : code.whole).python,
     "",
   ].join("\n");
 }
 
-/** JavaScript for Node with the `openai` library. */
-export function asNode(request, baseUrl) {
-  const show = request.stream
-    ? [
-        "for await (const chunk of answer) {",
-        "  for (const { delta } of chunk.choices) {",
-        '    process.stdout.write(delta.content ?? "");',
-        "    for (const call of delta.tool_calls ?? []) {",
-        '      process.stdout.write((call.function?.name ?? "") + (call.function?.arguments ?? ""));',
-        "    }",
-        "  }",
-        "}",
-        "console.log();",
-      ]
-    : ["console.log(answer.choices[0].message);"];
+/** JavaScript for Node with the API's library. */
+export function asNode(request, { code }) {
+  const { package: library, type } = code.node;
   return [
-    'import OpenAI from "openai";',
+    `import ${type} from "${library}";`,
     "",
-    "const client = new OpenAI({",
-    `  baseURL: ${JSON.stringify(baseUrl)},`,
+    `const client = new ${type}({`,
+    `  baseURL: ${JSON.stringify(baseUrl(code.base))},`,
     '  apiKey: process.env.PROXY_API_KEY ?? "any-key",',
     "});",
-    `const answer = await client.chat.completions.create(${JSON.stringify(request, null, 2)});`,
-    ...show,
+    `const answer = await client.${code.method}(${JSON.stringify(request, null, 2)});`,
+    ...(request.stream ? code.stream : code.whole).node,
     "",
   ].join("\n");
 }

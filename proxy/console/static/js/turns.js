@@ -1,7 +1,6 @@
 // The conversation as elements. What the model wrote is text; only its answer is read as Markdown, see markdown.js.
 
 import { byId, copyText, duration, element } from "./dom.js";
-import { BASE_URL } from "./api.js";
 import { renderMarkdown } from "./markdown.js";
 import { asCurl, asNode, asPython } from "./snippets.js";
 import { timeline } from "./timeline.js";
@@ -107,14 +106,14 @@ export class AssistantTurn {
     const { answer, times, jobs } = exchange;
     const facts = [
       answer.finish && fact("finish", answer.finish),
-      answer.usage && fact("tokens", `${answer.usage.prompt_tokens} in, ${answer.usage.completion_tokens} out`),
+      answer.usage && fact("tokens", `${answer.usage.input} in, ${answer.usage.output} out`),
     ];
     const timing = element("details", { class: "timing" },
       element("summary", {}, element("span", { class: "fact-name" }, "time "), duration(times.done)),
       timeline(exchange, job),
       jobs.length ? element("p", { class: "note" }, `job ${jobs.join(", ")}`) : null);
     const tools = element("p", { class: "turn-tools" }, element("span", { class: "fact-name" }, "copy as"),
-      ...SNIPPETS.map(([name, write]) => copyButton(name, () => write(exchange.request, BASE_URL))),
+      ...SNIPPETS.map(([name, write]) => copyButton(name, () => write(exchange.request, exchange.api))),
       element("button", { type: "button", class: "link", onclick: () => this.doing.onWire() }, "On the wire"));
     return element("footer", { class: "turn-foot" }, element("p", { class: "facts" }, ...facts), timing, tools);
   }
@@ -135,7 +134,7 @@ function callCard(call, suggestion) {
 
 function errorCard(error, onRetry) {
   const stopped = error.name === "AbortError";
-  const facts = [error.status, error.code, error.param && `at ${error.param}`, error.requestId].filter(Boolean).join(" · ");
+  const facts = [error.status, error.code ?? error.type, error.param && `at ${error.param}`, error.requestId].filter(Boolean).join(" · ");
   return element("section", { class: stopped ? "fault stopped" : "fault", role: "alert" },
     element("p", {}, stopped ? "Stopped. A job that was submitted runs on to its end." : error.message),
     facts ? element("p", { class: "note" }, facts) : null,

@@ -30,13 +30,14 @@ export function showOnWire(exchange) {
     byId("wire-chunks").append(element("div", { class: "piece-of-raw" }, element("span", { class: "at" }, `+${duration(at)}`), text));
   }
   if (!fresh) return;
+  byId("wire-path").textContent = `POST /${exchange.api.path}`;
   byId("wire-request").textContent = JSON.stringify(exchange.request, null, 2);
   byId("wire-job").textContent = "";
   if (!byId("wire-panes").hidden) loadPlan(exchange);
 }
 
 async function loadPlan(exchange) {
-  exchange.plan ??= showPlan(JSON.stringify(exchange.request)).catch((error) => ({ error }));
+  exchange.plan ??= showPlan(exchange.api.path, JSON.stringify(exchange.request)).catch((error) => ({ error }));
   const { run, jobs, ignored, adjusted, error } = await exchange.plan;
   if (shown !== exchange) return;
   const notes = error ? [error.code === "model_not_found" ? "No model of the catalog: what a named endpoint submits is not planned here." : error.message] : [
