@@ -5,7 +5,7 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TypedDict
@@ -53,7 +53,7 @@ from proxy.api.openai.routes import (
 from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.narrative.backend import NarrativeBackend
 from proxy.backends.narrative.client import ClientOptions, NarrativeClient
-from proxy.backends.narrative.events import JobsOptions
+from proxy.backends.narrative.events import EndedElsewhere, Event, JobsOptions
 from proxy.backends.narrative.fallbacks import Fallbacks
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
@@ -75,6 +75,7 @@ from proxy.schemas import SchemaLimits
 from proxy.settings import NarrativeSettings, Settings, config_folder
 from proxy.storage import Storage, Store, open_storage
 from proxy.storage.cipher import Cipher
+from proxy.tracing import Tracer, tracer_of
 
 _WORKERS = 1
 """Threads for what takes long to compute. They share the interpreter with the event loop: it waits longer with each, and none is faster."""
@@ -88,6 +89,7 @@ _EXPOSED_HEADERS = (
     "x-should-retry",
     "retry-after",
     "openai-processing-ms",
+    "server-timing",
     *(f"x-ratelimit-{name}-{what}" for name in ("limit", "remaining", "reset") for what in ("requests", "tokens")),
     *(
         f"anthropic-ratelimit-{what}-{name}"
@@ -123,6 +125,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     rules = _rules(settings)
     metrics = Metrics()
     recent: deque[RequestRecord] = deque(maxlen=RECENT_REQUESTS)
+    tracer = tracer_of(settings.tracing)
     lifecycle = Lifecycle(settings.server.shutdown_grace_s, resumable=settings.state.url is not None)
 
     @asynccontextmanager
@@ -140,10 +143,10 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory else None,
                 )
             )
-            store = storage.live
+            app.state.store = store = storage.live
+            await stack.enter_async_context(tracer.opened(store) if tracer else nullcontext())
             account = await _open_sandbox(settings, stack) if sandbox else settings.narrative
             own_token = _plain(account.api_key) or ""
-            app.state.store = store
             options = ClientOptions(
                 account.connect_timeout_s, account.read_timeout_s, max_connections=account.max_connections
             )
@@ -153,7 +156,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             keys = Keys(storage.durable, settings.access.home())
             authenticator = _authenticator(settings, account, keys, client, sandbox=sandbox)
             app.state.jobs = jobs = await stack.enter_async_context(
-                Jobs(_jobs_options(settings), observe=metrics.observe, store=store)
+                Jobs(_jobs_options(settings), observe=partial(_observe, metrics, tracer), store=store)
             )
             narrative = NarrativeBackend(
                 catalog,
@@ -166,13 +169,15 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                 metrics,
                 deadline_s=settings.jobs.deadline_s,
                 repair_tries=settings.chat.repair_tries,
+                tracer=tracer,
             )
             _watch(metrics, lifecycle, jobs, store)
             lifecycle.on_drain(jobs.drain)
             app.state.webhooks = None
             if settings.webhooks.public_url and own_token:
-                delivery = webhook_options(settings.webhooks.public_url, own_token)
-                app.state.webhooks = await stack.enter_async_context(Webhooks(jobs, client, delivery, store))
+                app.state.webhooks = await stack.enter_async_context(
+                    Webhooks(jobs, client, webhook_options(settings.webhooks.public_url, own_token), store)
+                )
             stack.enter_context(drain_on_signals(lifecycle))
             anthropic = AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s)
             stack.push_async_callback(anthropic.aclose)
@@ -261,6 +266,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             partial(_render_error, settings.chat.paid_failure_status),
             (*_client_keys(settings), *filter(None, map(_plain, other_keys))),
             recent if settings.console.enabled else None,
+            tracer,
         ),
     )
     app.router.redirect_slashes = False
@@ -306,6 +312,12 @@ async def readyz(request: Request) -> Response:
         )
     store: Store = request.app.state.store
     return JSONResponse({"status": "ready" if store.healthy else "degraded"})
+
+
+def _observe(metrics: Metrics, tracer: Tracer | None, event: Event) -> None:
+    metrics.observe(event)
+    if tracer is not None and isinstance(event, EndedElsewhere):
+        tracer.ended_elsewhere(event.job_id)
 
 
 def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> None:

@@ -1,16 +1,108 @@
-"""Logging: structured lines, readable on a terminal and JSON otherwise; nothing of prompts, answers or keys."""
+"""Logging: structured lines, readable on a terminal and JSON otherwise; nothing of prompts, answers or keys. And what is learnt of each
+request while it is served, for the line at its end."""
 
 import io
 import logging
 import re
 import sys
-from typing import Literal, TextIO
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-_CHATTY = ("httpx", "httpcore", "httpx2", "httpcore2", "anthropic", "aiohttp", "asyncio", "uvicorn")
+Stage = Literal["queue", "narrative", "proxy"]
+STAGES: Final[tuple[Stage, ...]] = ("queue", "narrative", "proxy")
+"""Where the time of a request goes; see `proxy_stage_seconds` in docs/operations.md."""
+_CHATTY = (
+    "httpx",
+    "httpcore",
+    "httpx2",
+    "httpcore2",
+    "anthropic",
+    "aiohttp",
+    "asyncio",
+    "uvicorn",
+    "opentelemetry",
+    "urllib3",
+)
 """Libraries that log every poll at info, every chunk at debug, or say again what the banner says."""
+_EXTRAS = ("job_id", "request", "slot", "attempt", "webhook_id")
+"""What our lines by `logging` say beside their message; other libraries' extras are for themselves."""
+
+
+@dataclass(slots=True)
+class RequestLog:
+    """What is learnt of one request on its way: begun by the middleware, and added to by whoever learns something.
+
+    Attributes:
+        trace_id: 32 hexadecimal digits; "" where neither the client nor this server traces.
+        key_id: id of the caller's key, which reveals nothing of it.
+        repeat: how it repeats an earlier request (`proxy.inference.idempotency`); "" where it does not.
+        queue, narrative, proxy: seconds by stage.
+        span: its server span while it has one; see `proxy.tracing`.
+    """
+
+    trace_id: str = ""
+    key_id: str = ""
+    repeat: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    queue: float = 0.0
+    narrative: float = 0.0
+    proxy: float = 0.0
+    span: Any = None
+
+    def spent(self, stage: Stage, seconds: float) -> None:
+        """Part of its time."""
+        setattr(self, stage, getattr(self, stage) + max(seconds, 0.0))
+
+    def used(self, input_tokens: int, output_tokens: int) -> None:
+        """The tokens of its answer."""
+        self.input_tokens, self.output_tokens = input_tokens, output_tokens
+
+    def fields(self) -> dict[str, str | int]:
+        """What is known, as a log line has it: stages in milliseconds, nothing that is empty."""
+        found: dict[str, str | int] = {}
+        for name, value in (("trace", self.trace_id), ("key", self.key_id), ("repeat", self.repeat)):
+            if value:
+                found[name] = value
+        if self.input_tokens or self.output_tokens:
+            found["input_tokens"], found["output_tokens"] = self.input_tokens, self.output_tokens
+        if self.proxy:
+            found.update((f"{stage}_ms", round(getattr(self, stage) * 1000, 1)) for stage in STAGES)
+        return found
+
+    def server_timing(self, total: float) -> str:
+        """The header `Server-Timing`: the stages that are known and the total, in milliseconds; "" before the first stage."""
+        known = [(stage, seconds) for stage in STAGES if (seconds := getattr(self, stage))]
+        return (
+            ", ".join([f"{name};dur={seconds * 1000:.1f}" for name, seconds in (*known, ("total", total))])
+            if known
+            else ""
+        )
+
+
+_TRACEPARENT: Final = re.compile(r"\A[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+_current: Final[ContextVar[RequestLog | None]] = ContextVar("request_log", default=None)
+
+
+def begin_request(traceparent: str = "") -> RequestLog:
+    """That of a request which arrives, for the current context and those that are made of it.
+
+    Args:
+        traceparent: the client's header.
+    """
+    traced = _TRACEPARENT.match(traceparent)
+    begun = RequestLog(traced[1] if traced else "")
+    _current.set(begun)
+    return begun
+
+
+def current_request() -> RequestLog:
+    """That of the current request; one that nobody reads where there is none."""
+    return _current.get() or RequestLog()
 
 
 def configure_logging(log_format: Literal["auto", "console", "json"], level: str) -> None:
@@ -36,7 +128,7 @@ def configure_logging(log_format: Literal["auto", "console", "json"], level: str
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(_EXTRAS)],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )

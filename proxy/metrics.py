@@ -78,6 +78,8 @@ class Metrics:
                     self._delay.labels(source).observe(delay)
             case events.ReliabilityChanged(source, reliable):
                 self._trusted.labels(source).set(reliable)
+            case events.EndedElsewhere():
+                pass  # counted where it is waited for
             case _:
                 self._occurrences[type(event)].inc()
 

@@ -29,6 +29,7 @@ ENVIRONMENT_NAMES: Mapping[str, tuple[str, str]] = {
     "PROXY_SECRET_KEY": ("access", "secret_key"),
     "PROXY_ADMIN_KEY": ("elastic", "admin_key"),
     "ANTHROPIC_BASE_URL": ("anthropic", "base_url"),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("tracing", "endpoint"),
 }
 """Variables with names of their own; every other setting is `PROXY_<SECTION>__<NAME>`."""
 
@@ -232,6 +233,13 @@ class SchemaSettings(_Section):
     recursion_depth: int = Field(3, ge=0, le=10)
 
 
+class TracingSettings(_Section):
+    """Traces for OpenTelemetry."""
+
+    endpoint: _WebAddress | None = None
+    contents: bool = False
+
+
 class ConsoleSettings(_Section):
     """The web console."""
 
@@ -302,6 +310,7 @@ class Settings(_Section):
     batches: BatchSettings = BatchSettings()
     thinking: ThinkingSettings = ThinkingSettings()
     schemas: SchemaSettings = SchemaSettings()
+    tracing: TracingSettings = TracingSettings()
     console: ConsoleSettings = ConsoleSettings()
     sandbox: SandboxSettings = SandboxSettings()
     state: StateSettings = StateSettings()

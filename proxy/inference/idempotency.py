@@ -43,8 +43,10 @@ from proxy.errors import (
 from proxy.inference.backend import Backend, Record, Report, Run, RunOptions
 from proxy.inference.request import Request
 from proxy.inference.result import Event, Result, fold, result_events
+from proxy.logs import current_request
 from proxy.settings import StateSettings
 from proxy.storage import Store
+from proxy.tracing import current_span, link_current
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +56,7 @@ Repeat = Literal["joined", "replayed", "adopted", "mismatch", "failed_again"]
 _BODY: Final = "body"
 _RESULT: Final = "@result"
 _FAILURE: Final = "@failure"
+_TRACE: Final = "@trace"
 _UNDELIVERED: Final = "undelivered since "
 _MAX_EQUAL: Final = 100
 """Equal requests, by one caller and without keys, that are remembered."""
@@ -165,6 +168,7 @@ class Idempotency:
             ProxyError: that of an equal request whose job failed a moment ago.
         """
         options = self._options
+        current_request().key_id = caller.id
         identity = (terms.client, caller.id, caller.data_plane_id or "", api)
         index = f"sent:{_digest(*identity, body)}"
         if terms.key is None:
@@ -198,7 +202,7 @@ class Idempotency:
         found = await self._store.add(key, _BODY, mark, ttl_s=terms.derived_ttl_s or self._options.idempotency_ttl_s)
         known_body, _, id_ = found.rpartition(":")
         if known_body != body:
-            self._observe("mismatch")
+            self._repeated("mismatch")
             raise IdempotencyMismatch(
                 "This idempotency key was used with another request body.", param="Idempotency-Key"
             )
@@ -216,7 +220,8 @@ class Idempotency:
             # Another version of the proxy may have stored it in another shape: then its jobs are read again.
             with suppress(ValidationError):
                 replayed = _STORED.validate_python(json.loads(stored[_RESULT]))
-        self._observe("replayed" if replayed or _FAILURE in stored else "joined")
+        self._repeated("replayed" if replayed or _FAILURE in stored else "joined")
+        link_current(stored.get(_TRACE, ""))
         if _FAILURE in stored:
             raise _failure(json.loads(stored[_FAILURE]))
         return replayed
@@ -237,7 +242,7 @@ class Idempotency:
         if adopt != "off":
             await self._store.put(index, id_, self._store.replica, ttl_s=self._options.adopt_ttl_s)
         if resumed:
-            self._observe("adopted")
+            self._repeated("adopted")
             log.info("jobs of an undelivered answer are taken up")
         return _Place(id_, index, None, resumed, choices, f"run:{id_}")
 
@@ -270,7 +275,8 @@ class Idempotency:
         stored = json.loads(known.get(_FAILURE, "{}"))
         if not stored or stored["until"] <= self._clock():
             return None
-        self._observe("failed_again")
+        self._repeated("failed_again")
+        link_current(stored.get("trace", ""))
         return _failure(stored["error"])
 
     # ------------------------------------------------------------ what becomes of this one
@@ -297,14 +303,14 @@ class Idempotency:
         again: dict[str, str | None] = {"type": type(error).__name__, "message": error.message[:_MAX_MESSAGE]}
         again |= {"code": error.code, "param": error.param, "job_id": error.job_id}
         if replay_s > 0:
-            text = json.dumps({"error": again, "until": self._clock() + replay_s})
+            text = json.dumps({"error": again, "until": self._clock() + replay_s, "trace": current_span()})
             # Other requests that the index lists must not be forgotten sooner.
             ttl_s = replay_s if options.adopt == "off" else max(replay_s, options.adopt_ttl_s)
             await self._store.put(place.index, _FAILURE, text, ttl_s=ttl_s)
         if place.key is None or place.derived:
             await self._forget(place)
         else:
-            await self._store.put(place.record, _FAILURE, json.dumps(again), ttl_s=options.idempotency_ttl_s)
+            await self._keep(place, _FAILURE, json.dumps(again))
 
     async def store_result(self, place: _Place, result: Result, report: Report) -> None:
         """Keep the result of a keyed request, if it is not too long."""
@@ -314,7 +320,17 @@ class Idempotency:
             return
         text = json.dumps(asdict(ReplayedRun(result, replace(report, rate_limits={}))))
         if len(text) <= most:
-            await self._store.put(place.record, _RESULT, text, ttl_s=self._options.idempotency_ttl_s)
+            await self._keep(place, _RESULT, text)
+
+    async def _keep(self, place: _Place, field: str, text: str) -> None:
+        ttl_s = self._options.idempotency_ttl_s
+        if span := current_span():
+            await self._store.put(place.record, _TRACE, span, ttl_s=ttl_s)
+        await self._store.put(place.record, field, text, ttl_s=ttl_s)
+
+    def _repeated(self, how: Repeat) -> None:
+        self._observe(how)
+        current_request().repeat = how
 
     async def _submissions(self, record: str) -> list[str]:
         """Names of a request's jobs that exist or may exist, and may be taken up."""

@@ -58,6 +58,7 @@ def test_the_fixed_names_reach_their_settings(variable: str, path: tuple[str, st
         "NARRATIVE_ENVIRONMENT": "https://example.com:81",
         "NARRATIVE_DATA_PLANE_ID": "fef9904e-d263-4930-81f7-1e28cce40f89",
         "ANTHROPIC_BASE_URL": "https://example.com:81",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://example.com:81",
     }
     settings = load_settings({variable: given.get(variable, "81")})
     value = getattr(getattr(settings, path[0]), path[1])

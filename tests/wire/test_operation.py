@@ -60,7 +60,8 @@ def test_a_client_cannot_write_to_the_operators_terminal(log_format: str) -> Non
 def test_a_log_line_tells_what_happened_without_content() -> None:
     with running("serve", "--sandbox", "--port", "0", PROXY_SERVER__LOG_FORMAT="json") as (url, process):
         body = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "hi"}]}
-        httpx.post(f"{url}/v1/chat/completions", json=body, headers={"x-request-id": "mine"}, timeout=30)
+        traced = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
+        httpx.post(f"{url}/v1/chat/completions", json=body, headers={"x-request-id": "mine", **traced}, timeout=30)
         httpx.get(f"{url}/healthz")
         process.terminate()
         _, err = process.communicate(timeout=60)
@@ -70,6 +71,28 @@ def test_a_log_line_tells_what_happened_without_content() -> None:
     assert (line["request"], line["status"], line["model"]) == ("mine", 200, "anthropic.claude-haiku-4.5")
     assert line["ms"] >= 0
     assert re.fullmatch(r"[0-9a-f-]{36}", line["job"])
+    assert (line["trace"], line["key"]) == ("1" * 32, "anonymous")
+    assert min(line["input_tokens"], line["output_tokens"]) > 0
+    assert line["ms"] >= line["narrative_ms"] > line["queue_ms"] >= 0
+    assert line["proxy_ms"] > 0
+
+
+async def test_lines_about_jobs_name_the_request_and_the_job() -> None:
+    slow = {"PROXY_SERVER__LOG_FORMAT": "json", "PROXY_SANDBOX__RUNNING_S": "600"}
+    with running("serve", "--sandbox", "--port", "0", **slow) as (url, process):
+        body = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "hi"}]}
+        async with httpx.AsyncClient() as client:
+            headers = {"x-request-id": "mine"}
+            call = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json=body, headers=headers))
+            await until(lambda: "\nproxy_jobs_in_flight 1.0" in httpx.get(f"{url}/metrics").text)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        await until(lambda: "\nproxy_jobs_in_flight 0.0" in httpx.get(f"{url}/metrics").text)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    (line,) = [json.loads(line) for line in err.splitlines() if "nobody waits for a job" in line]
+    assert line["request"] == "mine"
+    assert re.fullmatch(r"[0-9a-f-]{36}", line["job_id"])
 
 
 @pytest.fixture

@@ -26,7 +26,9 @@ from proxy.api.http.requests import credentials_digest
 from proxy.api.http.responses import CLIENT_CLOSED_REQUEST
 from proxy.errors import InternalError, ProxyError, redact
 from proxy.lifecycle import Lifecycle
+from proxy.logs import RequestLog, begin_request
 from proxy.metrics import Metrics
+from proxy.tracing import Tracer
 
 _OPERATIONAL: Final = ("/healthz", "/readyz", "/metrics", "/console/api/recent")
 """Paths that machines ask often: logged at debug level, and served while the process drains."""
@@ -72,6 +74,7 @@ class HttpOptions:
         render_error: the response to a request that failed before its first byte, in the shape of its API, which its scope tells.
         keys: of the settings, left out of the bodies of error responses.
         records: gets each request when it arrives, those for pages and probes aside.
+        tracer: makes a span of each request, probes aside.
     """
 
     lifecycle: Lifecycle
@@ -81,6 +84,7 @@ class HttpOptions:
     render_error: Callable[[Scope, ProxyError | HTTPException], Response]
     keys: Sequence[str] = ()
     records: deque[RequestRecord] | None = None
+    tracer: Tracer | None = None
 
 
 class AsgiHandler:
@@ -143,6 +147,9 @@ class HttpMiddleware:
         record = RequestRecord(time.time(), scope["method"], credentials_digest(headers), request_id)
         if options.records is not None and record.method != "OPTIONS" and not path.startswith(_UNRECORDED):
             options.records.append(record)
+        learnt = begin_request(headers.get("traceparent", ""))
+        if options.tracer is not None and not operational:
+            options.tracer.start(learnt, record.method, headers, request_id)
         held: Message | None = None
 
         async def _send_on(message: Message) -> None:
@@ -150,7 +157,7 @@ class HttpMiddleware:
             if message["type"] == "http.response.start":
                 sent = MutableHeaders(scope=message)
                 sent["x-request-id"] = sent["request-id"] = request_id
-                sent["openai-processing-ms"] = str(round((time.perf_counter() - started) * 1000))
+                sent.update(_timing(time.perf_counter() - started, learnt))
                 if lifecycle.draining and not operational:
                     # A client must not be about to send another request when the connection is closed.
                     sent["connection"] = "close"
@@ -181,7 +188,7 @@ class HttpMiddleware:
             finally:
                 if not operational and refusal is None:
                     lifecycle.leave()
-                self._finish(record, scope, time.perf_counter() - started)
+                self._finish(record, learnt, scope, time.perf_counter() - started)
 
     def _response_to(self, error: Exception, scope: Scope, *, begun: bool) -> Response:
         if isinstance(error, ProxyError | HTTPException) and not begun:
@@ -191,7 +198,7 @@ class HttpMiddleware:
         log.error("unforeseen error", exc_info=error)
         return self._options.render_error(scope, InternalError("The server had an error while processing the request."))
 
-    def _finish(self, record: RequestRecord, scope: Scope, seconds: float) -> None:
+    def _finish(self, record: RequestRecord, learnt: RequestLog, scope: Scope, seconds: float) -> None:
         record.ms = round(seconds * 1000, 1)
         route = getattr(scope.get("route"), "path", "")  # as it is written in the code; empty where none matched
         self._options.metrics.request(
@@ -204,8 +211,17 @@ class HttpMiddleware:
             fields["job"] = ", ".join(record.jobs)
         if record.status:
             fields["status"] = record.status
-        write = log.debug if scope["path"] in _OPERATIONAL else log.info
-        write("request", method=record.method, path=route or shown_path(scope["path"]), **fields)
+        write, path = log.debug if scope["path"] in _OPERATIONAL else log.info, route or shown_path(scope["path"])
+        write("request", method=record.method, path=path, **fields, **learnt.fields())
+        if self._options.tracer is not None and learnt.span is not None:
+            self._options.tracer.finish(learnt, record.method, route, path, record.status or 500)
+
+
+def _timing(seconds: float, learnt: RequestLog) -> dict[str, str]:
+    headers = {"openai-processing-ms": str(round(seconds * 1000))}
+    if timing := learnt.server_timing(seconds):
+        headers["server-timing"] = timing
+    return headers
 
 
 def _redacted(body: bytes, keys: Iterable[str]) -> bytes:

@@ -27,7 +27,8 @@ from starlette.types import Receive, Scope, Send
 from proxy.errors import InternalError, ProxyError
 from proxy.inference.backend import Report, Run
 from proxy.inference.jsontext import dump_json
-from proxy.inference.result import ChoiceEnded, Event, Result, Started
+from proxy.inference.result import ChoiceEnded, Ended, Event, Result, Started
+from proxy.logs import current_request
 from proxy.settings import ChatSettings
 
 EVENT_STREAM: Final = (
@@ -230,7 +231,9 @@ class WholeResponse(RunResponse):
     async def _answer(self, send: Send) -> bool:
         try:
             self._run = await self._start()
-            body = self._encode(await self._run.result())
+            result = await self._run.result()
+            current_request().used(result.usage.input_tokens, result.usage.output_tokens)
+            body = self._encode(result)
         except ProxyError as error:
             if not self._begun:
                 raise
@@ -327,6 +330,8 @@ class StreamResponse(RunResponse):
                             unfinished -= 1
                             if not unfinished and self.delivered_by_choices:
                                 run.close(delivered=True)
+                        case Ended(usage):
+                            current_request().used(usage.input_tokens, usage.output_tokens)
         finally:
             if isinstance(batches, AsyncGenerator):
                 await batches.aclose()

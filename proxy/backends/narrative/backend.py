@@ -36,8 +36,10 @@ from proxy.inference.backend import Report, RunOptions
 from proxy.inference.request import Request, Rules
 from proxy.inference.result import Choice, Ended, Event, Result, Started, Usage, choice_events
 from proxy.lifecycle import Lifecycle
+from proxy.logs import current_request
 from proxy.schemas import Budget, is_heavy
 from proxy.storage import Ledger
+from proxy.tracing import NO_SPAN, JobSpan, Tracer, job_span
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -69,6 +71,7 @@ class NarrativeBackend:
         store: where the submissions of requests are recorded.
         deadline_s: seconds a request may take overall.
         repair_tries: further jobs for one choice when its output does not match.
+        tracer: makes a span of each job; None where nobody traces.
     """
 
     catalog: Catalog
@@ -81,6 +84,7 @@ class NarrativeBackend:
     metrics: BackendMetrics
     deadline_s: float = 600.0
     repair_tries: int = 1
+    tracer: Tracer | None = None
 
     async def start(self, request: Request, caller: Caller, options: RunOptions) -> "NarrativeRun":
         """Prepare a request and submit a job for each choice; see `proxy.inference.backend.Backend`."""
@@ -150,7 +154,9 @@ class _Forms:
             self._budget.abandon()
             raise
         finally:
-            self.seconds += time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            self.seconds += seconds
+            current_request().spent("proxy", seconds)
 
 
 @dataclass(slots=True)
@@ -163,6 +169,7 @@ class _Try:
         slots: of all jobs of the choice so far, those of an earlier try too.
         job: the latest; none while it is being submitted.
         new: the latest was submitted for this request, and not taken up.
+        span: of the latest.
         repaired: a wrong output has been repaired, or that was tried.
     """
 
@@ -171,6 +178,7 @@ class _Try:
     slots: list[str] = field(default_factory=list)
     job: Job = _NO_JOB
     new: bool = True
+    span: JobSpan = NO_SPAN
     repaired: bool = False
 
 
@@ -248,7 +256,9 @@ class NarrativeRun:
         yield (Ended(self._usage),)
 
     def close(self, *, delivered: bool) -> None:
-        """Nothing is held between calls: the record of the submissions belongs to who made it."""
+        """Nothing is held between calls but spans: the record of the submissions belongs to who made it."""
+        for attempt in self._tries:
+            attempt.span.end("abandoned")
 
     def _started(self) -> Started:
         fingerprint = hashlib.sha256(self._client.base_url.encode()).hexdigest()[:10]
@@ -288,7 +298,9 @@ class NarrativeRun:
         finally:
             for task in tasks:
                 task.cancel()
-            metrics.spent("narrative", time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            metrics.spent("narrative", seconds)
+            current_request().spent("narrative", seconds)
 
     async def _choice(self, number: int) -> Choice:
         """One choice. It is tried once more when Narrative forgot the job that was taken up, or when it fails beside others."""
@@ -303,7 +315,7 @@ class NarrativeRun:
                 if forgotten:
                     self._job_ids.remove(attempt.job.id)  # another job answers, and gives the answer another id
                 self._backend.metrics.further_job("retry")
-                attempt = await self._begin(f"{number}.retry", attempt.prepared, attempt.slots)
+                attempt = self._tries[number] = await self._begin(f"{number}.retry", attempt.prepared, attempt.slots)
                 outcome = await self._matching(attempt)
             choice = choice_of(attempt.prepared.expected, outcome)
             said_nothing = choice.finish_reason == "stop" and not (choice.tool_calls or choice.stop_sequence)
@@ -328,8 +340,7 @@ class NarrativeRun:
                 self._backend.metrics.further_job("repair")
                 attempt.repaired = True
                 await self._submit(attempt, f"{attempt.slot}.repair{number}", attempt.prepared, wrong=outcome)
-                failures = await self._wait(attempt)
-                outcome = await self._forms.read(attempt.prepared, attempt.job, failures)
+                outcome = await self._read(attempt, await self._wait(attempt))
             except ProxyError:
                 if outcome.parsed.undeliverable:
                     raise
@@ -350,9 +361,17 @@ class NarrativeRun:
                 break
             await self._submit(attempt, f"{attempt.slot}.simpler{number}", other)
             failures = await self._wait(attempt)
-        outcome = await self._forms.read(attempt.prepared, attempt.job, failures)
+        outcome = await self._read(attempt, failures)
         if attempt.prepared.form != form:
             self._forms.learn(attempt.prepared)
+        return outcome
+
+    async def _read(self, attempt: _Try, failures: str) -> Outcome:
+        """What came of the try's ended job; see `_Forms.read`."""
+        with attempt.span:
+            outcome = await self._forms.read(attempt.prepared, attempt.job, failures)
+        finish = "tool_calls" if outcome.parsed.calls else outcome.finish_reason
+        attempt.span.end(finish_reason=finish, result=attempt.job.result)
         return outcome
 
     async def _begin(self, slot: str, prepared: Prepared, slots: Iterable[str] = ()) -> _Try:
@@ -390,19 +409,23 @@ class NarrativeRun:
             if wrong is not None:
                 output = wrong.job.result.structured_output if wrong.job.result else None
                 made = made.repair(output, wrong.parsed.errors)
+            attempt.span.asks(made.messages)
             return made.body(self._caller.plane(), f"{TAG_PREFIX}{self._record.tag(slot)}")
 
-        attempt.job = _NO_JOB
+        attempt.span.end("refused")  # by a job that failed, where one in another form follows
+        attempt.job, attempt.span = _NO_JOB, job_span(self._backend.tracer, prepared.model, self._request)
         try:
-            submission = await self._backend.jobs.submit_once(
-                _body,
-                form_text(prepared.form),
-                self._client,
-                record=self._record,
-                slot=slot,
-                deadline=self._deadline,
-                caller=self._caller.id,
-            )
+            with attempt.span:
+                submission = await self._backend.jobs.submit_once(
+                    _body,
+                    form_text(prepared.form),
+                    self._client,
+                    record=self._record,
+                    slot=slot,
+                    deadline=self._deadline,
+                    caller=self._caller.id,
+                    span=attempt.span.ids,
+                )
         except ProxyError as error:
             if error.code == "narrative_unauthorized" and self._caller.upstream_key is not None:
                 raise InvalidApiKey("Narrative does not accept the API key provided.") from error
@@ -410,17 +433,21 @@ class NarrativeRun:
         attempt.prepared = await _in_form(submission.form)
         attempt.job, attempt.new = submission.job, submission.new
         attempt.slots.append(slot)
+        attempt.span.submitted(submission)
+        current_request().spent("queue", submission.queued)
         self._job_ids.append(submission.job.id)
 
     async def _wait(self, attempt: _Try) -> str:
         """Wait until the try's job has ended, whatever its end. Returns the causes of its failure as one text, free of secrets."""
         try:
-            job = await self._backend.jobs.wait(attempt.job, self._client, deadline=self._deadline)
+            with attempt.span:
+                job = await self._backend.jobs.wait(attempt.job, self._client, deadline=self._deadline)
         except ProxyError as error:
             if error.code == _LOST:
                 raise PaidFailure(error.message, code=_LOST, job_id=attempt.job.id) from error
             raise
         attempt.job = job
+        attempt.span.noticed(job)
         if job.result is not None:
             self._usage = usage_of(job.result.usage, self._usage)
         return self._client.redact("; ".join(job.failures)) if job.failures else ""

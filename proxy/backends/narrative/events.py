@@ -93,6 +93,12 @@ class JobEnded(NamedTuple):
     delay: float | None
 
 
+class EndedElsewhere(NamedTuple):
+    """A webhook reached this replica about a job that is not watched here."""
+
+    job_id: str
+
+
 class Abandoned(NamedTuple):
     """Nobody waits for the job any more; it is left to end by itself. `job_id` is None when it never became known."""
 
@@ -117,8 +123,8 @@ class ReliabilityChanged(NamedTuple):
 
 
 Event = (
-    UpstreamCalled | Retried | Queued | Submitted | Resubmitted | JobEnded | Abandoned | Refused | Unreadable
-    | ReliabilityChanged
+    UpstreamCalled | Retried | Queued | Submitted | Resubmitted | JobEnded | EndedElsewhere | Abandoned | Refused
+    | Unreadable | ReliabilityChanged
 )  # fmt: skip
 Observer = Callable[[Event], None]
 

@@ -194,6 +194,7 @@ class Jobs:
         slot: str,
         deadline: float,
         caller: str = "",
+        span: str = "",
     ) -> Submission:
         """The job of a slot, enqueued and watched if there is none yet. Waits for its turn until the deadline.
 
@@ -201,6 +202,7 @@ class Jobs:
             make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
             form: how the request is put to the model; another replica's reservation may say another one.
             caller: whose submission it is: the queue is fair between callers.
+            span: ids of the job's span, kept in the slot.
 
         Raises:
             Overloaded: too much is in flight, or the server is shutting down; nothing was enqueued.
@@ -211,14 +213,14 @@ class Jobs:
         while True:
             if (found := await record.find(slot)) is not None:
                 if found.job is not None:
-                    return Submission(Job(found.job), found.form, new=False)
+                    return Submission(Job(found.job), found.form, new=False, span=found.span)
                 until = until or loop.time() + record.patience_s
                 if loop.time() >= until:
                     raise IdempotencyConflict("The same request is being submitted elsewhere.", retry_after=1.0)
                 await asyncio.sleep(_CHECK_AGAIN_S)
                 continue
-            await self._take_turn(caller or client.account, deadline)
-            pending = PendingSubmission(make_request, form, client, record, slot, deadline)
+            queued = await self._take_turn(caller or client.account, deadline)
+            pending = PendingSubmission(make_request, form, client, record, slot, deadline, span, queued)
             task = asyncio.create_task(self._submitter.carry(pending))
             self._tasks.add(task)
             task.add_done_callback(self._sent)
@@ -237,7 +239,8 @@ class Jobs:
                 self._watcher.open(submission.job, client, deadline=deadline, model=model, sent=sent, on_left=release)
                 return submission
 
-    async def _take_turn(self, caller: str, deadline: float) -> None:
+    async def _take_turn(self, caller: str, deadline: float) -> float:
+        """Returns the seconds that it waited."""
         loop = asyncio.get_running_loop()
         arrived = loop.time()
         try:
@@ -250,7 +253,9 @@ class Jobs:
         except Overloaded:
             self._observe(Refused())
             raise
-        self._observe(Queued(loop.time() - arrived))
+        waited = loop.time() - arrived
+        self._observe(Queued(waited))
+        return waited
 
     def _sent(self, task: "asyncio.Task[Submission | None]") -> None:
         self._tasks.discard(task)

@@ -61,6 +61,8 @@ class WatchedJob:
         read_at: start of the last read.
         urgent_at: it is read then, outside the budget: it is said to have ended, or was just submitted.
         source: what said that it ended.
+        relayed: another replica passed that on.
+        request: id of the request that it was first watched for.
         refusals: reads in a row that Narrative answered with 401, 403 or 404.
     """
 
@@ -76,6 +78,8 @@ class WatchedJob:
     reading: bool = False
     urgent_at: float | None = None
     source: str = "read"
+    relayed: bool = False
+    request: str = ""
     hints: int = 0
     refusals: int = 0
     unreadable_since: float | None = None

@@ -47,7 +47,7 @@ _SLACK_WITHOUT_DATE: Final = 120.0
 # ---------------------------------------------------------------- slots
 
 
-class Slot(msgspec.Struct, frozen=True):
+class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a slot holds.
 
     Args:
@@ -56,6 +56,7 @@ class Slot(msgspec.Struct, frozen=True):
         by: the replica that reserved; "" when even that replica does not know what became of the submission.
         nonce: tells reservations apart.
         at: the first reservation, in seconds since 1970: the job cannot be older.
+        span: ids of the job's span (`proxy.tracing.JobSpan`); "" without one.
     """
 
     form: str
@@ -63,6 +64,7 @@ class Slot(msgspec.Struct, frozen=True):
     by: str = ""
     nonce: str = ""
     at: float = 0.0
+    span: str = ""
 
 
 class SubmissionRecord:
@@ -94,17 +96,17 @@ class SubmissionRecord:
         found = msgspec.json.decode(text, type=Slot) if text is not None else None
         return found if found and (found.job is not None or await self._store.alive(found.by)) else None
 
-    async def reserve(self, slot: str, form: str) -> tuple[Slot, float | None] | None:
+    async def reserve(self, slot: str, form: str, span: str = "") -> tuple[Slot, float | None] | None:
         """Reserve the slot. None when it is taken; else the reservation, and since when a job may exist (seconds since 1970)."""
         name, field = self._record.name, self._prefix + slot
-        mine = Slot(form, by=self._store.replica, nonce=uuid4().hex, at=time.time())
+        mine = Slot(form, by=self._store.replica, nonce=uuid4().hex, at=time.time(), span=span)
         text = await self._store.add(name, field, _text(mine), ttl_s=self._record.ttl_s)
         found = msgspec.json.decode(text, type=Slot)
         if found.nonce == mine.nonce:
             return mine, None
         if found.job is not None or await self._store.alive(found.by):
             return None
-        mine = msgspec.structs.replace(mine, form=found.form, at=found.at)
+        mine = msgspec.structs.replace(mine, form=found.form, at=found.at, span=found.span or span)
         return (mine, found.at) if await self._store.compare_and_set(name, field, text, _text(mine)) else None
 
     async def settle(self, slot: str, reservation: Slot, job_id: str | None) -> None:
@@ -209,6 +211,8 @@ class Submission:
         new: it was submitted, or found by its tag, for this caller; else before, perhaps elsewhere, and only its id is known.
         sent: loop time; None for one that was submitted a while ago.
         model: of the body, as far as it is known.
+        span: as of the slot.
+        queued: seconds that it waited for its turn.
     """
 
     job: Job
@@ -216,6 +220,8 @@ class Submission:
     new: bool
     sent: float | None = None
     model: str = ""
+    span: str = ""
+    queued: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -225,6 +231,8 @@ class PendingSubmission:
     Args:
         make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
         deadline: loop time.
+        span: ids of the job's span.
+        queued: seconds that it waited for its turn.
         client_left: nobody waits for it any more, so nothing is sent again.
     """
 
@@ -234,6 +242,8 @@ class PendingSubmission:
     record: SubmissionRecord
     slot: str
     deadline: float
+    span: str = ""
+    queued: float = 0.0
     client_left: bool = False
 
 
@@ -255,7 +265,7 @@ class Submitter:
         `NarrativeClient.run_model_inference` raises.
         """
         record, slot = pending.record, pending.slot
-        reserved = await record.reserve(slot, pending.form)
+        reserved = await record.reserve(slot, pending.form, pending.span)
         if reserved is None:
             return None
         reservation, since = reserved
@@ -270,7 +280,8 @@ class Submitter:
             raise
         self._observe(Submitted(request.model, adopted=sent is None))
         await record.settle(slot, reservation, job.id)
-        return Submission(job, reservation.form, new=True, sent=sent, model=request.model)
+        span, queued = reservation.span, pending.queued
+        return Submission(job, reservation.form, new=True, sent=sent, model=request.model, span=span, queued=queued)
 
     async def _send(
         self, pending: PendingSubmission, request: RunRequest, since: float | None

@@ -9,7 +9,7 @@ until somebody waits for that very job. Source: shared contract `narrative.md`, 
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
@@ -141,6 +141,8 @@ class Job:
         tags: from `input.tags` (assumed).
         failures: each as one line.
         created_at: as all times in UTC, None when it is missing or cannot be read.
+        noticed_by: what first showed its end to who waits for it: `poll` (the job itself), `list`, `webhook` or `replica` (a message of
+            another one); "" before.
     """
 
     id: str
@@ -151,6 +153,7 @@ class Job:
     created_at: datetime | None = None
     updated_at: datetime | None = None
     ended_at: datetime | None = None
+    noticed_by: str = field(default="", compare=False)
 
     @property
     def ended(self) -> bool:

@@ -9,10 +9,22 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Coroutine, Iterable
+from contextvars import Context
+from dataclasses import replace
 from typing import Any, Final
 
+from structlog.contextvars import get_contextvars
+
 from proxy.backends.narrative.client import NarrativeClient
-from proxy.backends.narrative.events import Abandoned, JobEnded, JobsOptions, Observer, ReliabilityChanged, Unreadable
+from proxy.backends.narrative.events import (
+    Abandoned,
+    EndedElsewhere,
+    JobEnded,
+    JobsOptions,
+    Observer,
+    ReliabilityChanged,
+    Unreadable,
+)
 from proxy.backends.narrative.failures import UNREADABLE
 from proxy.backends.narrative.polling import ListCursor, ReadBudget, Table, WatchedJob, next_polls
 from proxy.backends.narrative.replicas import TOPIC, ListRead, decode_read, encode_read
@@ -84,8 +96,14 @@ class AccountWatcher:
             self.table.hurry(job, at)
         self._notify()
 
-    def take(self, job: WatchedJob, found: Job | None, source: str) -> None:
-        """A record of a job came in; None when it cannot be read. One that does not say how the job ended makes it be read."""
+    def take(self, job: WatchedJob, found: Job | None, source: str, *, relayed: bool = False) -> None:
+        """A record of a job came in; None when it cannot be read. One that does not say how the job ended makes it be read.
+
+        Args:
+            relayed: another replica passed it on.
+        """
+        if found is None or found.ended:
+            job.relayed = relayed
         if found is None or (found.ended and not found.complete):
             self._hint(job, source)
         elif found.ended:
@@ -109,7 +127,8 @@ class AccountWatcher:
     def _end(self, job: WatchedJob, found: Job, source: str) -> None:
         if job.future.done():
             return
-        job.future.set_result(found)
+        how = "poll" if source == "read" else "replica" if job.relayed else source
+        job.future.set_result(replace(found, noticed_by=how))
         self.table.drop(job)
         now, ended = self._loop.time(), found.ended_at or found.updated_at
         seconds = now - job.started
@@ -154,7 +173,8 @@ class AccountWatcher:
                 timer.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
+        # In a context of its own: it goes on for others than the request that happens to start it.
+        task = self._loop.create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._stopped)
         return task
@@ -208,10 +228,10 @@ class AccountWatcher:
             cursor.running = False
         await self._publish(cursor.state, shown, known)
 
-    def _take_all(self, records: Iterable[JobRecord]) -> None:
+    def _take_all(self, records: Iterable[JobRecord], *, relayed: bool = False) -> None:
         for record in records:
             if (job := self.table.jobs.get(record.name or "")) is not None:
-                self.take(job, record.job(), "list")
+                self.take(job, record.job(), "list", relayed=relayed)
             elif record.name:
                 self.table.sources["list"].shown(record.name)
 
@@ -273,7 +293,7 @@ class AccountWatcher:
     def heard(self, read: ListRead) -> None:
         """Another replica read a list, or just lives. After lost messages this replica reads the list once itself."""
         self._heard_at = self._loop.time()
-        self._take_all(read.records)
+        self._take_all(read.records, relayed=True)
         cursor, now = self.table.lists.get(read.state), self._loop.time()
         if self.membership.leads or cursor is None or cursor.running:
             return
@@ -293,7 +313,7 @@ def _lasting(job: WatchedJob, error: ProxyError, now: float, options: JobsOption
     if error.code == UNREADABLE:
         if job.unreadable_since is None:
             job.unreadable_since = now
-            log.warning("the record of a job could not be read", extra={"job_id": job.id})
+            log.warning("the record of a job could not be read", extra={"job_id": job.id, "request": job.request})
         for_too_long = now - job.unreadable_since >= options.unreadable_after
         return UpstreamError(error.message, code=UNREADABLE, job_id=job.id) if for_too_long else None
     lost = isinstance(error, PermissionDenied) or error.code in {"narrative_job_lost", "narrative_unauthorized"}
@@ -365,6 +385,7 @@ class Watcher:
         started = now - _UNCLAIMED if sent is None else sent
         watcher = self._watcher(client)
         watched = WatchedJob(job.id, started, client.account, loop.create_future(), model, on_left)
+        watched.request = str(get_contextvars().get("request", ""))
         self.jobs[job.id] = watched
         watched.expiry = loop.call_at(min(deadline, now + _UNCLAIMED), self.close, watched)
         watcher.add(watched, may_have_ended=sent is None)
@@ -391,14 +412,16 @@ class Watcher:
     def deliver(self, record: JobRecord) -> None:
         """A webhook says that a job ended, which is watched here, by other replicas that share the store, or by both. Its record may
         hold no more than `job_id` and `state`."""
-        self._take(record)
+        if not self._take(record):
+            self._observe(EndedElsewhere(record.name or ""))
         if self._store.shared and not self._unpublished.full():
             self._unpublished.put_nowait(encode_read("", "", [record], ()))
 
-    def _take(self, record: JobRecord) -> None:
+    def _take(self, record: JobRecord, *, relayed: bool = False) -> bool:
+        """Whether the job is watched here."""
         watched = self.jobs.get(record.name or "")
         if watched is not None and not watched.future.done():
-            self._accounts[watched.account].take(watched, record.job(), "webhook")
+            self._accounts[watched.account].take(watched, record.job(), "webhook", relayed=relayed)
         elif record.name:
             for account in self._accounts.values():
                 account.table.sources["webhook"].shown(record.name)
@@ -406,12 +429,13 @@ class Watcher:
                 self._early[record.name] = None  # a webhook can overtake the answer to the submission
                 if len(self._early) > _MOST_EARLY:
                     self._early.popitem(last=False)
+        return watched is not None
 
     def _heard(self, message: str) -> None:
         read = decode_read(message)
         if read is not None and not read.account:
             for record in read.records:
-                self._take(record)
+                self._take(record, relayed=True)
         elif read is not None and (watcher := self._accounts.get(read.account)):
             watcher.heard(read)
 

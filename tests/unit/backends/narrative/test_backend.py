@@ -102,6 +102,7 @@ class ScriptedJobs:
         slot: str,
         deadline: float,
         caller: str = "",
+        span: str = "",
     ) -> Submission:
         if (found := await record.find(slot)) is not None and found.job is not None:
             self._slot_of.setdefault(found.job, slot)

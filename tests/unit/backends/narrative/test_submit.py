@@ -238,4 +238,4 @@ async def test_an_unknown_outcome_is_recorded_as_a_job_that_may_exist() -> None:
     going = attempt(client, "rid:1", record=SubmissionRecord(store, Record("run:1", uuid4(), ttl_s=60)))
     with pytest.raises(UpstreamError):
         await submitter_with(lookups=(0.0,)).carry(going)
-    assert json.loads((await store.read("run:1"))["0"])["job"] is None
+    assert json.loads((await store.read("run:1"))["0"]).get("job") is None

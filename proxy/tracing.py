@@ -1,0 +1,311 @@
+"""Traces of requests and their jobs for OpenTelemetry, and all names in them.
+
+    POST /v1/chat/completions           server span: continues the client's `traceparent`
+    └─ chat anthropic.claude-haiku-4.5  client span, one a job: from its submission to the notice of its end
+
+The span of a job is made when it ends. Until then the request holds its ids, which are stored with the submission too: a retry that takes
+up the job links to them, and when the replica that submitted it was killed, another one that learns of the end sends the span in its place.
+The SDK is imported only where traces are exported. Source: OpenTelemetry's semantic conventions for HTTP and for generative AI.
+"""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+import structlog
+from msgspec import to_builtins
+
+from proxy import __version__
+from proxy.logs import STAGES, RequestLog, current_request
+from proxy.settings import TracingSettings
+from proxy.storage import Store
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, SpanContext
+
+log = structlog.get_logger(__name__)
+
+_NAME: Final = "narrative-chat-proxy"
+_KEPT: Final = "span:"
+_KEPT_S: Final = 3600.0
+_MAX_CONTENT: Final = 64 * 1024
+"""Bytes of a prompt or an output in a span."""
+_DEAD_S: Final = 10.0
+"""Seconds after which a replica that was killed no longer counts as alive."""
+_MOST_TASKS: Final = 2_000
+
+
+def current_span() -> str:
+    """`traceparent` of the current request's server span; "" where there is none."""
+    if (span := current_request().span) is None:
+        return ""
+    context: SpanContext = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def link_current(traceparent: str) -> None:
+    """The current request repeats what that span did, "" for none: link its server span to it."""
+    if traceparent and (span := current_request().span) is not None:
+        span.add_link(_context_of(traceparent))
+
+
+class JobSpan:
+    """The client span of one job, before it is made: of none without a tracer. As a context manager it ends with the error that leaves it.
+
+    Attributes:
+        ids: as `traceparent`, with the id of its parent behind it.
+    """
+
+    def __init__(self, tracer: "Tracer | None", attributes: dict[str, Any]) -> None:
+        self._tracer, self._attributes, self.ids = tracer, attributes, ""
+        if tracer is not None:
+            _, trace_id, parent_id, flags = (current_span() or f"00-{secrets.token_hex(16)}--01").split("-")
+            self.ids = f"00-{trace_id}-{secrets.token_hex(8)}-{flags}-{parent_id}"
+            self._started, self._noticed = time.time_ns(), 0
+            self._job_id, self._original, self._made = "", "", False
+
+    def __enter__(self) -> None:
+        """Nothing begins: it did before."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            self.end(getattr(error, "code", None) or "abandoned")
+
+    def asks(self, messages: Iterable[Any]) -> None:
+        """The prompt, a `proxy.backends.narrative.types.RunMessage` a turn; left out unless contents are wanted."""
+        if self._tracer is not None and self._tracer.contents:
+            turns = map(to_builtins, messages)
+            told = [{"role": turn["role"], "parts": [_part(**block) for block in turn["content"]]} for turn in turns]
+            self._attributes["gen_ai.input.messages"] = _bounded(told)
+
+    def submitted(self, submission: Any) -> None:
+        """The job is known: a `proxy.backends.narrative.submit.Submission`."""
+        if self._tracer is None:
+            return
+        self._job_id = job_id = submission.job.id
+        self._original = "" if submission.span == self.ids else submission.span
+        if submission.sent is not None:
+            self._started = time.time_ns() - round((asyncio.get_running_loop().time() - submission.sent) * 1e9)
+        told = {"gen_ai.response.id": job_id, "narrative.job.id": job_id, "narrative.job.taken_up": not submission.new}
+        self._attributes |= {**told, "proxy.queue_ms": round(submission.queued * 1000, 1)}
+        link_current(self._original)
+        if submission.new:
+            self._tracer.keep(job_id, self.ids, self._started, self._attributes)
+
+    def noticed(self, job: Any) -> None:
+        """The end of the job was noticed just now: a `proxy.backends.narrative.types.Job`."""
+        if self._tracer is None:
+            return
+        self._noticed = time.time_ns()
+        self._attributes |= {"narrative.job.noticed_by": job.noticed_by, "narrative.job.state": str(job.state)}
+        if job.created_at and job.ended_at:
+            ran = (job.ended_at - job.created_at).total_seconds()  # by Narrative's clock
+            self._attributes["narrative.job.run_ms"] = round(ran * 1000, 1)
+        if job.result is not None:
+            self._attributes["gen_ai.usage.input_tokens"] = job.result.usage.prompt_tokens
+            self._attributes["gen_ai.usage.output_tokens"] = job.result.usage.completion_tokens
+
+    def end(self, error: str = "", finish_reason: str = "", result: Any = None) -> None:
+        """Make the span, which ends when the job's end was noticed, else now. Only the first call counts."""
+        if self._tracer is None or self._made:
+            return
+        self._made, told = True, self._attributes
+        if finish_reason:
+            told["gen_ai.response.model"] = told["gen_ai.request.model"]
+            told["gen_ai.response.finish_reasons"] = [finish_reason]
+        if result is not None and self._tracer.contents:
+            part = {"type": "text", "content": _bounded(result.structured_output)}
+            message = {"role": "assistant", "parts": [part], "finish_reason": finish_reason}
+            told["gen_ai.output.messages"] = _bounded([message])
+        self._tracer.send(self.ids, (self._started, self._noticed or time.time_ns()), told, error, self._original)
+        if self._job_id:
+            self._tracer.release(self._job_id, own=not told["narrative.job.taken_up"])
+
+
+NO_SPAN: Final = JobSpan(None, {})
+
+
+def job_span(tracer: "Tracer | None", model: str, request: Any) -> JobSpan:
+    """The span of a job that is about to be submitted for the current request, a `proxy.inference.request.Request`."""
+    if tracer is None:
+        return NO_SPAN
+    sampling = request.sampling
+    asked = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "narrative",
+        "gen_ai.request.model": model,
+        "gen_ai.request.max_tokens": request.max_tokens,
+        "gen_ai.request.temperature": sampling.temperature,
+        "gen_ai.request.top_p": sampling.top_p,
+        "gen_ai.request.top_k": sampling.top_k,
+        "gen_ai.request.stop_sequences": sampling.stop or None,
+        "gen_ai.request.choice.count": request.choices if request.choices > 1 else None,
+        "gen_ai.output.type": "json" if request.output is not None else "text",
+    }
+    return JobSpan(tracer, {name: value for name, value in asked.items() if value is not None})
+
+
+class Tracer:
+    """Makes spans and sends them, while it is `opened`.
+
+    Attributes:
+        contents: prompts and outputs are sent too.
+    """
+
+    def __init__(self, settings: TracingSettings) -> None:
+        self.contents = settings.contents
+        self._endpoint = f"{(settings.endpoint or '').rstrip('/')}/v1/traces"
+        self._given: tuple[int, int] | None = None
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    @asynccontextmanager
+    async def opened(self, store: Store) -> AsyncIterator[None]:
+        """Import the SDK; at the end, send what is left. A shared store keeps what other replicas need to make the span of a job."""
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        tracer = self
+
+        class _Ids(RandomIdGenerator):
+            def generate_trace_id(self) -> int:
+                return tracer._given[0] if tracer._given else super().generate_trace_id()
+
+            def generate_span_id(self) -> int:
+                return tracer._given[1] if tracer._given else super().generate_span_id()
+
+        resource = Resource.create({"service.version": __version__, "service.instance.id": store.replica})
+        if str(resource.attributes["service.name"]).startswith("unknown_service"):
+            resource = resource.merge(Resource({"service.name": _NAME}))
+        provider = TracerProvider(resource=resource, id_generator=_Ids(), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(self._endpoint)))
+        self._api, self._propagator = trace, TraceContextTextMapPropagator()
+        self._tracer, self._store = provider.get_tracer(_NAME, __version__), store
+        try:
+            yield
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.to_thread(provider.shutdown)
+
+    def start(self, request: RequestLog, method: str, headers: Mapping[str, str], request_id: str) -> None:
+        """Begin the server span of a request; names of headers are in lower case."""
+        nothing = self._api.set_span_in_context(self._api.INVALID_SPAN)
+        attributes = {"http.request.method": method, "proxy.request_id": request_id}
+        parent, kind = self._propagator.extract(headers, nothing), self._api.SpanKind.SERVER
+        request.span = span = self._tracer.start_span(method, parent, kind, attributes)
+        request.trace_id = f"{span.get_span_context().trace_id:032x}"
+
+    def finish(self, request: RequestLog, method: str, route: str, path: str, status: int) -> None:
+        """End it; `route` is as it is written in the code, "" where none matched, and `path` one that may be shown."""
+        span: Span = request.span
+        request.span = None
+        known = {"http.route": route, "url.path": path, "proxy.key_id": request.key_id, "proxy.repeat": request.repeat}
+        usage = {"proxy.input_tokens": request.input_tokens, "proxy.output_tokens": request.output_tokens}
+        stages = {f"proxy.{stage}_ms": round(getattr(request, stage) * 1000, 1) for stage in STAGES}
+        span.set_attributes({name: value for name, value in (known | usage | stages).items() if value})
+        span.set_attribute("http.response.status_code", status)
+        span.update_name(f"{method} {route}".strip())
+        self._end(span, str(status) if status >= 500 else "")
+
+    def send(
+        self, ids: str, times: tuple[int, int], told: Mapping[str, Any], error: str = "", original: str = ""
+    ) -> None:
+        """Make the span of a job; its start and end are in nanoseconds since 1970, `original` are the ids of the one it links to, or ""."""
+        api, (_, trace_id, span_id, flags, parent_id) = self._api, ids.split("-")
+        above = _context_of(f"00-{trace_id}-{parent_id}-{flags}") if parent_id else api.INVALID_SPAN_CONTEXT
+        parent = api.set_span_in_context(api.NonRecordingSpan(above))
+        links = [api.Link(_context_of(original))] if original else ()
+        name = f"{told['gen_ai.operation.name']} {told['gen_ai.request.model']}"
+        self._given = int(trace_id, 16), int(span_id, 16)
+        span = self._tracer.start_span(name, parent, api.SpanKind.CLIENT, told, links, times[0])
+        self._given = None
+        self._end(span, error, times[1])
+
+    def _end(self, span: "Span", error: str, at: int | None = None) -> None:
+        if error:
+            span.set_attribute("error.type", error)
+            span.set_status(self._api.StatusCode.ERROR)
+        span.end(at)
+
+    # ------------------------------------------------------------ spans that another replica may have to make
+
+    def keep(self, job_id: str, ids: str, started: int, attributes: Mapping[str, Any]) -> None:
+        """Store the span of a job that was submitted, without contents."""
+        told = {name: value for name, value in attributes.items() if name != "gen_ai.input.messages"}
+        text = json.dumps({"ids": ids, "started": started, "attributes": told})
+        self._do(self._store.put(_KEPT + job_id, self._store.replica, text, ttl_s=_KEPT_S))
+
+    def release(self, job_id: str, *, own: bool) -> None:
+        """The span that waited for a job was made; if a replica that submitted the job was killed, its span is made too."""
+        self._do(self._store.remove(_KEPT + job_id) if own else self._make_kept(job_id, "replica"))
+
+    def ended_elsewhere(self, job_id: str) -> None:
+        """A webhook says that a job ended for which nobody waits here."""
+        self._do(self._make_kept(job_id, "webhook"))
+
+    async def _make_kept(self, job_id: str, noticed_by: str) -> None:
+        ended, name, store = time.time_ns(), _KEPT + job_id, self._store
+        for owner, text in (await store.read(name)).items():
+            if owner != store.replica and await store.alive(owner):
+                await asyncio.sleep(_DEAD_S)
+            if (
+                owner != store.replica and not await store.alive(owner) and await store.remove(name)
+            ):  # one replica removes it
+                kept = json.loads(text)
+                self.send(
+                    kept["ids"],
+                    (kept["started"], ended),
+                    {**kept["attributes"], "narrative.job.noticed_by": noticed_by},
+                )
+
+    def _do(self, work: Coroutine[Any, Any, object]) -> None:
+        if not self._store.shared or len(self._tasks) >= _MOST_TASKS:
+            return work.close()
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        return task.add_done_callback(self._tasks.discard)
+
+
+def tracer_of(settings: TracingSettings) -> Tracer | None:
+    """The tracer where an endpoint is set; None, with a warning, where the SDK is not installed."""
+    if settings.endpoint is None:
+        return None
+    with suppress(ModuleNotFoundError):
+        if find_spec("opentelemetry.sdk") and find_spec("opentelemetry.exporter.otlp.proto.http"):
+            return Tracer(settings)
+    log.warning("traces are not exported: OTEL_EXPORTER_OTLP_ENDPOINT needs the extra `narrative-chat-proxy[otel]`")
+    return None
+
+
+def _context_of(ids: str) -> "SpanContext":
+    from opentelemetry.trace import SpanContext, TraceFlags
+
+    _, trace_id, span_id, flags = ids.split("-")[:4]
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+
+
+def _part(type: str, **block: Any) -> dict[str, Any]:
+    match type:
+        case "tool_use":
+            return {"type": "tool_call", "id": block["tool_use_id"], "name": block["name"], "arguments": block["input"]}
+        case "tool_result":
+            return {"type": "tool_call_response", "id": block["tool_use_id"], "response": block["content"]}
+    return {"type": "text", "content": block["text"]}
+
+
+def _bounded(value: object) -> str:
+    try:
+        return orjson.dumps(value)[:_MAX_CONTENT].decode("utf-8", "ignore")
+    except TypeError:  # integers beyond 64 bits, lone surrogates
+        return json.dumps(value)[:_MAX_CONTENT]
