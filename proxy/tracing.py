@@ -91,7 +91,8 @@ class JobSpan:
         self._job_id = job_id = submission.job.id
         self._original = "" if submission.span == self.ids else submission.span
         if submission.sent is not None:
-            self._started = time.time_ns() - round((asyncio.get_running_loop().time() - submission.sent) * 1e9)
+            ago = asyncio.get_running_loop().time() - submission.sent  # whole milliseconds, in uvloop
+            self._started = max(self._started, time.time_ns() - round(ago * 1e9))
         told = {"gen_ai.response.id": job_id, "narrative.job.id": job_id, "narrative.job.taken_up": not submission.new}
         self._attributes |= {**told, "proxy.queue_ms": round(submission.queued * 1000, 1)}
         link_current(self._original)
