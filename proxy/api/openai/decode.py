@@ -361,25 +361,9 @@ def reasoning_of_effort(effort: str, param: str, rules: Rules) -> Reasoning | No
 
 def _ignored(body: ChatRequest, overruled: Sequence[str], uses_top_k: bool) -> tuple[str, ...]:
     """Paths, without indexes, of the fields that were sent, are not null, and have no effect; some of them where there are many."""
-    names = _unknown_fields(body)
-    if uses_top_k:
-        names.pop("top_k", None)
-    free_text = body.response_format is None or body.response_format.type == "text"
-    unused = {
-        "stream_options": body.stream_options is not None and not body.stream,
-        "stop": body.stop and not free_text,
-        "functions": body.functions and body.tools,
-        "function_call": body.function_call is not None and body.tool_choice is not None,
-    }
-    names.update(dict.fromkeys([*compress(unused, unused.values()), *overruled]))
-    return tuple(filter(_REPORTABLE.match, names))[:_MAX_REPORTED]
-
-
-def _unknown_fields(body: ChatRequest) -> dict[str, None]:
-    """Paths, without indexes, of the fields that no model has."""
     names: dict[str, None] = {}
     pending: list[tuple[str, object]] = [("", body)]
-    while pending and len(names) <= 4 * _MAX_REPORTED:
+    while pending and len(names) <= 4 * _MAX_REPORTED:  # the fields that no model has
         prefix, value = pending.pop()
         if isinstance(value, list):
             for item in value:
@@ -392,4 +376,14 @@ def _unknown_fields(body: ChatRequest) -> dict[str, None]:
             for name, child in vars(value).items():
                 if isinstance(child, RequestModel | list):
                     pending.append((f"{prefix}{name}.", child))
-    return names
+    if uses_top_k:
+        names.pop("top_k", None)
+    free_text = body.response_format is None or body.response_format.type == "text"
+    unused = {
+        "stream_options": body.stream_options is not None and not body.stream,
+        "stop": body.stop and not free_text,
+        "functions": body.functions and body.tools,
+        "function_call": body.function_call is not None and body.tool_choice is not None,
+    }
+    names.update(dict.fromkeys([*compress(unused, unused.values()), *overruled]))
+    return tuple(filter(_REPORTABLE.match, names))[:_MAX_REPORTED]

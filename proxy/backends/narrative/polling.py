@@ -143,16 +143,12 @@ class ListCursor:
         self.state = state
         self.running = False
         self.reads = self.failures = 0  # answered ones, other replicas' among them; and failed ones in a row
+        self.hopeless = False  # so many reads in a row failed that it is not to be relied on
         self.started = self._read_at = -math.inf
         self.known: Collection[str] = frozenset()  # ids of the jobs that the last read showed
         self._seen: set[str] = set()
         self._record_bytes = self._expected = 0.0
         self._pages_left = 0
-
-    @property
-    def hopeless(self) -> bool:
-        """Whether so many reads in a row failed that it is not to be relied on."""
-        return self.failures >= _MOST_FAILURES
 
     def due(self, gap: float) -> float:
         """Loop time of the next read when reads are `gap` seconds apart, more after failures."""
@@ -193,6 +189,11 @@ class ListCursor:
         self._expected = max(new, 0.8 * self._expected)
         self.answered(self._seen, now)
 
+    def failed(self) -> None:
+        """A read failed."""
+        self.failures += 1
+        self.hopeless = self.failures >= _MOST_FAILURES
+
     def misses(self, ids: Collection[str]) -> bool:
         """Whether a page, or another replica's read, that showed these jobs leaves a gap after what is known here."""
         return bool(self.known and ids) and not any(job_id in self.known for job_id in ids)
@@ -201,7 +202,7 @@ class ListCursor:
         """A read, here or by another replica, showed these jobs."""
         self.known, self._read_at = ids, now
         self.reads += 1
-        self.failures = 0
+        self.failures, self.hopeless = 0, False
 
     def _fitting(self, wanted: int, most_bytes: int) -> int:
         fitting = int(most_bytes / self._record_bytes) if self._record_bytes else wanted

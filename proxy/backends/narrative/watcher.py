@@ -222,7 +222,8 @@ class AccountWatcher:
             cursor.end(self._loop.time())
         except ProxyError as error:
             self._budget.failed(error, started, self._loop.time())
-            cursor.failures += not isinstance(error, RateLimited)
+            if not isinstance(error, RateLimited):
+                cursor.failed()
             return
         finally:
             cursor.running = False
