@@ -72,7 +72,7 @@ check: $(VENV)/development audit ## Format, lint, types, import rules, lock file
 	for file in requirements.txt requirements-dev.txt requirements-build.txt; do $(BIN)/python .ci/check_locks.py $$file || exit 1; done
 
 audit: $(SUPPLY)/installed ## Look for known vulnerabilities in what is installed; passes, and says so, without network
-	$(SUPPLY)/bin/python .ci/audit.py requirements.txt requirements-build.txt
+	$(SUPPLY)/bin/python .ci/audit.py $(AUDIT) requirements.txt requirements-build.txt
 
 docs: $(DOCS)/installed ## Build the documentation site in build/site, with every link and anchor checked
 	$(DOCS)/bin/python .ci/site.py prepare build/docs
