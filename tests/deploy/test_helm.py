@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from proxy import __version__
+from proxy.settings import Settings
 from tests.deploy import cluster
 from tests.deploy.settings import settings_of
 
@@ -131,18 +132,20 @@ def test_a_pod_has_ten_seconds_more_than_it_takes_to_stop(install: Install) -> N
 
 def test_everything_selects_the_same_pods(install: Install) -> None:
     objects = install({"existingSecret": "narrative", **EVERYTHING})
-    labels = objects["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
-    for kind, path in {
-        "Deployment": ("selector", "matchLabels"),
-        "Service": ("selector",),
-        "PodDisruptionBudget": ("selector", "matchLabels"),
-        "NetworkPolicy": ("podSelector", "matchLabels"),
-    }.items():
-        selected = objects[kind]["spec"]
-        for part in path:
-            selected = selected[part]
-        assert selected
-        assert selected.items() <= labels, kind
+    [container] = pod(objects)["containers"]
+    selector = objects["Deployment"]["spec"]["selector"]
+    assert set(selector["matchLabels"]) == {
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+    }  # never to be changed
+    assert selector["matchLabels"].items() <= objects["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
+    assert objects["Service"]["spec"]["selector"] == selector["matchLabels"]
+    assert objects["PodDisruptionBudget"]["spec"]["selector"] == selector
+    assert objects["NetworkPolicy"]["spec"]["podSelector"] == selector
+    [opened] = objects["NetworkPolicy"]["spec"]["ingress"][0]["ports"]
+    [served], [forwarded] = container["ports"], objects["Service"]["spec"]["ports"]
+    assert opened["port"] == forwarded["targetPort"] == served["name"]
+    assert served["containerPort"] == Settings().server.port
     monitored = objects["ServiceMonitor"]["spec"]
     assert monitored["selector"]["matchLabels"].items() <= objects["Service"]["metadata"]["labels"].items()
     assert monitored["endpoints"][0]["port"] == objects["Service"]["spec"]["ports"][0]["name"]

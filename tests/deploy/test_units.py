@@ -44,6 +44,7 @@ def test_the_procfile_serves_on_the_given_port() -> None:
     try:
         assert started.stdout
         found = next(found for line in started.stdout if (found := re.search(r"http://0\.0\.0\.0:(\d+)/v1", line)))
+        assert int(found[1]) != Settings().server.port
         url = f"http://127.0.0.1:{found[1]}/v1/models"
         assert httpx.get(url, headers={"authorization": "Bearer k"}).status_code == 200
         assert httpx.get(url).status_code == 401
