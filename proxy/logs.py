@@ -12,8 +12,7 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
-Stage = Literal["queue", "narrative", "proxy"]
-STAGES: Final[tuple[Stage, ...]] = ("queue", "narrative", "proxy")
+STAGES: Final = ("queue", "narrative", "proxy")
 """Where the time of a request goes; see `proxy_stage_seconds` in docs/operations.md."""
 _CHATTY = (
     "httpx",
@@ -54,10 +53,6 @@ class RequestLog:
     proxy: float = 0.0
     span: Any = None
 
-    def spent(self, stage: Stage, seconds: float) -> None:
-        """Part of its time."""
-        setattr(self, stage, getattr(self, stage) + max(seconds, 0.0))
-
     def used(self, input_tokens: int, output_tokens: int) -> None:
         """The tokens of its answer."""
         self.input_tokens, self.output_tokens = input_tokens, output_tokens
@@ -70,18 +65,17 @@ class RequestLog:
                 found[name] = value
         if self.input_tokens or self.output_tokens:
             found["input_tokens"], found["output_tokens"] = self.input_tokens, self.output_tokens
-        if self.proxy:
-            found.update((f"{stage}_ms", round(getattr(self, stage) * 1000, 1)) for stage in STAGES)
+        for stage in STAGES if self.proxy else ():
+            found[f"{stage}_ms"] = round(getattr(self, stage) * 1000, 1)
         return found
 
     def server_timing(self, total: float) -> str:
         """The header `Server-Timing`: the stages that are known and the total, in milliseconds; "" before the first stage."""
-        known = [(stage, seconds) for stage in STAGES if (seconds := getattr(self, stage))]
-        return (
-            ", ".join([f"{name};dur={seconds * 1000:.1f}" for name, seconds in (*known, ("total", total))])
-            if known
-            else ""
-        )
+        known = ""
+        for stage in STAGES:
+            if seconds := getattr(self, stage):
+                known += f"{stage};dur={seconds * 1000:.1f}, "
+        return f"{known}total;dur={total * 1000:.1f}" if known else ""
 
 
 _TRACEPARENT: Final = re.compile(r"\A[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")

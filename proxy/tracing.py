@@ -56,19 +56,18 @@ def link_current(traceparent: str) -> None:
 
 
 class JobSpan:
-    """The client span of one job, before it is made: of none without a tracer. As a context manager it ends with the error that leaves it.
+    """The client span of one job, before it is made. As a context manager it ends with the error that leaves it.
 
     Attributes:
         ids: as `traceparent`, with the id of its parent behind it.
     """
 
-    def __init__(self, tracer: "Tracer | None", attributes: dict[str, Any]) -> None:
-        self._tracer, self._attributes, self.ids = tracer, attributes, ""
-        if tracer is not None:
-            _, trace_id, parent_id, flags = (current_span() or f"00-{secrets.token_hex(16)}--01").split("-")
-            self.ids = f"00-{trace_id}-{secrets.token_hex(8)}-{flags}-{parent_id}"
-            self._started, self._noticed = time.time_ns(), 0
-            self._job_id, self._original, self._made = "", "", False
+    def __init__(self, tracer: "Tracer", attributes: dict[str, Any]) -> None:
+        self._tracer, self._attributes = tracer, attributes
+        _, trace_id, parent_id, flags = (current_span() or f"00-{secrets.token_hex(16)}--01").split("-")
+        self.ids = f"00-{trace_id}-{secrets.token_hex(8)}-{flags}-{parent_id}"
+        self._started, self._noticed = time.time_ns(), 0
+        self._job_id, self._original, self._made = "", "", False
 
     def __enter__(self) -> None:
         """Nothing begins: it did before."""
@@ -79,15 +78,13 @@ class JobSpan:
 
     def asks(self, messages: Iterable[Any]) -> None:
         """The prompt, a `proxy.backends.narrative.types.RunMessage` a turn; left out unless contents are wanted."""
-        if self._tracer is not None and self._tracer.contents:
+        if self._tracer.contents:
             turns = map(to_builtins, messages)
             told = [{"role": turn["role"], "parts": [_part(**block) for block in turn["content"]]} for turn in turns]
             self._attributes["gen_ai.input.messages"] = _bounded(told)
 
     def submitted(self, submission: Any) -> None:
         """The job is known: a `proxy.backends.narrative.submit.Submission`."""
-        if self._tracer is None:
-            return
         self._job_id = job_id = submission.job.id
         self._original = "" if submission.span == self.ids else submission.span
         if submission.sent is not None:
@@ -101,8 +98,6 @@ class JobSpan:
 
     def noticed(self, job: Any) -> None:
         """The end of the job was noticed just now: a `proxy.backends.narrative.types.Job`."""
-        if self._tracer is None:
-            return
         self._noticed = time.time_ns()
         self._attributes |= {"narrative.job.noticed_by": job.noticed_by, "narrative.job.state": str(job.state)}
         if job.created_at and job.ended_at:
@@ -114,7 +109,7 @@ class JobSpan:
 
     def end(self, error: str = "", finish_reason: str = "", result: Any = None) -> None:
         """Make the span, which ends when the job's end was noticed, else now. Only the first call counts."""
-        if self._tracer is None or self._made:
+        if self._made:
             return
         self._made, told = True, self._attributes
         if finish_reason:
@@ -129,13 +124,8 @@ class JobSpan:
             self._tracer.release(self._job_id, own=not told["narrative.job.taken_up"])
 
 
-NO_SPAN: Final = JobSpan(None, {})
-
-
-def job_span(tracer: "Tracer | None", model: str, request: Any) -> JobSpan:
+def job_span(tracer: "Tracer", model: str, request: Any) -> JobSpan:
     """The span of a job that is about to be submitted for the current request, a `proxy.inference.request.Request`."""
-    if tracer is None:
-        return NO_SPAN
     sampling = request.sampling
     asked = {
         "gen_ai.operation.name": "chat",

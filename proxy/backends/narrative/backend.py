@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
@@ -39,7 +39,7 @@ from proxy.lifecycle import Lifecycle
 from proxy.logs import current_request
 from proxy.schemas import Budget, is_heavy
 from proxy.storage import Ledger
-from proxy.tracing import NO_SPAN, JobSpan, Tracer, job_span
+from proxy.tracing import JobSpan, Tracer, job_span
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -50,6 +50,7 @@ _HEAVY_BODY: Final = 65_536
 _MAX_SIMPLER: Final = 2
 _MAX_SHOWN: Final = 500
 _NO_JOB: Final = Job(id="none")
+_UNTRACED: Final = nullcontext()
 
 
 class BackendMetrics(Protocol):
@@ -156,7 +157,7 @@ class _Forms:
         finally:
             seconds = time.perf_counter() - started
             self.seconds += seconds
-            current_request().spent("proxy", seconds)
+            current_request().proxy += seconds
 
 
 @dataclass(slots=True)
@@ -169,7 +170,7 @@ class _Try:
         slots: of all jobs of the choice so far, those of an earlier try too.
         job: the latest; none while it is being submitted.
         new: the latest was submitted for this request, and not taken up.
-        span: of the latest.
+        span: of the latest; None where nobody traces.
         repaired: a wrong output has been repaired, or that was tried.
     """
 
@@ -178,7 +179,7 @@ class _Try:
     slots: list[str] = field(default_factory=list)
     job: Job = _NO_JOB
     new: bool = True
-    span: JobSpan = NO_SPAN
+    span: JobSpan | None = None
     repaired: bool = False
 
 
@@ -258,7 +259,8 @@ class NarrativeRun:
     def close(self, *, delivered: bool) -> None:
         """Nothing is held between calls but spans: the record of the submissions belongs to who made it."""
         for attempt in self._tries:
-            attempt.span.end("abandoned")
+            if attempt.span:
+                attempt.span.end("abandoned")
 
     def _started(self) -> Started:
         fingerprint = hashlib.sha256(self._client.base_url.encode()).hexdigest()[:10]
@@ -300,7 +302,7 @@ class NarrativeRun:
                 task.cancel()
             seconds = time.perf_counter() - started
             metrics.spent("narrative", seconds)
-            current_request().spent("narrative", seconds)
+            current_request().narrative += seconds
 
     async def _choice(self, number: int) -> Choice:
         """One choice. It is tried once more when Narrative forgot the job that was taken up, or when it fails beside others."""
@@ -368,10 +370,11 @@ class NarrativeRun:
 
     async def _read(self, attempt: _Try, failures: str) -> Outcome:
         """What came of the try's ended job; see `_Forms.read`."""
-        with attempt.span:
+        with attempt.span or _UNTRACED:
             outcome = await self._forms.read(attempt.prepared, attempt.job, failures)
-        finish = "tool_calls" if outcome.parsed.calls else outcome.finish_reason
-        attempt.span.end(finish_reason=finish, result=attempt.job.result)
+        if attempt.span:
+            finish = "tool_calls" if outcome.parsed.calls else outcome.finish_reason
+            attempt.span.end(finish_reason=finish, result=attempt.job.result)
         return outcome
 
     async def _begin(self, slot: str, prepared: Prepared, slots: Iterable[str] = ()) -> _Try:
@@ -409,13 +412,17 @@ class NarrativeRun:
             if wrong is not None:
                 output = wrong.job.result.structured_output if wrong.job.result else None
                 made = made.repair(output, wrong.parsed.errors)
-            attempt.span.asks(made.messages)
+            if attempt.span:
+                attempt.span.asks(made.messages)
             return made.body(self._caller.plane(), f"{TAG_PREFIX}{self._record.tag(slot)}")
 
-        attempt.span.end("refused")  # by a job that failed, where one in another form follows
-        attempt.job, attempt.span = _NO_JOB, job_span(self._backend.tracer, prepared.model, self._request)
+        attempt.job = _NO_JOB
+        if tracer := self._backend.tracer:
+            if attempt.span:
+                attempt.span.end("refused")  # by a job that failed, where one in another form follows
+            attempt.span = job_span(tracer, prepared.model, self._request)
         try:
-            with attempt.span:
+            with attempt.span or _UNTRACED:
                 submission = await self._backend.jobs.submit_once(
                     _body,
                     form_text(prepared.form),
@@ -424,7 +431,7 @@ class NarrativeRun:
                     slot=slot,
                     deadline=self._deadline,
                     caller=self._caller.id,
-                    span=attempt.span.ids,
+                    span=attempt.span.ids if attempt.span else "",
                 )
         except ProxyError as error:
             if error.code == "narrative_unauthorized" and self._caller.upstream_key is not None:
@@ -433,21 +440,23 @@ class NarrativeRun:
         attempt.prepared = await _in_form(submission.form)
         attempt.job, attempt.new = submission.job, submission.new
         attempt.slots.append(slot)
-        attempt.span.submitted(submission)
-        current_request().spent("queue", submission.queued)
+        if attempt.span:
+            attempt.span.submitted(submission)
+        current_request().queue += submission.queued
         self._job_ids.append(submission.job.id)
 
     async def _wait(self, attempt: _Try) -> str:
         """Wait until the try's job has ended, whatever its end. Returns the causes of its failure as one text, free of secrets."""
         try:
-            with attempt.span:
+            with attempt.span or _UNTRACED:
                 job = await self._backend.jobs.wait(attempt.job, self._client, deadline=self._deadline)
         except ProxyError as error:
             if error.code == _LOST:
                 raise PaidFailure(error.message, code=_LOST, job_id=attempt.job.id) from error
             raise
         attempt.job = job
-        attempt.span.noticed(job)
+        if attempt.span:
+            attempt.span.noticed(job)
         if job.result is not None:
             self._usage = usage_of(job.result.usage, self._usage)
         return self._client.redact("; ".join(job.failures)) if job.failures else ""
