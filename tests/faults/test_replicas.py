@@ -15,6 +15,8 @@ import pytest
 from proxy.sandbox import SANDBOX_DATA_PLANE, Fault, SandboxOptions, create_sandbox
 from tests.conftest import Deployment
 from tests.faults.relay import relay_to
+from tests.messages_client import SESSION, asking
+from tests.messages_folding import fold_messages, stream_events
 from tests.processes import running
 from tests.redis_server import serve_redis
 from tests.scripts import script
@@ -103,6 +105,21 @@ async def test_a_replica_that_is_killed_under_load_loses_no_job_and_pays_none_tw
         assert [answer.status_code for answer in answers] == [200] * 60, [answer.text for answer in answers]
         assert len({answer.json()["id"] for answer in answers}) == 60
         assert here.enqueued == 60
+
+
+async def test_a_repeat_of_claude_code_takes_up_the_job_of_a_killed_replica_without_a_mark() -> None:
+    body = asking("Hello!", stream=True)
+    with site(1.0) as here:
+        async with a_client() as client:
+            headers = {SESSION: "one", "x-stainless-retry-count": "0"}
+            first = asyncio.create_task(client.post(f"{here.urls[0]}/v1/messages", json=body, headers=headers))
+            await here.submitted(1)
+            here.processes[0].send_signal(signal.SIGKILL)
+            with pytest.raises(httpx.TransportError):
+                await first
+            answer = await client.post(f"{here.urls[1]}/v1/messages", json=body, headers=headers)
+        assert (answer.status_code, fold_messages(stream_events(answer.content))["stop_reason"]) == (200, "end_turn")
+        assert here.enqueued == 1
 
 
 async def test_what_a_stopping_replica_cuts_off_is_taken_up_by_the_other() -> None:

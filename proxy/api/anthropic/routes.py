@@ -94,7 +94,9 @@ async def messages(request: Request) -> RunResponse:
         max(settings.messages.hold_s, settings.chat.heartbeat_s) if reply.stream else settings.chat.keepalive_json_s
     )
     terms, most_s = terms_of(headers, longest_s)
-    terms = replace(terms, client=f"{terms.client} {headers.get(_SESSION, '')[:_MAX_HEADER]}")
+    session = headers.get(_SESSION, "")[:_MAX_HEADER]
+    # Claude Code marks no repeat; within one session an equal request is taken for one.
+    terms = replace(terms, client=f"{terms.client} {session}", is_retry=terms.is_retry or bool(session))
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
     if not reply.stream:
         encode, error = partial(message_body, reply=reply), partial(_error_body, request.state.request_id)
