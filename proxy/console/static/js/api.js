@@ -1,4 +1,4 @@
-// Calls to the server this page came from: the public API, and the console's own three.
+// Calls to the server this page came from: the public APIs, and the console's own three.
 
 import { credentials } from "./key.js";
 
@@ -55,3 +55,32 @@ export const listRecent = async () => (await call("console/api/recent")).json();
 
 /** The server's metrics, in Prometheus's text format. */
 export const readMetrics = async () => (await call("metrics")).text();
+
+/** The newest batches of this key, of both APIs, in one shape. */
+export async function listBatches() {
+  const [own, messages] = await Promise.all(["v1/batches?limit=50", "v1/messages/batches?limit=50"].map(async (path) => (await (await call(path)).json()).data));
+  return [...own.map(fromBatch), ...messages.map(fromMessageBatch)].sort((one, other) => other.created - one.created);
+}
+
+function fromBatch(batch) {
+  const { total, completed, failed } = batch.request_counts;
+  const files = [["Results", batch.output_file_id], ["Errors", batch.error_file_id]]
+    .flatMap(([name, id]) => (id ? [{ name, path: `v1/files/${id}/content` }] : []));
+  const { id, endpoint, status, created_at: created } = batch;
+  return { id, endpoint, status, created, total, failed, done: completed + failed, errors: batch.errors?.data ?? [], files, path: `v1/batches/${id}` };
+}
+
+function fromMessageBatch(batch) {
+  const counts = batch.request_counts;
+  const total = Object.values(counts).reduce((sum, count) => sum + count, 0);
+  const path = `v1/messages/batches/${batch.id}`;
+  const files = batch.results_url ? [{ name: "Results", path: `${path}/results` }] : [];
+  const created = Date.parse(batch.created_at) / 1000;
+  return { id: batch.id, endpoint: "/v1/messages", status: batch.processing_status, created, total, failed: counts.errored, done: total - counts.processing, errors: [], files, path };
+}
+
+/** Begin no more lines of a batch. */
+export const cancelBatch = (batch) => call(`${batch.path}/cancel`, { method: "POST" });
+
+/** What is at a path, as a file. */
+export const readContent = async (path) => (await call(path)).blob();

@@ -1,11 +1,12 @@
 // The page: which view is shown, and what happens when a key was given.
 
+import { startBatches, stopBatches } from "./batches.js";
 import { byId } from "./dom.js";
 import { setUpKey } from "./key.js";
 import { setUpLive, startLive, stopLive } from "./live.js";
 import { loadModels, setUpPlayground } from "./playground.js";
 
-const VIEWS = ["playground", "live"];
+const VIEWS = ["playground", "live", "batches"];
 
 function showView() {
   const wanted = VIEWS.find((view) => location.hash === `#${view}`) ?? VIEWS[0];
@@ -16,6 +17,8 @@ function showView() {
   }
   if (wanted === "live") startLive();
   else stopLive();
+  if (wanted === "batches") startBatches();
+  else stopBatches();
 }
 
 setUpPlayground();
