@@ -60,8 +60,8 @@ from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
 from proxy.backends.narrative.webhooks import Webhooks, take_delivery, webhook_options
 from proxy.batches.engine import running_batches
 from proxy.batches.files import FileStore, Vault
+from proxy.batches.lines import BatchOptions
 from proxy.batches.records import BatchRecords
-from proxy.batches.runner import BatchOptions
 from proxy.catalog import load_catalog
 from proxy.console.routes import RECENT_REQUESTS, ConsoleServices, console_routes
 from proxy.errors import InvalidApiKey, PermissionDenied, ProxyError, UpstreamError
@@ -140,7 +140,8 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     settings.state.prefix,
                     metrics.state_failed,
                     response_bytes=settings.responses.memory_bytes,
-                    batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory else None,
+                    # What a sandbox was asked must not go on at Narrative after a restart.
+                    batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory or sandbox else None,
                 )
             )
             app.state.store = store = storage.live

@@ -5,15 +5,16 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final
 from uuid import uuid4
 
 import structlog
 
 from proxy.access.authentication import Caller
 from proxy.batches.files import FileStore, StoredFile
+from proxy.batches.lines import BatchMetrics, BatchOptions, cancelled_at
 from proxy.batches.records import Batch, BatchRecords, OpenBatch
-from proxy.batches.runner import BatchMetrics, BatchOptions, BatchRunner, cancelled_at
+from proxy.batches.runner import BatchRunner
 from proxy.errors import (
     BatchConflict,
     FileNotFound,
@@ -22,27 +23,13 @@ from proxy.errors import (
     StoreUnavailable,
 )
 
-MAX_ID: Final = 512
-"""Characters of a `custom_id`."""
-MAX_ERRORS: Final = 100
 _SCAN_S: Final = 1.0
-_SYNC_S: Final = 1.0
-_ROOM_S: Final = 0.05
-_FIRST_WIDTH: Final = 8
 _MAX_STARTING: Final = 16
 """Lines that a replica has submitted at a time; of one batch half as many."""
-_MAX_BYTES: Final = 16 << 20
-"""Bytes of the lines of one batch that are worked on at a time, unless a single one has more."""
-_LARGE_BYTES: Final = 64 * 1024
-_FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 30.0
 _AFTER_BUG_S: Final = 30.0
 _REPEATED_S: Final = 60.0
 """How long an SDK's retry finds the batch that its first try made."""
-_LASTING: Final = frozenset({"narrative_submit_unknown", "narrative_unavailable", "narrative_unauthorized"})
-"""Codes of refusals that end, and of outcomes that a repeat learns."""
 
-T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 
@@ -207,12 +194,12 @@ class Batches:
     async def _scan(self) -> None:
         """Begin to work on batches that nobody works on, those of owners with the fewest first."""
         options = self._options
-        if self._draining or not self.records.healthy or not await self.records.any_open():
+        room = options.settings.max_running - len(self._tasks)
+        if self._draining or room <= 0 or not self.records.healthy:
             return
-        await self.open()
-        waiting = [each for each in await self.records.open() if each.id not in self._tasks]
         now = time.monotonic()
-        waiting = [each for each in waiting if self._not_before.get(each.id, 0.0) <= now]
+        found = await self.records.open(self._tasks.keys())
+        waiting = [each for each in found if self._not_before.get(each.id, 0.0) <= now]
         while waiting and len(self._tasks) < options.settings.max_running:
             owners = [runner.batch.owner for runner in self._runners.values()]
             batch = min(waiting, key=lambda each: owners.count(each.owner))

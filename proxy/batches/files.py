@@ -12,6 +12,7 @@ import asyncio
 import hmac
 import time
 import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -32,7 +33,8 @@ MOST_FILES: Final = 1_000
 _MARGIN_S: Final = 3600.0
 _MARK: Final = b"\xef\xbb\xbf"
 """The byte order mark, which some programs write in front."""
-_MAX_UPLOADS: Final = 16
+_MAX_UPLOADS: Final = 64
+_MAX_OWN_UPLOADS: Final = 4
 
 log = structlog.get_logger(__name__)
 
@@ -109,7 +111,7 @@ class FileStore:
         self, store: Ledger, vault: Vault, settings: BatchSettings, clock: Callable[[], float] = time.time
     ) -> None:
         self._store, self._vault, self._settings, self.clock = store, vault, settings, clock
-        self._uploads = 0
+        self._uploads: Counter[str] = Counter()
 
     # ------------------------------------------------------------ what is known of files
 
@@ -174,9 +176,9 @@ class FileStore:
             room = min(room, self._settings.max_key_bytes - sum(file.size for file in files))
             if room <= 0 or len(files) >= MOST_FILES:
                 raise self._full()
-            if self._uploads >= _MAX_UPLOADS:
+            if self._uploads[owner] >= _MAX_OWN_UPLOADS or self._uploads.total() >= _MAX_UPLOADS:
                 raise Overloaded("Too many files are being uploaded; try again later.", retry_after=2.0)
-        self._uploads += checked
+            self._uploads[owner] += 1
         id_ = id_ or f"file-{uuid4().hex}"
         return FileWriter(self, owner, StoredFile(id_, name, purpose, 0, 0, int(ttl_s), 0), room if checked else None)
 
@@ -241,9 +243,11 @@ class FileStore:
         """Forget the pieces of a file that is not finished."""
         await self._store.remove(self._pieces(file.id))
 
-    def written(self, *, checked: bool) -> None:
-        """A writer has ended."""
-        self._uploads -= checked
+    def written(self, owner: str) -> None:
+        """A writer whose file is limited has ended."""
+        self._uploads[owner] -= 1
+        if not self._uploads[owner]:
+            del self._uploads[owner]
 
     def _file(self, name: str, sealed: str) -> StoredFile | None:
         text = self._vault.unseal(name, sealed)
@@ -276,7 +280,8 @@ class FileWriter:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._files.written(checked=self._room is not None)
+        if self._room is not None:
+            self._files.written(self._owner)
         if not self._finished:
             await self._files.discard(self._file)
 

@@ -11,7 +11,7 @@ A batch has one owner at a time. If that replica was killed, another takes the b
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
@@ -183,14 +183,15 @@ class BatchRecords:
 
     # ------------------------------------------------------------ owners
 
-    async def any_open(self) -> bool:
-        """Whether there is a batch that has not ended."""
-        return bool(await self._store.read(_OPEN))
-
-    async def open(self) -> list[OpenBatch]:
-        """Those that have not ended."""
+    async def open(self, known: Collection[str]) -> list[OpenBatch]:
+        """Those that have not ended, but for the known ones. Raises BatchesNeedState."""
+        texts = await self._store.read(_OPEN)
+        if not texts:
+            return []
+        await self._vault.open()
+        skipped = {self._vault.digest(id_) for id_ in known}
         found = []
-        for text in (await self._store.read(_OPEN)).values():
+        for text in (text for field, text in texts.items() if field not in skipped):
             replica, _, sealed = text.partition(" ")
             value = self._vault.unseal(_OPEN, sealed)
             if value is not None:

@@ -12,38 +12,38 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
-from uuid import NAMESPACE_URL, UUID, uuid5
+from typing import Any, Final, TypeVar
 
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.batches.files import FileStore, StoredFile, Vault
-from proxy.batches.records import Batch, BatchRecords, Done, OpenBatch, counted
+from proxy.batches.files import StoredFile
+from proxy.batches.lines import (
+    BatchMetrics,
+    BatchOptions,
+    Line,
+    cancelled_at,
+    check_lines,
+    line_of,
+    may_be_repeated,
+    record_name,
+)
+from proxy.batches.records import Batch, Done, OpenBatch, counted
 from proxy.errors import (
     FileNotFound,
-    IdempotencyConflict,
     InternalError,
-    InvalidRequest,
-    JobTimeout,
-    Overloaded,
     ProxyError,
-    RateLimited,
     StoreUnavailable,
 )
-from proxy.inference.backend import Backend, Record, RunOptions
-from proxy.inference.request import JsonObject, Request
-from proxy.inference.result import Result
-from proxy.settings import BatchSettings
-from proxy.storage import Ledger
+from proxy.inference.backend import Record, RunOptions
+from proxy.inference.request import JsonObject
 
-MAX_ID: Final = 512
-"""Characters of a `custom_id`."""
-MAX_ERRORS: Final = 100
-_SCAN_S: Final = 1.0
+_PARTS: Final = ("output", "error")
 _SYNC_S: Final = 1.0
+_KEY_ROUNDS: Final = 10
+"""How often it is asked whether the key still stands, in rounds of `_SYNC_S`."""
 _ROOM_S: Final = 0.05
 _FIRST_WIDTH: Final = 8
 _MAX_STARTING: Final = 16
@@ -53,96 +53,9 @@ _MAX_BYTES: Final = 16 << 20
 _LARGE_BYTES: Final = 64 * 1024
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
-_AFTER_BUG_S: Final = 30.0
-_REPEATED_S: Final = 60.0
-"""How long an SDK's retry finds the batch that its first try made."""
-_LASTING: Final = frozenset({"narrative_submit_unknown", "narrative_unavailable", "narrative_unauthorized"})
-"""Codes of refusals that end, and of outcomes that a repeat learns."""
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a batch: its number from 1 on, the client's name for it, and an id that is the same for everyone who works on it."""
-
-    number: int
-    custom_id: str
-    id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class LineRequest:
-    """What an API makes of the body of a line: the request, and how the body of its answer is written (which may store it)."""
-
-    request: Request
-    answer: Callable[[Result], Awaitable[bytes]]
-
-
-class LineApi(Protocol):
-    """How an API reads the lines of batches and writes their rows, each one line of JSON without its end."""
-
-    @property
-    def one_file(self) -> bool:
-        """Whether errors stand in the output file, too, and lines that were not begun have rows there."""
-
-    async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
-        """The request. Raises ProxyError."""
-
-    def answered(self, line: Line, body: bytes) -> bytes:
-        """The row of an answer."""
-
-    def failed(self, line: Line, error: ProxyError) -> bytes:
-        """The row of a request that failed."""
-
-    def unsent(self, line: Line, *, cancelled: bool) -> bytes | None:
-        """The row of a line that was not begun before the batch was cancelled, or else expired; None is none."""
-
-
-class BatchMetrics(Protocol):
-    """What is counted; see `proxy.metrics.Metrics`."""
-
-    def batches_running(self, count: Callable[[], int]) -> None:
-        """How to learn how many batches this replica works on."""
-
-    def batch_line(self, *, ok: bool) -> None:
-        """A line got its row."""
-
-    def batch_ended(self, status: str) -> None:
-        """A batch ended."""
-
-    def batch_taken_over(self) -> None:
-        """A batch of a replica that was killed goes on here."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchOptions:
-    """What the engine works with.
-
-    Attributes:
-        backend: serves the requests of lines; its records are in `lines`.
-        lines: where the submissions of lines are recorded.
-        apis: by the endpoint.
-        parse: the JSON object of a line. Raises InvalidRequest.
-        max_line_bytes: of a line.
-        room: whether a line may begin now: no other request waits.
-        current: a caller as its key stands now; None where that was revoked.
-        clock: seconds since 1970.
-    """
-
-    settings: BatchSettings
-    files: FileStore
-    records: BatchRecords
-    vault: Vault
-    backend: Backend
-    lines: Ledger
-    apis: Mapping[str, LineApi]
-    parse: Callable[[bytes], JsonObject]
-    max_line_bytes: int
-    room: Callable[[], bool]
-    current: Callable[[Caller], Awaitable[Caller | None]]
-    clock: Callable[[], float] = time.time
 
 
 class BatchRunner:
@@ -252,15 +165,18 @@ class BatchRunner:
 
     async def _keep_in_step(self) -> None:
         """Store the counts, and learn of a cancellation, of a revoked key, and of another owner: then it returns."""
-        records = self._options.records
+        records, rounds = self._options.records, 0
         while True:
             await asyncio.sleep(_SYNC_S)
+            rounds += 1
             try:
                 if not await records.owns(self.batch):
                     log.warning("another replica owns the batch", batch=self.batch.id)
                     return
                 batch = await self._change(self._with_counts)
-                caller = await self._options.current(self.batch.caller)
+                caller: Caller | None = self._caller
+                if rounds % _KEY_ROUNDS == 1:
+                    caller = await self._options.current(self.batch.caller)
             except StoreUnavailable:
                 continue
             if caller is None and batch.cancelling_at is None:
@@ -406,7 +322,7 @@ class BatchRunner:
             return replace(self._with_counts(batch), status=status, finalizing_at=batch.finalizing_at or now)
 
         batch = await self._change(finalizing)
-        output, errors = await self._write_files(batch, file)
+        output, errors = await _write_files(self._options, batch, file, self._done)
         unsent = batch.total > len(self._done)
         now = self._now()
         ended = replace(batch, output_file_id=output, error_file_id=errors)
@@ -418,114 +334,47 @@ class BatchRunner:
             ended = replace(ended, status="completed", completed_at=now)
         await self._end(await self._change(lambda _: ended))
 
-    async def _write_files(self, batch: Batch, file: StoredFile) -> tuple[str | None, str | None]:
-        files, vault, one_file = self._options.files, self._options.vault, self._options.apis[batch.endpoint].one_file
-        ids = [f"file-{vault.derived(batch.id, part)}" for part in ("output", "error")]
-        names = [f"{batch.id}_{part}.jsonl" for part in ("output", "error")]
-        ttl_s = batch.output_ttl_s
-        writers = [
-            await files.create(batch.owner, name, "batch_output", ttl_s, id_=id_, checked=False)
-            for name, id_ in zip(names, ids, strict=True)
-        ]
-        async with writers[0], writers[1]:
-            async for number, unsent in self._rows(batch, file):
-                if unsent is None:
-                    row: bytes | None = await self._options.records.row(batch, number)
-                else:
-                    cancelled = batch.cancelling_at is not None
-                    row = self._options.apis[batch.endpoint].unsent(unsent, cancelled=cancelled)
-                if row is not None:
-                    ok = one_file or (unsent is None and self._done[number].ok)
-                    await writers[0 if ok else 1].write(row + b"\n")
-            written = [(await writer.finish()).id if writer.size else None for writer in writers]
-        return written[0], written[1]
 
-    async def _rows(self, batch: Batch, file: StoredFile) -> AsyncIterator[tuple[int, Line | None]]:
-        """The numbers of the lines, with the lines that have no row."""
-        if len(self._done) >= batch.total:
-            for number in sorted(self._done):
-                yield number, None
-            return
-        async for lines in self._options.files.lines(file, self._options.max_line_bytes):
-            for number, text in lines:
-                if number in self._done:
-                    yield number, None
-                elif text is not None:
-                    yield number, line_of(batch, number, self._options.parse(text))
+async def _write_files(
+    options: BatchOptions, batch: Batch, file: StoredFile, done: Mapping[int, Done]
+) -> tuple[str | None, str | None]:
+    """The ids of the files of answers and of errors; None for one without a row."""
+    api, ids = options.apis[batch.endpoint], [options.vault.derived(batch.id, part) for part in _PARTS]
+    writers = [
+        await options.files.create(
+            batch.owner,
+            f"{batch.id}_{part}.jsonl",
+            "batch_output",
+            batch.output_ttl_s,
+            id_=f"file-{id_}",
+            checked=False,
+        )
+        for part, id_ in zip(_PARTS, ids, strict=True)
+    ]
+    async with writers[0], writers[1]:
+        async for number, unsent in _rows(options, batch, file, done):
+            if unsent is None:
+                row: bytes | None = await options.records.row(batch, number)
+            else:
+                row = api.unsent(unsent, cancelled=batch.cancelling_at is not None)
+            if row is not None:
+                ok = api.one_file or (unsent is None and done[number].ok)
+                await writers[0 if ok else 1].write(row + b"\n")
+        written = [(await writer.finish()).id if writer.size else None for writer in writers]
+    return written[0], written[1]
 
 
-def cancelled_at(batch: Batch, now: int) -> Batch:
-    """A batch that is to be cancelled."""
-    return batch if batch.cancelling_at else replace(batch, status="cancelling", cancelling_at=now)
-
-
-def record_name(line: Line) -> str:
-    """The name of the record of a line's submissions."""
-    return f"line:{line.id}"
-
-
-def line_of(batch: Batch, number: int, value: JsonObject) -> Line:
-    """A line of a batch, given with its JSON."""
-    custom_id: str = value["custom_id"]
-    return Line(number, custom_id, uuid5(uuid5(NAMESPACE_URL, batch.id), custom_id))
-
-
-def may_be_repeated(error: ProxyError) -> bool:
-    """Whether a line's request is made again: nothing was begun, or its job runs on and is found by its record."""
-    passing = isinstance(error, Overloaded | RateLimited | JobTimeout | IdempotencyConflict)
-    return passing or error.retry_after is not None or error.code in _LASTING
-
-
-async def check_lines(options: BatchOptions, endpoint: str, file: StoredFile) -> tuple[list[dict[str, Any]], int]:
-    """What is wrong with the lines of a file, at most 100 errors, and how many lines there are."""
-    errors: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    total = 0
-
-    def check(lines: list[tuple[int, bytes | None]]) -> None:
-        nonlocal total
-        for number, text in lines:
-            total += 1
-            if total > options.settings.max_lines or len(errors) >= MAX_ERRORS:
-                return
-            fault = _fault(text, endpoint, seen, options)
-            if fault is not None:
-                code, message, param = fault
-                errors.append({"code": code, "line": number, "message": message, "param": param})
-
+async def _rows(
+    options: BatchOptions, batch: Batch, file: StoredFile, done: Mapping[int, Done]
+) -> AsyncIterator[tuple[int, Line | None]]:
+    """The numbers of the lines, with the lines that have no row."""
+    if len(done) >= batch.total:
+        for number in sorted(done):
+            yield number, None
+        return
     async for lines in options.files.lines(file, options.max_line_bytes):
-        await asyncio.to_thread(check, lines)
-        if total > options.settings.max_lines:
-            most = options.settings.max_lines
-            message = f"The file has more than {most} lines."
-            return [{"code": "too_many_tasks", "line": None, "message": message, "param": None}], total
-        if len(errors) >= MAX_ERRORS:
-            break
-    if not total:
-        errors.append({"code": "empty_file", "line": None, "message": "The file has no line.", "param": None})
-    return errors, total
-
-
-def _fault(
-    text: bytes | None, endpoint: str, seen: set[str], options: BatchOptions
-) -> tuple[str, str, str | None] | None:
-    """What is wrong with a line: code, message and param."""
-    if text is None:
-        return "invalid_request", f"The line has more than {options.max_line_bytes} bytes.", None
-    try:
-        value = options.parse(text)
-    except InvalidRequest as error:
-        return "invalid_json_line", error.message.replace("request body", "line"), None
-    custom_id = value.get("custom_id")
-    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_ID:
-        return "invalid_request", f"`custom_id`: expected a text of 1 to {MAX_ID} characters.", "custom_id"
-    if custom_id in seen:
-        return "duplicate_custom_id", f"A line before has the `custom_id` {custom_id[:100]!r}.", "custom_id"
-    seen.add(custom_id)
-    if value.get("method") != "POST":
-        return "invalid_request", "`method`: expected 'POST'.", "method"
-    if value.get("url") != endpoint:
-        return "url_mismatch", f"`url`: expected {endpoint!r}, the batch's endpoint.", "url"
-    if not isinstance(value.get("body"), dict):
-        return "invalid_request", "`body`: expected an object.", "body"
-    return None
+        for number, text in lines:
+            if number in done:
+                yield number, None
+            elif text is not None:
+                yield number, line_of(batch, number, options.parse(text))

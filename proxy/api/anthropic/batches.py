@@ -29,8 +29,8 @@ from proxy.api.http.middleware import AsgiHandler
 from proxy.api.http.requests import ApiServices, parse_object
 from proxy.api.http.responses import json_line, json_response
 from proxy.batches.engine import NewBatch
+from proxy.batches.lines import MAX_ID, Line, LineRequest
 from proxy.batches.records import Batch
-from proxy.batches.runner import MAX_ID, Line, LineRequest
 from proxy.errors import BatchConflict, FileNotFound, InvalidRequest, ProxyError, RequestTooLarge
 from proxy.inference.request import JsonObject
 from proxy.inference.result import Result

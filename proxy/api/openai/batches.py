@@ -25,8 +25,8 @@ from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.routes import decode_body, error_response, route
 from proxy.api.openai.types import RequestModel
 from proxy.batches.engine import NewBatch
+from proxy.batches.lines import Line, LineApi, LineRequest
 from proxy.batches.records import Batch
-from proxy.batches.runner import Line, LineApi, LineRequest
 from proxy.errors import FileNotFound, InvalidRequest, ProxyError
 from proxy.inference.request import JsonObject
 from proxy.inference.result import Result

@@ -1,0 +1,194 @@
+"""The lines of batches: what an API makes of one, what is wrong with a file of them, and by what names their submissions are known."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import structlog
+
+from proxy.access.authentication import Caller
+from proxy.batches.files import FileStore, StoredFile, Vault
+from proxy.batches.records import Batch, BatchRecords
+from proxy.errors import (
+    IdempotencyConflict,
+    InvalidRequest,
+    JobTimeout,
+    Overloaded,
+    ProxyError,
+    RateLimited,
+)
+from proxy.inference.backend import Backend
+from proxy.inference.request import JsonObject, Request
+from proxy.inference.result import Result
+from proxy.settings import BatchSettings
+from proxy.storage import Ledger
+
+MAX_ID: Final = 512
+"""Characters of a `custom_id`."""
+MAX_ERRORS: Final = 100
+_LASTING: Final = frozenset({"narrative_submit_unknown", "narrative_unavailable", "narrative_unauthorized"})
+"""Codes of refusals that end, and of outcomes that a repeat learns."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a batch: its number from 1 on, the client's name for it, and an id that is the same for everyone who works on it."""
+
+    number: int
+    custom_id: str
+    id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class LineRequest:
+    """What an API makes of the body of a line: the request, and how the body of its answer is written (which may store it)."""
+
+    request: Request
+    answer: Callable[[Result], Awaitable[bytes]]
+
+
+class LineApi(Protocol):
+    """How an API reads the lines of batches and writes their rows, each one line of JSON without its end."""
+
+    @property
+    def one_file(self) -> bool:
+        """Whether errors stand in the output file, too, and lines that were not begun have rows there."""
+
+    async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
+        """The request. Raises ProxyError."""
+
+    def answered(self, line: Line, body: bytes) -> bytes:
+        """The row of an answer."""
+
+    def failed(self, line: Line, error: ProxyError) -> bytes:
+        """The row of a request that failed."""
+
+    def unsent(self, line: Line, *, cancelled: bool) -> bytes | None:
+        """The row of a line that was not begun before the batch was cancelled, or else expired; None is none."""
+
+
+class BatchMetrics(Protocol):
+    """What is counted; see `proxy.metrics.Metrics`."""
+
+    def batches_running(self, count: Callable[[], int]) -> None:
+        """How to learn how many batches this replica works on."""
+
+    def batch_line(self, *, ok: bool) -> None:
+        """A line got its row."""
+
+    def batch_ended(self, status: str) -> None:
+        """A batch ended."""
+
+    def batch_taken_over(self) -> None:
+        """A batch of a replica that was killed goes on here."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What the engine works with.
+
+    Attributes:
+        backend: serves the requests of lines; its records are in `lines`.
+        lines: where the submissions of lines are recorded.
+        apis: by the endpoint.
+        parse: the JSON object of a line. Raises InvalidRequest.
+        max_line_bytes: of a line.
+        room: whether a line may begin now: no other request waits.
+        current: a caller as its key stands now; None where that was revoked.
+        clock: seconds since 1970.
+    """
+
+    settings: BatchSettings
+    files: FileStore
+    records: BatchRecords
+    vault: Vault
+    backend: Backend
+    lines: Ledger
+    apis: Mapping[str, LineApi]
+    parse: Callable[[bytes], JsonObject]
+    max_line_bytes: int
+    room: Callable[[], bool]
+    current: Callable[[Caller], Awaitable[Caller | None]]
+    clock: Callable[[], float] = time.time
+
+
+def cancelled_at(batch: Batch, now: int) -> Batch:
+    """A batch that is to be cancelled."""
+    return batch if batch.cancelling_at else replace(batch, status="cancelling", cancelling_at=now)
+
+
+def record_name(line: Line) -> str:
+    """The name of the record of a line's submissions."""
+    return f"line:{line.id}"
+
+
+def line_of(batch: Batch, number: int, value: JsonObject) -> Line:
+    """A line of a batch, given with its JSON."""
+    custom_id: str = value["custom_id"]
+    return Line(number, custom_id, uuid5(uuid5(NAMESPACE_URL, batch.id), custom_id))
+
+
+def may_be_repeated(error: ProxyError) -> bool:
+    """Whether a line's request is made again: nothing was begun, or its job runs on and is found by its record."""
+    passing = isinstance(error, Overloaded | RateLimited | JobTimeout | IdempotencyConflict)
+    return passing or error.retry_after is not None or error.code in _LASTING
+
+
+async def check_lines(options: BatchOptions, endpoint: str, file: StoredFile) -> tuple[list[dict[str, Any]], int]:
+    """What is wrong with the lines of a file, at most 100 errors, and how many lines there are."""
+    errors: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    total = 0
+
+    def check(lines: list[tuple[int, bytes | None]]) -> None:
+        nonlocal total
+        for number, text in lines:
+            total += 1
+            if total > options.settings.max_lines or len(errors) >= MAX_ERRORS:
+                return
+            fault = _fault(text, endpoint, seen, options)
+            if fault is not None:
+                code, message, param = fault
+                errors.append({"code": code, "line": number, "message": message, "param": param})
+
+    async for lines in options.files.lines(file, options.max_line_bytes):
+        await asyncio.to_thread(check, lines)
+        if total > options.settings.max_lines:
+            most = options.settings.max_lines
+            message = f"The file has more than {most} lines."
+            return [{"code": "too_many_tasks", "line": None, "message": message, "param": None}], total
+        if len(errors) >= MAX_ERRORS:
+            break
+    if not total:
+        errors.append({"code": "empty_file", "line": None, "message": "The file has no line.", "param": None})
+    return errors, total
+
+
+def _fault(
+    text: bytes | None, endpoint: str, seen: set[str], options: BatchOptions
+) -> tuple[str, str, str | None] | None:
+    """What is wrong with a line: code, message and param."""
+    if text is None:
+        return "invalid_request", f"The line has more than {options.max_line_bytes} bytes.", None
+    try:
+        value = options.parse(text)
+    except InvalidRequest as error:
+        return "invalid_json_line", error.message.replace("request body", "line"), None
+    custom_id = value.get("custom_id")
+    if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_ID:
+        return "invalid_request", f"`custom_id`: expected a text of 1 to {MAX_ID} characters.", "custom_id"
+    if custom_id in seen:
+        return "duplicate_custom_id", f"A line before has the `custom_id` {custom_id[:100]!r}.", "custom_id"
+    seen.add(custom_id)
+    if value.get("method") != "POST":
+        return "invalid_request", "`method`: expected 'POST'.", "method"
+    if value.get("url") != endpoint:
+        return "url_mismatch", f"`url`: expected {endpoint!r}, the batch's endpoint.", "url"
+    if not isinstance(value.get("body"), dict):
+        return "invalid_request", "`body`: expected an object.", "body"
+    return None
