@@ -318,7 +318,7 @@ async def readyz(request: Request) -> Response:
 def _observe(metrics: Metrics, tracer: Tracer | None, event: Event) -> None:
     metrics.observe(event)
     if tracer is not None and isinstance(event, EndedElsewhere):
-        tracer.ended_elsewhere(event.job_id)
+        tracer.settle(event.job_id, "webhook")
 
 
 def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> None:

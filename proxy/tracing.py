@@ -36,9 +36,9 @@ _KEPT: Final = "span:"
 _KEPT_S: Final = 3600.0
 _MAX_CONTENT: Final = 64 * 1024
 """Bytes of a prompt or an output in a span."""
+_MOST_TASKS: Final = 2_000
 _DEAD_S: Final = 10.0
 """Seconds after which a replica that was killed no longer counts as alive."""
-_MOST_TASKS: Final = 2_000
 
 
 def current_span() -> str:
@@ -67,21 +67,20 @@ class JobSpan:
         _, trace_id, parent_id, flags = (current_span() or f"00-{secrets.token_hex(16)}--01").split("-")
         self.ids = f"00-{trace_id}-{secrets.token_hex(8)}-{flags}-{parent_id}"
         self._started, self._noticed = time.time_ns(), 0
-        self._job_id, self._original, self._made = "", "", False
+        self._job_id, self._original, self._prompt, self._made = "", "", "", False
 
-    def __enter__(self) -> None:
-        """Nothing begins: it did before."""
+    def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
-            self.end(getattr(error, "code", None) or "abandoned")
+            self.end(getattr(error, "code", None) or getattr(error, "type", "abandoned"))
 
     def asks(self, messages: Iterable[Any]) -> None:
         """The prompt, a `proxy.backends.narrative.types.RunMessage` a turn; left out unless contents are wanted."""
         if self._tracer.contents:
             turns = map(to_builtins, messages)
-            told = [{"role": turn["role"], "parts": [_part(**block) for block in turn["content"]]} for turn in turns]
-            self._attributes["gen_ai.input.messages"] = _bounded(told)
+            told = [{"role": turn["role"], "parts": [*map(_part, turn["content"])]} for turn in turns]
+            self._prompt = _bounded(told)
 
     def submitted(self, submission: Any) -> None:
         """The job is known: a `proxy.backends.narrative.submit.Submission`."""
@@ -115,31 +114,26 @@ class JobSpan:
         if finish_reason:
             told["gen_ai.response.model"] = told["gen_ai.request.model"]
             told["gen_ai.response.finish_reasons"] = [finish_reason]
+        if self._prompt:
+            told["gen_ai.input.messages"] = self._prompt
         if result is not None and self._tracer.contents:
             part = {"type": "text", "content": _bounded(result.structured_output)}
             message = {"role": "assistant", "parts": [part], "finish_reason": finish_reason}
             told["gen_ai.output.messages"] = _bounded([message])
         self._tracer.send(self.ids, (self._started, self._noticed or time.time_ns()), told, error, self._original)
         if self._job_id:
-            self._tracer.release(self._job_id, own=not told["narrative.job.taken_up"])
+            self._tracer.settle(self._job_id, "replica")
 
 
 def job_span(tracer: "Tracer", model: str, request: Any) -> JobSpan:
     """The span of a job that is about to be submitted for the current request, a `proxy.inference.request.Request`."""
-    sampling = request.sampling
-    asked = {
-        "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": "narrative",
-        "gen_ai.request.model": model,
-        "gen_ai.request.max_tokens": request.max_tokens,
-        "gen_ai.request.temperature": sampling.temperature,
-        "gen_ai.request.top_p": sampling.top_p,
-        "gen_ai.request.top_k": sampling.top_k,
-        "gen_ai.request.stop_sequences": sampling.stop or None,
-        "gen_ai.request.choice.count": request.choices if request.choices > 1 else None,
-        "gen_ai.output.type": "json" if request.output is not None else "text",
-    }
-    return JobSpan(tracer, {name: value for name, value in asked.items() if value is not None})
+    about = {"operation.name": "chat", "provider.name": "narrative", "request.model": model}
+    asked = {name: getattr(request.sampling, name) for name in ("temperature", "top_p", "top_k")}
+    asked |= {"max_tokens": request.max_tokens, "stop_sequences": request.sampling.stop or None}
+    asked["choice.count"] = request.choices if request.choices > 1 else None
+    about |= {f"request.{name}": value for name, value in asked.items() if value is not None}
+    about["output.type"] = "text" if request.output is None else "json"
+    return JobSpan(tracer, {f"gen_ai.{name}": value for name, value in about.items()})
 
 
 class Tracer:
@@ -231,41 +225,33 @@ class Tracer:
 
     # ------------------------------------------------------------ spans that another replica may have to make
 
-    def keep(self, job_id: str, ids: str, started: int, attributes: Mapping[str, Any]) -> None:
-        """Store the span of a job that was submitted, without contents."""
-        told = {name: value for name, value in attributes.items() if name != "gen_ai.input.messages"}
-        text = json.dumps({"ids": ids, "started": started, "attributes": told})
-        self._do(self._store.put(_KEPT + job_id, self._store.replica, text, ttl_s=_KEPT_S))
+    def keep(self, job_id: str, ids: str, started: int, told: dict[str, Any]) -> None:
+        """Store the span of a job that was submitted."""
+        if self._store.shared:
+            kept = {"ids": ids, "started": started, "told": told}
+            self._do(self._store.put(_KEPT + job_id, self._store.replica, json.dumps(kept), ttl_s=_KEPT_S))
 
-    def release(self, job_id: str, *, own: bool) -> None:
-        """The span that waited for a job was made; if a replica that submitted the job was killed, its span is made too."""
-        self._do(self._store.remove(_KEPT + job_id) if own else self._make_kept(job_id, "replica"))
+    def settle(self, job_id: str, noticed_by: str) -> None:
+        """A job or its span ended. If a replica submitted the job that was killed, one of those who call this makes its span."""
+        if self._store.shared and len(self._tasks) < _MOST_TASKS:
+            self._do(self._settle(_KEPT + job_id, noticed_by))
 
-    def ended_elsewhere(self, job_id: str) -> None:
-        """A webhook says that a job ended for which nobody waits here."""
-        self._do(self._make_kept(job_id, "webhook"))
-
-    async def _make_kept(self, job_id: str, noticed_by: str) -> None:
-        ended, name, store = time.time_ns(), _KEPT + job_id, self._store
+    async def _settle(self, name: str, noticed_by: str) -> None:
+        ended, store = time.time_ns(), self._store
         for owner, text in (await store.read(name)).items():
-            if owner != store.replica and await store.alive(owner):
+            others = owner != store.replica
+            if others and await store.alive(owner):
                 await asyncio.sleep(_DEAD_S)
-            if (
-                owner != store.replica and not await store.alive(owner) and await store.remove(name)
-            ):  # one replica removes it
+            if not (others and await store.alive(owner)) and await store.remove(name) and others:
                 kept = json.loads(text)
                 self.send(
-                    kept["ids"],
-                    (kept["started"], ended),
-                    {**kept["attributes"], "narrative.job.noticed_by": noticed_by},
+                    kept["ids"], (kept["started"], ended), {**kept["told"], "narrative.job.noticed_by": noticed_by}
                 )
 
     def _do(self, work: Coroutine[Any, Any, object]) -> None:
-        if not self._store.shared or len(self._tasks) >= _MOST_TASKS:
-            return work.close()
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        return task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._tasks.discard)
 
 
 def tracer_of(settings: TracingSettings) -> Tracer | None:
@@ -286,12 +272,11 @@ def _context_of(ids: str) -> "SpanContext":
     return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
 
 
-def _part(type: str, **block: Any) -> dict[str, Any]:
-    match type:
-        case "tool_use":
-            return {"type": "tool_call", "id": block["tool_use_id"], "name": block["name"], "arguments": block["input"]}
-        case "tool_result":
-            return {"type": "tool_call_response", "id": block["tool_use_id"], "response": block["content"]}
+def _part(block: dict[str, Any]) -> dict[str, Any]:
+    if block["type"] == "tool_use":
+        return {"type": "tool_call", "id": block["tool_use_id"], "name": block["name"], "arguments": block["input"]}
+    if block["type"] == "tool_result":
+        return {"type": "tool_call_response", "id": block["tool_use_id"], "response": block["content"]}
     return {"type": "text", "content": block["text"]}
 
 
