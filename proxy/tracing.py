@@ -73,7 +73,7 @@ class JobSpan:
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is not None:
-            self.end(getattr(error, "code", None) or getattr(error, "type", "abandoned"))
+            self.end(str(getattr(error, "code", None) or getattr(error, "type", "abandoned")))
 
     def asks(self, messages: Iterable[Any]) -> None:
         """The prompt, a `proxy.backends.narrative.types.RunMessage` a turn; left out unless contents are wanted."""
