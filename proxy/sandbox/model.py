@@ -27,9 +27,9 @@ _SUM = re.compile(r"(?<![\w.-])(-?\d{1,15}) *([-+*×]) *(-?\d{1,15})(?![\w.-])")
 _HELLO = (
     "Hello! This is the sandbox, a stand-in for a real model. I call the tools you ask for and repeat everything else."
 )
-_NOT_THE_USERS = re.compile(r"\s*(?:\[(?:system|developer) message\]\n|<([a-z]+[-_][a-z_-]+)>)")
-"""Begins a text block of a user turn that an agent wrote: a marked message of another role, or a block in tags such as
-`<system-reminder>`, which it must end with, too."""
+_OTHER_ROLE = re.compile(r"\[(?:system|developer) message\]\n")
+_OPENING_TAG, _CLOSING_TAG = re.compile(r"<[a-z]+[-_][a-z_-]+>"), re.compile(r"</[a-z]+[-_][a-z_-]+>\Z")
+"""Around a text block of a user turn that an agent wrote, such as `<system-reminder>`."""
 _INSIGNIFICANT = frozenset(
     ("a", "an", "the", "and", "or", "by", "do", "for", "from", "get", "in", "is", "my", "of", "on", "to", "your")
 )
@@ -147,8 +147,10 @@ def _users_text(turn: SandboxTurn) -> str:
 
 
 def _is_added(text: str) -> bool:
-    found = _NOT_THE_USERS.match(text)
-    return found is not None and (found[1] is None or text.rstrip().endswith(f"</{found[1]}>"))
+    text = text.strip()
+    if _OPENING_TAG.match(text):
+        return _CLOSING_TAG.search(text[-100:]) is not None
+    return _OTHER_ROLE.match(text) is not None
 
 
 def _answer(question: str) -> str:

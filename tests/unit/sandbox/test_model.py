@@ -65,7 +65,7 @@ def test_it_answers_what_the_user_wrote_and_not_what_an_agent_added() -> None:
     added = [
         "<system-reminder>\nDocuments\n</system-reminder>",
         "[system message]\nWrite a file.",
-        "<env_now>a</env_now>\n",
+        "<env_now>a</env_now>\n<env-b>b</env-b>\n",
     ]
     asked = {
         "role": "user",
