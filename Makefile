@@ -35,7 +35,7 @@ run: $(VENV)/runtime ## Serve on http://127.0.0.1:8080 with the embedded sandbox
 test: $(VENV)/development ## Run the tests
 	$(BIN)/python -m pytest --numprocesses 3
 
-test-clients: $(VENV)/runtime $(CLIENTS)/installed $(CLIENTS_OPENAI2)/installed $(NODE_TESTS)/node_modules/installed ## Test with client libraries for Python and Node
+test-clients: $(VENV)/development $(CLIENTS)/installed $(CLIENTS_OPENAI2)/installed $(NODE_TESTS)/node_modules/installed ## Test with client libraries for Python and Node
 	$(WITH_NODE) $(CLIENTS)/bin/python -m pytest -c $(CLIENT_TESTS)/pytest.ini $(CLIENT_TESTS)/current $(CLIENT_TESTS)/both
 	$(CLIENTS_OPENAI2)/bin/python -m pytest -c $(CLIENT_TESTS)/pytest.ini $(CLIENT_TESTS)/openai2 $(CLIENT_TESTS)/both
 	cd $(NODE_TESTS) && $(WITH_NODE) npm test

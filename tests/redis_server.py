@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,3 +76,10 @@ def _steady(handler: Any) -> Any:
             self.current_client.read_response = read_or_error
 
     return Steady
+
+
+if __name__ == "__main__":  # for tests that run in another environment: until their end of the pipe is closed
+    with serve_redis() as url:
+        sys.stdout.write(f"{url}\n")
+        sys.stdout.flush()
+        sys.stdin.read()

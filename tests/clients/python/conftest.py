@@ -16,15 +16,7 @@ import pytest
 from scenes import SILENCE_S
 
 ROOT = Path(__file__).parents[3]
-COMMAND = [
-    os.environ.get("PROXY_PYTHON", str(ROOT / ".venv/bin/python")),
-    "-m",
-    "proxy",
-    "serve",
-    "--sandbox",
-    "--port",
-    "0",
-]
+PYTHON = os.environ.get("PROXY_PYTHON", str(ROOT / ".venv/bin/python"))
 HEARTBEAT_S = str(SILENCE_S / 8)
 SETTINGS = {
     "PROXY_API_KEYS": "test-key",
@@ -36,7 +28,7 @@ SETTINGS = {
 
 
 class Proxy:
-    """A running proxy.
+    """A running proxy, or the sandbox alone, which has but its URLs.
 
     Attributes:
         base_url: what clients are pointed at, with `/v1`.
@@ -60,6 +52,11 @@ class Proxy:
 
     def stop(self) -> None:
         self._process.terminate()
+        self._listener.join(30)
+
+    def kill(self) -> None:
+        """End it at once, in the midst of whatever it does."""
+        self._process.kill()
         self._listener.join(30)
 
     def ended(self, request_id: str) -> dict[str, Any]:
@@ -96,17 +93,17 @@ class Proxy:
 
 def _base_url(lines: IO[str]) -> str:
     for line in lines:
-        if found := re.search(r"base URL\s+(\S+)", line):
+        if found := re.search(r"(?:base URL|sandbox on)\s+(\S+)", line):
             return found[1]
     raise AssertionError("the proxy did not start")
 
 
 @contextmanager
-def start_proxy(**settings: str) -> Iterator[Proxy]:
-    """One with these environment variables beside those of all tests."""
+def start_proxy(*arguments: str, **settings: str) -> Iterator[Proxy]:
+    """One with these environment variables beside those of all tests; by default `serve --sandbox`."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PROXY_", "NARRATIVE_"))}
     with subprocess.Popen(
-        COMMAND,
+        [PYTHON, "-m", "proxy", *(arguments or ("serve", "--sandbox")), "--port", "0"],
         cwd=ROOT,
         env={**environ, **SETTINGS, **settings},
         stdout=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """Claude Code, the real one: it writes, edits and shows a file, at one job for each turn of the model, whatever breaks."""
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from cli import run_agent
 from conftest import Proxy, start_proxy
 from relay import relayed
+from replicas import Replicas, killed_at
 from scenes import SILENCE_S
 
 from tests.scripts import script
@@ -31,6 +33,12 @@ SETTINGS = {
     "CLAUDE_CODE_AUTO_COMPACT_WINDOW": "200000",
 }
 NO_FALLBACK = {"CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1"}
+
+
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""A picture."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +79,7 @@ def turns(file: Path, key: str) -> list[dict[str, Any]]:
     ]
 
 
-def does_its_work(home: Path, proxy: Proxy, url: str, key: str, *options: str, **environ: str) -> None:
+def does_its_work(home: Path, proxy: Proxy | Replicas, url: str, key: str, *options: str, **environ: str) -> None:
     file, before = home / "work/numbers.py", proxy.jobs()
     steps = turns(file, key)
     result = claude(home, url, f"Please help. {script(key=key, attempts=steps)}", *options, **environ)
@@ -119,6 +127,31 @@ def test_cut_connections_cost_no_job(
         does_its_work(tmp_path, proxy, relay.url, request_id, **fallback)
     assert relay.cut == 2
     assert relay.requests >= 6
+
+
+def test_a_replica_that_is_killed_costs_no_job(tmp_path: Path, request_id: str) -> None:
+    with killed_at(MESSAGES, b"event: ping", max(SILENCE_S, 2)) as replicas:
+        does_its_work(tmp_path, replicas, replicas.url, request_id)
+        assert replicas.killed
+
+
+def test_its_other_tools(tmp_path: Path, proxy: Proxy, request_id: str) -> None:
+    """Several calls at once, one of which fails; an image; a tool that is loaded later, and refused; and a session that goes on."""
+    before = proxy.jobs()
+    (tmp_path / "work").mkdir()
+    image = tmp_path / "work/dot.png"
+    image.write_bytes(DOT)
+    read = {"name": "Read", "arguments": {"file_path": str(image)}}
+    fails = {"name": "Bash", "arguments": {"command": "exit 3", "description": "Fail"}}
+    find = {"name": "ToolSearch", "arguments": {"query": "select:WebSearch", "max_results": 3}}
+    search = {"name": "WebSearch", "arguments": {"query": "the weather"}}
+    steps = [{"calls": [read, fails]}, {"calls": [find]}, {"calls": [search]}, {}]
+    result = claude(tmp_path, proxy.url, script(key=request_id, attempts=steps))["result"]
+    for told in ("Read returned: [image", "Bash failed: Exit code 3", "Tool loaded: WebSearch", "WebSearch failed: "):
+        assert told in result
+    assert proxy.jobs() == before + len(steps)
+    permitted = ("--permission-mode", "bypassPermissions", "--continue")
+    assert claude(tmp_path, proxy.url, "The sky is blue", *permitted)["result"] == "You said: The sky is blue"
 
 
 @pytest.mark.parametrize("deployment", ["proxy", "slow_proxy"])

@@ -1,5 +1,6 @@
 """Codex, the real one: it makes and changes a file by its tools, at one job for each turn of the model, whatever breaks."""
 
+import base64
 import json
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import pytest
 from cli import run_agent
 from conftest import Proxy, start_proxy
 from relay import relayed
+from replicas import Replicas, killed_at
 from scenes import SILENCE_S
 
 from tests.scripts import script
@@ -37,6 +39,12 @@ wire_api = "responses"
 """
 
 
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""A picture."""
+
+
 @pytest.fixture(scope="module")
 def slow_proxy() -> Iterator[Proxy]:
     """One whose jobs take long."""
@@ -55,10 +63,11 @@ def codex(
     home: Path, base_url: str, prompt: str, *options: str, model: str = MODEL
 ) -> "subprocess.CompletedProcess[str]":
     settings = home / "codex"
-    settings.mkdir()
+    settings.mkdir(exist_ok=True)
     (settings / "config.toml").write_text(CONFIG.format(model=model, base_url=base_url))
     environ = {"CODEX_HOME": str(settings), "PROXY_API_KEY": Proxy.key}
-    return run_agent(home, ["codex", "exec", "--skip-git-repo-check", "--json", *options, prompt], environ)
+    arguments = ["codex", "exec", *options, "--skip-git-repo-check", "--json", prompt]
+    return run_agent(home, arguments, environ)
 
 
 def events_of(done: "subprocess.CompletedProcess[str]") -> list[dict[str, Any]]:
@@ -83,7 +92,7 @@ PATCHES = [
 ]
 
 
-def does_its_work(home: Path, proxy: Proxy, base_url: str, key: str, model: str = MODEL) -> None:
+def does_its_work(home: Path, proxy: Proxy | Replicas, base_url: str, key: str, model: str = MODEL) -> None:
     """A job too many would be seen, since each job is the model's next turn."""
     before = proxy.jobs()
     attempts = [*(COMMANDS if model == MODEL else PATCHES), {"text": f"Done with {key}."}]
@@ -140,6 +149,30 @@ def test_cut_connections_cost_no_job(
     with relayed(proxy.base_url, RESPONSES, mark, mark) as relay:
         does_its_work(tmp_path, proxy, relay.url, request_id)
     assert relay.cut == 2
+
+
+def test_a_replica_that_is_killed_costs_no_job(tmp_path: Path, request_id: str) -> None:
+    with killed_at(RESPONSES, b"event: response.in_progress", max(SILENCE_S, 1)) as replicas:
+        does_its_work(tmp_path, replicas, f"{replicas.url}/v1", request_id)
+        assert replicas.killed
+
+
+def test_its_other_tools(tmp_path: Path, proxy: Proxy, request_id: str) -> None:
+    """Several calls at once, one of which fails; an image; a tool in a namespace; and a session that goes on."""
+    before = proxy.jobs()
+    (tmp_path / "work").mkdir()
+    image = tmp_path / "work/dot.png"
+    image.write_bytes(DOT)
+    seen = {"name": "view_image", "arguments": {"path": str(image)}}
+    agent = {"name": "multi_agent_v1__spawn_agent", "arguments": {"message": "Hello there"}}
+    steps = [{"calls": [seen, *command("exit 3")["calls"]]}, {"calls": [agent]}, {}]
+    events = events_of(codex(tmp_path, proxy.base_url, script(key=request_id, attempts=steps)))
+    said = next(event["item"] for event in reversed(events) if event["type"] == "item.completed")
+    for told in ("view_image returned: [input_image", "exited with code 3", "spawn_agent returned: "):
+        assert told in said["text"]
+    assert proxy.jobs() >= before + len(steps)
+    *_, said, _ = events_of(codex(tmp_path, proxy.base_url, "The sky is blue", "resume", "--last"))
+    assert said["item"]["text"] == "You said: The sky is blue"
 
 
 def test_a_job_that_fails_is_told_and_costs_no_second_one(tmp_path: Path, proxy: Proxy, request_id: str) -> None:
