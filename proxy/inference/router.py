@@ -4,7 +4,7 @@ checks → name → target (may the caller use it?) → limits → the target's 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid5
@@ -12,7 +12,7 @@ from uuid import uuid5
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.access.limits import Lease, Quota, RateLimits, Rule
+from proxy.access.limits import NO_QUOTA, Lease, Quota, RateLimits, Rule
 from proxy.catalog import Catalog, Match, ModelCard
 from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
 from proxy.inference.backend import Backend, Report, Run, RunOptions
@@ -112,13 +112,15 @@ class Router:
         if self._releasing:
             await asyncio.wait(self._releasing)
 
-    async def _enter(self, rules: Iterable[Rule], target: Target, leases: list[Lease]) -> None:
-        """Count a request against those rules that limit something. Raises RateLimited."""
-        limited = [rule for rule in rules if rule.quota.requests or rule.quota.tokens or rule.quota.jobs]
-        if limited:
-            asked = target.request
-            tokens = asked.body_bytes // _BYTES_PER_TOKEN + asked.choices * (asked.max_tokens or _USUAL_REPLY_TOKENS)
-            leases.append(await self.limits.enter(limited, tokens=tokens, jobs=asked.choices))
+    async def _enter(self, rules: Sequence[Rule], target: Target, leases: list[Lease]) -> None:
+        """Count a request against some rules, unless none of them limits anything. Raises RateLimited."""
+        asked = target.request
+        for rule in rules:
+            if rule.quota != NO_QUOTA:
+                most = asked.choices * (asked.max_tokens or _USUAL_REPLY_TOKENS)
+                tokens = asked.body_bytes // _BYTES_PER_TOKEN + most
+                leases.append(await self.limits.enter(rules, tokens=tokens, jobs=asked.choices))
+                return
 
     async def _fallback(
         self, target: Target, error: ProxyError, tried: set[str], request: Request, caller: Caller

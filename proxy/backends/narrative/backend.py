@@ -333,8 +333,23 @@ class NarrativeRun:
         return choice
 
     async def _matching(self, attempt: _Try) -> Outcome:
-        """The first output that matches, or the last one that may be delivered."""
-        outcome = await self._first_outcome(attempt)
+        """The first output that matches, or the last one that may be delivered.
+
+        A job whose schema or history was refused is followed by one in a simpler form, and an output that does not match by a repair.
+        """
+        form = attempt.prepared.form
+        failures = await self._wait(attempt)
+        for number in range(1, _MAX_SIMPLER + 1):
+            if attempt.job.state != JobState.FAILED:
+                break
+            other = await self._forms.simpler(attempt.prepared, failures)
+            if other is None:
+                break
+            await self._submit(attempt, f"{attempt.slot}.simpler{number}", other)
+            failures = await self._wait(attempt)
+        outcome = await self._read(attempt, failures)
+        if attempt.prepared.form != form:
+            self._forms.learn(attempt.prepared)
         for number in range(1, self._backend.repair_tries + 1):
             if outcome.finish_reason != "stop" or not outcome.parsed.errors:
                 break
@@ -349,23 +364,6 @@ class NarrativeRun:
                 break
         if outcome.parsed.undeliverable:
             raise invalid_output(outcome)
-        return outcome
-
-    async def _first_outcome(self, attempt: _Try) -> Outcome:
-        """The outcome of a try's job; where its schema or history was refused, of a job in a simpler form."""
-        form = attempt.prepared.form
-        failures = await self._wait(attempt)
-        for number in range(1, _MAX_SIMPLER + 1):
-            if attempt.job.state != JobState.FAILED:
-                break
-            other = await self._forms.simpler(attempt.prepared, failures)
-            if other is None:
-                break
-            await self._submit(attempt, f"{attempt.slot}.simpler{number}", other)
-            failures = await self._wait(attempt)
-        outcome = await self._read(attempt, failures)
-        if attempt.prepared.form != form:
-            self._forms.learn(attempt.prepared)
         return outcome
 
     async def _read(self, attempt: _Try, failures: str) -> Outcome:
