@@ -180,7 +180,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
                     Webhooks(jobs, client, webhook_options(settings.webhooks.public_url, own_token), store)
                 )
             stack.enter_context(drain_on_signals(lifecycle))
-            anthropic = AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s)
+            anthropic = AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s, tracer)
             stack.push_async_callback(anthropic.aclose)
             limits = RateLimits(store, wait_s=settings.access.wait_s, lease_s=settings.jobs.deadline_s + 60.0)
             secret = Cipher(_plain(settings.access.secret_key), settings.access.home() / "secret.key")

@@ -106,6 +106,11 @@ class JobSpan:
             self._attributes["gen_ai.usage.input_tokens"] = job.result.usage.prompt_tokens
             self._attributes["gen_ai.usage.output_tokens"] = job.result.usage.completion_tokens
 
+    def answered(self, response_id: str, input_tokens: int, output_tokens: int) -> None:
+        """What is known of the answer of an upstream without jobs."""
+        usage = {"gen_ai.usage.input_tokens": input_tokens, "gen_ai.usage.output_tokens": output_tokens}
+        self._attributes |= {"gen_ai.response.id": response_id, **usage}
+
     def end(self, error: str = "", finish_reason: str = "", result: Any = None) -> None:
         """Make the span, which ends when the job's end was noticed, else now. Only the first call counts."""
         if self._made:
@@ -125,9 +130,9 @@ class JobSpan:
             self._tracer.settle(self._job_id, "replica")
 
 
-def job_span(tracer: "Tracer", model: str, request: Any) -> JobSpan:
-    """The span of a job that is about to be submitted for the current request, a `proxy.inference.request.Request`."""
-    about = {"operation.name": "chat", "provider.name": "narrative", "request.model": model}
+def job_span(tracer: "Tracer", model: str, request: Any, provider: str = "narrative") -> JobSpan:
+    """The span of what is about to be submitted for the current request, a `proxy.inference.request.Request`."""
+    about = {"operation.name": "chat", "provider.name": provider, "request.model": model}
     asked = {name: getattr(request.sampling, name) for name in ("temperature", "top_p", "top_k")}
     asked |= {"max_tokens": request.max_tokens, "stop_sequences": request.sampling.stop or None}
     asked["choice.count"] = request.choices if request.choices > 1 else None

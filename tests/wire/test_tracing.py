@@ -4,15 +4,20 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.conftest import Deployment
+from tests.messages_api import MODEL as CLAUDE
+from tests.messages_api import directive
+from tests.messages_client import asking, post
 from tests.otlp import Receiver, receiver
 from tests.scripts import script
 from tests.waiting import until
+from tests.wire.test_messages_native import Service
 
 HELLO = {"messages": [{"role": "user", "content": "Hello!"}]}
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -161,6 +166,24 @@ async def test_a_replay_links_to_the_request_that_it_repeats(make_deployment: An
     first, _, second = await collector.wait_for(3)
     assert second.links == [(first.trace, first.span)]
     assert second["proxy.repeat"] == "replayed"
+
+
+async def test_a_call_of_anthropics_api_is_a_span_too(collector: Receiver) -> None:
+    wholly = [({"text": "Hi."}, False), ({"text": "Hi."}, True)]
+    failing = [({"status": 429, "type": "rate_limit_error"}, False), ({"text": "Hello there", "broken": True}, True)]
+    with ExitStack() as stack:
+        service = Service(stack, **on(collector))  # which makes a call to verify the endpoint
+        for what, stream in (*wholly, *failing):
+            post(service.url, asking(directive(**what), model="claude", max_tokens=50, stream=stream))
+    _, *calls = sorted((span for span in collector.spans if span.kind == "CLIENT"), key=lambda span: span.started)
+    assert {(call.name, call["gen_ai.provider.name"]) for call in calls} == {(f"chat {CLAUDE}", "anthropic")}
+    assert [call["error.type"] for call in calls] == [None, None, "rate_limit_exceeded", "anthropic_failed"]
+    servers = {span.span for span in collector.spans if span.kind == "SERVER"}
+    for call in calls[:2]:
+        assert call["gen_ai.request.max_tokens"] == 50
+        assert call["gen_ai.response.finish_reasons"] == ["stop"]
+        assert min(call["gen_ai.usage.input_tokens"], call["gen_ai.usage.output_tokens"]) > 0
+        assert call.parent in servers
 
 
 async def test_a_receiver_that_is_away_harms_nobody(make_deployment: Any) -> None:

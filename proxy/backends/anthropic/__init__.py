@@ -9,6 +9,7 @@ from proxy.inference.backend import Run, RunOptions
 from proxy.inference.endpoints import Endpoint
 from proxy.inference.request import Message, Request, Rules, Text
 from proxy.settings import AnthropicSettings
+from proxy.tracing import Tracer
 
 if TYPE_CHECKING:
     from proxy.backends.anthropic.client import AnthropicClient
@@ -21,10 +22,13 @@ class AnthropicBackend:
 
     Args:
         deadline_s: seconds a request may take overall.
+        tracer: makes a span of each call; None where nobody traces.
     """
 
-    def __init__(self, settings: AnthropicSettings, rules: Rules, deadline_s: float) -> None:
-        self._options = settings, rules, deadline_s
+    def __init__(
+        self, settings: AnthropicSettings, rules: Rules, deadline_s: float, tracer: Tracer | None = None
+    ) -> None:
+        self._options = settings, rules, deadline_s, tracer
         self._client: AnthropicClient | None = None
 
     async def aclose(self) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,8 +35,9 @@ from proxy.errors import (
 )
 from proxy.inference.backend import Report, RunOptions
 from proxy.inference.request import Request, Rules
-from proxy.inference.result import ChoiceEnded, Ended, Event, NativeEvent, Result, Started, fold
+from proxy.inference.result import ChoiceEnded, Ended, Event, NativeEvent, Result, Started, Usage, fold
 from proxy.settings import AnthropicSettings
+from proxy.tracing import JobSpan, Tracer, job_span
 
 BASE_URL = "https://api.anthropic.com"
 _SDK_ERRORS = (anthropic.AnthropicError, httpx2.HTTPError)
@@ -49,7 +51,10 @@ _HEAVY_BODY = 65_536
 class AnthropicClient:
     """See `proxy.backends.anthropic.AnthropicBackend`. Its SDK client, which must be closed, has no credential: each call brings one."""
 
-    def __init__(self, settings: AnthropicSettings, rules: Rules, deadline_s: float) -> None:
+    def __init__(
+        self, settings: AnthropicSettings, rules: Rules, deadline_s: float, tracer: Tracer | None = None
+    ) -> None:
+        self._tracer = tracer
         self.sdk = AsyncAnthropic(
             api_key="none",
             base_url=settings.base_url or BASE_URL,
@@ -71,26 +76,28 @@ class AnthropicClient:
         if options.accepted is not None:
             options.accepted()
         deadline = asyncio.get_running_loop().time() + min(self._deadline_s, options.timeout_s)
-        try:
-            async with asyncio.timeout_at(deadline):
-                # Not by `messages.create`, which does not name every field in every version.
-                stream = await self.sdk.with_options(api_key=key, default_headers=call.headers).post(
-                    "/v1/messages",
-                    body={**call.body, "stream": True},
-                    cast_to=Message,
-                    stream=True,
-                    stream_cls=AsyncStream[RawMessageStreamEvent],
-                )
-                first = await anext(stream)  # which closes the stream when it fails
-        except TimeoutError:
-            raise JobTimeout(_TOO_LATE) from None
-        except StopAsyncIteration:
-            raise PaidFailure("Anthropic's answer is empty.", code="anthropic_failed") from None
-        except _SDK_ERRORS as error:
-            raise _refused(error, key) from error
+        span = job_span(self._tracer, str(call.body["model"]), request, "anthropic") if self._tracer else None
+        with span or nullcontext():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    # Not by `messages.create`, which does not name every field in every version.
+                    stream = await self.sdk.with_options(api_key=key, default_headers=call.headers).post(
+                        "/v1/messages",
+                        body={**call.body, "stream": True},
+                        cast_to=Message,
+                        stream=True,
+                        stream_cls=AsyncStream[RawMessageStreamEvent],
+                    )
+                    first = await anext(stream)  # which closes the stream when it fails
+            except TimeoutError:
+                raise JobTimeout(_TOO_LATE) from None
+            except StopAsyncIteration:
+                raise PaidFailure("Anthropic's answer is empty.", code="anthropic_failed") from None
+            except _SDK_ERRORS as error:
+                raise _refused(error, key) from error
         message_id = first.message.id if isinstance(first, RawMessageStartEvent) else ""
         started = Started(message_id.removeprefix("msg_"), int(time.time()), self._fingerprint, 1, call.native)
-        return AnthropicRun(call, stream, started, first, key, deadline)
+        return AnthropicRun(call, stream, started, first, key, deadline, span)
 
 
 @dataclass(slots=True)
@@ -103,6 +110,7 @@ class AnthropicRun:
     _first: RawMessageStreamEvent
     _api_key: str
     _deadline: float
+    _span: JobSpan | None = None
     _unmatched: str = ""
     _closing: asyncio.Task[None] | None = None
 
@@ -117,29 +125,39 @@ class AnthropicRun:
     async def events(self) -> AsyncIterator[Iterable[Event]]:
         """See `Run`. PaidFailure `anthropic_failed`: the message broke off before its end; JobTimeout: that did not come in time."""
         reader, event = MessageReader(self._call), self._first
-        yield (self._started,)
-        try:
-            while True:
-                read = tuple(reader.read(event))
-                if self._call.native:
-                    ends = [each for each in read if isinstance(each, ChoiceEnded | Ended)]
-                    read = (NativeEvent(event.to_dict(mode="json", warnings=False)), *ends)
-                if read:
-                    self._unmatched = reader.unmatched
-                    yield read
-                if reader.ended:
-                    return
-                async with asyncio.timeout_at(self._deadline):
-                    event = await anext(self._stream)
-        except TimeoutError:
-            raise JobTimeout(_TOO_LATE) from None
-        except StopAsyncIteration:
-            raise PaidFailure("Anthropic's answer broke off.", code="anthropic_failed") from None
-        except _SDK_ERRORS as error:
-            message = f"Anthropic's answer broke off: {_text(error, self._api_key)}"
-            raise PaidFailure(message, code="anthropic_failed") from error
-        finally:
-            self.close(delivered=False)
+        with self._span or nullcontext():
+            yield (self._started,)
+            try:
+                while True:
+                    read = tuple(reader.read(event))
+                    if self._call.native:
+                        ends = [each for each in read if isinstance(each, ChoiceEnded | Ended)]
+                        read = (NativeEvent(event.to_dict(mode="json", warnings=False)), *ends)
+                    if reader.ended:
+                        self._end_span(read)
+                    if read:
+                        self._unmatched = reader.unmatched
+                        yield read
+                    if reader.ended:
+                        return
+                    async with asyncio.timeout_at(self._deadline):
+                        event = await anext(self._stream)
+            except TimeoutError:
+                raise JobTimeout(_TOO_LATE) from None
+            except StopAsyncIteration:
+                raise PaidFailure("Anthropic's answer broke off.", code="anthropic_failed") from None
+            except _SDK_ERRORS as error:
+                message = f"Anthropic's answer broke off: {_text(error, self._api_key)}"
+                raise PaidFailure(message, code="anthropic_failed") from error
+            finally:
+                self.close(delivered=False)
+
+    def _end_span(self, last: Iterable[Event]) -> None:
+        if self._span is not None:
+            finish = next((event.finish_reason for event in last if isinstance(event, ChoiceEnded)), "")
+            usage = next((event.usage for event in last if isinstance(event, Ended)), Usage())
+            self._span.answered(self._started.id, usage.input_tokens, usage.output_tokens)
+            self._span.end(finish_reason=finish)
 
     def close(self, *, delivered: bool) -> None:
         if self._closing is None:
