@@ -137,12 +137,14 @@ def test_everything_that_can_be_used_has_a_name(page: Page) -> None:
     assert nameless == []
 
 
-@pytest.mark.parametrize("view", ["playground", "live"])
+@pytest.mark.parametrize("view", ["playground", "live", "batches"])
 def test_nothing_is_wider_than_a_phone(open_console: Opener, view: str) -> None:
     page = open_console(view=view, viewport=PHONE, has_touch=True)
     if view == "playground":
         say(page, script(text=f"```\n{'wide ' * 60}\n```\n{'w' * 200}"))
         page.locator("#wire-toggle").click()
+    elif view == "batches":
+        expect(page.get_by_role("heading", name="Batches", exact=True)).to_be_visible()
     else:
         expect(page.locator("#charts canvas").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
