@@ -157,7 +157,11 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             keys = Keys(storage.durable, settings.access.home())
             authenticator = _authenticator(settings, account, keys, client, sandbox=sandbox)
             app.state.jobs = jobs = await stack.enter_async_context(
-                Jobs(_jobs_options(settings), observe=partial(_observe, metrics, tracer), store=store)
+                Jobs(
+                    _jobs_options(settings),
+                    observe=metrics.observe if tracer is None else partial(_observe, metrics, tracer),
+                    store=store,
+                )
             )
             narrative = NarrativeBackend(
                 catalog,
@@ -315,9 +319,9 @@ async def readyz(request: Request) -> Response:
     return JSONResponse({"status": "ready" if store.healthy else "degraded"})
 
 
-def _observe(metrics: Metrics, tracer: Tracer | None, event: Event) -> None:
+def _observe(metrics: Metrics, tracer: Tracer, event: Event) -> None:
     metrics.observe(event)
-    if tracer is not None and isinstance(event, EndedElsewhere):
+    if isinstance(event, EndedElsewhere):
         tracer.settle(event.job_id, "webhook")
 
 

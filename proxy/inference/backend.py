@@ -45,11 +45,13 @@ class RunOptions:
         timeout_s: seconds the client waits for the whole answer; the server's own deadline may be sooner.
         record: None where no equal request can follow.
         accepted: called by the backend as soon as only its upstream can still refuse the request, which may take long to answer.
+        retry_s: seconds for which an upstream that is down is asked again; few where a fallback waits.
     """
 
     timeout_s: float = math.inf
     record: Record | None = None
     accepted: Callable[[], None] | None = None
+    retry_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

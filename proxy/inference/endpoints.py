@@ -1,4 +1,7 @@
-"""Named endpoints: a service, a model, credentials, a rate limit and default settings, bound to a name once; and their store."""
+"""Named endpoints: a service, a model, credentials, a rate limit and default settings, bound to a name once; and their store.
+
+And what any name means to a caller: a model of the catalog or a named endpoint.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -8,7 +11,9 @@ from typing import Literal
 import structlog
 from pydantic import BaseModel, ConfigDict
 
-from proxy.errors import InternalError, Overloaded
+from proxy.access.authentication import Caller
+from proxy.catalog import Catalog, Match, ModelCard
+from proxy.errors import InternalError, ModelNotFound, Overloaded, PermissionDenied
 from proxy.inference.request import Request
 from proxy.storage import Records
 from proxy.storage.cipher import CannotDecrypt, Cipher, NoSecret
@@ -127,3 +132,33 @@ def _no_secret(error: NoSecret) -> Overloaded:
         "Credentials can be neither stored nor read: set PROXY_SECRET_KEY, or make the folder writable.",
         code="state_unavailable",
     )
+
+
+async def find_model(name: str, caller: Caller, catalog: Catalog, endpoints: Endpoints) -> Match | Endpoint:
+    """What a name means to a caller, who does not learn whether there is something it may not use.
+
+    Raises:
+        ModelNotFound, PermissionDenied.
+    """
+    if name not in catalog.by_name and caller.may_use_endpoint(name):
+        endpoint = await endpoints.find(name)
+        if endpoint is not None:
+            return endpoint
+    found = None
+    try:
+        found = catalog.match(name)
+    except ModelNotFound:
+        if caller.may_use({name}):
+            raise
+    if found is None or not caller.may_use({name, found.card.id, *found.card.names}):
+        raise PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")
+    return found
+
+
+async def usable_models(
+    caller: Caller, catalog: Catalog, endpoints: Endpoints
+) -> list[tuple[str, ModelCard | Endpoint]]:
+    """What a caller may use, by the names to list: every model once, then every named endpoint."""
+    cards = [(card.public_name, card) for card in catalog.cards if caller.may_use({card.id, *card.names})]
+    named = [(endpoint.id, endpoint) for endpoint in await endpoints.all() if caller.may_use_endpoint(endpoint.id)]
+    return [*cards, *named]

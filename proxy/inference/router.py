@@ -4,6 +4,7 @@ checks → name → target (may the caller use it?) → limits → the target's 
 """
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,14 +14,16 @@ import structlog
 
 from proxy.access.authentication import Caller
 from proxy.access.limits import NO_QUOTA, Lease, Quota, RateLimits, Rule
-from proxy.catalog import Catalog, Match, ModelCard
-from proxy.errors import InvalidApiKey, InvalidRequest, ModelNotFound, PermissionDenied, ProxyError, UpstreamError
+from proxy.catalog import Catalog
+from proxy.errors import InvalidApiKey, InvalidRequest, PermissionDenied, ProxyError, UpstreamError
 from proxy.inference.backend import Backend, Report, Run, RunOptions
-from proxy.inference.endpoints import Endpoint, Endpoints
+from proxy.inference.endpoints import Endpoint, Endpoints, find_model
 from proxy.inference.request import Request, Rules
 from proxy.inference.result import Ended, Event, Result
 
 _DOWN = frozenset({"narrative_unavailable", "anthropic_unavailable"})
+_RETRY_S = 3.0
+"""Seconds for which a backend that is down is asked again before its fallback is."""
 _USUAL_REPLY_TOKENS = 512
 _BYTES_PER_TOKEN = 4
 log = structlog.get_logger(__name__)
@@ -80,8 +83,9 @@ class Router:
         try:
             while True:
                 await self._enter(rules, target, leases)
+                retry_s = math.inf if target.fallback is None or target.fallback in tried else _RETRY_S
                 try:
-                    run = await target.backend.start(target.request, target.caller, options)
+                    run = await target.backend.start(target.request, target.caller, replace(options, retry_s=retry_s))
                     break
                 except ProxyError as error:
                     if leases:
@@ -259,33 +263,3 @@ def check(request: Request, rules: Rules) -> None:
                 f"`{path}`: a second tool is named {tool.name[:128]!r}; names must differ.", param=path
             )
         seen.add(tool.name)
-
-
-async def find_model(name: str, caller: Caller, catalog: Catalog, endpoints: Endpoints) -> Match | Endpoint:
-    """What a name means to a caller, who does not learn whether there is something it may not use.
-
-    Raises:
-        ModelNotFound, PermissionDenied.
-    """
-    if name not in catalog.by_name and caller.may_use_endpoint(name):
-        endpoint = await endpoints.find(name)
-        if endpoint is not None:
-            return endpoint
-    found = None
-    try:
-        found = catalog.match(name)
-    except ModelNotFound:
-        if caller.may_use({name}):
-            raise
-    if found is None or not caller.may_use({name, found.card.id, *found.card.names}):
-        raise PermissionDenied(f"This API key has no access to the model `{name[:100]}`.", param="model")
-    return found
-
-
-async def usable_models(
-    caller: Caller, catalog: Catalog, endpoints: Endpoints
-) -> list[tuple[str, ModelCard | Endpoint]]:
-    """What a caller may use, by the names to list: every model once, then every named endpoint."""
-    cards = [(card.public_name, card) for card in catalog.cards if caller.may_use({card.id, *card.names})]
-    named = [(endpoint.id, endpoint) for endpoint in await endpoints.all() if caller.may_use_endpoint(endpoint.id)]
-    return [*cards, *named]

@@ -31,10 +31,9 @@ from proxy.api.http.responses import (
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest, ModelNotFound, ProxyError, error_headers, redact
 from proxy.inference.backend import Report
-from proxy.inference.endpoints import Endpoint
+from proxy.inference.endpoints import Endpoint, find_model, usable_models
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.request import Rules
-from proxy.inference.router import find_model, usable_models
 
 API: Final = "anthropic"
 """Its name in the digests of equal requests."""

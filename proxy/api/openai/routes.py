@@ -32,10 +32,9 @@ from proxy.errors import (
     error_headers,
     redact,
 )
-from proxy.inference.endpoints import Endpoint
+from proxy.inference.endpoints import Endpoint, find_model, usable_models
 from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest
-from proxy.inference.router import find_model, usable_models
 
 API: Final = "openai"
 """Its name in the digests of equal requests."""

@@ -193,7 +193,8 @@ class NarrativeRun:
         self._request = request
         self._caller = caller
         self._forms = _Forms(backend, request)
-        self._deadline = asyncio.get_running_loop().time() + min(backend.deadline_s, options.timeout_s)
+        now = asyncio.get_running_loop().time()
+        self._deadline, self._retry_until = now + min(backend.deadline_s, options.timeout_s), now + options.retry_s
         self._accepted = options.accepted
         self._record = SubmissionRecord(backend.store, options.record)
         self._keep_failed = options.record is not None and options.record.keep_failed
@@ -428,6 +429,7 @@ class NarrativeRun:
                     record=self._record,
                     slot=slot,
                     deadline=self._deadline,
+                    retry_until=self._retry_until,
                     caller=self._caller.id,
                     span=attempt.span.ids if attempt.span else "",
                 )

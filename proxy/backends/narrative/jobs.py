@@ -193,6 +193,7 @@ class Jobs:
         record: SubmissionRecord,
         slot: str,
         deadline: float,
+        retry_until: float = math.inf,
         caller: str = "",
         span: str = "",
     ) -> Submission:
@@ -201,6 +202,7 @@ class Jobs:
         Args:
             make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
             form: how the request is put to the model; another replica's reservation may say another one.
+            retry_until: loop time after which a submission that was surely not taken is not sent again.
             caller: whose submission it is: the queue is fair between callers.
             span: ids of the job's span, kept in the slot.
 
@@ -220,7 +222,7 @@ class Jobs:
                 await asyncio.sleep(_CHECK_AGAIN_S)
                 continue
             queued = await self._take_turn(caller or client.account, deadline)
-            pending = PendingSubmission(make_request, form, client, record, slot, deadline, span, queued)
+            pending = PendingSubmission(make_request, form, client, record, slot, deadline, retry_until, span, queued)
             task = asyncio.create_task(self._submitter.carry(pending))
             self._tasks.add(task)
             task.add_done_callback(self._sent)

@@ -230,7 +230,7 @@ class PendingSubmission:
 
     Args:
         make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
-        deadline: loop time.
+        deadline, retry_until: loop time.
         span: ids of the job's span.
         queued: seconds that it waited for its turn.
         client_left: nobody waits for it any more, so nothing is sent again.
@@ -242,6 +242,7 @@ class PendingSubmission:
     record: SubmissionRecord
     slot: str
     deadline: float
+    retry_until: float = math.inf
     span: str = ""
     queued: float = 0.0
     client_left: bool = False
@@ -311,10 +312,12 @@ class Submitter:
                 raise Overloaded("The server is shutting down.", retry_after=DEFAULT_RETRY_AFTER)
             number += 1
             since, sent = time.time(), loop.time()
+
+            def given_up() -> bool:
+                return pending.client_left or self.stopped or loop.time() >= pending.retry_until
+
             try:
-                job = await pending.client.enqueue(
-                    request, deadline=pending.deadline, abandoned=lambda: pending.client_left or self.stopped
-                )
+                job = await pending.client.enqueue(request, deadline=pending.deadline, abandoned=given_up)
                 return job, sent
             except UpstreamError as error:
                 if error.code != UNKNOWN_OUTCOME:

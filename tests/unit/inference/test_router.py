@@ -1,6 +1,7 @@
 """From a name to the backend that serves it: permissions, limits, fallbacks, and what is released whatever happens."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -210,6 +211,8 @@ async def test_while_a_backend_is_down_the_fallback_serves(routing: Routing) -> 
     run = await routing.start(asking("first"))
     assert run.report.served_by == "second"
     assert [request.model for request, _, _ in routing.narrative.started] == ["id.first", "id.second"]
+    # The second one's fallback was asked already.
+    assert [options.retry_s for _, _, options in routing.narrative.started] == [3.0, math.inf]
 
 
 async def test_an_endpoints_fallback_is_asked_with_the_callers_own_credential(routing: Routing) -> None:

@@ -43,10 +43,10 @@ from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.routes import route
 from proxy.errors import InvalidRequest, PaidFailure, ProxyError, UnknownUrl
 from proxy.inference.backend import Report, Run
+from proxy.inference.endpoints import find_model
 from proxy.inference.idempotency import Terms
 from proxy.inference.request import JsonObject
 from proxy.inference.result import Event, Result
-from proxy.inference.router import find_model
 
 _BEGIN_AFTER_S: Final = 0.5
 """How long the upstream may take to refuse a request before its stream begins."""

@@ -101,6 +101,7 @@ class ScriptedJobs:
         record: SubmissionRecord,
         slot: str,
         deadline: float,
+        retry_until: float,
         caller: str = "",
         span: str = "",
     ) -> Submission:

@@ -105,6 +105,22 @@ async def test_without_time_to_look_the_outcome_stays_unknown() -> None:
     assert client.submissions == 1
 
 
+@pytest.mark.parametrize(("retried_for", "given_up"), [(-1.0, True), (60.0, False)])
+async def test_nothing_is_sent_again_after_the_time_for_retries(retried_for: float, given_up: bool) -> None:
+    asked: list[bool] = []
+
+    class Refusing(Scripted):
+        async def enqueue(self, request: RunRequest, **options: Any) -> Job:
+            asked.append(options["abandoned"]())
+            raise UpstreamError("down", code="narrative_unavailable")
+
+    pending = attempt(Refusing(), "rid:1")
+    pending.retry_until = asyncio.get_running_loop().time() + retried_for
+    with pytest.raises(UpstreamError):
+        await submitter_with().carry(pending)
+    assert asked == [given_up]
+
+
 async def test_a_job_far_back_in_a_busy_list_is_found() -> None:
     records = [record(number) for number in range(1_000)]
     records[750] = record(750, tags=["team:blue", "rid:1"])
