@@ -35,7 +35,7 @@ def run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
     host = f"[{server.host}]" if ":" in server.host else server.host
     banner = banner.format(url=f"http://{host}:{listener.getsockname()[1]}")
     if server.workers == 1:
-        _Server(config, banner).run(sockets=[listener])
+        _BannerServer(config, banner).run(sockets=[listener])
         return
     if settings.state.url is None:
         click.echo(
@@ -65,7 +65,7 @@ def settled(app: Callable[[], Starlette]) -> Starlette:
     return made
 
 
-class _Server(uvicorn.Server):
+class _BannerServer(uvicorn.Server):
     """Prints its banner once it listens, and exits with status 0 when a signal ended it in order."""
 
     def __init__(self, config: uvicorn.Config, banner: str) -> None:

@@ -183,25 +183,147 @@ class _Try:
     repaired: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class _RequestJobs:
+    """The jobs of one request: submits them one after another, waits for them and reads them.
+
+    Attributes:
+        client: carries the caller's token, if it brought one.
+        record: of the submissions.
+        deadline, retry_until: loop time.
+        ids: of the jobs, in the order of their submission.
+        usage: of all jobs that have ended.
+    """
+
+    backend: NarrativeBackend
+    request: Request
+    caller: Caller
+    client: NarrativeClient
+    forms: _Forms
+    record: SubmissionRecord
+    deadline: float
+    retry_until: float
+    ids: list[str] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+
+    async def read(self, attempt: _Try, failures: str) -> Outcome:
+        """What came of the try's ended job; see `_Forms.read`."""
+        with attempt.span or _UNTRACED:
+            outcome = await self.forms.read(attempt.prepared, attempt.job, failures)
+        if attempt.span:
+            finish = "tool_calls" if outcome.parsed.calls else outcome.finish_reason
+            attempt.span.end(finish_reason=finish, result=attempt.job.result)
+        return outcome
+
+    async def begin(self, slot: str, prepared: Prepared, slots: Iterable[str] = ()) -> _Try:
+        """Submit the first job of a try. A refused form is replaced by simpler ones: nothing was enqueued, so that this costs nothing."""
+        attempt = _Try(slot, prepared, [*slots])
+        while True:
+            try:
+                await self.submit(attempt, attempt.slot, attempt.prepared)
+            except ProxyError as error:
+                refusal = refusal_of(error)
+                other = await self.forms.simpler(attempt.prepared, refusal.words) if refusal else None
+                if other is None:
+                    raise
+                attempt.prepared = other
+                continue
+            if attempt.new and attempt.prepared.form != prepared.form:
+                self.forms.learn(attempt.prepared)
+            return attempt
+
+    async def submit(self, attempt: _Try, slot: str, prepared: Prepared, wrong: Outcome | None = None) -> None:
+        """Submit a job, or take up the one that the slot holds in whichever form it was submitted, and make it the try's.
+
+        Args:
+            wrong: the outcome that is shown to the model for a repair.
+        """
+        by_form = {form_text(prepared.form): prepared}
+
+        async def _in_form(form: str) -> Prepared:
+            if form not in by_form:
+                by_form[form] = await self.forms.prepare(Form(filter(None, form.split(","))))
+            return by_form[form]
+
+        async def _body(form: str) -> RunRequest:
+            made = await _in_form(form)
+            if wrong is not None:
+                output = wrong.job.result.structured_output if wrong.job.result else None
+                made = made.repair(output, wrong.parsed.errors)
+            if attempt.span:
+                attempt.span.asks(made.messages)
+            return made.body(self.caller.plane(), f"{TAG_PREFIX}{self.record.tag(slot)}")
+
+        attempt.job = _NO_JOB
+        if tracer := self.backend.tracer:
+            if attempt.span:
+                attempt.span.end("refused")  # by a job that failed, where one in another form follows
+            attempt.span = job_span(tracer, prepared.model, self.request)
+        try:
+            with attempt.span or _UNTRACED:
+                submission = await self.backend.jobs.submit_once(
+                    _body,
+                    form_text(prepared.form),
+                    self.client,
+                    record=self.record,
+                    slot=slot,
+                    deadline=self.deadline,
+                    retry_until=self.retry_until,
+                    caller=self.caller.id,
+                    span=attempt.span.ids if attempt.span else "",
+                )
+        except ProxyError as error:
+            if error.code == "narrative_unauthorized" and self.caller.upstream_key is not None:
+                raise InvalidApiKey("Narrative does not accept the API key provided.") from error
+            raise
+        attempt.prepared = await _in_form(submission.form)
+        attempt.job, attempt.new = submission.job, submission.new
+        attempt.slots.append(slot)
+        if attempt.span:
+            attempt.span.submitted(submission)
+        current_request().queue += submission.queued
+        self.ids.append(submission.job.id)
+
+    async def wait(self, attempt: _Try) -> str:
+        """Wait until the try's job has ended, whatever its end. Returns the causes of its failure as one text, free of secrets."""
+        try:
+            with attempt.span or _UNTRACED:
+                job = await self.backend.jobs.wait(attempt.job, self.client, deadline=self.deadline)
+        except ProxyError as error:
+            if error.code == _LOST:
+                raise PaidFailure(error.message, code=_LOST, job_id=attempt.job.id) from error
+            raise
+        attempt.job = job
+        if attempt.span:
+            attempt.span.noticed(job)
+        if job.result is not None:
+            self.usage = usage_of(job.result.usage, self.usage)
+        return self.client.redact("; ".join(job.failures)) if job.failures else ""
+
+
 class NarrativeRun:
     """One request on its way; see `proxy.inference.backend.Run`."""
 
     def __init__(self, backend: NarrativeBackend, request: Request, caller: Caller, options: RunOptions) -> None:
         own, key = backend.client, caller.upstream_key
-        self._client = own if key is None else own.with_api_key(key)
+        now = asyncio.get_running_loop().time()
         self._backend = backend
         self._request = request
-        self._caller = caller
         self._forms = _Forms(backend, request)
-        now = asyncio.get_running_loop().time()
-        self._deadline, self._retry_until = now + min(backend.deadline_s, options.timeout_s), now + options.retry_s
+        self._jobs = _RequestJobs(
+            backend,
+            request,
+            caller,
+            own if key is None else own.with_api_key(key),
+            self._forms,
+            SubmissionRecord(backend.store, options.record),
+            deadline=now + min(backend.deadline_s, options.timeout_s),
+            retry_until=now + options.retry_s,
+        )
         self._accepted = options.accepted
-        self._record = SubmissionRecord(backend.store, options.record)
         self._keep_failed = options.record is not None and options.record.keep_failed
         self._created = int(time.time())
         self._tries: list[_Try] = []
-        self._job_ids: list[str] = []  # in the order of their submission
-        self._usage = Usage()  # of all jobs that have ended
         self._unmatched: list[str] = []
 
     @property
@@ -210,7 +332,7 @@ class NarrativeRun:
         prepared = self._forms.latest
         return Report(
             model=self._forms.card.id,
-            job_ids=tuple(self._job_ids),
+            job_ids=tuple(self._jobs.ids),
             ignored=prepared.ignored if prepared else (),
             adjusted=prepared.adjusted if prepared else (),
             unmatched="; ".join(dict.fromkeys(self._unmatched))[:_MAX_SHOWN],
@@ -227,14 +349,14 @@ class NarrativeRun:
         prepared = await self._forms.prepare(form)
         if self._accepted is not None:
             self._accepted()
-        first = await self._begin("0.first", prepared)
+        first = await self._jobs.begin("0.first", prepared)
         self._tries = [first]
         if self._request.choices == 1:
             return
         try:
             async with asyncio.TaskGroup() as group:  # the first one settled the form for all
                 others = [
-                    group.create_task(self._begin(f"{number}.first", first.prepared))
+                    group.create_task(self._jobs.begin(f"{number}.first", first.prepared))
                     for number in range(1, self._request.choices)
                 ]
         except ExceptionGroup as errors:
@@ -247,7 +369,7 @@ class NarrativeRun:
         async for number, choice in self._choices():
             choices[number] = choice
         started, ordered = self._started(), dict(sorted(choices.items()))
-        return Result(started.id, started.created, started.fingerprint, tuple(ordered.values()), self._usage)
+        return Result(started.id, started.created, started.fingerprint, tuple(ordered.values()), self._jobs.usage)
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
         """The events: those of each choice when its own job has ended. Raises ProxyError, after the choices that succeeded."""
@@ -255,7 +377,7 @@ class NarrativeRun:
         async with aclosing(self._choices()) as ended:
             async for number, choice in ended:
                 yield choice_events(number, choice)
-        yield (Ended(self._usage),)
+        yield (Ended(self._jobs.usage),)
 
     def close(self, *, delivered: bool) -> None:
         """Nothing is held between calls but spans: the record of the submissions belongs to who made it."""
@@ -264,8 +386,8 @@ class NarrativeRun:
                 attempt.span.end("abandoned")
 
     def _started(self) -> Started:
-        fingerprint = hashlib.sha256(self._client.base_url.encode()).hexdigest()[:10]
-        return Started(self._job_ids[0].replace("-", ""), self._created, fingerprint, self._request.choices)
+        fingerprint = hashlib.sha256(self._jobs.client.base_url.encode()).hexdigest()[:10]
+        return Started(self._jobs.ids[0].replace("-", ""), self._created, fingerprint, self._request.choices)
 
     async def _choices(self) -> AsyncGenerator[tuple[int, Choice], None]:
         """Each choice with its number when its jobs have ended; at the end the error of the first choice that failed, if one did."""
@@ -290,13 +412,13 @@ class NarrativeRun:
                         else:
                             yield tasks[task], task.result()
                 if failed:
-                    raise _failure(failed, self._request.choices, self._job_ids)
+                    raise _failure(failed, self._request.choices, self._jobs.ids)
             metrics.spent("proxy", self._forms.seconds)
         except Overloaded as error:
-            error.job_id = error.job_id or next(iter(self._job_ids), None)
+            error.job_id = error.job_id or next(iter(self._jobs.ids), None)
             raise
         except asyncio.CancelledError:
-            log.info("the client left before the answer", jobs=self._job_ids)
+            log.info("the client left before the answer", jobs=self._jobs.ids)
             raise
         finally:
             for task in tasks:
@@ -316,9 +438,11 @@ class NarrativeRun:
                 if not forgotten and (self._request.choices == 1 or attempt.repaired):
                     raise
                 if forgotten:
-                    self._job_ids.remove(attempt.job.id)  # another job answers, and gives the answer another id
+                    self._jobs.ids.remove(attempt.job.id)  # another job answers, and gives the answer another id
                 self._backend.metrics.further_job("retry")
-                attempt = self._tries[number] = await self._begin(f"{number}.retry", attempt.prepared, attempt.slots)
+                attempt = self._tries[number] = await self._jobs.begin(
+                    f"{number}.retry", attempt.prepared, attempt.slots
+                )
                 outcome = await self._matching(attempt)
             choice = choice_of(attempt.prepared.expected, outcome)
             said_nothing = choice.finish_reason == "stop" and not (choice.tool_calls or choice.stop_sequence)
@@ -328,7 +452,7 @@ class NarrativeRun:
         except ProxyError as error:
             if (attempt.job.ended or error.code == _LOST) and not (self._keep_failed and error.retry_after is None):
                 for slot in attempt.slots:
-                    await self._record.release(slot)
+                    await self._jobs.record.release(slot)
             raise
         self._unmatched += (*outcome.parsed.errors, *outcome.parsed.notes)
         return choice
@@ -339,16 +463,16 @@ class NarrativeRun:
         A job whose schema or history was refused is followed by one in a simpler form, and an output that does not match by a repair.
         """
         form = attempt.prepared.form
-        failures = await self._wait(attempt)
+        failures = await self._jobs.wait(attempt)
         for number in range(1, _MAX_SIMPLER + 1):
             if attempt.job.state != JobState.FAILED:
                 break
             other = await self._forms.simpler(attempt.prepared, failures)
             if other is None:
                 break
-            await self._submit(attempt, f"{attempt.slot}.simpler{number}", other)
-            failures = await self._wait(attempt)
-        outcome = await self._read(attempt, failures)
+            await self._jobs.submit(attempt, f"{attempt.slot}.simpler{number}", other)
+            failures = await self._jobs.wait(attempt)
+        outcome = await self._jobs.read(attempt, failures)
         if attempt.prepared.form != form:
             self._forms.learn(attempt.prepared)
         for number in range(1, self._backend.repair_tries + 1):
@@ -357,8 +481,8 @@ class NarrativeRun:
             try:
                 self._backend.metrics.further_job("repair")
                 attempt.repaired = True
-                await self._submit(attempt, f"{attempt.slot}.repair{number}", attempt.prepared, wrong=outcome)
-                outcome = await self._read(attempt, await self._wait(attempt))
+                await self._jobs.submit(attempt, f"{attempt.slot}.repair{number}", attempt.prepared, wrong=outcome)
+                outcome = await self._jobs.read(attempt, await self._jobs.wait(attempt))
             except ProxyError:
                 if outcome.parsed.undeliverable:
                     raise
@@ -366,100 +490,6 @@ class NarrativeRun:
         if outcome.parsed.undeliverable:
             raise invalid_output(outcome)
         return outcome
-
-    async def _read(self, attempt: _Try, failures: str) -> Outcome:
-        """What came of the try's ended job; see `_Forms.read`."""
-        with attempt.span or _UNTRACED:
-            outcome = await self._forms.read(attempt.prepared, attempt.job, failures)
-        if attempt.span:
-            finish = "tool_calls" if outcome.parsed.calls else outcome.finish_reason
-            attempt.span.end(finish_reason=finish, result=attempt.job.result)
-        return outcome
-
-    async def _begin(self, slot: str, prepared: Prepared, slots: Iterable[str] = ()) -> _Try:
-        """Submit the first job of a try. A refused form is replaced by simpler ones: nothing was enqueued, so that this costs nothing."""
-        attempt = _Try(slot, prepared, [*slots])
-        while True:
-            try:
-                await self._submit(attempt, attempt.slot, attempt.prepared)
-            except ProxyError as error:
-                refusal = refusal_of(error)
-                other = await self._forms.simpler(attempt.prepared, refusal.words) if refusal else None
-                if other is None:
-                    raise
-                attempt.prepared = other
-                continue
-            if attempt.new and attempt.prepared.form != prepared.form:
-                self._forms.learn(attempt.prepared)
-            return attempt
-
-    async def _submit(self, attempt: _Try, slot: str, prepared: Prepared, wrong: Outcome | None = None) -> None:
-        """Submit a job, or take up the one that the slot holds in whichever form it was submitted, and make it the try's.
-
-        Args:
-            wrong: the outcome that is shown to the model for a repair.
-        """
-        by_form = {form_text(prepared.form): prepared}
-
-        async def _in_form(form: str) -> Prepared:
-            if form not in by_form:
-                by_form[form] = await self._forms.prepare(Form(filter(None, form.split(","))))
-            return by_form[form]
-
-        async def _body(form: str) -> RunRequest:
-            made = await _in_form(form)
-            if wrong is not None:
-                output = wrong.job.result.structured_output if wrong.job.result else None
-                made = made.repair(output, wrong.parsed.errors)
-            if attempt.span:
-                attempt.span.asks(made.messages)
-            return made.body(self._caller.plane(), f"{TAG_PREFIX}{self._record.tag(slot)}")
-
-        attempt.job = _NO_JOB
-        if tracer := self._backend.tracer:
-            if attempt.span:
-                attempt.span.end("refused")  # by a job that failed, where one in another form follows
-            attempt.span = job_span(tracer, prepared.model, self._request)
-        try:
-            with attempt.span or _UNTRACED:
-                submission = await self._backend.jobs.submit_once(
-                    _body,
-                    form_text(prepared.form),
-                    self._client,
-                    record=self._record,
-                    slot=slot,
-                    deadline=self._deadline,
-                    retry_until=self._retry_until,
-                    caller=self._caller.id,
-                    span=attempt.span.ids if attempt.span else "",
-                )
-        except ProxyError as error:
-            if error.code == "narrative_unauthorized" and self._caller.upstream_key is not None:
-                raise InvalidApiKey("Narrative does not accept the API key provided.") from error
-            raise
-        attempt.prepared = await _in_form(submission.form)
-        attempt.job, attempt.new = submission.job, submission.new
-        attempt.slots.append(slot)
-        if attempt.span:
-            attempt.span.submitted(submission)
-        current_request().queue += submission.queued
-        self._job_ids.append(submission.job.id)
-
-    async def _wait(self, attempt: _Try) -> str:
-        """Wait until the try's job has ended, whatever its end. Returns the causes of its failure as one text, free of secrets."""
-        try:
-            with attempt.span or _UNTRACED:
-                job = await self._backend.jobs.wait(attempt.job, self._client, deadline=self._deadline)
-        except ProxyError as error:
-            if error.code == _LOST:
-                raise PaidFailure(error.message, code=_LOST, job_id=attempt.job.id) from error
-            raise
-        attempt.job = job
-        if attempt.span:
-            attempt.span.noticed(job)
-        if job.result is not None:
-            self._usage = usage_of(job.result.usage, self._usage)
-        return self._client.redact("; ".join(job.failures)) if job.failures else ""
 
 
 def _failure(failed: Mapping[int, ProxyError], choices: int, job_ids: Sequence[str]) -> ProxyError:

@@ -67,8 +67,7 @@ class AccountWatcher:
         self._client = client
         self._store = store
         self._group = f"feed:{client.account}"
-        self.membership = ALONE
-        """This replica's role in reading the lists."""
+        self.membership = ALONE  # this replica's role in reading the lists
         self.joined = False
         self._heard_at = self._loop.time()
         self._options = options
