@@ -38,6 +38,7 @@ class RequestLog:
     Attributes:
         trace_id: 32 hexadecimal digits; "" where neither the client nor this server traces.
         key_id: id of the caller's key, which reveals nothing of it.
+        code: of the error that it was answered with before its first byte; "" where there is none.
         repeat: how it repeats an earlier request (`proxy.inference.idempotency`); "" where it does not.
         queue, narrative, proxy: seconds by stage.
         span: its server span while it has one; see `proxy.tracing`.
@@ -45,6 +46,7 @@ class RequestLog:
 
     trace_id: str = ""
     key_id: str = ""
+    code: str = ""
     repeat: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
@@ -60,7 +62,12 @@ class RequestLog:
     def fields(self) -> dict[str, str | int]:
         """What is known, as a log line has it: stages in milliseconds, nothing that is empty."""
         found: dict[str, str | int] = {}
-        for name, value in (("trace", self.trace_id), ("key", self.key_id), ("repeat", self.repeat)):
+        for name, value in (
+            ("trace", self.trace_id),
+            ("key", self.key_id),
+            ("code", self.code),
+            ("repeat", self.repeat),
+        ):
             if value:
                 found[name] = value
         if self.input_tokens or self.output_tokens:

@@ -62,12 +62,13 @@ def test_a_log_line_tells_what_happened_without_content() -> None:
         body = {"model": "claude-4-5-haiku", "messages": [{"role": "user", "content": "hi"}]}
         traced = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
         httpx.post(f"{url}/v1/chat/completions", json=body, headers={"x-request-id": "mine", **traced}, timeout=30)
+        httpx.post(f"{url}/v1/chat/completions", json={**body, "model": "nope"}, timeout=30)
         httpx.get(f"{url}/healthz")
         process.terminate()
         _, err = process.communicate(timeout=60)
-    lines = [json.loads(line) for line in err.splitlines() if '"event": "request"' in line]
-    assert len(lines) == 1, "probes are not logged"
-    line = lines[0]
+    line, refused = (json.loads(line) for line in err.splitlines() if '"event": "request"' in line)  # no probes
+    assert (refused["status"], refused["code"]) == (404, "model_not_found")
+    assert "code" not in line
     assert (line["request"], line["status"], line["model"]) == ("mine", 200, "anthropic.claude-haiku-4.5")
     assert line["ms"] >= 0
     assert re.fullmatch(r"[0-9a-f-]{36}", line["job"])

@@ -26,7 +26,7 @@ from proxy.api.http.requests import credentials_digest
 from proxy.api.http.responses import CLIENT_CLOSED_REQUEST
 from proxy.errors import InternalError, ProxyError, redact
 from proxy.lifecycle import Lifecycle
-from proxy.logs import RequestLog, begin_request
+from proxy.logs import RequestLog, begin_request, current_request
 from proxy.metrics import Metrics
 from proxy.tracing import Tracer
 
@@ -106,6 +106,7 @@ class AsgiHandler:
             response = await self._handler(Request(scope, receive, send))
             await response(scope, receive, send)
         except ProxyError as error:
+            current_request().code = error.code or error.type
             await self._render_error(scope, error)(scope, receive, send)
 
 
