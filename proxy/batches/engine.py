@@ -74,6 +74,7 @@ class Batches:
         self._runners: dict[str, BatchRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
+        self._being_made: set[str] = set()
         self._draining = False
         self._starting = asyncio.Semaphore(_MAX_STARTING)
         self._scan_now = asyncio.Event()
@@ -146,11 +147,14 @@ class Batches:
                     return found
                 batch = replace(batch, id=noted.partition(" ")[0])
         await options.files.use(new.file, batch.id, options.settings.window_s)
+        self._being_made.add(batch.id)
         try:
             batch = await self.records.add(batch, asked.caller)
         except ProxyError:
             await options.files.leave(new.file.id, batch.id)
             raise
+        finally:
+            self._being_made.discard(batch.id)
         if asked.key is None:
             await self.records.note(f"{owner}\0equal\0{asked.digest}", batch.id, _REPEATED_S)
         self._scan_now.set()
@@ -198,7 +202,7 @@ class Batches:
         if self._draining or room <= 0 or not self.records.healthy:
             return
         now = time.monotonic()
-        found = await self.records.open(self._tasks.keys())
+        found = await self.records.open(self._tasks.keys() | self._being_made)
         waiting = [each for each in found if self._not_before.get(each.id, 0.0) <= now]
         while waiting and len(self._tasks) < options.settings.max_running:
             owners = [runner.batch.owner for runner in self._runners.values()]
@@ -220,7 +224,8 @@ class Batches:
             if not task.cancelled() and (error := task.exception()) is not None:
                 known = isinstance(error, ProxyError)
                 self._not_before[batch.id] = time.monotonic() + (_SCAN_S if known else _AFTER_BUG_S)
-                log.error("the work on a batch was interrupted", batch=batch.id, exc_info=None if known else error)
+                write = log.warning if known else log.error
+                write("the work on a batch was interrupted", batch=batch.id, exc_info=None if known else error)
             self._scan_now.set()
 
         task.add_done_callback(ended)

@@ -264,7 +264,7 @@ class FileStore:
 
 
 class FileWriter:
-    """Writes one file piece by piece. An async context manager: a file that was not finished in it is discarded.
+    """Writes one file piece by piece. An async context manager: an upload that was not finished in it is discarded.
 
     Args:
         room: bytes it may have; None is no limit.
@@ -280,8 +280,9 @@ class FileWriter:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._room is not None:
-            self._files.written(self._owner)
+        if self._room is None:
+            return  # another replica may write it again
+        self._files.written(self._owner)
         if not self._finished:
             await self._files.discard(self._file)
 

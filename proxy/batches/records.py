@@ -126,15 +126,14 @@ class BatchRecords:
         known = {self._vault.digest(each.id) for each in batches}
         for field in (await self._store.read(name)).keys() - known:
             await self._store.remove(name, field)
-        sealed = self._sealed(batch)
-        stored = await self._store.add(name, self._vault.digest(batch.id), sealed, ttl_s=self._ttl_s)
-        if stored != sealed:  # an equal request with the same key was sooner
-            return self._unsealed(batch.owner, stored) or batch
+        # In this order: should the replica die in between, its batch is not one that nobody works on.
         value = orjson.dumps({"id": batch.id, "owner": batch.owner, "caller": _caller_out(caller)})
-        await self._store.put(
-            _OPEN, self._vault.digest(batch.id), f"{self._store.replica} {self._vault.seal(_OPEN, value)}"
-        )
-        return batch
+        text = f"{self._store.replica} {self._vault.seal(_OPEN, value)}"
+        await self._store.add(_OPEN, self._vault.digest(batch.id), text)
+        stored = await self._store.add(name, self._vault.digest(batch.id), self._sealed(batch), ttl_s=self._ttl_s)
+        return (
+            self._unsealed(batch.owner, stored) or batch
+        )  # that of an equal request with the same key which was sooner
 
     async def find(self, owner: str, id_: str) -> Batch:
         """Raises FileNotFound."""

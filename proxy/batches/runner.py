@@ -98,7 +98,7 @@ class BatchRunner:
             log.error("a batch failed, since its content is gone", batch=self.batch.id)
             await self._failed([{"code": "input_file_gone", "line": None, "message": error.message, "param": None}])
             return
-        await records.close(batch)
+        await self._close(batch)  # its owner died in the middle of that
 
     async def _change(self, change: Callable[[Batch], Batch]) -> Batch:
         return await self._options.records.change(self.batch.owner, self.batch.id, change)
@@ -124,9 +124,9 @@ class BatchRunner:
         return True
 
     async def _failed(self, errors: list[dict[str, Any]]) -> None:
-        now, errors_ = self._now(), tuple(errors)
+        fields: dict[str, Any] = {"status": "failed", "failed_at": self._now(), "errors": tuple(errors)}
         try:
-            batch = await self._change(lambda batch: replace(batch, status="failed", failed_at=now, errors=errors_))
+            batch = await self._change(lambda batch: batch if batch.ended else replace(batch, **fields))
         except FileNotFound:  # the batch itself is gone
             batch = Batch(self.batch.id, self.batch.owner, "", "", "failed", 0, 0, 0)
         await self._end(batch)
@@ -134,6 +134,9 @@ class BatchRunner:
     async def _end(self, batch: Batch) -> None:
         self._metrics.batch_ended(batch.status)
         log.info("a batch ended", batch=batch.id, status=batch.status, completed=batch.completed, failed=batch.failed)
+        await self._close(batch)
+
+    async def _close(self, batch: Batch) -> None:
         await self._options.files.leave(batch.input_file_id, batch.id)
         await self._options.records.close(batch)
 
@@ -161,7 +164,8 @@ class BatchRunner:
                 for task in doomed:
                     task.cancel()
                 await asyncio.gather(*doomed, return_exceptions=True)
-        await self._finalize(file)
+        if await self._options.records.owns(self.batch):
+            await self._finalize(file)
 
     async def _keep_in_step(self) -> None:
         """Store the counts, and learn of a cancellation, of a revoked key, and of another owner: then it returns."""
@@ -183,7 +187,7 @@ class BatchRunner:
                 log.warning("a batch is cancelled, since its key was revoked", batch=batch.id)
                 batch = await self._change(partial(cancelled_at, now=self._now()))
             self._caller = caller or self._caller
-            self.stopping = batch.cancelling_at is not None
+            self.stopping |= batch.cancelling_at is not None
 
     def _with_counts(self, batch: Batch) -> Batch:
         completed, failed, input_tokens, output_tokens = self._counts
@@ -318,7 +322,7 @@ class BatchRunner:
         now = self._now()
 
         def finalizing(batch: Batch) -> Batch:
-            status = batch.status if batch.cancelling_at else "finalizing"
+            status = batch.status if batch.cancelling_at or batch.ended else "finalizing"
             return replace(self._with_counts(batch), status=status, finalizing_at=batch.finalizing_at or now)
 
         batch = await self._change(finalizing)
@@ -332,7 +336,7 @@ class BatchRunner:
             ended = replace(ended, status="expired", expired_at=now)
         else:
             ended = replace(ended, status="completed", completed_at=now)
-        await self._end(await self._change(lambda _: ended))
+        await self._end(await self._change(lambda batch: batch if batch.ended else ended))
 
 
 async def _write_files(
