@@ -176,7 +176,7 @@ class Overloaded(ProxyError, status=503, type="overloaded_error"):
 
 
 class StoreUnavailable(Overloaded, code="state_unavailable"):
-    """Keys or named endpoints cannot be read."""
+    """The store of keys, named endpoints, files and batches cannot be reached."""
 
 
 class JobTimeout(ProxyError, status=504, type="timeout_error", code="job_timeout"):

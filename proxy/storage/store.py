@@ -12,7 +12,7 @@ from proxy.errors import StoreUnavailable
 
 def unavailable() -> StoreUnavailable:
     """The error of a store that cannot be reached, or that refused a call."""
-    return StoreUnavailable("Keys and named endpoints cannot be read at the moment.", retry_after=1.0)
+    return StoreUnavailable("What is stored cannot be read at the moment.", retry_after=1.0)
 
 
 class Records(Protocol):

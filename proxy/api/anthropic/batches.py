@@ -4,6 +4,7 @@ Requests arrive inline. They are cut out of the body while it arrives and become
 as a whole; all of them are checked before the batch exists.
 """
 
+import asyncio
 import hashlib
 import json
 import re
@@ -40,8 +41,11 @@ _PATH: Final = "/v1/messages/batches"
 _PREFIX: Final = "msgbatch_"
 _MAX_PAGE: Final = 1000
 _MAX_SKELETON: Final = 1 << 20
-_OUTSIDE: Final = re.compile(rb'["{}\[\]]')
-_INSIDE: Final = re.compile(rb'["\\]')
+_MAX_TOKENS: Final = 4_000_000
+"""Strings and brackets of a body; finding one takes less than a microsecond."""
+_QUOTE, _BRACE = b'"{'
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["{}\[\]]', re.DOTALL)
+_STRING_END: Final = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 def message_batches_routes() -> list[Route]:
@@ -78,7 +82,7 @@ async def create(request: Request) -> Response:
     async with writer:
         async for chunk in request.stream():
             digest.update(chunk)
-            for text in splitter.feed(chunk):
+            for text in await asyncio.to_thread(splitter.feed, chunk) if chunk else ():
                 path = f"requests[{len(seen)}]"
                 if len(seen) >= settings.batches.max_lines:
                     message = f"`requests` has more than {settings.batches.max_lines} requests."
@@ -257,42 +261,57 @@ class RequestSplitter:
     _element: bytearray = field(default_factory=bytearray)
     _depth: int = 0
     _cut: int = 0
+    _tokens: int = 0
     _in_string: bool = False
     _escaped: bool = False
     _inside: bool = False
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The objects that end in a chunk. Raises RequestTooLarge, InvalidRequest."""
+        """The objects that end in a chunk. Raises RequestTooLarge."""
         found: list[bytes] = []
-        position, start = int(self._escaped), 0
-        self._escaped = False
-        while match := (_INSIDE if self._in_string else _OUTSIDE).search(chunk, position):
-            sign, position = match[0], match.end()
-            if self._in_string:
-                if sign == b'"':
-                    self._in_string = False
-                elif position < len(chunk):
-                    position += 1
-                else:
-                    self._escaped = True
-            elif sign == b'"':
-                self._in_string = True
+        position, start = self._after_string(chunk), 0
+        for match in _TOKEN.finditer(chunk, position):
+            sign = chunk[match.start()]
+            self._tokens += 1
+            if sign == _QUOTE:
+                if match.end() == match.start() + 1:  # it does not end in this chunk
+                    self._in_string = True
+                    self._note_escape(chunk[match.end() :])
+                    break
             elif sign in b"{[":
-                if self._depth == 2 and sign == b"{":
+                if self._depth == 2 and sign == _BRACE:
                     self._skeleton += chunk[start : match.start()]
                     start, self._inside = match.start(), True
                 self._depth += 1
             else:
                 self._depth -= 1
                 if self._inside and self._depth == 2:
-                    found.append(bytes(self._element) + chunk[start:position])
+                    found.append(bytes(self._element) + chunk[start : match.end()])
                     self._element.clear()
                     self._skeleton += f'"{self._mark}"'.encode()
-                    start, self._inside, self._cut = position, False, self._cut + 1
+                    start, self._inside, self._cut = match.end(), False, self._cut + 1
         (self._element if self._inside else self._skeleton).extend(chunk[start:])
         if len(self._element) > self.max_bytes or len(self._skeleton) > _MAX_SKELETON:
             raise RequestTooLarge(f"A request of the batch has more than {self.max_bytes} bytes.", param="requests")
+        if self._tokens > _MAX_TOKENS:
+            raise RequestTooLarge(f"The batch has more than {_MAX_TOKENS} JSON values.", param="requests")
         return found
+
+    def _after_string(self, chunk: bytes) -> int:
+        """Where a string ends that began in an earlier chunk; 0 where none did."""
+        position = int(self._escaped)
+        self._escaped = False
+        if not self._in_string:
+            return 0
+        if (end := _STRING_END.match(chunk, position)) is None:
+            self._note_escape(chunk[position:])
+            return len(chunk)
+        self._in_string = False
+        return end.end()
+
+    def _note_escape(self, rest: bytes) -> None:
+        """Whether the part of a string ends within an escape."""
+        self._escaped = (len(rest) - len(rest.rstrip(b"\\"))) % 2 == 1
 
     def finish(self) -> int:
         """How many requests there were. Raises InvalidRequest: the body is no JSON object with a list `requests` of objects alone."""
