@@ -7,12 +7,14 @@ error found later still names the field.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from proxy.errors import ProxyError
 from proxy.schemas import SchemaLimits
 
 JsonObject = dict[str, Any]
+MAX_STOPS: Final = 64
+"""Stop strings of a request: an answer is searched for each of them, which takes up to a millisecond."""
 Role = Literal["system", "developer", "user", "assistant"]
 
 

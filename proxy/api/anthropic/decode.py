@@ -16,6 +16,7 @@ from proxy.api.http.requests import canonical_digest
 from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import (
+    MAX_STOPS,
     Block,
     JsonOutput,
     Media,
@@ -141,7 +142,10 @@ def _decoded(body: wire.MessagesRequest, raw: dict[str, Any], rules: Rules, requ
     messages = [*_system(body), *conversation.decode(body.messages)]
     tools, dropped = decode_tools(conversation.changed(body.tools or ()), frozenset(conversation.loaded))
     choice = decode_tool_choice(body.tool_choice, frozenset(tool.name for tool in tools))
-    for index, text in enumerate(body.stop_sequences or ()):
+    stops = body.stop_sequences or ()
+    if len(stops) > MAX_STOPS:
+        raise _invalid("stop_sequences", f"expected {MAX_STOPS} at most")
+    for index, text in enumerate(stops):
         if not text.strip():
             raise _invalid(f"stop_sequences[{index}]", "expected text that is not blank")
     reasoning, max_tokens, taken = _reasoning(body, rules)
@@ -155,7 +159,7 @@ def _decoded(body: wire.MessagesRequest, raw: dict[str, Any], rules: Rules, requ
         tool_choice=choice,
         output=JsonOutput(output.schema_, bool(output.strict), f"{path}.schema") if output else None,
         reasoning=reasoning,
-        sampling=replace(request.sampling, stop=tuple(dict.fromkeys(body.stop_sequences or ()))),
+        sampling=replace(request.sampling, stop=tuple(dict.fromkeys(stops))),
         max_tokens=max_tokens,
         user=user,
         tags=(f"user:{user}",) if user else (),

@@ -8,10 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
 
-import orjson
-
 from proxy.api.anthropic.decode import MessagesReply
-from proxy.api.http.responses import json_line
+from proxy.api.http.responses import json_bytes, json_line
 from proxy.errors import ContextLengthExceeded, ProxyError
 from proxy.inference.jsontext import NotJson, dump_json, parse_json
 from proxy.inference.result import (
@@ -198,7 +196,7 @@ def message(result: Result, reply: MessagesReply) -> JsonObject:
 
 def message_body(result: Result, reply: MessagesReply) -> bytes:
     """The JSON of the whole message."""
-    return orjson.dumps(message(result, reply))
+    return json_bytes(message(result, reply))
 
 
 def fold(events: Iterable[Mapping[str, Any]]) -> JsonObject:

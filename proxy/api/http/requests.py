@@ -30,6 +30,7 @@ UNION_TAG: Final = "#"
 _LARGE_BYTES: Final = 64 * 1024
 """From this size on a body is parsed and decoded in a thread. The worst of smaller ones takes about 20 ms."""
 _MAX_KEY_LENGTH: Final = 255
+_SLICE: Final = 64 * 1024
 _SHORTEST_HEARTBEAT_S: Final = 0.25
 
 M = TypeVar("M", bound=BaseModel)
@@ -201,7 +202,9 @@ def _without_lone_surrogates(body: bytes) -> bytes:
         raise _not_json(body, "recursion limit exceeded") from None
     except ValueError as error:
         raise _not_json(body, str(error)) from None
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+    # In slices: each call holds up every thread, and takes a tenth of a microsecond for each half.
+    slices = (text[start : start + _SLICE] for start in range(0, len(text), _SLICE))
+    return "".join(each.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for each in slices).encode()
 
 
 def _not_json(body: bytes, message: str) -> InvalidRequest:

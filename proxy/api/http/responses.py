@@ -73,6 +73,8 @@ def json_bytes(value: object) -> bytes:
 def json_line(value: object) -> bytes:
     """Compact JSON that is one line to every reader: no character in it ends a line."""
     line = json_bytes(value)
+    if line.isascii():  # in megabytes, looking for each of them takes twenty times longer
+        return line
     for raw, escaped in _LINE_BREAKS:
         line = line.replace(raw, escaped)
     return line

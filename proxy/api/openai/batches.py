@@ -15,7 +15,7 @@ from starlette.routing import Route
 from proxy.access.authentication import Caller
 from proxy.api.http.batches import asked, boolean, computed, enter, following, query_number
 from proxy.api.http.requests import ApiServices, read_object, validated
-from proxy.api.http.responses import json_line, json_response
+from proxy.api.http.responses import json_bytes, json_line, json_response
 from proxy.api.openai.encode import completion_body, error_body
 from proxy.api.openai.files import page_out, seconds_kept
 from proxy.api.openai.responses.encode import finished
@@ -225,9 +225,10 @@ class ResponsesLines(_Rows):
 
         async def answer(result: Result) -> bytes:
             response = finished(id_, result, task.reply, partial(store.seal, caller), int(time.time()))
-            if task.reply.store and not await store.put(StoredResponse(id_, response, task.reply.input), caller):
+            record = StoredResponse(id_, response, task.reply.input, size=size)
+            if task.reply.store and not await store.put(record, caller):
                 response = {**response, "store": False}
-            return orjson.dumps(response)
+            return json_bytes(response)
 
         return LineRequest(task.request, answer)
 

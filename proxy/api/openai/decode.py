@@ -37,6 +37,7 @@ from proxy.api.openai.types import (
 from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import NotJson, dump_json, parse_json
 from proxy.inference.request import (
+    MAX_STOPS,
     Block,
     JsonObject,
     JsonOutput,
@@ -140,6 +141,8 @@ def _sampling(body: ChatRequest) -> Sampling:
         top_k = None
     temperature = None if body.temperature is None else min(body.temperature, 1.0)
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or ()
+    if len(stop) > MAX_STOPS:
+        raise InvalidRequest(f"`stop` holds {len(stop)} texts; expected {MAX_STOPS} at most.", param="stop")
     return Sampling(temperature, body.top_p, top_k, tuple(dict.fromkeys(filter(None, stop))))
 
 

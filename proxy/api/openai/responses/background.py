@@ -10,6 +10,7 @@ A record that has not ended is replaced by compare-and-set, so a response ends o
 import asyncio
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 from uuid import uuid4
 
@@ -125,7 +126,7 @@ class Background:
         id_ = response_id(credential, f"background:{nonce}")
         response = response_object(id_, int(time.time()), asked.reply, "queued")
         kept = {"body": asked.raw, "bytes": asked.request.body_bytes, "nonce": nonce, "client": terms.client}
-        stored = StoredResponse(id_, response, asked.reply.input, kept)
+        stored = StoredResponse(id_, response, asked.reply.input, kept, size=asked.request.body_bytes)
         if not await self.store.put(stored, caller, open_=True):
             raise Overloaded("Background responses cannot be stored now.", code="state_unavailable", retry_after=1.0)
         submitted = self._spawn(stored, asked, caller, refusable=True)
@@ -237,8 +238,10 @@ class Background:
     async def _again(self, stored: StoredResponse, caller: Caller) -> DecodedRequest:
         """The request of a response that another replica began."""
         request = stored.request or {}
-        raw = request["body"]
-        return await self.resolve(validated(ResponsesRequest, raw), raw, request["bytes"], caller)
+        raw, size = request["body"], request["bytes"]
+        work = partial(validated, ResponsesRequest, raw)
+        body = await asyncio.to_thread(work) if size >= _LARGE_BYTES else work()
+        return await self.resolve(body, raw, size, caller)
 
     async def _answered(
         self, stored: StoredResponse, asked: DecodedRequest, caller: Caller, submitted: asyncio.Future[None]

@@ -42,6 +42,14 @@ _ITEM_PREFIX: Final = {
     "custom_tool_call_output": "ctco",
 }
 _MAX_MESSAGE: Final = 2_000
+_LARGE: Final = 64 * 1024
+"""Bytes of a response's first event from which the events that follow at once do not repeat what the request said."""
+_NO_ECHO: Final[JsonObject] = {
+    "tools": [],
+    "tool_choice": "auto",
+    "text": {"format": {"type": "text"}},
+    **dict.fromkeys(("instructions", "max_tool_calls", "prompt_cache_key", "safety_identifier", "user")),
+}
 _INCOMPLETE: Final[Mapping[str, str]] = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
@@ -118,6 +126,11 @@ def _error(error: ProxyError) -> JsonObject:
         case _:
             code, message = "server_error", f"{error.code}: {message}" if error.code else message
     return {"code": code, "message": message}
+
+
+def without_echo(response: JsonObject) -> JsonObject:
+    """A response without what may be large of the request that it repeats."""
+    return {**response, **_NO_ECHO}
 
 
 # ---------------------------------------------------------------- items
@@ -261,18 +274,21 @@ class _Numbered:
         )
 
 
-def begin_events(response: JsonObject) -> Iterator[JsonObject]:
-    """The first events of a stored response, a function of what its request said."""
+def begin_events(response: JsonObject, *, large: bool = False) -> Iterator[JsonObject]:
+    """The first events of a stored response, a function of what its request said.
+
+    Args:
+        large: only the first one repeats the request.
+    """
     numbered = _Numbered()
     begun: JsonObject = {"completed_at": None, "error": None, "incomplete_details": None, "output": [], "usage": None}
-    in_progress = {**response, **begun, "status": "in_progress"}
-    if response["background"]:
-        queued = {**in_progress, "status": "queued"}
-        yield numbered.event("response.created", response=queued)
-        yield numbered.event("response.queued", response=queued)
-    else:
-        yield numbered.event("response.created", response=in_progress)
-    yield numbered.event("response.in_progress", response=in_progress)
+    status = "queued" if response["background"] else "in_progress"
+    created = {**response, **begun, "status": status}
+    yield numbered.event("response.created", response=created)
+    slim = without_echo(created) if large else created
+    if status == "queued":
+        yield numbered.event("response.queued", response=slim)
+    yield numbered.event("response.in_progress", response={**slim, "status": "in_progress"})
 
 
 def end_events(response: JsonObject, first: int) -> Iterator[JsonObject]:
@@ -322,11 +338,11 @@ class ResponseStreamEncoder:
         """The first two events. `id_`: the hexadecimal part of the response's id; `created`: seconds since 1970 (UTC)."""
         self._id = id_
         self._response = response_object(id_, created, self._reply, "in_progress")
-        self._slim = {**self._response, "tools": [], "instructions": None}
+        self._slim = without_echo(self._response)
         event = self._numbered.event
-        return event_bytes(event("response.created", response=self._response)) + event_bytes(
-            event("response.in_progress", response=self._response)
-        )
+        first = event_bytes(event("response.created", response=self._response))
+        again = self._slim if len(first) >= _LARGE else self._response
+        return first + event_bytes(event("response.in_progress", response=again))
 
     def encode(self, event: Event) -> Iterator[bytes]:
         """The server-sent events of an event of the run; none at its start and end."""
@@ -413,16 +429,18 @@ def input_items(id_: str, items: Sequence[JsonObject]) -> list[JsonObject]:
     Args:
         id_: the hexadecimal part of the response's id.
     """
-    listed = []
-    for index, item in enumerate(items):
-        kind = item.get("type") or "message"
-        shown = {**item, "id": item.get("id") or f"{_ITEM_PREFIX.get(kind, 'item')}_{id_}i{index}", "type": kind}
-        if kind in _ITEM_PREFIX and kind != "reasoning":
-            shown["status"] = item.get("status") or "completed"
-        if kind == "message":
-            shown["content"] = [_listed_part(part, item["role"]) for part in _parts(item.get("content"))]
-        listed.append(shown)
-    return listed
+    return [input_item(id_, index, item) for index, item in enumerate(items)]
+
+
+def input_item(id_: str, index: int, item: JsonObject) -> JsonObject:
+    """The item of that index; see `input_items`."""
+    kind = item.get("type") or "message"
+    shown = {**item, "id": item.get("id") or f"{_ITEM_PREFIX.get(kind, 'item')}_{id_}i{index}", "type": kind}
+    if kind in _ITEM_PREFIX and kind != "reasoning":
+        shown["status"] = item.get("status") or "completed"
+    if kind == "message":
+        shown["content"] = [_listed_part(part, item["role"]) for part in _parts(item.get("content"))]
+    return shown
 
 
 def _parts(content: Any) -> Sequence[JsonObject]:

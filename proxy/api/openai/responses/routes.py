@@ -52,6 +52,7 @@ _BEGIN_AFTER_S: Final = 0.5
 """How long the upstream may take to refuse a request before its stream begins."""
 _BYTES_PER_TOKEN: Final = 4
 _MAX_PAGE: Final = 100
+_LARGE_BYTES: Final = 64 * 1024
 
 log = structlog.get_logger(__name__)
 
@@ -194,7 +195,7 @@ class _ResponseRun:
         """Store a whole response; as it is then to be sent."""
         if not self.asked.reply.store:
             return response
-        record = StoredResponse(self.id, response, self.asked.reply.input)
+        record = StoredResponse(self.id, response, self.asked.reply.input, size=self.asked.request.body_bytes)
         if await self._services.store.put(record, self._caller):
             return response
         self._unstored = True
@@ -327,7 +328,8 @@ async def list_input_items(request: Request) -> Response:
     if order not in ("asc", "desc"):
         raise InvalidRequest("Invalid `order`: expected 'asc' or 'desc'.", param="order")
     limit = _number(request, "limit", 20, _MAX_PAGE, least=1)
-    items = input_items(stored.id, stored.input)
+    # In a thread: there may be 50,000.
+    items = await asyncio.to_thread(input_items, stored.id, stored.input)
     if order == "desc":
         items.reverse()
     if after is not None:
@@ -380,7 +382,7 @@ async def _events_of(
 ) -> AsyncIterator[bytes]:
     """Heartbeats are comments, so that every reader finds the same numbers."""
     number = -1
-    for event in begin_events(stored.response):
+    for event in begin_events(stored.response, large=stored.size >= _LARGE_BYTES):
         number = event["sequence_number"]
         if number > after:
             yield event_bytes(event)

@@ -3,26 +3,27 @@
 A record lies under a hash of the response's id and is encrypted with a key made of the server's secret and the id, with the caller as
 associated data. So the store without an id, or an id with another key, gives nothing. A record has these fields:
 
-    data    the sealed JSON: the response object, the items of its input and, until it has ended, the request
+    data    the sealed JSON, a line each: the response object, the items of its input and, until it has ended, the request
     by      the replica that works on a background response
     used    makes the record live on when it is used
 """
 
 import asyncio
 import hmac
+import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final
 
-import orjson
 import structlog
+from pydantic_core import from_json
 
 from proxy.access.authentication import Caller
 from proxy.api.http.responses import json_bytes
 from proxy.api.openai.responses.decode import Known
-from proxy.api.openai.responses.encode import ITEM_ID, input_items
+from proxy.api.openai.responses.encode import ITEM_ID, input_item, without_echo
 from proxy.errors import InvalidRequest, Overloaded, ResponseNotFound, StoreUnavailable
 from proxy.inference.request import JsonObject
 from proxy.settings import ResponsesSettings
@@ -31,6 +32,7 @@ from proxy.storage.cipher import NONCE_BYTES, Cipher, NoSecret, seal, unseal
 
 _MAX_REFERRED: Final = 1_000
 _SMALL: Final = 2_048
+"""Bytes below which a record is stored as it is: compressing it would take longer than all else that is done to store it."""
 _LARGE: Final = 64 * 1024
 """Bytes from which a record is packed and unpacked in a thread."""
 
@@ -48,6 +50,7 @@ class StoredResponse:
         request: the request and how it is recognized, of a background response that has not ended.
         by: the replica that works on it.
         sealed: the record as it is stored.
+        size: bytes of it before it was compressed, or of the request; 0 where nobody counted them.
     """
 
     id: str
@@ -137,10 +140,8 @@ class ResponseStore:
         record = self._unpack(id_, caller, sealed) if unpack is None else await unpack
         if record is None:
             return None
-        value, size = record
-        return StoredResponse(
-            id_, value["response"], value["input"], value["request"], fields.get("by", ""), sealed, size
-        )
+        (response, items, request), size = record
+        return StoredResponse(id_, response, items, request, fields.get("by", ""), sealed, size)
 
     async def find(self, response: str, caller: Caller) -> StoredResponse:
         """A stored response by its whole id. Raises ResponseNotFound."""
@@ -204,26 +205,37 @@ class ResponseStore:
             raise _unavailable() from error
 
     async def _sealed(self, stored: StoredResponse, caller: Caller) -> str:
+        """The record; made in a thread where it is large."""
+        output = json_bytes(stored.response.get("output"))
+        if stored.size < _LARGE and len(output) < _LARGE:
+            return self._pack(stored, caller)
+        return await asyncio.to_thread(self._pack, stored, caller)
+
+    def _pack(self, stored: StoredResponse, caller: Caller) -> str:
         """The record; of one that is too large only the output, unless it is needed to end the response."""
-        settings, response, items = self._settings, stored.response, stored.input
+        settings, response, items, request = (
+            self._settings,
+            *map(json_bytes, (stored.response, stored.input, stored.request)),
+        )
         for _ in range(3):
-            text = json_bytes({"response": response, "input": items, "request": stored.request})
-            large = len(text) > _LARGE
-            packed = await asyncio.to_thread(_packed, text) if large else _packed(text)
+            text = b"\n".join((response, items, request))
+            packed = text if len(text) < _SMALL else zlib.compress(text, 1)
             fits = len(packed) <= settings.max_record_bytes and len(text) <= settings.max_chain_bytes
             if fits or stored.request is not None:
                 break
-            if items is None:
-                response = {**response, "tools": [], "instructions": None, "text": {"format": {"type": "text"}}}
-            items = None
+            if items == b"null":
+                response = json_bytes(without_echo(stored.response))
+            items = b"null"
         return seal(self._key(stored.id), packed, caller.id.encode())
 
-    def _unpack(self, id_: str, caller: Caller, sealed: str) -> tuple[dict[str, Any], int] | None:
+    def _unpack(self, id_: str, caller: Caller, sealed: str) -> tuple[list[Any], int] | None:
+        """The response, the items of its input and its request, and how many bytes they have."""
         packed = unseal(self._key(id_), sealed, caller.id.encode())
         if packed is None:
             return None
         text = packed if packed.startswith(b"{") else zlib.decompress(packed)
-        return orjson.loads(text), len(text)
+        # One after the other: each holds up every thread.
+        return [from_json(part) for part in text.split(b"\n")], len(text)
 
     def _key(self, id_: str) -> bytes:
         return hmac.digest(self._secret or b"", b"record" + id_.encode("utf-8", "surrogatepass"), "sha256")
@@ -238,21 +250,34 @@ class ResponseStore:
         """
         history, size = await self._history(previous, caller) if previous is not None else ([], 0)
         items: dict[str, JsonObject] = {}
-        loaded: dict[str, Mapping[str, JsonObject]] = {}
-        for reference in references:
-            if (parts := ITEM_ID.match(reference)) is None:
-                continue
-            id_ = parts[1]
-            if id_ not in loaded:
-                if len(loaded) >= _MAX_REFERRED:
-                    raise InvalidRequest(f"`input` refers to more than {_MAX_REFERRED} responses.", param="input")
-                stored = await self.get(id_, caller)
-                loaded[id_] = _by_id(stored) if stored else {}
-            if reference in loaded[id_] and reference not in items:
-                items[reference] = loaded[id_][reference]
-                size += len(json_bytes(items[reference]))
+        by_response: dict[str, list[re.Match[str]]] = {}
+        for parts in filter(None, map(ITEM_ID.match, dict.fromkeys(references))):
+            by_response.setdefault(parts[1], []).append(parts)
+        if len(by_response) > _MAX_REFERRED:
+            raise InvalidRequest(f"`input` refers to more than {_MAX_REFERRED} responses.", param="input")
+        for id_, wanted in by_response.items():  # one at a time in memory
+            for reference, item in await self._referred(id_, wanted, caller):
+                items[reference] = item
+                size += len(json_bytes(item))
                 self._check(0, size, "input")
         return Known(history, items, size)
+
+    async def _referred(
+        self, id_: str, wanted: Sequence[re.Match[str]], caller: Caller
+    ) -> list[tuple[str, JsonObject]]:
+        """The items of a response that ids name. A client's own id of an item cannot hold that of the response, which it did not know."""
+        stored = await self.get(id_, caller)
+        if stored is None:
+            return []
+        found = []
+        for parts in wanted:
+            items, index = (stored.input or ()) if parts[2] else stored.response["output"], int(parts[3])
+            item = next(iter(items[index : index + 1]), None)
+            if item is not None and parts[2]:
+                item = input_item(id_, index, item)
+            if item is not None and item["id"] == parts[0]:
+                found.append((parts[0], item))
+        return found
 
     async def _history(self, previous: str, caller: Caller) -> tuple[list[JsonObject], int]:
         """The items of a chain of responses, oldest first, and their size in bytes."""
@@ -284,16 +309,6 @@ class ResponseStore:
                 f"`{param}` leads to more than {settings.max_chain_bytes} bytes (`responses.max_chain_bytes`).",
                 param=param,
             )
-
-
-def _packed(text: bytes) -> bytes:
-    """A small JSON object as it is: compressing it would take longer than everything else that is done to store it."""
-    return text if len(text) < _SMALL else zlib.compress(text, 1)
-
-
-def _by_id(stored: StoredResponse) -> Mapping[str, JsonObject]:
-    listed = [*input_items(stored.id, stored.input or ()), *stored.response["output"]]
-    return {item["id"]: item for item in listed}
 
 
 def _name(id_: str) -> str:

@@ -92,6 +92,7 @@ def test_only_true_streams(value: bool | None) -> None:
         ({"temperature": 1.1}, "temperature"),
         ({"temperature": -0.1}, "temperature"),
         ({"stop_sequences": ["a", " "]}, "stop_sequences.1"),
+        ({"stop_sequences": ["a"] * 65}, "stop_sequences"),
         ({"system": [{"type": "image"}]}, "system.0.type"),
         ({"messages": [{"role": "bot", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),

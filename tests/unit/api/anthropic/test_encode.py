@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.api.anthropic.decode import MessagesReply
-from proxy.api.anthropic.encode import MessageStream, error_out, error_status, fold, message
+from proxy.api.anthropic.encode import MessageStream, error_out, error_status, fold, message, message_body
 from proxy.api.anthropic.routes import error_response, limit_headers
 from proxy.errors import (
     ContextLengthExceeded,
@@ -143,6 +143,14 @@ def test_no_character_ends_a_line() -> None:
 def test_streams_fold_back(text: str | None, reasoning: str | None, calls: list[dict[str, Any]]) -> None:
     made = tuple(ToolCall(f"{number}", "a", arguments) for number, arguments in enumerate(calls))
     both_ways(text=text, reasoning=reasoning, tool_calls=made, finish_reason="tool_calls" if made else "stop")
+
+
+def test_integers_of_any_size_are_delivered() -> None:
+    call = ToolCall("1", "f", {"n": 2**70})
+    assert json.loads(message_body(result_of(tool_calls=(call,), finish_reason="tool_calls"), REPLY))["content"][0] == {
+        **message(result_of(tool_calls=(call,)), REPLY)["content"][0],
+        "input": {"n": 2**70},
+    }
 
 
 def test_heartbeats_are_pings() -> None:

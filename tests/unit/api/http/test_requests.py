@@ -151,7 +151,9 @@ def test_a_missing_required_field_is_named(field: str) -> None:
         (rb"\ud83d\ude00", "😀"),
         (rb"C:\\ud800", r"C:\ud800"),
         (rb"\\\ud800", "\\�"),
+        (rb"\ud800" * 70_000 + rb"\ud83d\ude00" * 70_000, "�" * 70_000 + "😀" * 70_000),
     ],
+    ids=["high", "both", "pair", "text", "after a backslash", "many"],
 )
 def test_lone_surrogates_become_the_replacement_character(written: bytes, read: str) -> None:
     request = parse_body(b'{"model":"m","messages":[{"role":"user","content":"' + written + b'"}]}')

@@ -399,6 +399,7 @@ def test_sampling() -> None:
     sampling = request(temperature=0.5, top_p=0.9, top_k=40, stop=["a", "", "a", "b"]).sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.stop) == (0.5, 0.9, 40, ("a", "b"))
     assert request(stop="x").sampling.stop == ("x",)
+    assert refused(stop=["a"] * 65).param == "stop"
     hot = request(temperature=1.5)
     assert (hot.sampling.temperature, hot.adjusted) == (1.0, ("temperature: lowered to 1",))
     assert request(temperature=1).adjusted == ()

@@ -1,5 +1,6 @@
 """Results → response objects and events, judged by OpenAI's own strict types; folding the events gives the object."""
 
+import json
 from typing import Any
 
 import pytest
@@ -294,6 +295,25 @@ def test_line_separators_are_escaped() -> None:
     encoder.begin(ID, 1)
     data = b"".join(data for event in result_events(result("a\u2028b\u2029c\u0085d")) for data in encoder.encode(event))
     assert not any(character in data.decode() for character in "\u2028\u2029\u0085\r")
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_what_is_large_of_a_request_is_repeated_in_the_first_event_only(background: bool) -> None:
+    large = "x" * 20_000
+    tools = [{"type": "function", "name": "f", "description": large}]
+    text = {"format": {"type": "json_schema", "name": "s", "schema": {"description": large}}}
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f", "of": large}]}
+    texts = dict.fromkeys(("instructions", "prompt_cache_key", "user", "safety_identifier"), large)
+    _, how = decoded(tools=tools, text=text, tool_choice=choice, background=background, **texts)
+    begun = response_object(ID, 1, how, "queued" if background else "in_progress")
+    stored = [*begin_events(begun, large=True)]
+    for first, *others in (stored, response_events(ResponseStreamEncoder(how, seal).begin(ID, 1))):
+        assert first["response"] == {**begun, "status": first["response"]["status"]}
+        for event in others:
+            assert_response_is_openais(event["response"])
+            assert event["response"]["metadata"] == begun["metadata"]
+            assert len(json.dumps(event)) < 2_000
+    assert [event["response"] for event in begin_events(begun)][:-1] == [begun] * len(stored[:-1])
 
 
 def test_heartbeats_are_events_that_are_counted_and_slim() -> None:

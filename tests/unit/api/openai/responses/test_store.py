@@ -246,6 +246,32 @@ async def test_references_find_items_of_input_and_output(make: Any) -> None:
     assert (await store.known(None, wanted, OTHER)).items == {}
 
 
+async def test_integers_of_any_size_are_kept(make: Any) -> None:
+    store: ResponseStore = await make()
+    arguments = {"type": "function_call", "call_id": "c", "name": "f", "arguments": {"n": 2**70 + 1}}
+    await store.put(stored(input=[arguments]), ME)
+    assert (await store.find(f"resp_{ID}", ME)).input == [arguments]
+
+
+async def test_a_clients_own_ids_of_items_stand_for_no_others(make: Any) -> None:
+    store: ResponseStore = await make()
+    items = [{"role": "user", "content": "a", "id": f"msg_{ID}i1"}, {"role": "user", "content": "b"}]
+    await store.put(stored(input=items), ME)
+    known = await store.known(None, [f"msg_{ID}i0", f"msg_{ID}i1", f"fc_{ID}i1", f"msg_{ID}i000001"], ME)
+    assert [(id_, item["content"]) for id_, item in known.items.items()] == [
+        (f"msg_{ID}i1", [{"type": "input_text", "text": "b"}])
+    ]
+
+
+@pytest.mark.parametrize("field", ["tools", "text", "tool_choice", "instructions", "prompt_cache_key", "user"])
+async def test_whatever_is_large_of_a_request_the_record_is_not(make: Any, memory: Broken, field: str) -> None:
+    store: ResponseStore = await make(max_record_bytes=2_000)
+    one = stored()
+    await store.put(replace(one, response={**one.response, field: "x" * 3_000_000}), ME)
+    assert (await store.find(f"resp_{ID}", ME)).response["output"] == one.response["output"]
+    assert len(await everything(memory)) < 5_000
+
+
 async def test_references_are_bounded(make: Any) -> None:
     store: ResponseStore = await make(max_chain_bytes=100)
     await store.put(stored(), ME)
