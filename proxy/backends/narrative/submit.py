@@ -37,7 +37,8 @@ from proxy.storage import Ledger, MemoryStore
 log = logging.getLogger(__name__)
 
 _PER_PAGE: Final = 100
-_MOST_PAGES: Final = 20
+_MOST_PAGES: Final = 100
+"""A batch submits hundreds of jobs a second, and that a job is not there is known some ten seconds after its submission."""
 _MOST_OPAQUE: Final = 10
 _SLACK: Final = 5.0
 """Seconds that Narrative's clock may differ from what its `Date` header showed."""
