@@ -202,8 +202,9 @@ class Batches:
         if self._draining or room <= 0 or not self.records.healthy:
             return
         now = time.monotonic()
+        self._not_before = {id_: until for id_, until in self._not_before.items() if until > now}
         found = await self.records.open(self._tasks.keys() | self._being_made)
-        waiting = [each for each in found if self._not_before.get(each.id, 0.0) <= now]
+        waiting = [each for each in found if each.id not in self._not_before]
         while waiting and len(self._tasks) < options.settings.max_running:
             owners = [runner.batch.owner for runner in self._runners.values()]
             batch = min(waiting, key=lambda each: owners.count(each.owner))
@@ -220,7 +221,6 @@ class Batches:
 
         def ended(_: object) -> None:
             del self._tasks[batch.id], self._runners[batch.id]
-            self._not_before.pop(batch.id, None)
             if not task.cancelled() and (error := task.exception()) is not None:
                 known = isinstance(error, ProxyError)
                 self._not_before[batch.id] = time.monotonic() + (_SCAN_S if known else _AFTER_BUG_S)

@@ -14,9 +14,9 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 from uuid import uuid4
 
 import orjson
@@ -27,6 +27,7 @@ from proxy.settings import BatchSettings
 from proxy.storage import Ledger
 from proxy.storage.cipher import Cipher, NoSecret, seal, unseal
 
+T = TypeVar("T")
 PIECE_BYTES: Final = 256 * 1024
 MOST_FILES: Final = 1_000
 """Files of one owner."""
@@ -56,6 +57,12 @@ class StoredFile:
     created_at: float
     expires_at: int
     pieces: int
+
+
+def known_fields(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass of what was stored of it; another version of the proxy may have stored more."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in values.items() if name in names})
 
 
 class Vault:
@@ -251,7 +258,7 @@ class FileStore:
 
     def _file(self, name: str, sealed: str) -> StoredFile | None:
         text = self._vault.unseal(name, sealed)
-        return None if text is None else StoredFile(**orjson.loads(text))
+        return None if text is None else known_fields(StoredFile, orjson.loads(text))
 
     def _index(self, owner: str) -> str:
         return f"batch-files:{self._vault.digest(owner)}"
@@ -312,11 +319,9 @@ class FileWriter:
         if self._buffer:
             await self._put(bytes(self._buffer))
         now, ttl_s = self._files.clock(), changes.pop("ttl_s", self._file.expires_at)
-        fields: Mapping[str, Any] = {**asdict(self._file), "size": self._size, "pieces": self._count, "created_at": now}
+        known: Mapping[str, Any] = {**asdict(self._file), "size": self._size, "pieces": self._count, "created_at": now}
         self._finished = True
-        return await self._files.finish(
-            self._owner, StoredFile(**{**fields, "expires_at": int(now + ttl_s), **changes})
-        )
+        return await self._files.finish(self._owner, StoredFile(**{**known, "expires_at": int(now + ttl_s), **changes}))
 
     async def _put(self, piece: bytes) -> None:
         await self._files.put_piece(self._file, self._count, piece)

@@ -19,7 +19,7 @@ import orjson
 
 from proxy.access.authentication import Caller
 from proxy.access.limits import Quota
-from proxy.batches.files import Vault
+from proxy.batches.files import Vault, known_fields
 from proxy.errors import FileNotFound, RateLimited
 from proxy.settings import BatchSettings
 from proxy.storage import Ledger
@@ -172,8 +172,8 @@ class BatchRecords:
         text = self._vault.unseal(self._index(owner), sealed)
         if text is None:
             return None
-        fields = orjson.loads(text)
-        batch = Batch(**{**fields, "errors": tuple(fields["errors"])})
+        values = orjson.loads(text)
+        batch = known_fields(Batch, {**values, "errors": tuple(values["errors"])})
         kept_until = batch.expires_at + self._settings.file_ttl_s
         return batch if kept_until > self._clock() else None
 
@@ -306,4 +306,4 @@ def _caller_out(caller: Caller) -> dict[str, Any]:
 
 def _caller_in(fields: dict[str, Any]) -> Caller:
     models = None if fields["models"] is None else frozenset(fields["models"])
-    return Caller(**{**fields, "models": models, "quota": Quota(**fields["quota"])})
+    return known_fields(Caller, {**fields, "models": models, "quota": Quota(**fields["quota"])})

@@ -281,7 +281,9 @@ class BatchRunner:
                 if not may_be_repeated(error):
                     raise
                 tries += 1
-                await asyncio.sleep(self._pause(error, tries))
+                pause = self._pause(error, tries)
+                log.info("a line of a batch is tried again", batch=batch.id, line=line.number, code=error.code, s=pause)
+                await asyncio.sleep(pause)
 
     def _pause(self, error: ProxyError, tries: int) -> float:
         """Seconds until a line is tried again. Refusals halve how many lines are worked on, once a second at most."""

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from proxy.access.authentication import Caller
 from proxy.api.anthropic.encode import error_out, message_body
 from proxy.api.anthropic.routes import decode_body, error_response, find_card, for_model, rfc3339
-from proxy.api.http.batches import BatchServices, asked, boolean, computed, following, query_number, streamed
+from proxy.api.http.batches import BatchServices, asked, computed, following, query_number, streamed
 from proxy.api.http.batches import enter as enter_batches
 from proxy.api.http.middleware import AsgiHandler
 from proxy.api.http.requests import ApiServices, parse_object
@@ -217,7 +217,7 @@ class MessagesLines:
 
     async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
         """See `LineApi`."""
-        if boolean(body, "stream"):
+        if body.get("stream") is True:
             raise InvalidRequest("Invalid `stream`: expected false, in a batch.", param="stream")
         work = partial(decode_body, body, size, rules=self.api.rules)
         decoded, reply, _ = await computed(size, work)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
@@ -76,8 +76,3 @@ async def streamed(content: AsyncIterator[bytes], media_type: str, size: int) ->
 
     headers = {"content-length": str(size), "cache-control": "no-store", "x-content-type-options": "nosniff"}
     return StreamingResponse(pieces(), media_type=media_type, headers=headers)
-
-
-def boolean(body: dict[str, Any], name: str) -> bool:
-    """Whether a field is true, which no line of a batch may have. Any other value is for the API to judge."""
-    return body.get(name) is True

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.access.authentication import Caller
-from proxy.api.http.batches import asked, boolean, computed, enter, following, query_number
+from proxy.api.http.batches import asked, computed, enter, following, query_number
 from proxy.api.http.requests import ApiServices, read_object, validated
 from proxy.api.http.responses import json_bytes, json_line, json_response
 from proxy.api.openai.encode import completion_body, error_body
@@ -239,7 +239,7 @@ def line_apis(api: ApiServices, responses: ResponsesServices) -> dict[str, LineA
 
 
 def _refuse(body: JsonObject, name: str) -> None:
-    if boolean(body, name):
+    if body.get(name) is True:
         raise InvalidRequest(f"Invalid `{name}`: expected false, as the line of a batch.", param=name)
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,3 +137,23 @@ async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy) -> N
     assert [answer.choices[0].message.content for answer in answers] == [MARKDOWN, MARKDOWN]
     stream = await litellm.acompletion(**ask(proxy, ENDS_LATE, stream=True))
     assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == MARKDOWN
+
+
+def test_a_batch(proxy: Proxy, tmp_path: Path) -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": SAYS_MARKDOWN}]}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    requests = tmp_path / "requests.jsonl"
+    requests.write_text(json.dumps(line))
+    server: Any = {"custom_llm_provider": "openai", "api_base": proxy.base_url, "api_key": proxy.key}
+    with requests.open("rb") as opened:
+        file = litellm.create_file(file=opened, purpose="batch", **server)
+    made = {"completion_window": "24h", "endpoint": "/v1/chat/completions", "input_file_id": file.id}
+    batch: Any = litellm.create_batch(**made, **server)
+    until = time.monotonic() + 60
+    while batch.status != "completed":
+        assert time.monotonic() < until
+        time.sleep(0.05)
+        batch = litellm.retrieve_batch(batch_id=batch.id, **server)
+    content: Any = litellm.file_content(file_id=batch.output_file_id, **server)
+    assert json.loads(content.text)["response"]["body"]["choices"][0]["message"]["content"] == MARKDOWN
+    assert batch.usage.total_tokens > 0
