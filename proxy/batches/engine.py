@@ -156,7 +156,7 @@ class Batches:
         finally:
             self._being_made.discard(batch.id)
         if asked.key is None:
-            await self.records.note(f"{owner}\0equal\0{asked.digest}", batch.id, _REPEATED_S)
+            await self.records.note_latest(f"{owner}\0equal\0{asked.digest}", batch.id, _REPEATED_S)
         self._scan_now.set()
         return batch
 
@@ -178,14 +178,16 @@ class Batches:
 
     async def run(self) -> None:
         """Own batches and work on them, until cancelled."""
+        problem: str | None = None
         try:
             while True:
                 try:
                     await self._scan()
-                except StoreUnavailable:
-                    pass
+                    problem = None
                 except ProxyError as error:
-                    log.warning("batches cannot be read", code=error.code)
+                    if error.code != problem:
+                        log.warning("batches cannot be read", code=error.code)
+                    problem = error.code
                 self._scan_now.clear()
                 try:
                     async with asyncio.timeout(_SCAN_S):
@@ -203,7 +205,7 @@ class Batches:
             return
         now = time.monotonic()
         self._not_before = {id_: until for id_, until in self._not_before.items() if until > now}
-        found = await self.records.open(self._tasks.keys() | self._being_made)
+        found = await self.records.free(self._tasks.keys() | self._being_made)
         waiting = [each for each in found if each.id not in self._not_before]
         while waiting and len(self._tasks) < options.settings.max_running:
             owners = [runner.batch.owner for runner in self._runners.values()]
@@ -250,6 +252,12 @@ async def running_batches(options: BatchOptions, metrics: BatchMetrics) -> Async
     batches = Batches(options, metrics)
     metrics.batches_running(lambda: batches.running)
     task = asyncio.create_task(batches.run())
+
+    def ended(_: object) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("batches are not worked on any more", exc_info=error)
+
+    task.add_done_callback(ended)
     try:
         yield batches
     finally:

@@ -182,17 +182,19 @@ class BatchRecords:
 
     # ------------------------------------------------------------ owners
 
-    async def open(self, known: Collection[str]) -> list[OpenBatch]:
-        """Those that have not ended, but for the known ones. Raises BatchesNeedState."""
+    async def free(self, known: Collection[str]) -> list[OpenBatch]:
+        """Those that have not ended and that no other replica that runs owns, but for the known ones. Raises BatchesNeedState."""
         texts = await self._store.read(_OPEN)
         if not texts:
             return []
         await self._vault.open()
         skipped = {self._vault.digest(id_) for id_ in known}
-        found = []
+        found, busy = [], dict[str, bool]()
         for text in (text for field, text in texts.items() if field not in skipped):
             replica, _, sealed = text.partition(" ")
-            value = self._vault.unseal(_OPEN, sealed)
+            if replica not in busy:
+                busy[replica] = replica not in ("", self._store.replica) and await self._store.alive(replica)
+            value = None if busy[replica] else self._vault.unseal(_OPEN, sealed)
             if value is not None:
                 fields = orjson.loads(value)
                 found.append(OpenBatch(fields["id"], fields["owner"], _caller_in(fields["caller"]), replica, text))
@@ -204,11 +206,9 @@ class BatchRecords:
         return text is not None and text.startswith(f"{self._store.replica} ")
 
     async def take(self, batch: OpenBatch) -> bool:
-        """Become the owner, unless a replica that runs is. Returns whether this replica now is."""
+        """Become the owner of a free batch. Returns whether this replica now is."""
         if batch.replica == self._store.replica:
             return True
-        if batch.replica and await self._store.alive(batch.replica):
-            return False
         sealed = batch._text.partition(" ")[2]
         mine = f"{self._store.replica} {sealed}"
         return await self._store.compare_and_set(_OPEN, self._vault.digest(batch.id), batch._text, mine)
@@ -272,6 +272,11 @@ class BatchRecords:
         name = f"batch-key:{self._vault.digest(what)}"
         sealed = await self._store.add(name, "value", self._vault.seal(name, value.encode()), ttl_s=ttl_s)
         return self._noted(name, sealed)
+
+    async def note_latest(self, what: str, value: str, ttl_s: float) -> None:
+        """Remember something of a request in place of what is remembered."""
+        name = f"batch-key:{self._vault.digest(what)}"
+        await self._store.put(name, "value", self._vault.seal(name, value.encode()), ttl_s=ttl_s)
 
     def _noted(self, name: str, sealed: str) -> str | None:
         value = self._vault.unseal(name, sealed)

@@ -180,7 +180,7 @@ async def begin(batches: Batches) -> Batch:
 
 async def ended(batches: Batches, id_: str) -> Batch:
     async def has_ended() -> bool:
-        return (await batches.records.find(OWNER, id_)).ended and not await batches.records.open([])
+        return (await batches.records.find(OWNER, id_)).ended and not await batches.records.free([])
 
     await until(has_ended)
     return await batches.records.find(OWNER, id_)
