@@ -177,19 +177,19 @@ class HttpMiddleware:
                 await send(start)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request=request_id):
-            refusal = None if operational else lifecycle.enter()
-            app = self._app if refusal is None else options.render_error(scope, refusal)
-            try:
-                await app(scope, receive, _send_on)
-            except Exception as error:
-                response = self._response_to(error, scope, begun=record.status > 0)
-                if not record.status:
-                    await response(scope, receive, _send_on)
-            finally:
-                if not operational and refusal is None:
-                    lifecycle.leave()
-                self._finish(record, learnt, scope, time.perf_counter() - started)
+        structlog.contextvars.bind_contextvars(request=request_id)  # in the request's own task, which ends with it
+        refusal = None if operational else lifecycle.enter()
+        app = self._app if refusal is None else options.render_error(scope, refusal)
+        try:
+            await app(scope, receive, _send_on)
+        except Exception as error:
+            response = self._response_to(error, scope, begun=record.status > 0)
+            if not record.status:
+                await response(scope, receive, _send_on)
+        finally:
+            if not operational and refusal is None:
+                lifecycle.leave()
+            self._finish(record, learnt, scope, time.perf_counter() - started)
 
     def _response_to(self, error: Exception, scope: Scope, *, begun: bool) -> Response:
         if isinstance(error, ProxyError | HTTPException) and not begun:

@@ -170,9 +170,11 @@ class RunResponse(ABC):
     async def _watch(self, receive: Receive, send: Send, answering: "asyncio.Task[None]") -> None:
         """Cancel the answering when the client leaves, and send something whenever nothing was sent for `interval_s`."""
         while True:
-            wait_s = self._last_write + self._interval_s - time.monotonic() if self._interval_s else None
             try:
-                async with asyncio.timeout(wait_s):
+                if self._interval_s:
+                    async with asyncio.timeout(self._last_write + self._interval_s - time.monotonic()):
+                        message = await receive()
+                else:  # a timeout takes memory even if it never comes
                     message = await receive()
             except TimeoutError:
                 if (now := time.monotonic()) >= self._last_write + self._interval_s:
