@@ -1,6 +1,8 @@
 """The lines of batches: what an API makes of one, what is wrong with a file of them, and by what names their submissions are known."""
 
 import asyncio
+import math
+import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,6 +31,10 @@ from proxy.storage import Ledger
 MAX_ID: Final = 512
 """Characters of a `custom_id`."""
 MAX_ERRORS: Final = 100
+_FIRST_WIDTH: Final = 8
+_SLOWED_S: Final = 1.0
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 30.0
 _LASTING: Final = frozenset({"narrative_submit_unknown", "narrative_unavailable", "narrative_unauthorized"})
 """Codes of refusals that end, and of outcomes that a repeat learns."""
 
@@ -137,6 +143,32 @@ def may_be_repeated(error: ProxyError) -> bool:
     """Whether a line's request is made again: nothing was begun, or its job runs on and is found by its record."""
     passing = isinstance(error, Overloaded | RateLimited | JobTimeout | IdempotencyConflict)
     return passing or error.retry_after is not None or error.code in _LASTING
+
+
+class Pace:
+    """How many lines of one batch are worked on at a time: more with each answer, half as many after a refusal.
+
+    Attributes:
+        width: how many; 1 at least.
+    """
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._clock = most, clock
+        self.width = float(min(_FIRST_WIDTH, most))
+        self._slowed_at = -math.inf
+
+    def answered(self) -> None:
+        """A line was answered."""
+        self.width = min(self.width + 1.0, self._most)
+
+    def pause(self, error: ProxyError, tries: int) -> float:
+        """Seconds until a line that was refused so many times is tried again. Refusals within a second count as one."""
+        now = self._clock()
+        if not error.job_may_exist and now >= self._slowed_at + _SLOWED_S:
+            self._slowed_at = now
+            self.width = max(self.width / 2, 1.0)
+        backoff = min(_FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10), _LONGEST_PAUSE_S)
+        return max(min(error.retry_after or 0.0, _LONGEST_PAUSE_S), backoff * random.uniform(0.5, 1.0))  # noqa: S311
 
 
 async def check_lines(options: BatchOptions, endpoint: str, file: StoredFile) -> tuple[list[dict[str, Any]], int]:

@@ -285,14 +285,12 @@ class BatchRecords:
 
 def counted(batch: Batch, done: Mapping[int, Done]) -> Batch:
     """A batch with the counts and the usage of its rows."""
-    ok = sum(each.ok for each in done.values())
-    return replace(
-        batch,
-        completed=ok,
-        failed=len(done) - ok,
-        input_tokens=sum(each.input_tokens for each in done.values()),
-        output_tokens=sum(each.output_tokens for each in done.values()),
-    )
+    ok = input_tokens = output_tokens = 0
+    for each in done.values():
+        ok += each.ok
+        input_tokens += each.input_tokens
+        output_tokens += each.output_tokens
+    return replace(batch, completed=ok, failed=len(done) - ok, input_tokens=input_tokens, output_tokens=output_tokens)
 
 
 def _caller_out(caller: Caller) -> dict[str, Any]:

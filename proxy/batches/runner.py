@@ -9,8 +9,6 @@ next finds the job of every line that has one, and a line is paid once.
 """
 
 import asyncio
-import random
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,6 +22,7 @@ from proxy.batches.lines import (
     BatchMetrics,
     BatchOptions,
     Line,
+    Pace,
     cancelled_at,
     check_lines,
     line_of,
@@ -45,14 +44,11 @@ _SYNC_S: Final = 1.0
 _KEY_ROUNDS: Final = 10
 """How often it is asked whether the key still stands, in rounds of `_SYNC_S`."""
 _ROOM_S: Final = 0.05
-_FIRST_WIDTH: Final = 8
 _MAX_STARTING: Final = 16
 """Lines that a replica has submitted at a time; of one batch half as many."""
 _MAX_BYTES: Final = 16 << 20
 """Bytes of the lines of one batch that are worked on at a time, unless a single one has more."""
 _LARGE_BYTES: Final = 64 * 1024
-_FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 30.0
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -74,11 +70,9 @@ class BatchRunner:
         self.stopping = self.draining = False
         self._options, self._caller = options, batch.caller
         self._done: dict[int, Done] = {}
-        self._counts = (0, 0, 0, 0)
         self._tasks: dict[asyncio.Task[None], tuple[Line, int]] = {}
         self._bytes = 0
-        self._width = float(_FIRST_WIDTH)
-        self._slowed_at = -_LONGEST_PAUSE_S
+        self._pace = Pace(options.settings.max_in_flight)
         self._starting, self._starting_here = starting, asyncio.Semaphore(_MAX_STARTING // 2)
         self._free = asyncio.Event()
 
@@ -145,8 +139,6 @@ class BatchRunner:
     async def _work(self, batch: Batch, file: StoredFile) -> None:
         records = self._options.records
         self._done = await records.done(batch)
-        known = counted(batch, self._done)
-        self._counts = (known.completed, known.failed, known.input_tokens, known.output_tokens)
         self.stopping = batch.cancelling_at is not None
         left_s = batch.expires_at - self._options.clock()
         if left_s > 0 and batch.status != "finalizing":
@@ -190,10 +182,7 @@ class BatchRunner:
             self.stopping |= batch.cancelling_at is not None
 
     def _with_counts(self, batch: Batch) -> Batch:
-        completed, failed, input_tokens, output_tokens = self._counts
-        return replace(
-            batch, completed=completed, failed=failed, input_tokens=input_tokens, output_tokens=output_tokens
-        )
+        return counted(batch, self._done)
 
     async def _all_lines(self, batch: Batch, file: StoredFile) -> None:
         """Have each line answered that has no row."""
@@ -202,7 +191,7 @@ class BatchRunner:
             for number, text in lines:
                 if number in self._done or text is None:
                     continue
-                while len(self._tasks) >= self._width or (self._tasks and self._bytes + len(text) > _MAX_BYTES):
+                while len(self._tasks) >= self._pace.width or (self._tasks and self._bytes + len(text) > _MAX_BYTES):
                     self._free.clear()
                     await self._free.wait()
                 large = len(text) >= _LARGE_BYTES
@@ -230,12 +219,12 @@ class BatchRunner:
             self._spawn(line, 0, self._bug(line))
 
     async def _bug(self, line: Line) -> None:
-        batch = await self._lasting(lambda: self._options.records.find(self.batch.owner, self.batch.id))
+        batch = await _lasting(lambda: self._options.records.find(self.batch.owner, self.batch.id))
         error = InternalError("The server had an error while answering.")
         await self._store(batch, line, self._options.apis[batch.endpoint].failed(line, error), Done(ok=False))
 
     async def _has_job(self, line: Line) -> bool:
-        return bool(await self._lasting(lambda: self._options.lines.read(record_name(line))))
+        return bool(await _lasting(lambda: self._options.lines.read(record_name(line))))
 
     async def _line(self, batch: Batch, line: Line, body: JsonObject, size: int) -> None:
         """Have a line answered, and store its row."""
@@ -275,47 +264,23 @@ class BatchRunner:
                 finally:
                     run.close(delivered=True)
                 answer = await decoded.answer(result)
-                self._width = min(self._width + 1.0, options.settings.max_in_flight)
+                self._pace.answered()
                 return answer, Done(True, result.usage.input_tokens, result.usage.output_tokens)
             except ProxyError as error:
                 if not may_be_repeated(error):
                     raise
                 tries += 1
-                pause = self._pause(error, tries)
+                pause = self._pace.pause(error, tries)
                 log.info("a line of a batch is tried again", batch=batch.id, line=line.number, code=error.code, s=pause)
                 await asyncio.sleep(pause)
 
-    def _pause(self, error: ProxyError, tries: int) -> float:
-        """Seconds until a line is tried again. Refusals halve how many lines are worked on, once a second at most."""
-        now = time.monotonic()
-        if not error.job_may_exist and now >= self._slowed_at + 1.0:
-            self._slowed_at = now
-            self._width = max(self._width / 2, 1.0)
-        backoff = min(_FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10), _LONGEST_PAUSE_S)
-        return max(min(error.retry_after or 0.0, _LONGEST_PAUSE_S), backoff * random.uniform(0.5, 1.0))  # noqa: S311
-
     async def _store(self, batch: Batch, line: Line, row: bytes, done: Done) -> None:
         """Store a row; then the jobs of the line need not be known any more."""
-        await self._lasting(lambda: self._options.records.put_row(batch, line.number, row, done))
+        await _lasting(lambda: self._options.records.put_row(batch, line.number, row, done))
         if line.number not in self._done:
-            completed, failed, input_tokens, output_tokens = self._counts
-            self._counts = (
-                completed + done.ok,
-                failed + (not done.ok),
-                input_tokens + done.input_tokens,
-                output_tokens + done.output_tokens,
-            )
             self._metrics.batch_line(ok=done.ok)
         self._done[line.number] = done
-        await self._lasting(lambda: self._options.lines.remove(record_name(line)))
-
-    async def _lasting(self, call: Callable[[], Awaitable[T]]) -> T:
-        """What a call to the store returns, which is repeated until the store is reached."""
-        while True:
-            try:
-                return await call()
-            except StoreUnavailable:
-                await asyncio.sleep(_SYNC_S)
+        await _lasting(lambda: self._options.lines.remove(record_name(line)))
 
     # ------------------------------------------------------------ results
 
@@ -339,6 +304,15 @@ class BatchRunner:
         else:
             ended = replace(ended, status="completed", completed_at=now)
         await self._end(await self._change(lambda batch: batch if batch.ended else ended))
+
+
+async def _lasting(call: Callable[[], Awaitable[T]]) -> T:
+    """What a call to the store returns, which is repeated until the store is reached."""
+    while True:
+        try:
+            return await call()
+        except StoreUnavailable:
+            await asyncio.sleep(_SYNC_S)
 
 
 async def _write_files(
