@@ -234,13 +234,18 @@ class FileStore:
         sealed = await asyncio.to_thread(self._vault.seal, name, piece)
         await self._store.put(name, str(number), sealed, ttl_s=file.expires_at + _MARGIN_S)
 
-    async def finish(self, owner: str, file: StoredFile) -> StoredFile:
-        """Make a file known, and forget those that have expired."""
+    async def finish(self, owner: str, file: StoredFile, *, checked: bool) -> StoredFile:
+        """Make a file known, and forget those that have expired. Raises RequestTooLarge: others were written meanwhile."""
         index, now = self._index(owner), self.clock()
+        size, count = file.size, 1
         for field, sealed in (await self._store.read(index)).items():
             known = self._file(index, sealed)
             if known is None or known.expires_at <= now:
                 await self._store.remove(index, field)
+            else:
+                size, count = size + known.size, count + 1
+        if checked and (size > self._settings.max_key_bytes or count > MOST_FILES):
+            raise self._full()
         sealed = self._vault.seal(index, orjson.dumps(asdict(file)))
         longest_s = self._settings.max_file_ttl_s + self._settings.window_s + _MARGIN_S
         await self._store.put(index, self._vault.digest(file.id), sealed, ttl_s=longest_s)
@@ -320,8 +325,10 @@ class FileWriter:
             await self._put(bytes(self._buffer))
         now, ttl_s = self._files.clock(), changes.pop("ttl_s", self._file.expires_at)
         known: Mapping[str, Any] = {**asdict(self._file), "size": self._size, "pieces": self._count, "created_at": now}
+        file = StoredFile(**{**known, "expires_at": int(now + ttl_s), **changes})
+        file = await self._files.finish(self._owner, file, checked=self._room is not None)
         self._finished = True
-        return await self._files.finish(self._owner, StoredFile(**{**known, "expires_at": int(now + ttl_s), **changes}))
+        return file
 
     async def _put(self, piece: bytes) -> None:
         await self._files.put_piece(self._file, self._count, piece)

@@ -193,6 +193,10 @@ def test_counting_is_an_estimate_without_a_job(deployment: Deployment) -> None:
         assert (answer.status_code, answer.json()) == (200, {"input_tokens": 104})
     more = post(deployment.url, {**body, "tools": [WEATHER], "system": "s"}, "/v1/messages/count_tokens")
     assert more.json()["input_tokens"] > 104
+    for limit in (None, "many", 1):  # no field of a count, however it is filled
+        thinking = {"type": "enabled", "budget_tokens": 2048}
+        answer = post(deployment.url, {**body, "thinking": thinking, "max_tokens": limit}, "/v1/messages/count_tokens")
+        assert answer.json() == {"input_tokens": 104}
     assert deployment.jobs_submitted() == before
 
 

@@ -160,6 +160,17 @@ def test_integers_of_any_size_are_echoed_and_stored(deployment: Deployment, stre
     assert deployment.http.get(f"{URL}/{response['id']}").status_code == 200
 
 
+def test_a_key_that_is_sent_as_the_models_name_is_neither_repeated_nor_stored(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_CHAT__DEFAULT_MODEL": "claude-4-5-haiku"})
+    answer = deployment.http.post(URL, json={"model": "sk-proj-0123456789", "input": "Hi."})
+    kept = deployment.http.get(f"{URL}/{answer.json()['id']}")
+    events = response_events(
+        deployment.http.post(URL, json={"model": "sk-proj-0123456789", "input": "Hi.", "stream": True}).content
+    )
+    for response in (answer.json(), kept.json(), *(event["response"] for event in events if "response" in event)):
+        assert response["model"] == "[redacted]"
+
+
 # ---------------------------------------------------------------- refusals, and when a stream begins
 
 
@@ -294,7 +305,8 @@ def test_tokens_are_estimated(deployment: Deployment) -> None:
     assert few["object"] == "response.input_tokens"
     assert 900 < many["input_tokens"] < 2000
     assert few["input_tokens"] < 50
-    assert deployment.http.post(f"{URL}/input_tokens", json={"input": "Hi."}).status_code == 200
+    for model in ({}, {"model": None}):
+        assert deployment.http.post(f"{URL}/input_tokens", json={"input": "Hi.", **model}).status_code == 200
     assert deployment.http.post(f"{URL}/input_tokens", json={"model": "none", "input": "Hi."}).status_code == 404
     assert deployment.jobs_submitted() == before
 

@@ -64,6 +64,14 @@ async def test_a_background_response_is_queued_then_in_progress_then_completed(m
     assert continued.status_code == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_has_no_effect_is_named_in_headers(make_deployment: Any, stream: bool) -> None:
+    deployment: Deployment = make_deployment()
+    answer = deployment.http.post(URL, json=body(truncation="auto", temperature=2, stream=stream))
+    assert answer.headers["x-proxy-ignored"] == "truncation"
+    assert answer.headers["x-proxy-adjusted"] == "temperature: lowered to 1"
+
+
 async def test_openais_client_polls(make_deployment: Any) -> None:
     deployment: Deployment = make_deployment(running_s=0.3)
     async with AsyncOpenAI(base_url=f"{deployment.url}/v1", api_key="test-key") as client:

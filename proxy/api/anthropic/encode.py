@@ -207,7 +207,9 @@ def fold(events: Iterable[Mapping[str, Any]]) -> JsonObject:
     blocks: dict[int, JsonObject] = {}
     pieces: dict[tuple[int, str], list[str]] = {}
     for event in events:
-        if event["type"] == "content_block_delta" and (name := _PIECES.get(event["delta"]["type"])):  # nearly all of them
+        if event["type"] == "content_block_delta" and (
+            name := _PIECES.get(event["delta"]["type"])
+        ):  # nearly all of them
             pieces.setdefault((event["index"], name), []).append(event["delta"][name])
             continue
         match event:

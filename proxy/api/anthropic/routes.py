@@ -119,9 +119,12 @@ async def count_tokens(request: Request) -> Response:
 
 
 async def _read(
-    request: Request, defaults: Mapping[str, Any]
+    request: Request, fixed: Mapping[str, Any]
 ) -> tuple[ApiServices, Caller, InferenceRequest, MessagesReply, str]:
     """The caller and the decoded body. A request that no upstream of this API can get does without its native form.
+
+    Args:
+        fixed: fields whatever the body has in them.
 
     Raises:
         ProxyError: the caller is not known, the body is wrong, or there is no such model.
@@ -130,7 +133,7 @@ async def _read(
     caller = await services.authenticator.authenticate(request.headers)
     decoded, reply, digest = await read_object(
         request,
-        lambda body, size: decode_body({**defaults, **body}, size, rules=services.rules),
+        lambda body, size: decode_body({**body, **fixed}, size, rules=services.rules),
         services.settings.server,
     )
     found = await find_card(decoded.model, services, caller)

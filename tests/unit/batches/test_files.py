@@ -68,6 +68,16 @@ async def test_a_file_expires_and_its_room_is_free_again(tmp_path: Path) -> None
     await written(files, b"x" * 10)
 
 
+async def test_files_that_are_written_at_once_share_their_owners_room(tmp_path: Path) -> None:
+    store = MemoryStore()
+    files, _ = await opened(tmp_path, store, max_key_bytes=10)
+    async with await files.create(OWNER, "a.jsonl", "batch", 60) as one:
+        await one.write(b"x" * 8)
+        with pytest.raises(RequestTooLarge):
+            await written(files, b"x" * 8) and await one.finish()
+        assert [file.size for file in await files.all(OWNER)] == [8]
+
+
 async def test_what_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
     store = MemoryStore()
     files, _ = await opened(tmp_path, store)

@@ -74,20 +74,30 @@ class Background:
 
     # ------------------------------------------------------------ decoding
 
-    def decoded(
-        self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller, known: Known = NOTHING
+    def decoded(  # noqa: PLR0913
+        self,
+        body: ResponsesRequest,
+        raw: JsonObject,
+        body_bytes: int,
+        caller: Caller,
+        known: Known = NOTHING,
+        *,
+        stored: bool = False,
     ) -> DecodedRequest:
-        """The request of a body. Raises InvalidRequest."""
-        using = Decoding(self._rules, lambda sealed: self.store.unseal(caller, sealed), self.store.available)
+        """The request of a body; `stored`: of one that is stored. Raises InvalidRequest."""
+        stores = stored or self.store.available
+        using = Decoding(self._rules, lambda sealed: self.store.unseal(caller, sealed), stores)
         request, reply = decode(body, raw, body_bytes, using, known)
         return DecodedRequest(request, reply, raw, body_digest(raw))
 
-    async def resolve(self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller) -> DecodedRequest:
+    async def resolve(
+        self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller, *, stored: bool = False
+    ) -> DecodedRequest:
         """The same, with what it continues and refers to. Raises ProxyError."""
         known = await self.store.known(body.previous_response_id, references(body), caller)
         if body_bytes + known.bytes >= _LARGE_BYTES:
-            return await asyncio.to_thread(self.decoded, body, raw, body_bytes, caller, known)
-        return self.decoded(body, raw, body_bytes, caller, known)
+            return await asyncio.to_thread(self.decoded, body, raw, body_bytes, caller, known, stored=stored)
+        return self.decoded(body, raw, body_bytes, caller, known, stored=stored)
 
     # ------------------------------------------------------------ requests
 
@@ -105,13 +115,13 @@ class Background:
         await self.store.open()
         equal = canonical_digest([terms.client, caller.id, caller.data_plane_id, asked.digest])
         if terms.key is not None:
-            nonce = canonical_digest([terms.client, caller.id, terms.key])
-            if (body := await self.store.noted(nonce)) not in (None, asked.digest):
+            nonce = canonical_digest([terms.client, caller.id, caller.data_plane_id, terms.key])
+            ttl_s = terms.derived_ttl_s or self._state.idempotency_ttl_s
+            if await self.store.claim(nonce, asked.digest, ttl_s) != asked.digest:
                 message = "This idempotency key was used with another request body."
                 raise IdempotencyMismatch(message, param="Idempotency-Key")
-            if body is not None and (found := await self._repeated(nonce, caller, credential)):
+            if (found := await self._repeated(nonce, caller, credential)) is not None:
                 return found
-            await self.store.note(nonce, asked.digest, terms.derived_ttl_s or self._state.idempotency_ttl_s)
         else:
             # A request that failed before it was answered may have left a job: its repeat takes that up, with or without a mark.
             noted = await self.store.noted(equal) or ""
@@ -239,9 +249,15 @@ class Background:
         """The request of a response that another replica began."""
         request = stored.request or {}
         raw, size = request["body"], request["bytes"]
-        work = partial(validated, ResponsesRequest, raw)
+        work, until = partial(validated, ResponsesRequest, raw), time.monotonic() + self._deadline_s
         body = await asyncio.to_thread(work) if size >= _LARGE_BYTES else work()
-        return await self.resolve(body, raw, size, caller)
+        while True:
+            try:
+                return await self.resolve(body, raw, size, caller, stored=True)
+            except Overloaded as error:  # its job may exist: it must not fail because the store is away for a moment
+                if time.monotonic() >= until:
+                    raise
+                await asyncio.sleep(error.retry_after or _POLL_S)
 
     async def _answered(
         self, stored: StoredResponse, asked: DecodedRequest, caller: Caller, submitted: asyncio.Future[None]

@@ -1,9 +1,11 @@
 """Routes of the Responses API, each with and without `/v1` and a trailing slash."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -41,7 +43,7 @@ from proxy.api.openai.responses.encode import (
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
 from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.routes import route
-from proxy.errors import InvalidRequest, PaidFailure, ProxyError, UnknownUrl
+from proxy.errors import InvalidRequest, Overloaded, PaidFailure, ProxyError, UnknownUrl, redact
 from proxy.inference.backend import Report, Run
 from proxy.inference.endpoints import find_model
 from proxy.inference.idempotency import Terms
@@ -53,6 +55,8 @@ _BEGIN_AFTER_S: Final = 0.5
 _BYTES_PER_TOKEN: Final = 4
 _MAX_PAGE: Final = 100
 _LARGE_BYTES: Final = 64 * 1024
+_STORE_AWAY_S: Final = 60.0
+"""How long a stream of a background response outlasts an outage of the store."""
 
 log = structlog.get_logger(__name__)
 
@@ -105,9 +109,10 @@ async def create(request: Request) -> RunResponse | Response:
     credential = "".join(presented_keys(request.headers)[:1])
     if asked.reply.background:
         stored = await services.background.start(asked, caller, terms, credential)
-        if asked.reply.stream:
-            return _stream_of(services.background, stored, caller, heartbeat_s)
-        return json_response(stored.response)
+        make = partial(_stream_of, services.background, stored, caller, heartbeat_s)
+        response = make() if asked.reply.stream else json_response(stored.response)
+        response.headers.update(report_headers(Report(ignored=asked.request.ignored, adjusted=asked.request.adjusted)))
+        return response
     answer = _ResponseRun(services, asked, caller, terms, credential)
     if asked.reply.stream:
         return _ResponseStream(answer, heartbeat_s, services)
@@ -137,12 +142,19 @@ async def _read(
     caller = await api.authenticator.authenticate(request.headers)
     await services.store.open()
     read = await read_object(
-        request, lambda raw, size: _validated({**defaults, **raw}, size, services, caller), api.settings.server
+        request, lambda raw, size: _validated(_with(raw, defaults), size, services, caller), api.settings.server
     )
     asked = read if isinstance(read, DecodedRequest) else await services.background.resolve(*read, caller)
     if asked.request.model not in api.catalog.by_name:
         await find_model(asked.request.model, caller, api.catalog, api.endpoints)
+    if api.catalog.default is not None:  # an unknown name, which is echoed and stored, could be a key
+        shown = redact(asked.request.model, presented_keys(request.headers))
+        asked = replace(asked, reply=replace(asked.reply, echo={**asked.reply.echo, "model": shown}))
     return caller, asked
+
+
+def _with(raw: JsonObject, defaults: Mapping[str, str]) -> JsonObject:
+    return {**raw, **{name: value for name, value in defaults.items() if raw.get(name) is None}}
 
 
 def _validated(
@@ -386,10 +398,17 @@ async def _events_of(
         number = event["sequence_number"]
         if number > after:
             yield event_bytes(event)
-    response = stored.response
+    response, until = stored.response, math.inf
     try:
         while response["status"] not in FINAL:
-            ended = await background.ended(stored, caller, heartbeat_s)
+            try:
+                ended, until = await background.ended(stored, caller, heartbeat_s), math.inf
+            except Overloaded as error:  # the store is away; the response goes on without it
+                until = min(until, time.monotonic() + _STORE_AWAY_S)
+                if time.monotonic() >= until:
+                    raise
+                await asyncio.sleep(error.retry_after or 1.0)
+                ended = None
             if ended is None:
                 yield COMMENT
             else:

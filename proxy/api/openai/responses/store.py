@@ -197,6 +197,13 @@ class ResponseStore:
         except StoreUnavailable as error:
             raise _unavailable() from error
 
+    async def claim(self, name: str, value: str, ttl_s: float) -> str:
+        """Remember a value for a while, unless one is remembered. Returns the one that then is. Atomic."""
+        try:
+            return await self._store.add(f"response-note:{name}", "value", value, ttl_s=ttl_s)
+        except StoreUnavailable as error:
+            raise _unavailable() from error
+
     async def noted(self, name: str) -> str | None:
         """What is remembered under a name."""
         try:
