@@ -297,7 +297,7 @@ class _App(Starlette):
         self._options = options
 
     def build_middleware_stack(self) -> ASGIApp:
-        return HttpMiddleware(self.router, self._options)
+        return HttpMiddleware(self.router.app, self._options)
 
 
 async def healthz(request: Request) -> Response:
