@@ -106,6 +106,15 @@ def test_a_batch_of_responses_goes_on_from_stored_ones(deployment: Deployment) -
     assert params == {"gone": "previous_response_id", "background": "background", "streamed": "stream"}
 
 
+def test_a_batch_stores_responses_where_nobody_asked_for_one_before(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    asked = line("a", {"model": "claude-4-5-haiku", "input": "Hello!"}, "/v1/responses")
+    batch = ended(deployment.http, start(deployment.http, [asked], "/v1/responses")["id"])
+    response = rows(deployment.http, batch["output_file_id"])["a"]["response"]["body"]
+    assert response["store"] is True
+    assert deployment.http.get(f"/v1/responses/{response['id']}").json() == response
+
+
 # ---------------------------------------------------------------- files that are wrong
 
 

@@ -147,6 +147,12 @@ def test_hostile_forms_are_refused(deployment: Deployment, body: bytes, content_
     assert answer.json()["error"]["param"] == param
 
 
+def test_a_compressed_form_is_refused(deployment: Deployment) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x", "content-encoding": "gzip"}
+    answer = deployment.http.post("/v1/files", content=form(PURPOSE, FILE), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Content-Encoding")
+
+
 def test_the_fields_may_come_in_any_order(deployment: Deployment) -> None:
     headers = {"content-type": 'multipart/form-data; boundary="x"'}
     for body in (form(FILE, PURPOSE), form(PURPOSE, FILE)):

@@ -44,6 +44,8 @@ async def upload(request: Request) -> Response:
     """`POST /v1/files`: a form with a file, stored while it arrives."""
     services, owner, _ = await enter(request)
     settings = services.api.settings.batches
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise InvalidRequest("The body of an upload must not be compressed.", param="Content-Encoding")
     form = Multipart.of(request.headers.get("content-type", ""))
     writer = await services.batches.files.create(owner, "", "batch", settings.max_file_ttl_s)
     async with writer:

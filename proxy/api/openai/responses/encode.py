@@ -434,7 +434,7 @@ def input_items(id_: str, items: Sequence[JsonObject]) -> list[JsonObject]:
 
 def input_item(id_: str, index: int, item: JsonObject) -> JsonObject:
     """The item of that index; see `input_items`."""
-    kind = item.get("type") or "message"
+    kind = item.get("type") or ("message" if "role" in item else "item_reference")
     shown = {**item, "id": item.get("id") or f"{_ITEM_PREFIX.get(kind, 'item')}_{id_}i{index}", "type": kind}
     if kind in _ITEM_PREFIX and kind != "reasoning":
         shown["status"] = item.get("status") or "completed"

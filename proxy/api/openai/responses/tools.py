@@ -148,10 +148,10 @@ def _nested(tool: CustomDefinition) -> Any:
 
 def echoed_tool(tool: JsonObject) -> JsonObject:
     """A tool as the response repeats it."""
-    match tool.get("type"):
-        case "function" if tool.get("strict") is None:
-            return {**tool, "strict": True}
-        case "namespace":
-            return {"description": "", **tool, "tools": [echoed_tool(inner) for inner in tool["tools"]]}
-        case _:
-            return tool
+    if tool.get("type") == "namespace":
+        return {"description": "", **tool, "tools": [_with_strict(inner) for inner in tool["tools"]]}
+    return _with_strict(tool)
+
+
+def _with_strict(tool: JsonObject) -> JsonObject:
+    return {**tool, "strict": True} if tool.get("type") == "function" and tool.get("strict") is None else tool

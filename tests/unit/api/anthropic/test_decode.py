@@ -218,6 +218,7 @@ def test_requests_are_equal_but_for_how_they_are_sent() -> None:
         ({"type": "adaptive"}, "low", 32_000, 2048, 29_952),
         ({"type": "between_tools"}, "max", 128_000, 32_768, 95_232),
         ({"type": "adaptive"}, None, 4096, 2048, 2048),
+        ({"type": "adaptive"}, None, 2048, 1024, 1024),
         ({"type": "adaptive"}, None, 1000, None, 1000),
         ({"type": "adaptive"}, "enormous", 32_000, 8192, 23_808),
     ],

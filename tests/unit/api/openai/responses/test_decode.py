@@ -467,6 +467,16 @@ def test_a_tool_of_a_namespace_is_called_by_its_bare_name() -> None:
     assert request.ignored == ("tools.web_search",)
     assert (reply.tools["two__weather"].name, reply.tools["two__weather"].namespace) == ("weather", "two")
     assert reply.echo["tools"][1]["description"] == ""
+    assert reply.echo["tools"][0]["tools"][0]["strict"] is True
+
+
+@pytest.mark.parametrize("inner", [{}, {"tools": 5}, {"tools": [5]}])
+def test_a_namespace_in_a_namespace_is_left_out(inner: dict[str, Any]) -> None:
+    outer = {"type": "namespace", "name": "n", "tools": [WEATHER, {"type": "namespace", "name": "m", **inner}]}
+    request, reply = decoded(tools=[outer])
+    assert [tool.name for tool in request.tools] == ["n__weather"]
+    assert request.ignored == ("tools.namespace",)
+    assert reply.echo["tools"][0]["tools"][1] == outer["tools"][1]
 
 
 def test_names_of_namespaces_that_would_clash_are_kept_apart() -> None:

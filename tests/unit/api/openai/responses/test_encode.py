@@ -138,6 +138,25 @@ def test_the_request_is_echoed() -> None:
     assert {name: response[name] for name in asked} == expected
 
 
+def test_what_was_not_asked_for_is_echoed_as_openais_defaults() -> None:
+    response = whole(result(), decoded(max_tool_calls="many", prompt_cache_key=["k"])[1])
+    assert (response["max_tool_calls"], response["prompt_cache_key"]) == (None, None)
+    expected = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_logprobs": 0,
+        "tool_choice": "auto",
+        "truncation": "disabled",
+        "parallel_tool_calls": True,
+        "store": True,
+        "background": False,
+        "metadata": {},
+        "reasoning": {"effort": None, "summary": None},
+        "text": {"format": {"type": "text"}},
+    }
+    assert {name: response[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize(
     ("finish", "status", "reason"),
     [("length", "incomplete", "max_output_tokens"), ("content_filter", "incomplete", "content_filter")],
@@ -389,3 +408,9 @@ def test_listed_items_have_ids_and_parts() -> None:
     assert listed[0]["content"] == [{"type": "input_text", "text": "Hi."}]
     page = {"object": "list", "data": listed, "first_id": listed[0]["id"], "last_id": "mine", "has_more": False}
     ResponseItemList.model_validate(page)
+
+
+@pytest.mark.parametrize("content", ["x", 5, [1], None])
+def test_an_item_that_names_neither_type_nor_role_is_listed_as_the_reference_it_was_taken_for(content: Any) -> None:
+    item = {"id": "rs_elsewhere", "content": content}
+    assert input_items(ID, [item]) == [{**item, "type": "item_reference"}]
