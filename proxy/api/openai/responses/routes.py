@@ -306,7 +306,8 @@ async def retrieve(request: Request) -> Response:
     services, caller, stored = await _find(request)
     stored = await services.background.revived(stored, caller)
     if request.query_params.get("stream", "").lower() not in ("true", "1"):
-        return json_response(stored.response)
+        large = stored.size >= _LARGE_BYTES
+        return await asyncio.to_thread(json_response, stored.response) if large else json_response(stored.response)
     after = _number(request, "starting_after", -1, 2**31)
     _, heartbeat_s = terms_of(request.headers, services.api.settings.chat.heartbeat_s)
     return _stream_of(services.background, stored, caller, heartbeat_s, after)
@@ -393,11 +394,11 @@ async def _events_of(
     background: Background, stored: StoredResponse, caller: Caller, heartbeat_s: float, after: int
 ) -> AsyncIterator[bytes]:
     """Heartbeats are comments, so that every reader finds the same numbers."""
-    number = -1
-    for event in begin_events(stored.response, large=stored.size >= _LARGE_BYTES):
+    number, large = -1, stored.size >= _LARGE_BYTES
+    for event in begin_events(stored.response, large=large):
         number = event["sequence_number"]
         if number > after:
-            yield event_bytes(event)
+            yield await asyncio.to_thread(event_bytes, event) if large else event_bytes(event)
     response, until = stored.response, math.inf
     try:
         while response["status"] not in FINAL:
@@ -417,7 +418,7 @@ async def _events_of(
         response = failed(response, error)
     for event in end_events(response, number + 1):
         if event["sequence_number"] > after:
-            yield event_bytes(event)
+            yield await asyncio.to_thread(event_bytes, event) if large and "response" in event else event_bytes(event)
             await asyncio.sleep(0)
 
 

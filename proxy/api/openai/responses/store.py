@@ -31,10 +31,13 @@ from proxy.storage import Store
 from proxy.storage.cipher import NONCE_BYTES, Cipher, NoSecret, seal, unseal
 
 _MAX_REFERRED: Final = 1_000
+_MAX_ITEMS: Final = 100_000
+"""Items that a request continues; its own are bounded by `server.max_body_values`."""
 _SMALL: Final = 2_048
 """Bytes below which a record is stored as it is: compressing it would take longer than all else that is done to store it."""
 _LARGE: Final = 64 * 1024
 """Bytes from which a record is packed and unpacked in a thread."""
+_MANY: Final = 100
 
 log = structlog.get_logger(__name__)
 
@@ -136,8 +139,7 @@ class ResponseStore:
         sealed = fields.get("data")
         if sealed is None:
             return None
-        unpack = asyncio.to_thread(self._unpack, id_, caller, sealed) if len(sealed) > _LARGE else None
-        record = self._unpack(id_, caller, sealed) if unpack is None else await unpack
+        record = await self._unpacked(id_, caller, sealed)
         if record is None:
             return None
         (response, items, request), size = record
@@ -235,14 +237,25 @@ class ResponseStore:
             items = b"null"
         return seal(self._key(stored.id), packed, caller.id.encode())
 
+    async def _unpacked(self, id_: str, caller: Caller, sealed: str) -> tuple[list[Any], int] | None:
+        """The response, the items of its input and its request, and how many bytes they have; in a thread where these are many."""
+        if len(sealed) < _LARGE:
+            packed = unseal(self._key(id_), sealed, caller.id.encode())
+            if packed is None:
+                return None
+            if packed.startswith(b"{"):
+                return _parts_of(packed)
+            inflater = zlib.decompressobj()  # 8 MiB of the same are a few KiB
+            text = inflater.decompress(packed, _LARGE)
+            if inflater.eof:
+                return _parts_of(text)
+        return await asyncio.to_thread(self._unpack, id_, caller, sealed)
+
     def _unpack(self, id_: str, caller: Caller, sealed: str) -> tuple[list[Any], int] | None:
-        """The response, the items of its input and its request, and how many bytes they have."""
         packed = unseal(self._key(id_), sealed, caller.id.encode())
         if packed is None:
             return None
-        text = packed if packed.startswith(b"{") else zlib.decompress(packed)
-        # One after the other: each holds up every thread.
-        return [from_json(part) for part in text.split(b"\n")], len(text)
+        return _parts_of(packed if packed.startswith(b"{") else zlib.decompress(packed))
 
     def _key(self, id_: str) -> bytes:
         return hmac.digest(self._secret or b"", b"record" + id_.encode("utf-8", "surrogatepass"), "sha256")
@@ -263,34 +276,23 @@ class ResponseStore:
         if len(by_response) > _MAX_REFERRED:
             raise InvalidRequest(f"`input` refers to more than {_MAX_REFERRED} responses.", param="input")
         for id_, wanted in by_response.items():  # one at a time in memory
-            for reference, item in await self._referred(id_, wanted, caller):
+            stored = await self.get(id_, caller)
+            if stored is None:
+                continue
+            many = stored.size >= _LARGE or len(wanted) >= _MANY
+            found = await asyncio.to_thread(_referred, stored, wanted) if many else _referred(stored, wanted)
+            for reference, item, count in found:
                 items[reference] = item
-                size += len(json_bytes(item))
-                self._check(0, size, "input")
+                size += count
+            self._check(0, size, "input")
+            await asyncio.sleep(0)  # a store in memory lets nobody else run
         return Known(history, items, size)
-
-    async def _referred(
-        self, id_: str, wanted: Sequence[re.Match[str]], caller: Caller
-    ) -> list[tuple[str, JsonObject]]:
-        """The items of a response that ids name. A client's own id of an item cannot hold that of the response, which it did not know."""
-        stored = await self.get(id_, caller)
-        if stored is None:
-            return []
-        found = []
-        for parts in wanted:
-            items, index = (stored.input or ()) if parts[2] else stored.response["output"], int(parts[3])
-            item = next(iter(items[index : index + 1]), None)
-            if item is not None and parts[2]:
-                item = input_item(id_, index, item)
-            if item is not None and item["id"] == parts[0]:
-                found.append((parts[0], item))
-        return found
 
     async def _history(self, previous: str, caller: Caller) -> tuple[list[JsonObject], int]:
         """The items of a chain of responses, oldest first, and their size in bytes."""
         links: list[list[JsonObject]] = []
         link: str | None = previous
-        size = 0
+        size = count = 0
         while link is not None:
             stored = await self.get(link.removeprefix("resp_"), caller) if link.startswith("resp_") else None
             if stored is None:
@@ -301,8 +303,13 @@ class ResponseStore:
                 raise _no_previous(f"the response {link[:100]!r} was too large, so that only its output was kept")
             links.append([*stored.input, *stored.response["output"]])
             size += stored.size
+            count += len(links[-1])
+            if count > _MAX_ITEMS:
+                param = "previous_response_id"
+                raise InvalidRequest(f"`{param}` leads to more than {_MAX_ITEMS} items.", param=param)
             self._check(len(links), size, "previous_response_id")
             link = stored.response["previous_response_id"]
+            await asyncio.sleep(0)
         return [item for items in reversed(links) for item in items], size
 
     def _check(self, count: int, size: int, param: str) -> None:
@@ -316,6 +323,25 @@ class ResponseStore:
                 f"`{param}` leads to more than {settings.max_chain_bytes} bytes (`responses.max_chain_bytes`).",
                 param=param,
             )
+
+
+def _parts_of(text: bytes) -> tuple[list[Any], int]:
+    # One after the other: each holds up every thread.
+    return [from_json(part) for part in text.split(b"\n")], len(text)
+
+
+def _referred(stored: StoredResponse, wanted: Sequence[re.Match[str]]) -> list[tuple[str, JsonObject, int]]:
+    """The items of a response that ids name, and their sizes. A client's own id of an item cannot hold that of the response, which it
+    did not know."""
+    found = []
+    for parts in wanted:
+        items, index = (stored.input or ()) if parts[2] else stored.response["output"], int(parts[3])
+        item = next(iter(items[index : index + 1]), None)
+        if item is not None and parts[2]:
+            item = input_item(stored.id, index, item)
+        if item is not None and item["id"] == parts[0]:
+            found.append((parts[0], item, len(json_bytes(item))))
+    return found
 
 
 def _name(id_: str) -> str:

@@ -1,5 +1,6 @@
 """Stored responses: sealed by their id and caller, bounded, and chained. Redis is used in `tests/faults`."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -226,6 +227,16 @@ async def test_a_chain_is_bounded(make: Any, limits: dict[str, int], name: str) 
         await store.known(f"resp_{4:032}", [], ME)
 
 
+async def test_the_items_of_a_chain_are_bounded(make: Any) -> None:
+    store: ResponseStore = await make()
+    many = [{"role": "user", "content": ""}] * 60_000
+    for previous, id_ in ((None, "1" * 32), ("1" * 32, "2" * 32)):
+        await store.put(stored(id_, previous, input=many, size=2_000_000), ME)
+    assert len((await store.known(f"resp_{'1' * 32}", [], ME)).history) == 60_001
+    with pytest.raises(InvalidRequest, match="100000 items"):
+        await store.known(f"resp_{'2' * 32}", [], ME)
+
+
 @pytest.mark.parametrize("status", ["failed", "cancelled", "queued", "in_progress"])
 async def test_a_response_without_output_cannot_be_continued(make: Any, status: str) -> None:
     store: ResponseStore = await make()
@@ -261,6 +272,49 @@ async def test_a_clients_own_ids_of_items_stand_for_no_others(make: Any) -> None
     assert [(id_, item["content"]) for id_, item in known.items.items()] == [
         (f"msg_{ID}i1", [{"type": "input_text", "text": "b"}])
     ]
+
+
+async def test_what_is_large_is_read_in_a_thread_however_small_it_was_packed(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    to_thread = asyncio.to_thread
+
+    async def noted(work: Any, *arguments: Any) -> Any:
+        threads.append(work.__name__)
+        return await to_thread(work, *arguments)
+
+    store: ResponseStore = await make()
+    large = [{"role": "user", "content": "x"}] * 5_000
+    await store.put(stored(input=large, size=200_000), ME)
+    await store.put(stored("1" * 32, input=large[:3]), ME)
+    monkeypatch.setattr(asyncio, "to_thread", noted)
+    assert (await store.find(f"resp_{ID}", ME)).input == large
+    assert threads == ["_unpack"]
+    references = [f"msg_{ID}i4999", f"msg_{ID}i5000", f"msg_{'1' * 32}i2"]
+    assert list((await store.known(None, references, ME)).items) == [references[0], references[2]]
+    assert threads == ["_unpack", "_unpack", "_referred"]
+
+
+async def test_others_get_their_turn_between_the_responses_that_one_request_needs(make: Any) -> None:
+    store: ResponseStore = await make()
+    ids = [f"{number:032x}" for number in range(50)]
+    for previous, id_ in zip([None, *ids], ids, strict=False):
+        await store.put(stored(id_, previous), ME)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    other = asyncio.create_task(others())
+    await store.known(f"resp_{ids[-1]}", [], ME)
+    assert turns >= 50
+    await store.known(None, [f"msg_{id_}0" for id_ in ids], ME)
+    other.cancel()
+    assert turns >= 100
 
 
 @pytest.mark.parametrize("field", ["tools", "text", "tool_choice", "instructions", "prompt_cache_key", "user"])
