@@ -181,6 +181,7 @@ def test_other_keys_see_no_file_and_no_batch(make_deployment: Any) -> None:
         assert http.get("/v1/batches").json()["data"] == []
         for path in (f"/v1/files/{batch['input_file_id']}", f"/v1/batches/{batch['id']}"):
             assert http.get(path).status_code == 404
+        assert http.get(f"/v1/files/{batch['input_file_id']}/content").status_code == 404
         assert http.delete(f"/v1/files/{batch['input_file_id']}").status_code == 404
         assert http.post(f"/v1/batches/{batch['id']}/cancel").status_code == 404
         body = {"input_file_id": batch["input_file_id"], "endpoint": batch["endpoint"], "completion_window": "24h"}

@@ -148,6 +148,22 @@ def test_other_bodies(make_deployment: Any) -> None:
     assert deployment.http.post(PATH, json=large).status_code == 413
 
 
+def test_other_keys_and_the_other_api_see_no_message_batch(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment({"PROXY_API_KEYS": "test-key,other-key"})
+    key = {"idempotency-key": "order-1"}
+    batch = ended(deployment.http, create(deployment.http, {"a": params()}, **key)["id"], PATH)
+    other = {"authorization": "Bearer other-key"}
+    for method, path in (("GET", ""), ("GET", "/results"), ("POST", "/cancel"), ("DELETE", "")):
+        answer = deployment.http.request(method, f"{PATH}/{batch['id']}{path}", headers=other)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (404, "not_found_error")
+    assert deployment.http.get(PATH, headers=other).json()["data"] == []
+    assert create(deployment.http, {"a": params()}, **key)["id"] == batch["id"]
+    assert create(deployment.http, {"a": params()}, **key, **other)["id"] != batch["id"]
+    assert deployment.http.get("/v1/files").json()["data"] == []
+    assert deployment.http.get(f"/v1/batches/{batch['id']}").status_code == 404
+    assert deployment.http.get("/v1/batches").json()["data"] == []
+
+
 def test_batches_are_listed_in_pages(make_deployment: Any) -> None:
     http = make_deployment().http
     ids = [create(http, {"a": params()})["id"] for _ in range(4)][::-1]

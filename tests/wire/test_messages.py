@@ -67,6 +67,12 @@ def test_keys_by_either_header_on_every_api(deployment: Deployment, headers: dic
     assert httpx.get(f"{deployment.url}/v1/models", headers=headers).status_code == 200
 
 
+def test_claude_code_may_ask_whether_the_server_is_there(deployment: Deployment) -> None:
+    answer = httpx.head(f"{deployment.url}/", follow_redirects=False)
+    assert answer.status_code < 500
+    assert answer.content == b""
+
+
 def test_both_apis_on_one_base_url(deployment: Deployment) -> None:
     body = asking("Hello!")
     said = post(deployment.url, body).json()["content"][0]["text"]

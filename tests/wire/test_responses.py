@@ -423,6 +423,33 @@ def test_another_key_sees_nothing(make_deployment: Any) -> None:
     assert deployment.http.post(URL, json=body(reference), headers=other).status_code == 404
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_an_idempotency_key_is_one_callers(make_deployment: Any, background: bool) -> None:
+    deployment: Deployment = make_deployment({"PROXY_API_KEYS": "test-key,other-key"})
+    sent, key = body("Once.", background=background), {"idempotency-key": "order-1"}
+    mine = [deployment.http.post(URL, json=sent, headers=key).json()["id"] for _ in range(2)]
+    theirs = deployment.http.post(URL, json=sent, headers={**key, "authorization": "Bearer other-key"}).json()["id"]
+    assert mine[0] == mine[1] != theirs
+    for id_, name, status in ((theirs, "test-key", 404), (theirs, "other-key", 200), (mine[0], "other-key", 404)):
+        for query in ("", "?stream=true"):
+            found = deployment.http.get(f"{URL}/{id_}{query}", headers={"authorization": f"Bearer {name}"})
+            assert found.status_code == status
+
+
+@pytest.mark.parametrize("prefix", ["/v1", ""])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_the_neighbours_have_every_form_of_a_path(deployment: Deployment, prefix: str, slash: str) -> None:
+    id_ = ask(deployment)["id"]
+    http, path = deployment.http, f"{prefix}/responses/{id_}"
+    for query in ("", "?include[]=reasoning.encrypted_content&new=1"):
+        assert http.get(f"{path}{slash}{query}").json()["id"] == id_
+    assert http.get(f"{path}/input_items{slash}").json()["object"] == "list"
+    assert http.post(f"{path}/cancel{slash}").json()["error"]["param"] == "response_id"
+    assert http.post(f"{prefix}/responses/input_tokens{slash}", json=body()).json()["object"] == "response.input_tokens"
+    assert http.delete(f"{path}{slash}").json() == {"id": id_, "object": "response", "deleted": True}
+    assert http.get(f"{path}{slash}").json()["error"]["param"] == "response_id"
+
+
 def test_a_life_of_zero_seconds_turns_storing_off_and_says_so(make_deployment: Any) -> None:
     deployment: Deployment = make_deployment({"PROXY_RESPONSES__STORE_TTL_S": "0"})
     answer = deployment.http.post(URL, json=body())
