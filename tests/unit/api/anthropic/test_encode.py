@@ -220,6 +220,7 @@ def test_native_events_fold_to_a_message() -> None:
         "usage": {"input_tokens": 3, "new": {"a": 1}, "output_tokens": 9},
     }
     assert fold(NATIVE)["content"] == whole["content"]
+    assert fold([*NATIVE, {"new": 1}, {"type": "content_block_delta", "index": 0}]) == fold(NATIVE)
     assert NATIVE[0]["message"]["content"] == [], "events are not changed"
 
 
