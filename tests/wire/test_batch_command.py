@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from proxy.sandbox.faults import Fault
 from tests.batching import chat, line
 from tests.conftest import Deployment
 from tests.processes import command, run
@@ -65,8 +66,10 @@ def test_a_key_that_is_wrong(deployment: Deployment, tmp_path: Path) -> None:
 
 def test_an_interrupted_command_resumes(make_deployment: Any, tmp_path: Path) -> None:
     deployment: Deployment = make_deployment()
-    lines = [line(f"c{number}", chat(script(delay=3.0))) for number in range(3)]
-    file = written(tmp_path, lines)
+    faults = deployment.sandbox.state.faults
+    for operation in ("get_job", "list_jobs"):  # no job is seen to end before the command was interrupted
+        faults.add(Fault(kind="stuck", operation=operation))
+    file = written(tmp_path, [line(f"c{number}") for number in range(3)])
     process = subprocess.Popen(**command(*arguments(deployment, file)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until = time.monotonic() + 30
     while deployment.jobs_submitted() < 3:
@@ -76,6 +79,7 @@ def test_an_interrupted_command_resumes(make_deployment: Any, tmp_path: Path) ->
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "The batch goes on" in said
+    faults.clear()
     ended = run(*arguments(deployment, file))
     assert ended.returncode == 0, ended.stderr
     assert "Resuming batch_" in ended.stderr
