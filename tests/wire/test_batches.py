@@ -12,6 +12,7 @@ from proxy.sandbox import Fault
 from tests.batching import CHAT, chat, ended, line, rows, start, upload
 from tests.conftest import Deployment
 from tests.scripts import script
+from tests.waiting import until
 
 ENDLESS = chat(script(state="running"))
 
@@ -104,6 +105,15 @@ def test_a_batch_of_responses_goes_on_from_stored_ones(deployment: Deployment) -
         for id_, row in rows(deployment.http, batch["error_file_id"]).items()
     }
     assert params == {"gone": "previous_response_id", "background": "background", "streamed": "stream"}
+
+
+async def test_a_batch_whose_lines_are_right_is_in_progress(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()
+    id_ = start(deployment.http, [line("a", ENDLESS)])["id"]
+    await until(deployment.jobs_submitted)
+    batch = deployment.http.get(f"/v1/batches/{id_}").json()
+    assert (batch["status"], batch["request_counts"]["total"]) == ("in_progress", 1)
+    assert batch["in_progress_at"] >= batch["created_at"]
 
 
 def test_a_batch_stores_responses_where_nobody_asked_for_one_before(make_deployment: Any) -> None:

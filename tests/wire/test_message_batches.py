@@ -148,6 +148,13 @@ def test_other_bodies(make_deployment: Any) -> None:
     assert deployment.http.post(PATH, json=large).status_code == 413
 
 
+def test_integers_of_any_size_are_kept(deployment: Deployment) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer", "maximum": 2**70}}}
+    asked = params(tools=[{"name": "f", "input_schema": schema}])
+    batch = ended(deployment.http, create(deployment.http, {"a": asked})["id"], PATH)
+    assert results(deployment.http, batch)["a"]["type"] == "succeeded"
+
+
 def test_other_keys_and_the_other_api_see_no_message_batch(make_deployment: Any) -> None:
     deployment: Deployment = make_deployment({"PROXY_API_KEYS": "test-key,other-key"})
     key = {"idempotency-key": "order-1"}
