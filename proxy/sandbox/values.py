@@ -32,6 +32,7 @@ _LONGEST_BACKTRACKING = 16
 """Characters that are matched against a pattern RE2 does not support: some 2^16 steps at worst."""
 _MAX_NODES = 20_000
 _MAX_LENGTH = 1_000_000
+_MAX_ITEMS = 1_000
 _MAX_TRIES = 200
 _OPTIONAL_DEPTH = 3
 _WHOLE_TEXT = {"query", "question", "prompt", "text", "message", "input", "content", "search", "body", "task"}
@@ -251,7 +252,9 @@ class ValueMaker:
     def _array(self, schema: Mapping[str, Any], depth: int, variant: int) -> list[Any]:
         least, unique = int(schema.get("minItems", 0)), bool(schema.get("uniqueItems"))
         size = max(least, 1) if self._optional and depth < _OPTIONAL_DEPTH else least
-        size = min(size, int(schema.get("maxItems", size)), _MAX_NODES)
+        size = min(size, int(schema.get("maxItems", size)), _MAX_ITEMS)
+        if least > size:
+            raise Unsatisfiable(f"an array of {least} items is too long")
         made: list[Any] = []
         for at in range(size + _MAX_TRIES * unique):
             if len(made) == size:
