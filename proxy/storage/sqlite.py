@@ -1,6 +1,7 @@
 """Records in an SQLite file, which all processes of a machine share and which outlives them."""
 
 import asyncio
+import random
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -111,12 +112,24 @@ class SqliteStore:
             self._file.touch(mode=0o600)
             connection = sqlite3.connect(self._file, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
             try:
-                connection.executescript(self._set_up)
+                self._prepare(connection)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
         return self._connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Set the file up. Of processes that change its journal mode at once, SQLite refuses some without waiting."""
+        until = time.monotonic() + _BUSY_TIMEOUT_S
+        while True:
+            try:
+                connection.executescript(self._set_up)
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+                time.sleep(random.uniform(0.005, 0.05))  # noqa: S311  jitter
 
 
 class SqliteLedger(SqliteStore):

@@ -77,6 +77,15 @@ async def test_processes_know_whether_others_run(tmp_path: Path) -> None:
     await other.aclose()
 
 
+async def test_a_file_that_several_set_up_at_once_serves_all(tmp_path: Path) -> None:
+    for number in range(30):
+        ledgers = [SqliteLedger(tmp_path / str(number)) for _ in range(6)]
+        values = await asyncio.gather(*(ledger.add("r", "a", str(n)) for n, ledger in enumerate(ledgers)))
+        assert len(set(values)) == 1
+        for ledger in ledgers:
+            await ledger.aclose()
+
+
 async def test_of_several_that_set_a_field_one_does(tmp_path: Path) -> None:
     ledgers = [SqliteLedger(tmp_path / "ledger") for _ in range(3)]
     values = await asyncio.gather(*(ledger.add("r", "a", str(n)) for n, ledger in enumerate(ledgers)))
