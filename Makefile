@@ -33,7 +33,7 @@ run: $(VENV)/runtime ## Serve on http://127.0.0.1:8080 with the embedded sandbox
 	@$(BIN)/python -m proxy serve --sandbox
 
 test: $(VENV)/development ## Run the tests
-	$(BIN)/python -m pytest --numprocesses 4
+	$(BIN)/python -m pytest --numprocesses 6
 
 test-clients: $(VENV)/development $(CLIENTS)/installed $(CLIENTS_OPENAI2)/installed $(NODE_TESTS)/node_modules/installed ## Test with client libraries for Python and Node
 	$(WITH_NODE) $(CLIENTS)/bin/python -m pytest -c $(CLIENT_TESTS)/pytest.ini $(CLIENT_TESTS)/current $(CLIENT_TESTS)/both
