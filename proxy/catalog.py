@@ -148,8 +148,8 @@ def make_catalog(
         card = catalog.find(default_model)
     except ModelNotFound as error:
         raise CatalogError(f"chat.default_model: {error.message}") from error
-    told = f"model: the name is unknown; served by the default, {card.public_name}"
-    return replace(catalog, default=Match(card, told))
+    note = f"model: the name is unknown; served by the default, {card.public_name}"
+    return replace(catalog, default=Match(card, note))
 
 
 def load_catalog(path: Path, *, default_model: str | None = None) -> Catalog:

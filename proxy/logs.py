@@ -33,7 +33,7 @@ _EXTRAS = ("job_id", "request", "slot", "attempt", "webhook_id")
 
 @dataclass(slots=True)
 class RequestLog:
-    """What is learnt of one request on its way: begun by the middleware, and added to by whoever learns something.
+    """What is learnt of one request on its way. The middleware creates it, and later stages add to it.
 
     Attributes:
         trace_id: 32 hexadecimal digits; "" where neither the client nor this server traces.

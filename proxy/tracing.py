@@ -79,8 +79,7 @@ class JobSpan:
         """The prompt, a `proxy.backends.narrative.types.RunMessage` a turn; left out unless contents are wanted."""
         if self._tracer.contents:
             turns = map(to_builtins, messages)
-            told = [{"role": turn["role"], "parts": [*map(_part, turn["content"])]} for turn in turns]
-            self._prompt = _bounded(told)
+            self._prompt = _bounded([{"role": turn["role"], "parts": [*map(_part, turn["content"])]} for turn in turns])
 
     def submitted(self, submission: Any) -> None:
         """The job is known: a `proxy.backends.narrative.submit.Submission`."""
@@ -89,8 +88,9 @@ class JobSpan:
         if submission.sent is not None:
             ago = asyncio.get_running_loop().time() - submission.sent  # whole milliseconds, in uvloop
             self._started = max(self._started, time.time_ns() - round(ago * 1e9))
-        told = {"gen_ai.response.id": job_id, "narrative.job.id": job_id, "narrative.job.taken_up": not submission.new}
-        self._attributes |= {**told, "proxy.queue_ms": round(submission.queued * 1000, 1)}
+        self._attributes |= {"gen_ai.response.id": job_id, "narrative.job.id": job_id}
+        self._attributes["narrative.job.taken_up"] = not submission.new
+        self._attributes["proxy.queue_ms"] = round(submission.queued * 1000, 1)
         link_current(self._original)
         if submission.new:
             self._tracer.keep(job_id, self.ids, self._started, self._attributes)
@@ -115,17 +115,17 @@ class JobSpan:
         """Make the span, which ends when the job's end was noticed, else now. Only the first call counts."""
         if self._made:
             return
-        self._made, told = True, self._attributes
+        self._made, attributes = True, self._attributes
         if finish_reason:
-            told["gen_ai.response.model"] = told["gen_ai.request.model"]
-            told["gen_ai.response.finish_reasons"] = [finish_reason]
+            attributes["gen_ai.response.model"] = attributes["gen_ai.request.model"]
+            attributes["gen_ai.response.finish_reasons"] = [finish_reason]
         if self._prompt:
-            told["gen_ai.input.messages"] = self._prompt
+            attributes["gen_ai.input.messages"] = self._prompt
         if result is not None and self._tracer.contents:
             part = {"type": "text", "content": _bounded(result.structured_output)}
             message = {"role": "assistant", "parts": [part], "finish_reason": finish_reason}
-            told["gen_ai.output.messages"] = _bounded([message])
-        self._tracer.send(self.ids, (self._started, self._noticed or time.time_ns()), told, error, self._original)
+            attributes["gen_ai.output.messages"] = _bounded([message])
+        self._tracer.send(self.ids, (self._started, self._noticed or time.time_ns()), attributes, error, self._original)
         if self._job_id:
             self._tracer.settle(self._job_id, "replica")
 
@@ -209,16 +209,16 @@ class Tracer:
         self._end(span, str(status) if status >= 500 else "")
 
     def send(
-        self, ids: str, times: tuple[int, int], told: Mapping[str, Any], error: str = "", original: str = ""
+        self, ids: str, times: tuple[int, int], attributes: Mapping[str, Any], error: str = "", original: str = ""
     ) -> None:
         """Make the span of a job; its start and end are in nanoseconds since 1970, `original` are the ids of the one it links to, or ""."""
         api, (_, trace_id, span_id, flags, parent_id) = self._api, ids.split("-")
         above = _context_of(f"00-{trace_id}-{parent_id}-{flags}") if parent_id else api.INVALID_SPAN_CONTEXT
         parent = api.set_span_in_context(api.NonRecordingSpan(above))
         links = [api.Link(_context_of(original))] if original else ()
-        name = f"{told['gen_ai.operation.name']} {told['gen_ai.request.model']}"
+        name = f"{attributes['gen_ai.operation.name']} {attributes['gen_ai.request.model']}"
         self._given = int(trace_id, 16), int(span_id, 16)
-        span = self._tracer.start_span(name, parent, api.SpanKind.CLIENT, told, links, times[0])
+        span = self._tracer.start_span(name, parent, api.SpanKind.CLIENT, attributes, links, times[0])
         self._given = None
         self._end(span, error, times[1])
 
@@ -230,10 +230,10 @@ class Tracer:
 
     # ------------------------------------------------------------ spans that another replica may have to make
 
-    def keep(self, job_id: str, ids: str, started: int, told: dict[str, Any]) -> None:
+    def keep(self, job_id: str, ids: str, started: int, attributes: dict[str, Any]) -> None:
         """Store the span of a job that was submitted."""
         if self._store.shared:
-            kept = {"ids": ids, "started": started, "told": told}
+            kept = {"ids": ids, "started": started, "attributes": attributes}
             self._do(self._store.put(_KEPT + job_id, self._store.replica, json.dumps(kept), ttl_s=_KEPT_S))
 
     def settle(self, job_id: str, noticed_by: str) -> None:
@@ -249,9 +249,8 @@ class Tracer:
                 await asyncio.sleep(_DEAD_S)
             if not (others and await store.alive(owner)) and await store.remove(name) and others:
                 kept = json.loads(text)
-                self.send(
-                    kept["ids"], (kept["started"], ended), {**kept["told"], "narrative.job.noticed_by": noticed_by}
-                )
+                attributes = {**kept["attributes"], "narrative.job.noticed_by": noticed_by}
+                self.send(kept["ids"], (kept["started"], ended), attributes)
 
     def _do(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.create_task(work)

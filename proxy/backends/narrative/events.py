@@ -1,4 +1,4 @@
-"""What the job engine is told, its options, and what it reports to metrics and logs: facts without prompts, answers or keys."""
+"""The options of the job engine, and the events that it reports to metrics and logs, which hold no prompts, answers or keys."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
