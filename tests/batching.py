@@ -1,13 +1,12 @@
 """What the tests of batches share: files of requests, and waiting for the end of a batch."""
 
 import json
-import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
 
-from tests.waiting import PATIENCE_S
+from tests.waiting import until_sync
 
 CHAT = "/v1/chat/completions"
 ENDED = {"failed", "completed", "cancelled", "expired"}
@@ -39,13 +38,13 @@ def start(http: httpx.Client, lines: Iterable[str] | bytes, endpoint: str = CHAT
 
 def ended(http: httpx.Client, id_: str, path: str = "/v1/batches") -> dict[str, Any]:
     """The batch once it has ended."""
-    until = time.monotonic() + PATIENCE_S
-    while time.monotonic() < until:
+
+    def found() -> dict[str, Any] | None:
         batch: dict[str, Any] = http.get(f"{path}/{id_}").json()
-        if batch.get("status") in ENDED or batch.get("processing_status") == "ended":
-            return batch
-        time.sleep(0.02)
-    raise TimeoutError(f"the batch has not ended: {batch}")
+        has_ended = batch.get("status") in ENDED or batch.get("processing_status") == "ended"
+        return batch if has_ended else None
+
+    return until_sync(found)
 
 
 def rows(http: httpx.Client, file_id: str | None) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from tests.batching import chat, line
 from tests.conftest import Deployment
 from tests.processes import command, run
 from tests.scripts import script
+from tests.waiting import until_sync
 
 
 def written(folder: Path, lines: list[str]) -> Path:
@@ -71,10 +71,7 @@ def test_an_interrupted_command_resumes(make_deployment: Any, tmp_path: Path) ->
         faults.add(Fault(kind="stuck", operation=operation))
     file = written(tmp_path, [line(f"c{number}") for number in range(3)])
     process = subprocess.Popen(**command(*arguments(deployment, file)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    until = time.monotonic() + 30
-    while deployment.jobs_submitted() < 3:
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    until_sync(lambda: deployment.jobs_submitted() >= 3)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130

@@ -1,7 +1,6 @@
 """Batches over the wire. Source: contract `openai-batches.md`, Input lines to Result lines."""
 
 import json
-import time
 from typing import Any
 
 import httpx
@@ -12,7 +11,7 @@ from proxy.sandbox import Fault
 from tests.batching import CHAT, chat, ended, line, rows, start, upload
 from tests.conftest import Deployment
 from tests.scripts import script
-from tests.waiting import until
+from tests.waiting import until, until_sync
 
 ENDLESS = chat(script(state="running"))
 
@@ -276,10 +275,7 @@ def test_a_key_has_a_bounded_number_of_open_batches(make_deployment: Any) -> Non
 
 
 def in_flight(deployment: Deployment, jobs: int) -> None:
-    until = time.monotonic() + 30
-    while deployment.in_flight() < jobs:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until_sync(lambda: deployment.in_flight() >= jobs)
 
 
 def test_a_cancelled_batch_awaits_the_jobs_that_run(make_deployment: Any) -> None:
@@ -355,10 +351,8 @@ def test_a_batch_whose_key_is_revoked_is_cancelled(make_deployment: Any) -> None
     with httpx.Client(base_url=deployment.url, headers={"authorization": f"Bearer {key}"}, timeout=30) as http:
         start(http, [line(f"c{number}", chat(script(delay=0.5))) for number in range(1_000)])
     run("keys", "revoke", "evals", **folder)
-    until = time.monotonic() + 30
-    while 'batches_ended_total{status="cancelled"} 1.0' not in httpx.get(f"{deployment.url}/metrics").text:
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    sample = 'batches_ended_total{status="cancelled"} 1.0'
+    until_sync(lambda: sample in httpx.get(f"{deployment.url}/metrics").text)
     assert deployment.jobs_submitted() < 100
 
 

@@ -1,7 +1,6 @@
 """Message batches over the wire. Source: contract `openai-batches.md`, last section; `anthropic-messages.md`, Batches."""
 
 import json
-import time
 from typing import Any
 
 import httpx
@@ -13,6 +12,7 @@ from tests.batching import ended
 from tests.conftest import Deployment
 from tests.messages_api import KEY, directive
 from tests.scripts import script
+from tests.waiting import until_sync
 
 PATH = "/v1/messages/batches"
 
@@ -93,9 +93,7 @@ def test_an_unknown_batch_and_one_without_results(make_deployment: Any) -> None:
 def test_a_cancelled_batch_has_a_row_for_what_was_not_begun(make_deployment: Any) -> None:
     deployment: Deployment = make_deployment({"PROXY_BATCHES__MAX_IN_FLIGHT": "4"})
     batch = create(deployment.http, {f"c{number}": params(script(delay=0.5)) for number in range(20)})
-    until = time.monotonic() + 30
-    while not deployment.in_flight():
-        assert time.monotonic() < until
+    until_sync(deployment.in_flight)
     answer = deployment.http.post(f"{PATH}/{batch['id']}/cancel").json()
     assert (answer["processing_status"], answer["cancel_initiated_at"] is None) == ("canceling", False)
     batch = ended(deployment.http, batch["id"], PATH)
