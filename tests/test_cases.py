@@ -12,7 +12,8 @@ from proxy.api.openai.decode import ChatReply, decode
 from proxy.api.openai.encode import ChatStreamEncoder, completion_body
 from proxy.api.openai.responses.decode import Decoding
 from proxy.api.openai.responses.decode import decode as decode_response
-from proxy.api.openai.responses.encode import ResponseStreamEncoder, finished
+from proxy.api.openai.responses.encode import finished
+from proxy.api.openai.responses.stream import ResponseStreamEncoder
 from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.types import ChatRequest
 from proxy.backends.narrative.output import choice_of, read_job, usage_of

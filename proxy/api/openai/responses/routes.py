@@ -30,17 +30,9 @@ from proxy.api.http.responses import (
 from proxy.api.openai.encode import error_body
 from proxy.api.openai.responses.background import API, Background, DecodedRequest
 from proxy.api.openai.responses.decode import references, turn_of
-from proxy.api.openai.responses.encode import (
-    FINAL,
-    ResponseStreamEncoder,
-    begin_events,
-    end_events,
-    event_bytes,
-    failed,
-    finished,
-    input_items,
-)
+from proxy.api.openai.responses.encode import FINAL, failed, finished, input_items
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
+from proxy.api.openai.responses.stream import ResponseStreamEncoder, begin_events, end_events, event_bytes
 from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.routes import route
 from proxy.errors import InvalidRequest, Overloaded, PaidFailure, ProxyError, UnknownUrl, redact

@@ -11,15 +11,12 @@ from openai.types.responses.response_item_list import ResponseItemList
 from proxy.api.openai.responses.decode import ResponseReply
 from proxy.api.openai.responses.encode import (
     ITEM_ID,
-    ResponseStreamEncoder,
-    begin_events,
-    end_events,
-    event_bytes,
     failed,
     finished,
     input_items,
     response_object,
 )
+from proxy.api.openai.responses.stream import ResponseStreamEncoder, begin_events, end_events, event_bytes
 from proxy.api.openai.responses.tools import CalledTool
 from proxy.errors import (
     ContextLengthExceeded,
