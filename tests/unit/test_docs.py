@@ -1,5 +1,6 @@
 """What README and the pages in `docs/` promise is what the code has."""
 
+import json
 import re
 import subprocess
 import sys
@@ -47,6 +48,25 @@ def test_every_relative_link_leads_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_releases_of_clients_are_those_that_are_tested() -> None:
+    locked = {
+        (name, version)
+        for file in ("requirements-clients.txt", "requirements-clients-openai2.txt", "requirements-dev.txt")
+        for name, version in re.findall(
+            r"^([\w-]+)(?:\[[^]]*\])?==(\S+)", (ROOT / file).read_text("utf-8"), re.MULTILINE
+        )
+    }
+    locked |= set(json.loads((ROOT / "tests/clients/node/package.json").read_bytes())["dependencies"].items())
+    names = {name for name, _ in locked}
+    text = DOCS.replace("Claude Code ", "`@anthropic-ai/claude-code` ").replace("Codex ", "`@openai/codex` ")
+    named = set(re.findall(r"`([\w@/-]+)` (\d+\.\d[\d.]*)", text))
+    named |= set(re.findall(r"^\| `([\w@/-]+)` \| (\d+\.\d[\d.]*)", text, re.MULTILINE))
+    named = {(name, version) for name, version in named if name in names}
+    named -= {("openai", "1.40.0")}  # whose retries were measured, too
+    assert len(named) >= 20
+    assert named <= locked, named - locked
 
 
 def anchors(page: Path) -> set[str]:
