@@ -394,7 +394,7 @@ def test_while_narrative_is_away_an_unknown_token_is_neither_accepted_nor_refuse
 
 
 def test_a_replay_checks_a_clients_token_again(make_deployment: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.app.TokenVerifier", partial(TokenVerifier, accepted_s=0.0))
+    monkeypatch.setattr("proxy.services.TokenVerifier", partial(TokenVerifier, accepted_s=0.0))
     passing = make_deployment(PASSING)
 
     def post() -> httpx.Response:

@@ -1,0 +1,354 @@
+"""What the app opens: storage, backends, authentication, limits and batches, each made of its settings; and how they are connected."""
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, TypedDict
+
+from pydantic import SecretStr
+
+from proxy.access.authentication import (
+    ANONYMOUS,
+    AllowedOrigins,
+    Authenticator,
+    TokenVerifier,
+    caller_id,
+    is_loopback,
+    unauthenticated,
+)
+from proxy.access.keys import Keys
+from proxy.access.limits import Quota, RateLimits
+from proxy.api.anthropic.batches import MESSAGES, MessagesLines
+from proxy.api.elastic.routes import ElasticServices
+from proxy.api.http.batches import BatchServices
+from proxy.api.http.middleware import RequestRecord
+from proxy.api.http.requests import ApiServices, parse_object
+from proxy.api.openai.batches import line_apis
+from proxy.api.openai.responses.background import Background
+from proxy.api.openai.responses.routes import ResponsesServices
+from proxy.api.openai.responses.store import ResponseStore
+from proxy.api.openai.routes import decode_streamed
+from proxy.backends.anthropic import AnthropicBackend
+from proxy.backends.narrative.backend import NarrativeBackend
+from proxy.backends.narrative.client import ClientOptions, NarrativeClient
+from proxy.backends.narrative.events import EndedElsewhere, Event, JobsOptions
+from proxy.backends.narrative.fallbacks import Fallbacks
+from proxy.backends.narrative.jobs import Jobs
+from proxy.backends.narrative.webhooks import Webhooks, webhook_options
+from proxy.batches.engine import running_batches
+from proxy.batches.files import FileStore, Vault
+from proxy.batches.lines import BatchOptions
+from proxy.batches.records import BatchRecords
+from proxy.catalog import Catalog
+from proxy.console.routes import ConsoleServices
+from proxy.errors import InvalidApiKey, PermissionDenied, UpstreamError
+from proxy.inference.endpoints import Endpoint, Endpoints
+from proxy.inference.idempotency import Idempotency
+from proxy.inference.request import Rules
+from proxy.inference.router import Router
+from proxy.lifecycle import Lifecycle, drain_on_signals
+from proxy.metrics import Metrics
+from proxy.schemas import SchemaLimits
+from proxy.settings import NarrativeSettings, Settings
+from proxy.storage import Storage, Store, open_storage
+from proxy.storage.cipher import Cipher
+from proxy.tracing import Tracer
+
+_TOKEN_CHECK_S: Final = 10.0
+_BATCH_SHARE: Final = 0.9
+"""Part of `jobs.max_in_flight` beyond which batches begin nothing: the rest is for requests that somebody waits for."""
+
+
+class State(TypedDict):
+    """What the lifespan hands to every request."""
+
+    api: ApiServices
+    responses: ResponsesServices
+    batches: BatchServices
+    elastic: ElasticServices
+    console: ConsoleServices
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What a process has before anything is opened.
+
+    Attributes:
+        recent: the latest requests, for the console.
+        tracer: None where nobody traces.
+        sandbox: jobs run on an embedded sandbox instead of Narrative.
+    """
+
+    settings: Settings
+    catalog: Catalog
+    metrics: Metrics
+    lifecycle: Lifecycle
+    recent: deque[RequestRecord]
+    tracer: Tracer | None
+    sandbox: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What is open.
+
+    Attributes:
+        webhooks: None where completions of jobs are only polled.
+    """
+
+    store: Store
+    webhooks: Webhooks | None
+    state: State
+
+
+@asynccontextmanager
+async def open_services(process: Process) -> AsyncIterator[Services]:
+    """Opened from the storage up, and closed in reverse."""
+    settings, catalog, lifecycle = process.settings, process.catalog, process.lifecycle
+    rules, usual = _rules(settings), _usual_quota(settings)
+    async with AsyncExitStack() as stack:
+        storage = await stack.enter_async_context(_storage(process))
+        store = storage.live
+        await stack.enter_async_context(process.tracer.opened(store) if process.tracer else nullcontext())
+        account = await _open_sandbox(settings, stack) if process.sandbox else settings.narrative
+        own_token = _plain(account.api_key) or ""
+        narrative = await _open_narrative(process, account, rules, store, stack)
+        client, jobs, webhooks = narrative.client, narrative.jobs, None
+        if settings.webhooks.public_url and own_token:
+            webhooks = await stack.enter_async_context(
+                Webhooks(jobs, client, webhook_options(settings.webhooks.public_url, own_token), store)
+            )
+        stack.enter_context(drain_on_signals(lifecycle))
+        anthropic = AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s, process.tracer)
+        stack.push_async_callback(anthropic.aclose)
+        keys = Keys(storage.durable, settings.access.home())
+        authenticator = _authenticator(settings, account, keys, client, sandbox=process.sandbox)
+        limits = RateLimits(store, wait_s=settings.access.wait_s, lease_s=settings.jobs.deadline_s + 60.0)
+        secret = Cipher(_plain(settings.access.secret_key), settings.access.home() / "secret.key")
+        endpoints = Endpoints(storage.durable, secret)
+        router = Router(
+            catalog,
+            endpoints,
+            {"narrative": narrative, "anthropic": anthropic},
+            limits,
+            rules,
+            usual=usual,
+            own_token=bool(own_token),
+        )
+        stack.push_async_callback(router.aclose)
+        backend = await stack.enter_async_context(Idempotency(router, store, settings.state, process.metrics.repeated))
+        api = ApiServices(settings, rules, catalog, authenticator, endpoints, backend)
+        background = Background(backend, ResponseStore(storage.responses, secret, settings.responses), rules, settings)
+        stack.push_async_callback(background.aclose)
+        responses = ResponsesServices(api, background)
+        # The lines of batches go the way of all requests; their submissions are recorded where a restart does not lose them.
+        lines = replace(router, backends={**router.backends, "narrative": replace(narrative, store=storage.lines)})
+        stack.push_async_callback(lines.aclose)
+        batches = await stack.enter_async_context(
+            running_batches(_batch_options(responses, storage, Vault(secret), lines, jobs), process.metrics)
+        )
+        lifecycle.on_drain(batches.drain)
+        elastic = ElasticServices(
+            settings,
+            rules,
+            catalog,
+            authenticator,
+            endpoints,
+            backend,
+            decode_chat=partial(decode_streamed, rules=rules, reasoning_object=settings.chat.reasoning_object),
+            verify={"narrative": partial(_verify_narrative, client), "anthropic": anthropic.verify},
+            own_token=bool(own_token),
+            own_plane=account.data_plane_id,
+        )
+        console = ConsoleServices(
+            authenticator,
+            catalog,
+            rules,
+            client,
+            process.recent,
+            # Keys from the settings have full access, including to other keys' requests; as does everyone where no key is needed.
+            frozenset({ANONYMOUS, *(caller_id(key) for key in _client_keys(settings))}),
+            settings.server,
+            limits,
+            usual,
+        )
+        state: State = {
+            "api": api,
+            "responses": responses,
+            "batches": BatchServices(api, batches),
+            "elastic": elastic,
+            "console": console,
+        }
+        yield Services(store, webhooks, state)
+
+
+def keys_of(settings: Settings) -> tuple[str, ...]:
+    """Every key of the settings, which no response may repeat."""
+    others = (settings.narrative.api_key, settings.elastic.admin_key, settings.access.secret_key)
+    return (*_client_keys(settings), *filter(None, map(_plain, others)))
+
+
+def _storage(process: Process) -> AbstractAsyncContextManager[Storage]:
+    settings = process.settings
+    return open_storage(
+        settings.access.home(),
+        _plain(settings.state.url),
+        settings.state.prefix,
+        process.metrics.state_failed,
+        response_bytes=settings.responses.memory_bytes,
+        # What a sandbox was asked must not go on at Narrative after a restart.
+        batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory or process.sandbox else None,
+    )
+
+
+async def _open_narrative(
+    process: Process, account: NarrativeSettings, rules: Rules, store: Store, stack: AsyncExitStack
+) -> NarrativeBackend:
+    settings, metrics, tracer = process.settings, process.metrics, process.tracer
+    options = ClientOptions(account.connect_timeout_s, account.read_timeout_s, max_connections=account.max_connections)
+    client = await stack.enter_async_context(
+        NarrativeClient(
+            _plain(account.api_key) or "", environment=account.environment, options=options, observe=metrics.observe
+        )
+    )
+    observe = metrics.observe if tracer is None else partial(_observe, metrics, tracer)
+    jobs = await stack.enter_async_context(Jobs(_jobs_options(settings), observe=observe, store=store))
+    _watch(metrics, process.lifecycle, jobs, store)
+    process.lifecycle.on_drain(jobs.drain)
+    return NarrativeBackend(
+        process.catalog,
+        rules,
+        client,
+        jobs,
+        store,
+        Fallbacks(),
+        process.lifecycle,
+        metrics,
+        deadline_s=settings.jobs.deadline_s,
+        repair_tries=settings.chat.repair_tries,
+        tracer=tracer,
+    )
+
+
+def _observe(metrics: Metrics, tracer: Tracer, event: Event) -> None:
+    metrics.observe(event)
+    if isinstance(event, EndedElsewhere):
+        tracer.settle(event.job_id, "webhook")
+
+
+def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> None:
+    metrics.watch("proxy_requests_in_flight", "Requests being answered.", lambda: lifecycle.in_flight)
+    metrics.watch("proxy_jobs_in_flight", "Jobs that are waited for.", lambda: jobs.in_flight)
+    metrics.watch("proxy_submissions_waiting", "Submissions that wait for a place.", lambda: jobs.queued)
+    metrics.watch(
+        "proxy_accounts_led",
+        "Accounts whose jobs this replica reads, for the others too.",
+        lambda: sum(membership.leads for membership in jobs.memberships),
+    )
+    metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
+
+
+async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> NarrativeSettings:
+    from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox  # noqa: PLC0415 - 10 MB for few servers
+
+    running = await stack.enter_async_context(serve_sandbox(SandboxOptions(**settings.sandbox.model_dump())))
+    account = {"environment": running.url, "api_key": SecretStr(secrets.token_urlsafe(24))}
+    return settings.narrative.model_copy(update={**account, "data_plane_id": SANDBOX_DATA_PLANE})
+
+
+def _authenticator(
+    settings: Settings, account: NarrativeSettings, keys: Keys, client: NarrativeClient, *, sandbox: bool
+) -> Authenticator:
+    server = settings.server
+    loopback = is_loopback(server.host)
+    # On an address that others reach anyway, the origin of a web page makes no difference.
+    origins = AllowedOrigins(frozenset(server.cors_origins), frozenset(server.allowed_hosts)) if loopback else None
+    if not account.api_key:
+        tokens = TokenVerifier(partial(_check_token, client))
+        return Authenticator((), account.data_plane_id, keys, tokens, "never", origins)
+    served = unauthenticated(settings, sandbox=sandbox)
+    return Authenticator(_client_keys(settings), account.data_plane_id, keys, None, served, origins)
+
+
+async def _check_token(client: NarrativeClient, token: str) -> None:
+    """One cheap call with a client's token. Raises InvalidApiKey when Narrative does not know it; a 403 is for later calls to judge."""
+    deadline = asyncio.get_running_loop().time() + _TOKEN_CHECK_S
+    try:
+        await client.with_api_key(token).list_jobs(type="model_inference", per_page=1, deadline=deadline)
+    except PermissionDenied:
+        return
+    except UpstreamError as error:
+        if error.code != "narrative_unauthorized":
+            raise
+        raise InvalidApiKey(error.message) from error
+
+
+def _client_keys(settings: Settings) -> tuple[str, ...]:
+    return tuple(key.get_secret_value() for key in settings.server.api_keys)
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+async def _verify_narrative(client: NarrativeClient, endpoint: Endpoint, api_key: str | None) -> None:
+    own = client if api_key is None else client.with_api_key(api_key)
+    await own.list_jobs(type="model_inference", data_plane_id=endpoint.data_plane_id, per_page=1)
+
+
+def _batch_options(
+    responses: ResponsesServices, storage: Storage, vault: Vault, lines: Router, jobs: Jobs
+) -> BatchOptions:
+    services = responses.api
+    settings, server = services.settings, services.settings.server
+    return BatchOptions(
+        settings=settings.batches,
+        files=FileStore(storage.batches, vault, settings.batches),
+        records=BatchRecords(storage.batches, vault, settings.batches),
+        vault=vault,
+        backend=lines,
+        lines=storage.lines,
+        apis={**line_apis(services, responses), MESSAGES: MessagesLines(services)},
+        parse=partial(parse_object, max_values=server.max_body_values),
+        max_line_bytes=server.max_body_bytes,
+        room=lambda: not jobs.queued and jobs.in_flight < _BATCH_SHARE * settings.jobs.max_in_flight,
+        current=services.authenticator.current,
+    )
+
+
+def _usual_quota(settings: Settings) -> Quota:
+    access = settings.access
+    return Quota(
+        requests=access.requests_per_minute or None,
+        tokens=access.tokens_per_minute or None,
+        jobs=access.jobs_in_flight or None,
+    )
+
+
+def _jobs_options(settings: Settings) -> JobsOptions:
+    jobs = settings.jobs
+    return JobsOptions(
+        max_in_flight=jobs.max_in_flight,
+        queue_timeout=jobs.place_wait_s,
+        max_submissions=jobs.max_submissions,
+        in_doubt=jobs.in_doubt,
+        reads_per_second=jobs.reads_per_second,
+    )
+
+
+def _rules(settings: Settings) -> Rules:
+    chat = settings.chat
+    return Rules(
+        efforts=settings.thinking.model_dump(),
+        headroom_tokens=chat.headroom_tokens,
+        max_choices=chat.max_choices,
+        max_tools=chat.max_tools,
+        strict_history=chat.strict_history,
+        media_placeholder=chat.media == "placeholder",
+        drop_hosted_tools=chat.hosted_tools == "drop",
+        schema_limits=SchemaLimits(**settings.schemas.model_dump()),
+    )
