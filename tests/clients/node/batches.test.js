@@ -1,10 +1,9 @@
 // Files and batches with the official `openai` and `@anthropic-ai/sdk` for Node.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import Anthropic from "@anthropic-ai/sdk";
 import OpenAI, { toFile } from "openai";
-import { startProxy } from "./proxy.js";
+import { startProxy, until } from "./proxy.js";
 import * as scenes from "./scenes.js";
 
 let proxy;
@@ -25,11 +24,8 @@ test("openai: a file becomes rows", async () => {
   ];
   const file = await client.files.create({ file: await toFile(Buffer.from(lines.join("\n")), "requests.jsonl"), purpose: "batch" });
   await client.files.waitForProcessing(file.id);
-  let batch = await client.batches.create({ input_file_id: file.id, endpoint: url, completion_window: "24h" });
-  while (!["completed", "failed"].includes(batch.status)) {
-    await sleep(50);
-    batch = await client.batches.retrieve(batch.id);
-  }
+  const { id } = await client.batches.create({ input_file_id: file.id, endpoint: url, completion_window: "24h" });
+  const batch = await until(() => client.batches.retrieve(id), ({ status }) => ["completed", "failed"].includes(status));
   assert.deepEqual(batch.request_counts, { total: 2, completed: 1, failed: 1 });
   const row = JSON.parse(await (await client.files.content(batch.output_file_id)).text());
   assert.equal(row.response.body.choices[0].message.content, scenes.MARKDOWN);
@@ -43,15 +39,12 @@ test("openai: a file becomes rows", async () => {
 test("anthropic: a batch of messages", async () => {
   const client = new Anthropic({ baseURL: proxy.url, apiKey: proxy.key });
   const params = { model: scenes.MODEL, max_tokens: 500, messages: messages(scenes.SAYS_MARKDOWN) };
-  let batch = await client.messages.batches.create({
+  const { id } = await client.messages.batches.create({
     requests: [{ custom_id: "good", params }, { custom_id: "bad", params: { ...params, model: "nobody" } }],
   });
-  while (batch.processing_status !== "ended") {
-    await sleep(50);
-    batch = await client.messages.batches.retrieve(batch.id);
-  }
+  await until(() => client.messages.batches.retrieve(id), (batch) => batch.processing_status === "ended");
   const results = {};
-  for await (const row of await client.messages.batches.results(batch.id)) results[row.custom_id] = row.result;
+  for await (const row of await client.messages.batches.results(id)) results[row.custom_id] = row.result;
   assert.equal(results.good.message.content[0].text, scenes.MARKDOWN);
   assert.equal(results.bad.error.error.type, "not_found_error");
 });

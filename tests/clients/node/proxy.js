@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { createInterface } from "node:readline";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { SILENCE_S } from "./scenes.js";
 
@@ -18,7 +19,7 @@ const SETTINGS = {
 /** Settings for one that sends blanks ahead of plain answers that take long, and begins streams before their jobs end. */
 export const BLANKS = { PROXY_CHAT__KEEPALIVE_JSON_S: String(SILENCE_S / 8), PROXY_MESSAGES__HOLD_S: String(SILENCE_S / 8) };
 
-/** Start one on a free port: its URL, the key it accepts, and what tells when it is done with a request. */
+/** Start one on a free port: its URL, the key it accepts, and the log lines of the requests that it is done with. */
 export async function startProxy(settings = {}) {
   const inherited = Object.entries(process.env).filter(([name]) => !/^(PROXY|NARRATIVE)_/.test(name));
   const child = spawn(PYTHON, ["-m", "proxy", "serve", "--sandbox", "--port", "0"], {
@@ -59,4 +60,14 @@ export async function startProxy(settings = {}) {
       await once(child, "exit");
     },
   };
+}
+
+/** Ask again and again until an answer has what is waited for, at most for a minute: that answer. */
+export async function until(ask, holds) {
+  const signal = AbortSignal.timeout(60_000);
+  for (;;) {
+    const answer = await ask();
+    if (holds(answer)) return answer;
+    await sleep(10, undefined, { signal });
+  }
 }

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from typing import Any
 
 import openai
@@ -11,7 +10,10 @@ from conftest import Proxy
 from openai import AsyncOpenAI, OpenAI
 from scenes import MARKDOWN, MODEL, SAYS_MARKDOWN
 
+from tests.waiting import until
+
 CHAT = "/v1/chat/completions"
+ENDED = ("completed", "failed", "cancelled", "expired")
 
 
 def lines(url: str, *bodies: dict[str, Any]) -> bytes:
@@ -24,12 +26,8 @@ def chat(content: str, **fields: Any) -> dict[str, Any]:
 
 
 def ended(client: OpenAI, batch: Any) -> Any:
-    until = time.monotonic() + 60
-    while batch.status not in ("completed", "failed", "cancelled", "expired"):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-        batch = client.batches.retrieve(batch.id)
-    return batch
+    asyncio.run(until(lambda: client.batches.retrieve(batch.id).status in ENDED))
+    return client.batches.retrieve(batch.id)
 
 
 @pytest.fixture
@@ -96,10 +94,12 @@ def test_async(proxy: Proxy) -> None:
             content = lines(CHAT, *(chat(f"Hello {number}") for number in range(10)))
             file = await client.files.create(file=("requests.jsonl", content), purpose="batch")
             batch = await client.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h")
-            async with asyncio.timeout(60):
-                while batch.status != "completed":
-                    await asyncio.sleep(0.05)
-                    batch = await client.batches.retrieve(batch.id)
+
+            async def completed() -> bool:
+                return (await client.batches.retrieve(batch.id)).status == "completed"
+
+            await until(completed)
+            batch = await client.batches.retrieve(batch.id)
             assert batch.output_file_id is not None
             rows = (await client.files.content(batch.output_file_id)).text.splitlines()
             assert {json.loads(row)["custom_id"] for row in rows} == {f"c{number}" for number in range(10)}

@@ -1,7 +1,6 @@
 """The official `openai` library on the Responses API, of both major releases."""
 
 import asyncio
-import time
 from typing import Any
 
 import openai
@@ -25,6 +24,7 @@ from scenes import (
 )
 
 from tests.scripts import script
+from tests.waiting import until
 
 GET_WEATHER: Any = {
     "type": "function",
@@ -175,12 +175,8 @@ def test_what_is_not_to_be_stored_is_not(client: OpenAI) -> None:
 
 
 def finished(client: OpenAI, response: Any) -> Any:
-    deadline = time.monotonic() + 60
-    while response.status in ("queued", "in_progress"):
-        assert time.monotonic() < deadline, "it does not end"
-        time.sleep(0.1)
-        response = client.responses.retrieve(response.id)
-    return response
+    asyncio.run(until(lambda: client.responses.retrieve(response.id).status not in ("queued", "in_progress")))
+    return client.responses.retrieve(response.id)
 
 
 def test_background(client: OpenAI) -> None:

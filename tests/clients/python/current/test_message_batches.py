@@ -1,6 +1,6 @@
 """Message batches with the official `anthropic` library."""
 
-import time
+import asyncio
 from typing import Any
 
 import anthropic
@@ -8,6 +8,8 @@ import pytest
 from anthropic import Anthropic
 from conftest import Proxy
 from scenes import MARKDOWN, MODEL, SAYS_MARKDOWN
+
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -25,11 +27,7 @@ def test_a_batch_is_made_awaited_read_and_deleted(client: Anthropic) -> None:
         requests=[asked("good", SAYS_MARKDOWN), asked("bad", "Hello!", model="nobody")]
     )
     assert batch.request_counts.processing == 2
-    until = time.monotonic() + 60
-    while batch.processing_status != "ended":
-        assert time.monotonic() < until
-        time.sleep(0.05)
-        batch = client.messages.batches.retrieve(batch.id)
+    asyncio.run(until(lambda: client.messages.batches.retrieve(batch.id).processing_status == "ended"))
     results = {row.custom_id: row.result for row in client.messages.batches.results(batch.id)}
     good, bad = results["good"], results["bad"]
     assert good.type == "succeeded"

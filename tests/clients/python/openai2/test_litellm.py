@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from scenes import (
     City,
     fails_once,
 )
+
+from tests.waiting import until
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else its import asks a server for prices
 import litellm
@@ -148,12 +149,13 @@ def test_a_batch(proxy: Proxy, tmp_path: Path) -> None:
     with requests.open("rb") as opened:
         file = litellm.create_file(file=opened, purpose="batch", **server)
     made = {"completion_window": "24h", "endpoint": "/v1/chat/completions", "input_file_id": file.id}
-    batch: Any = litellm.create_batch(**made, **server)
-    until = time.monotonic() + 60
-    while batch.status != "completed":
-        assert time.monotonic() < until
-        time.sleep(0.05)
-        batch = litellm.retrieve_batch(batch_id=batch.id, **server)
+    created: Any = litellm.create_batch(**made, **server)
+
+    def retrieved() -> Any:
+        return litellm.retrieve_batch(batch_id=created.id, **server)
+
+    asyncio.run(until(lambda: retrieved().status == "completed"))
+    batch = retrieved()
     content: Any = litellm.file_content(file_id=batch.output_file_id, **server)
     assert json.loads(content.text)["response"]["body"]["choices"][0]["message"]["content"] == MARKDOWN
     assert batch.usage.total_tokens > 0
