@@ -61,8 +61,7 @@ class Service:
         plain = self.ask(text, **options)
         assert_completion_is_openais(plain.model_dump())
         chunks = [chunk.model_dump(exclude_unset=True) for chunk in self.ask(text, stream=True, **options)]
-        told = plain.model_dump(exclude_unset=True)
-        assert fold(chunks)["choices"] == told["choices"]
+        assert fold(chunks)["choices"] == plain.model_dump(exclude_unset=True)["choices"]
         return plain
 
     @property
@@ -130,14 +129,14 @@ def test_the_clients_own_method_for_the_service_works_too(service: Service) -> N
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"), [({"api_key": "wrong"}, "API key"), ({"model_id": "claude-none"}, "claude-none")]
+    ("settings", "reason"), [({"api_key": "wrong"}, "API key"), ({"model_id": "claude-none"}, "claude-none")]
 )
 def test_key_and_model_are_tried_before_anything_is_stored(
-    service: Service, settings: dict[str, Any], told: str
+    service: Service, settings: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(BadRequestError) as caught:
         service.put("refused", **settings)
-    assert told in caught.value.body["error"]["reason"]
+    assert reason in caught.value.body["error"]["reason"]
     assert "refused" not in str(service.elastic.inference.get().body)
 
 
@@ -206,7 +205,7 @@ def test_tool_calls_are_native_with_the_clients_names_and_come_back_as_results(s
     assert [block["type"] for block in used["content"]] == ["text", "tool_use", "tool_use"]
     assert [block["id"] for block in used["content"][1:]] == ["toolu_0", "toolu_1"]
     assert [block["tool_use_id"] for block in results["content"]] == ["toolu_0", "toolu_1"]
-    # Without tools, past calls are told as text: tool blocks would be refused.
+    # Without tools, past calls are sent as text: tool blocks would be refused.
     service.ask("", messages=history)
     assert "tools" not in service.sent
     service.ask("", messages=history, tools=[TOOL], tool_choice="none")
@@ -359,7 +358,7 @@ def test_what_cannot_be_had_is_a_400_before_anything_is_sent(service: Service, b
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("told", "expected", "retry"),
+    ("error", "expected", "retry"),
     [
         (
             {"status": 400, "message": "prompt is too long: 9 tokens > 8 maximum"},
@@ -376,9 +375,9 @@ def test_what_cannot_be_had_is_a_400_before_anything_is_sent(service: Service, b
     ],
 )
 def test_refusals_have_a_status_of_their_own_and_say_whether_a_repeat_can_help(
-    service: Service, stream: bool, told: dict[str, Any], expected: tuple[int, str | None], retry: bool
+    service: Service, stream: bool, error: dict[str, Any], expected: tuple[int, str | None], retry: bool
 ) -> None:
-    answer = raw(service, stream=stream, messages=[{"role": "user", "content": directive(**told)}])
+    answer = raw(service, stream=stream, messages=[{"role": "user", "content": directive(**error)}])
     assert (answer.status_code, answer.json()["error"]["code"]) == expected
     assert answer.headers["x-should-retry"] == ("true" if retry else "false")
     assert answer.headers.get("retry-after") == ("7" if retry else None)

@@ -123,7 +123,7 @@ test("cancellation", async () => {
   }
 });
 
-test("a silent job is waited for, and a failure after the stream began is told", {
+test("a silent job is waited for, and a failure after the stream began is reported", {
   timeout: 60_000 + 4_000 * scenes.SILENCE_S,
 }, async (context) => {
   const blank = await startProxy(BLANKS);

@@ -100,7 +100,7 @@ test("errors", async () => {
   });
 });
 
-test("a failure after the stream began is told", async () => {
+test("a failure after the stream began is reported", async () => {
   const errors = [];
   const result = streamText({ model, prompt: scenes.BREAKS, onError: ({ error }) => errors.push(error) });
   for await (const _ of result.textStream);

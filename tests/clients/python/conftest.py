@@ -45,7 +45,7 @@ class Proxy:
         self.url = self.base_url.removesuffix("/v1")
         self._ended: dict[str, dict[str, Any]] = {}
         self._left: set[str] = set()
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._process = process
         self._listener = threading.Thread(target=self._listen, args=[process.stderr], daemon=True)
         self._listener.start()
@@ -61,8 +61,8 @@ class Proxy:
 
     def ended(self, request_id: str) -> dict[str, Any]:
         """The log line of a request, which is written when the proxy is done with it; waits for it."""
-        with self._news:
-            assert self._news.wait_for(lambda: request_id in self._ended, timeout=30), "the proxy still works on it"
+        with self._changed:
+            assert self._changed.wait_for(lambda: request_id in self._ended, timeout=30), "the proxy still works on it"
             return self._ended[request_id]
 
     def jobs(self) -> int:
@@ -86,9 +86,9 @@ class Proxy:
             if entry["event"] == "the client left before the end of its answer":
                 self._left.add(entry["request"])
             if entry["event"] == "request":
-                with self._news:
+                with self._changed:
                     self._ended[entry["request"]] = entry
-                    self._news.notify_all()
+                    self._changed.notify_all()
 
 
 def _base_url(lines: IO[str]) -> str:

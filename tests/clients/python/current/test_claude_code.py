@@ -61,8 +61,8 @@ def claude(home: Path, url: str, prompt: str, *options: str, **environ: str) -> 
     """What the program says at its end. Without options it may do everything."""
     options = options or ("--permission-mode", "bypassPermissions")
     arguments = ["claude", "-p", prompt, "--output-format", "json", *options]
-    told = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": Proxy.key, **SETTINGS, **QUIET, **environ}
-    done = run_agent(home, arguments, told)
+    environ = {"ANTHROPIC_BASE_URL": url, "ANTHROPIC_AUTH_TOKEN": Proxy.key, **SETTINGS, **QUIET, **environ}
+    done = run_agent(home, arguments, environ)
     assert done.stdout, done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
@@ -147,8 +147,8 @@ def test_its_other_tools(tmp_path: Path, proxy: Proxy, request_id: str) -> None:
     search = {"name": "WebSearch", "arguments": {"query": "the weather"}}
     steps = [{"calls": [read, fails]}, {"calls": [find]}, {"calls": [search]}, {}]
     result = claude(tmp_path, proxy.url, script(key=request_id, attempts=steps))["result"]
-    for told in ("Read returned: [image", "Bash failed: Exit code 3", "Tool loaded: WebSearch", "WebSearch failed: "):
-        assert told in result
+    for output in ("Read returned: [image", "Bash failed: Exit code 3", "Tool loaded: WebSearch", "WebSearch failed: "):
+        assert output in result
     assert proxy.jobs() == before + len(steps)
     permitted = ("--permission-mode", "bypassPermissions", "--continue")
     assert claude(tmp_path, proxy.url, "The sky is blue", *permitted)["result"] == "You said: The sky is blue"
@@ -156,7 +156,7 @@ def test_its_other_tools(tmp_path: Path, proxy: Proxy, request_id: str) -> None:
 
 @pytest.mark.parametrize("deployment", ["proxy", "slow_proxy"])
 @pytest.mark.parametrize("fallback", [{}, NO_FALLBACK])
-def test_a_job_that_fails_is_told_and_costs_no_second_one(
+def test_a_job_that_fails_is_reported_and_costs_no_second_one(
     tmp_path: Path, request: pytest.FixtureRequest, request_id: str, deployment: str, fallback: dict[str, str]
 ) -> None:
     """Before a stream has begun, and within it."""

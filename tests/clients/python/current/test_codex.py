@@ -168,14 +168,14 @@ def test_its_other_tools(tmp_path: Path, proxy: Proxy, request_id: str) -> None:
     steps = [{"calls": [seen, *command("exit 3")["calls"]]}, {"calls": [agent]}, {}]
     events = events_of(codex(tmp_path, proxy.base_url, script(key=request_id, attempts=steps)))
     said = next(event["item"] for event in reversed(events) if event["type"] == "item.completed")
-    for told in ("view_image returned: [input_image", "exited with code 3", "spawn_agent returned: "):
-        assert told in said["text"]
+    for output in ("view_image returned: [input_image", "exited with code 3", "spawn_agent returned: "):
+        assert output in said["text"]
     assert proxy.jobs() >= before + len(steps)
     *_, said, _ = events_of(codex(tmp_path, proxy.base_url, "The sky is blue", "resume", "--last"))
     assert said["item"]["text"] == "You said: The sky is blue"
 
 
-def test_a_job_that_fails_is_told_and_costs_no_second_one(tmp_path: Path, proxy: Proxy, request_id: str) -> None:
+def test_a_job_that_fails_is_reported_and_costs_no_second_one(tmp_path: Path, proxy: Proxy, request_id: str) -> None:
     before = proxy.jobs()
     steps = [COMMANDS[0], {"fail": "The GPU melted"}, {"text": "A second job."}]
     events = events_of(codex(tmp_path, proxy.base_url, script(key=request_id, attempts=steps)))
