@@ -28,6 +28,7 @@ from proxy.storage import Ledger
 from proxy.storage.cipher import Cipher, NoSecret, seal, unseal
 
 T = TypeVar("T")
+_LARGE_BYTES: Final = 64 * 1024
 PIECE_BYTES: Final = 256 * 1024
 MOST_FILES: Final = 1_000
 """Files of one owner."""
@@ -63,6 +64,11 @@ def known_fields(kind: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass of what was stored of it; another version of the proxy may have stored more."""
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in names})
+
+
+async def computed(size: int, work: Callable[[], T]) -> T:
+    """What some work on that many bytes returns, done in a worker thread where they are many."""
+    return await asyncio.to_thread(work) if size >= _LARGE_BYTES else work()
 
 
 class Vault:

@@ -13,13 +13,14 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Final, Literal
 
 import orjson
 
 from proxy.access.authentication import Caller
 from proxy.access.limits import Quota
-from proxy.batches.files import Vault, known_fields
+from proxy.batches.files import Vault, computed, known_fields
 from proxy.errors import FileNotFound, RateLimited
 from proxy.settings import BatchSettings
 from proxy.storage import Ledger
@@ -31,7 +32,6 @@ MOST_BATCHES: Final = 1_000
 _OF_A_TURN: Final = 100
 """Batches that are read before others get their turn; with its errors, one has up to 20 KB."""
 _OPEN: Final = "batches-open"
-_LARGE_BYTES: Final = 64 * 1024
 _MARGIN_S: Final = 3600.0
 
 
@@ -236,8 +236,7 @@ class BatchRecords:
     async def put_row(self, batch: Batch, line: int, row: bytes, done: Done) -> None:
         """Store the row of a line; the same for a line that has one already."""
         name = self._rows(batch.id)
-        large = len(row) >= _LARGE_BYTES
-        sealed = await asyncio.to_thread(self._vault.seal, name, row) if large else self._vault.seal(name, row)
+        sealed = await computed(len(row), partial(self._vault.seal, name, row))
         await self._store.put(name, str(line), sealed, ttl_s=self._ttl_s)
         text = f"{int(done.ok)} {done.input_tokens} {done.output_tokens}"
         await self._store.put(self._done(batch.id), str(line), text, ttl_s=self._ttl_s)
@@ -246,7 +245,7 @@ class BatchRecords:
         """Raises FileNotFound: it is gone."""
         name = self._rows(batch.id)
         sealed = await self._store.get(name, str(line))
-        row = None if sealed is None else self._vault.unseal(name, sealed)
+        row = None if sealed is None else await computed(len(sealed), partial(self._vault.unseal, name, sealed))
         if row is None:
             raise FileNotFound("A row of the batch is gone.")
         return row

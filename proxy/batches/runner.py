@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.batches.files import StoredFile
+from proxy.batches.files import StoredFile, computed
 from proxy.batches.lines import (
     BatchMetrics,
     BatchOptions,
@@ -48,7 +48,6 @@ _MAX_STARTING: Final = 16
 """Lines that a replica has submitted at a time; of one batch half as many."""
 _MAX_BYTES: Final = 16 << 20
 """Bytes of the lines of one batch that are worked on at a time, unless a single one has more."""
-_LARGE_BYTES: Final = 64 * 1024
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -194,8 +193,7 @@ class BatchRunner:
                 while len(self._tasks) >= self._pace.width or (self._tasks and self._bytes + len(text) > _MAX_BYTES):
                     self._free.clear()
                     await self._free.wait()
-                large = len(text) >= _LARGE_BYTES
-                value = await asyncio.to_thread(options.parse, text) if large else options.parse(text)
+                value = await computed(len(text), partial(options.parse, text))
                 line = line_of(batch, number, value)
                 if self.draining or (self.stopping and not await self._has_job(line)):
                     continue
@@ -357,4 +355,4 @@ async def _rows(
             if number in done:
                 yield number, None
             elif text is not None:
-                yield number, line_of(batch, number, options.parse(text))
+                yield number, line_of(batch, number, await computed(len(text), partial(options.parse, text)))

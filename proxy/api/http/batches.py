@@ -1,9 +1,8 @@
 """What the batches of every API share: who asks, pages of lists, contents as responses."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
@@ -15,7 +14,6 @@ from proxy.errors import InvalidRequest
 from proxy.inference.request import JsonObject
 
 T = TypeVar("T")
-_LARGE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +56,6 @@ def following(items: Sequence[T], id_: str | None, name: str, id_of: Callable[[T
         if id_of(item) == id_:
             return items[index + 1 :]
     raise InvalidRequest(f"Invalid `{name}`: there is no such item.", param=name)
-
-
-async def computed(size: int, work: Callable[[], T]) -> T:
-    """What some work on a body of that many bytes returns, done in a thread where it is large."""
-    return await asyncio.to_thread(work) if size >= _LARGE_BYTES else work()
 
 
 async def streamed(content: AsyncIterator[bytes], media_type: str, size: int) -> StreamingResponse:

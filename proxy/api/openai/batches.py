@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.access.authentication import Caller
-from proxy.api.http.batches import asked, computed, enter, following, query_number
+from proxy.api.http.batches import asked, enter, following, query_number
 from proxy.api.http.requests import ApiServices, read_object, validated
 from proxy.api.http.responses import json_bytes, json_line, json_response
 from proxy.api.openai.encode import completion_body, error_body
@@ -25,6 +25,7 @@ from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.routes import decode_body, error_response, route
 from proxy.api.openai.types import RequestModel
 from proxy.batches.engine import NewBatch
+from proxy.batches.files import computed
 from proxy.batches.lines import Line, LineApi, LineRequest
 from proxy.batches.records import Batch
 from proxy.errors import FileNotFound, InvalidRequest, ProxyError
