@@ -29,7 +29,7 @@ import aiohttp
 
 from benchmarks.servers import free_port, serve_proxy, serve_upstream
 
-POLL_S, PAUSE_S, PATIENCE_S = 2.0, 0.2, 120.0
+POLL_S, PAUSE_S, TIMEOUT_S = 2.0, 0.2, 120.0
 KEY = {"authorization": "Bearer any"}
 
 
@@ -66,7 +66,7 @@ class Clients:
         response = await self._ask("POST", "/v1/responses", number, body)
         self.answers_s.append(time.perf_counter() - started)
         self.begun += 1
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + TIMEOUT_S
         while response["status"] in ("queued", "in_progress") and time.monotonic() < until:
             await asyncio.sleep(POLL_S)
             response = await self._ask("GET", f"/v1/responses/{response['id']}", number)

@@ -126,7 +126,7 @@ def resident() -> int:
 
 @contextlib.asynccontextmanager
 async def direct(url: str, measured: Measured) -> AsyncIterator[Run]:
-    options = ClientOptions(max_connections=256, patience=DEADLINE, pool_timeout=60)
+    options = ClientOptions(max_connections=256, retry_timeout=DEADLINE, pool_timeout=60)
     async with NarrativeClient("key", environment=url, options=options, observe=measured.observe) as client:
 
         async def run(body: RunRequest) -> Job:

@@ -125,7 +125,7 @@ def health(config: Path | None) -> None:
 async def _read_once(api_key: str, environment: str) -> None:
     from proxy.backends.narrative.client import ClientOptions, NarrativeClient
 
-    async with NarrativeClient(api_key, environment=environment, options=ClientOptions(patience=5.0)) as narrative:
+    async with NarrativeClient(api_key, environment=environment, options=ClientOptions(retry_timeout=5.0)) as narrative:
         await narrative.list_jobs(type="model_inference", per_page=1)
 
 

@@ -15,8 +15,8 @@ from tests.waiting import until
 INSTANT = SandboxOptions(pending_s=0, running_s=0)
 
 
-def few(most: int, *, waiting: int = 100, patience: float = 30.0) -> JobsOptions:
-    return replace(OPTIONS, max_in_flight=most, max_queued=waiting, queue_timeout=patience, queue_retry_after=3.0)
+def few(most: int, *, waiting: int = 100, timeout: float = 30.0) -> JobsOptions:
+    return replace(OPTIONS, max_in_flight=most, max_queued=waiting, queue_timeout=timeout, queue_retry_after=3.0)
 
 
 async def submit(running: Engine, seconds: float = 60.0) -> None:
@@ -25,7 +25,7 @@ async def submit(running: Engine, seconds: float = 60.0) -> None:
 
 async def test_without_a_place_in_time_a_submission_is_turned_away_before_anything_is_sent() -> None:
     with fickle_narrative(INSTANT) as narrative:
-        async with engine(narrative.url, few(2, patience=0.01)) as running:
+        async with engine(narrative.url, few(2, timeout=0.01)) as running:
             await submit(running)
             await submit(running)
             with pytest.raises(Overloaded) as caught:
@@ -68,7 +68,7 @@ async def test_too_many_who_wait_are_turned_away_at_once() -> None:
 async def test_a_refused_submission_gives_its_place_back() -> None:
     with fickle_narrative(INSTANT) as narrative:
         narrative.meddler.before["run"] = always(Answer(401, b"{}"))
-        async with engine(narrative.url, few(1, patience=5.0)) as running:
+        async with engine(narrative.url, few(1, timeout=5.0)) as running:
             for _ in range(3):
                 with pytest.raises(Exception, match="API key"):
                     await submit(running)

@@ -136,7 +136,7 @@ async def test_nothing_is_sent_again_for_a_caller_that_leaves_during_the_pause()
 
 
 async def test_pauses_between_attempts_follow_retry_after() -> None:
-    options = ClientOptions(patience=30.0, first_backoff=0.001, max_backoff=0.001)
+    options = ClientOptions(retry_timeout=30.0, first_backoff=0.001, max_backoff=0.001)
     events: list[object] = []
     async with (
         raw_upstream(answer(503, headers={"Retry-After": "0.5"}), answer(503), DONE) as upstream,

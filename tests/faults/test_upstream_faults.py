@@ -13,7 +13,7 @@ from tests.faults.raw_upstream import RawUpstream, Reply, answer, garbage, hang_
 from tests.waiting import until
 
 KEY = "secret-key-123"
-QUICK = ClientOptions(read_timeout=0.2, total_timeout=0.4, patience=5.0, first_backoff=0.001, max_backoff=0.002)
+QUICK = ClientOptions(read_timeout=0.2, total_timeout=0.4, retry_timeout=5.0, first_backoff=0.001, max_backoff=0.002)
 ACCEPTED = answer(200, {"job_id": "job-1"})
 DONE = answer(200, {"job_id": "job-1", "state": "completed", "result": {"structured_output": {"text": "hi"}}})
 HTML = answer(502, b"<html><body>Bad Gateway</body></html>", headers={"Content-Type": "text/html"})

@@ -131,7 +131,9 @@ async def test_a_light_copy_shares_the_connections_and_closes_nothing() -> None:
 
 async def test_a_closed_client_says_so() -> None:
     async with serve_sandbox(QUICK) as sandbox:
-        async with NarrativeClient("key", environment=sandbox.url, options=ClientOptions(patience=0.01)) as narrative:
+        async with NarrativeClient(
+            "key", environment=sandbox.url, options=ClientOptions(retry_timeout=0.01)
+        ) as narrative:
             pass
         with pytest.raises(UpstreamError, match="closed") as caught:
             await narrative.run_model_inference(request())

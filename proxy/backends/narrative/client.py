@@ -49,7 +49,7 @@ from proxy.backends.narrative.types import (
 from proxy.errors import JobTimeout, ProxyError, RateLimited, UpstreamError
 
 _MOST_PER_PAGE: Final = 500
-_SUBMIT_PATIENCE: Final = 45.0
+_SUBMIT_RETRY_TIMEOUT: Final = 45.0
 """Seconds for which a submission is retried at most, even when the deadline is later: somebody waits for its first byte."""
 _MOST_RATE_LIMITED: Final = 5
 """Attempts at a submission that are answered 429 without `Retry-After`."""
@@ -69,7 +69,7 @@ class ClientOptions:
         pool_timeout: longest wait for a free connection and for connecting.
         total_timeout: longest time one request may take from start to last byte.
         max_answer_bytes: a longer answer is not read to its end and counts as unreadable.
-        patience: how long a call is retried when the caller names no deadline.
+        retry_timeout: how long a call is retried when the caller names no deadline.
         first_backoff: longest first pause between attempts; it doubles each time. The pause is a random part of it.
     """
 
@@ -79,7 +79,7 @@ class ClientOptions:
     total_timeout: float = 60.0
     max_connections: int = 100
     max_answer_bytes: int = 64 * 1024 * 1024
-    patience: float = 30.0
+    retry_timeout: float = 30.0
     first_backoff: float = 0.25
     max_backoff: float = 8.0
 
@@ -186,7 +186,7 @@ class NarrativeClient:
         """Enqueue one inference; the job is pending, and knows its id. It is retried only where nothing can have been enqueued.
 
         A caller that is cancelled leaves the submission to finish by itself: cancelled in the middle, it would have an unknown outcome.
-        After the deadline (loop time; None means `options.patience` from now) nothing is tried any more.
+        After the deadline (loop time; None means `options.retry_timeout` from now) nothing is tried any more.
 
         Raises:
             UpstreamError: `narrative_submit_unknown` when a job may exist but no id came back.
@@ -272,10 +272,10 @@ class NarrativeClient:
     async def _call(self, call: Call[T], deadline: float | None = None, abandoned: Callable[[], bool] = bool) -> T:
         options, loop = self._options, asyncio.get_running_loop()
         started, submits = loop.time(), call.operation is Operation.SUBMIT
-        end = started + options.patience if deadline is None else deadline
+        end = started + options.retry_timeout if deadline is None else deadline
         if end <= started:
             raise JobTimeout("the deadline passed before Narrative was asked", job_id=call.job_id)
-        retry_until = min(end, started + _SUBMIT_PATIENCE) if submits else end
+        retry_until = min(end, started + _SUBMIT_RETRY_TIMEOUT) if submits else end
         attempt = rate_limited = 0
         while True:
             try:

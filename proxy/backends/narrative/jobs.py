@@ -216,7 +216,7 @@ class Jobs:
             if (found := await record.find(slot)) is not None:
                 if found.job is not None:
                     return Submission(Job(found.job), found.form, new=False, span=found.span)
-                until = until or loop.time() + record.patience_s
+                until = until or loop.time() + record.wait_s
                 if loop.time() >= until:
                     raise IdempotencyConflict("The same request is being submitted elsewhere.", retry_after=1.0)
                 await asyncio.sleep(_CHECK_AGAIN_S)

@@ -214,13 +214,13 @@ class Reliability:
 
     Args:
         reliable: at the start.
-        patience: seconds after another source noticed an end in which it may still be shown.
+        grace: seconds after another source noticed an end in which it may still be shown.
     """
 
-    def __init__(self, *, reliable: bool, patience: float) -> None:
+    def __init__(self, *, reliable: bool, grace: float) -> None:
         self.reliable = reliable
         self._score = float(reliable)
-        self._patience = patience
+        self._grace = grace
         self._owed: dict[str, tuple[float, ListCursor | None, int]] = {}
 
     def count(self, *, shown: bool) -> None:
@@ -231,7 +231,7 @@ class Reliability:
     def owe(self, job_id: str, now: float, cursor: ListCursor | None = None) -> None:
         """Another source noticed an end first. Two more reads of a list must pass before it counts as missed."""
         if len(self._owed) < _MOST_OWED:
-            self._owed[job_id] = (now + self._patience, cursor, cursor.reads + 2 if cursor else 0)
+            self._owed[job_id] = (now + self._grace, cursor, cursor.reads + 2 if cursor else 0)
 
     def shown(self, job_id: str) -> None:
         """It showed an end that may be known already."""
@@ -272,8 +272,8 @@ class Table:
     lists: dict[str, ListCursor] = field(default_factory=lambda: {state: ListCursor(state.value) for state in STATES})
     sources: dict[str, Reliability] = field(
         default_factory=lambda: {
-            "list": Reliability(reliable=True, patience=1.0),
-            "webhook": Reliability(reliable=False, patience=0.5),
+            "list": Reliability(reliable=True, grace=1.0),
+            "webhook": Reliability(reliable=False, grace=0.5),
         }
     )
     reliable: dict[str, bool] = field(default_factory=lambda: {"list": True, "webhook": False})

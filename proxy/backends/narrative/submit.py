@@ -78,14 +78,14 @@ class SubmissionRecord:
     Args:
         store: where the slots are, shared with all who may work on the same request.
         record: which they are; None when nobody can repeat the request.
-        patience_s: how long another replica's reservation is waited for.
+        wait_s: how long another replica's reservation is waited for.
     """
 
-    def __init__(self, store: Ledger | None = None, record: Record | None = None, *, patience_s: float = 10.0) -> None:
+    def __init__(self, store: Ledger | None = None, record: Record | None = None, *, wait_s: float = 10.0) -> None:
         self._store = MemoryStore() if store is None or record is None else store
         self._record = record or Record("run", uuid4(), ttl_s=math.inf)
         self._prefix = self._record.prefix
-        self.patience_s = patience_s
+        self.wait_s = wait_s
 
     def tag(self, slot: str) -> str:
         """The unique part of the tag of a slot's submission: the same in every replica."""

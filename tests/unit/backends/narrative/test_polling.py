@@ -450,7 +450,7 @@ def missed(source: Reliability, count: int, now: float) -> None:
 
 
 def test_a_source_that_misses_ends_is_unreliable_until_it_shows_them_again() -> None:
-    source = Reliability(reliable=True, patience=1.0)
+    source = Reliability(reliable=True, grace=1.0)
     missed(source, 2, 0.0)
     assert source.reliable
     missed(source, 1, 1.0)
@@ -463,7 +463,7 @@ def test_a_source_that_misses_ends_is_unreliable_until_it_shows_them_again() -> 
 
 
 def test_misses_among_many_hits_do_no_harm() -> None:
-    source = Reliability(reliable=True, patience=1.0)
+    source = Reliability(reliable=True, grace=1.0)
     for number in range(20):
         missed(source, 1, 30.0 * number)
         for _ in range(9):
@@ -472,7 +472,7 @@ def test_misses_among_many_hits_do_no_harm() -> None:
 
 
 def test_hits_between_misses_do_not_hide_them() -> None:
-    source = Reliability(reliable=True, patience=1.0)
+    source = Reliability(reliable=True, grace=1.0)
     for number in range(5):
         source.count(shown=True)
         missed(source, 1, float(number))
@@ -480,7 +480,7 @@ def test_hits_between_misses_do_not_hide_them() -> None:
 
 
 def test_a_new_source_has_to_prove_itself() -> None:
-    source = Reliability(reliable=False, patience=3.0)
+    source = Reliability(reliable=False, grace=3.0)
     for _ in range(10):
         source.count(shown=True)
     assert not source.reliable
@@ -488,8 +488,8 @@ def test_a_new_source_has_to_prove_itself() -> None:
     assert source.reliable
 
 
-def test_what_is_shown_within_the_patience_is_no_miss() -> None:
-    source, cursor = Reliability(reliable=True, patience=3.0), ListCursor("completed")
+def test_what_is_shown_within_the_grace_is_no_miss() -> None:
+    source, cursor = Reliability(reliable=True, grace=3.0), ListCursor("completed")
     for name in "abc":
         source.owe(name, 10.0, cursor)
     cursor.reads = 100
@@ -505,7 +505,7 @@ def test_what_is_shown_within_the_patience_is_no_miss() -> None:
 
 
 def test_what_is_owed_is_bounded_and_forgotten_when_the_source_is_not_followed() -> None:
-    source = Reliability(reliable=True, patience=3.0)
+    source = Reliability(reliable=True, grace=3.0)
     for number in range(100_000):
         source.owe(f"job {number}", 0.0)
     assert len(source._owed) <= 1_000

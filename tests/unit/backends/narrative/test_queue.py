@@ -10,8 +10,8 @@ from proxy.backends.narrative.jobs import FairQueue
 from proxy.errors import Overloaded
 
 
-def queue(most: int = 1, waiting: int = 100, patience: float = 30.0) -> FairQueue:
-    return FairQueue("things are under way", most, waiting, patience, 3.0)
+def queue(most: int = 1, waiting: int = 100, timeout: float = 30.0) -> FairQueue:
+    return FairQueue("things are under way", most, waiting, timeout, 3.0)
 
 
 def far() -> float:
@@ -63,9 +63,9 @@ async def test_one_over_the_bound_of_the_queue_is_refused_at_once() -> None:
     await waiter
 
 
-@pytest.mark.parametrize(("patience", "seconds"), [(0.0, 60.0), (60.0, 0.0)], ids=["patience", "deadline"])
-async def test_who_waits_too_long_is_refused_and_leaves_nothing_behind(patience: float, seconds: float) -> None:
-    slots = queue(patience=patience)
+@pytest.mark.parametrize(("longest", "seconds"), [(0.0, 60.0), (60.0, 0.0)], ids=["timeout", "deadline"])
+async def test_who_waits_too_long_is_refused_and_leaves_nothing_behind(longest: float, seconds: float) -> None:
+    slots = queue(timeout=longest)
     await slots.acquire("a", far())
     for _ in range(100):
         with pytest.raises(Overloaded):

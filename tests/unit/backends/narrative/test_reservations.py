@@ -33,8 +33,8 @@ class Replica(MemoryStore):
         return bool(replica) and replica not in self.dead
 
 
-def recorded(store: MemoryStore, patience_s: float = 5.0) -> SubmissionRecord:
-    return SubmissionRecord(store, Record("run:1", SEED, ttl_s=60.0), patience_s=patience_s)
+def recorded(store: MemoryStore, wait_s: float = 5.0) -> SubmissionRecord:
+    return SubmissionRecord(store, Record("run:1", SEED, ttl_s=60.0), wait_s=wait_s)
 
 
 class Narrative:
@@ -167,7 +167,7 @@ async def test_a_submission_that_takes_too_long_elsewhere_is_a_conflict() -> Non
         busy = asyncio.create_task(narrative.submit(jobs, recorded(store)))
         await until(lambda: narrative.sent)
         with pytest.raises(IdempotencyConflict) as caught:
-            await narrative.submit(jobs, recorded(Replica(store), patience_s=0.0))
+            await narrative.submit(jobs, recorded(Replica(store), wait_s=0.0))
         assert caught.value.retry_after
         narrative.go.set()
         await busy
