@@ -28,8 +28,7 @@ from proxy.api.http.batches import BatchServices
 from proxy.api.http.middleware import RequestRecord
 from proxy.api.http.requests import ApiServices, parse_object
 from proxy.api.openai.batches import line_apis
-from proxy.api.openai.responses.background import Background
-from proxy.api.openai.responses.routes import ResponsesServices
+from proxy.api.openai.responses.background import Background, ResponsesServices
 from proxy.api.openai.responses.store import ResponseStore
 from proxy.api.openai.routes import decode_streamed
 from proxy.backends.anthropic import AnthropicBackend

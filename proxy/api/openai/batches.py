@@ -18,8 +18,8 @@ from proxy.api.http.requests import ApiServices, read_object, validated
 from proxy.api.http.responses import json_bytes, json_line, json_response
 from proxy.api.openai.encode import completion_body, error_body
 from proxy.api.openai.files import page_out, seconds_kept
+from proxy.api.openai.responses.background import ResponsesServices
 from proxy.api.openai.responses.encode import finished
-from proxy.api.openai.responses.routes import ResponsesServices
 from proxy.api.openai.responses.store import StoredResponse, response_id
 from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.routes import decode_body, error_response, route

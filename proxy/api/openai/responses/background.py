@@ -17,7 +17,7 @@ from uuid import uuid4
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.api.http.requests import canonical_digest, validated
+from proxy.api.http.requests import ApiServices, canonical_digest, validated
 from proxy.api.openai.responses.decode import NOTHING, Decoding, Known, ResponseReply, body_digest, decode, references
 from proxy.api.openai.responses.encode import FINAL, failed, finished, response_object
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
@@ -300,3 +300,16 @@ class Background:
             except Overloaded:
                 await asyncio.sleep(1.0)
         log.error("a background response could not be stored")
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesServices:
+    """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.responses`."""
+
+    api: ApiServices
+    background: Background
+
+    @property
+    def store(self) -> ResponseStore:
+        """The stored responses."""
+        return self.background.store
