@@ -66,7 +66,7 @@ class Deployment:
 
     def in_flight(self) -> int:
         """Jobs that the proxy waits for."""
-        return int(self.app.state.jobs.in_flight)
+        return int(self.app.state.metrics.registry.get_sample_value("proxy_jobs_in_flight"))
 
     def submissions(self) -> list[dict[str, Any]]:
         """The bodies of all jobs the sandbox holds, oldest first."""
