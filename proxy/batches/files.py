@@ -202,20 +202,23 @@ class FileStore:
         )
         return RequestTooLarge(message, param="file", code="file_quota_exceeded")
 
-    async def pieces(self, file: StoredFile) -> AsyncIterator[bytes]:
-        """The content. Raises FileNotFound: it is gone, or was sealed with another secret."""
-        name = self._pieces(file.id)
-        for number in range(file.pieces):
+    async def pieces(self, id_: str, count: int) -> AsyncIterator[bytes]:
+        """The content of a file of so many pieces. Raises FileNotFound: it is gone, or was sealed with another secret."""
+        name = self._pieces(id_)
+        for number in range(count):
             sealed = await self._store.get(name, str(number))
             piece = None if sealed is None else await asyncio.to_thread(self._vault.unseal, name, sealed)
             if piece is None:
                 raise FileNotFound("The content of the file is gone.", param="file_id")
             yield piece
 
-    async def lines(self, file: StoredFile, max_bytes: int) -> AsyncIterator[list[tuple[int, bytes | None]]]:
-        """The lines that are not blank, with their numbers from 1 on, some at a time; None for one of more than `max_bytes`."""
+    async def lines(self, id_: str, count: int, max_bytes: int) -> AsyncIterator[list[tuple[int, bytes | None]]]:
+        """The lines of a file of so many pieces that are not blank, with their numbers from 1 on, some at a time.
+
+        None stands for a line of more than `max_bytes`. Raises as `pieces`.
+        """
         number, rest, skipping = 1, b"", False
-        async for piece in self.pieces(file):
+        async for piece in self.pieces(id_, count):
             *parts, rest = (rest + piece).split(b"\n")
             found: list[tuple[int, bytes | None]] = []
             for part in parts:

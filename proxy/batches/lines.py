@@ -4,7 +4,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -12,7 +12,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.batches.files import FileStore, StoredFile, Vault
+from proxy.batches.files import FileStore, Vault
 from proxy.batches.records import Batch, BatchRecords
 from proxy.errors import (
     IdempotencyConflict,
@@ -122,6 +122,10 @@ class BatchOptions:
     current: Callable[[Caller], Awaitable[Caller | None]]
     clock: Callable[[], float] = time.time
 
+    def input_lines(self, batch: Batch) -> AsyncIterator[list[tuple[int, bytes | None]]]:
+        """The lines of a batch's file, as `FileStore.lines` gives them. Its own record may have expired."""
+        return self.files.lines(batch.input_file_id, batch.input_pieces, self.max_line_bytes)
+
 
 def cancelled_at(batch: Batch, now: int) -> Batch:
     """A batch that is to be cancelled."""
@@ -171,8 +175,8 @@ class Pace:
         return max(min(error.retry_after or 0.0, _LONGEST_PAUSE_S), backoff * random.uniform(0.5, 1.0))  # noqa: S311
 
 
-async def check_lines(options: BatchOptions, endpoint: str, file: StoredFile) -> tuple[list[dict[str, Any]], int]:
-    """What is wrong with the lines of a file, at most 100 errors, and how many lines there are."""
+async def check_lines(options: BatchOptions, batch: Batch) -> tuple[list[dict[str, Any]], int]:
+    """What is wrong with the lines of a batch, at most 100 errors, and how many lines there are."""
     errors: list[dict[str, Any]] = []
     seen: set[str] = set()
     total = 0
@@ -183,12 +187,12 @@ async def check_lines(options: BatchOptions, endpoint: str, file: StoredFile) ->
             total += 1
             if total > options.settings.max_lines or len(errors) >= MAX_ERRORS:
                 return
-            fault = _fault(text, endpoint, seen, options)
+            fault = _fault(text, batch.endpoint, seen, options)
             if fault is not None:
                 code, message, param = fault
                 errors.append({"code": code, "line": number, "message": message, "param": param})
 
-    async for lines in options.files.lines(file, options.max_line_bytes):
+    async for lines in options.input_lines(batch):
         await asyncio.to_thread(check, lines)
         if total > options.settings.max_lines:
             most = options.settings.max_lines

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.batches.files import StoredFile, computed
+from proxy.batches.files import computed
 from proxy.batches.lines import (
     BatchMetrics,
     BatchOptions,
@@ -80,12 +80,14 @@ class BatchRunner:
         records = self._options.records
         try:
             batch = await records.find(self.batch.owner, self.batch.id)
-            file = StoredFile(batch.input_file_id, "", "batch", 0, 0, 0, batch.input_pieces)
-            if batch.status == "validating" and not await self._validated(batch, file):
-                return
-            batch = await records.find(self.batch.owner, self.batch.id)
+            if batch.status == "validating":
+                errors, total = await check_lines(self._options, batch)
+                if errors:
+                    await self._failed(errors)
+                    return
+                batch = await self._change(partial(_validated, total=total, now=self._now()))
             if not batch.ended:
-                await self._work(batch, file)
+                await self._work(batch)
                 return
         except FileNotFound as error:
             log.error("a batch failed, since its content is gone", batch=self.batch.id)
@@ -99,22 +101,7 @@ class BatchRunner:
     def _now(self) -> int:
         return int(self._options.clock())
 
-    # ------------------------------------------------------------ validating
-
-    async def _validated(self, batch: Batch, file: StoredFile) -> bool:
-        """Whether the batch now is in progress."""
-        errors, total = await check_lines(self._options, batch.endpoint, file)
-        if errors:
-            await self._failed(errors)
-            return False
-        now = self._now()
-
-        def begun(batch: Batch) -> Batch:
-            status = batch.status if batch.status != "validating" else "in_progress"
-            return replace(batch, status=status, in_progress_at=now, total=total)
-
-        await self._change(begun)
-        return True
+    # ------------------------------------------------------------ ends
 
     async def _failed(self, errors: list[dict[str, Any]]) -> None:
         fields: dict[str, Any] = {"status": "failed", "failed_at": self._now(), "errors": tuple(errors)}
@@ -135,14 +122,13 @@ class BatchRunner:
 
     # ------------------------------------------------------------ lines
 
-    async def _work(self, batch: Batch, file: StoredFile) -> None:
-        records = self._options.records
-        self._done = await records.done(batch)
-        self.stopping = batch.cancelling_at is not None
+    async def _work(self, batch: Batch) -> None:
+        self._done = await self._options.records.done(batch)
+        self.stopping |= batch.cancelling_at is not None
         left_s = batch.expires_at - self._options.clock()
         if left_s > 0 and batch.status != "finalizing":
             syncing = asyncio.create_task(self._keep_in_step())
-            work = asyncio.create_task(self._all_lines(batch, file))
+            work = asyncio.create_task(self._all_lines(batch))
             try:
                 await asyncio.wait({syncing, work}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in (syncing, work):
@@ -156,7 +142,7 @@ class BatchRunner:
                     task.cancel()
                 await asyncio.gather(*doomed, return_exceptions=True)
         if await self._options.records.owns(self.batch):
-            await self._finalize(file)
+            await self._finalize()
 
     async def _keep_in_step(self) -> None:
         """Store the counts, and learn of a cancellation, of a revoked key, and of another owner: then it returns."""
@@ -183,10 +169,10 @@ class BatchRunner:
     def _with_counts(self, batch: Batch) -> Batch:
         return counted(batch, self._done)
 
-    async def _all_lines(self, batch: Batch, file: StoredFile) -> None:
+    async def _all_lines(self, batch: Batch) -> None:
         """Have each line answered that has no row."""
         options = self._options
-        async for lines in options.files.lines(file, options.max_line_bytes):
+        async for lines in options.input_lines(batch):
             for number, text in lines:
                 if number in self._done or text is None:
                     continue
@@ -282,7 +268,7 @@ class BatchRunner:
 
     # ------------------------------------------------------------ results
 
-    async def _finalize(self, file: StoredFile) -> None:
+    async def _finalize(self) -> None:
         """Write the result files, which have the same ids should this be begun again, and end the batch."""
         now = self._now()
 
@@ -291,7 +277,7 @@ class BatchRunner:
             return replace(self._with_counts(batch), status=status, finalizing_at=batch.finalizing_at or now)
 
         batch = await self._change(finalizing)
-        output, errors = await _write_files(self._options, batch, file, self._done)
+        output, errors = await _write_files(self._options, batch, self._done)
         unsent = batch.total > len(self._done)
         now = self._now()
         ended = replace(batch, output_file_id=output, error_file_id=errors)
@@ -304,6 +290,11 @@ class BatchRunner:
         await self._end(await self._change(lambda batch: batch if batch.ended else ended))
 
 
+def _validated(batch: Batch, total: int, now: int) -> Batch:
+    status = batch.status if batch.status != "validating" else "in_progress"
+    return replace(batch, status=status, in_progress_at=now, total=total)
+
+
 async def _lasting(call: Callable[[], Awaitable[T]]) -> T:
     """What a call to the store returns, which is repeated until the store is reached."""
     while True:
@@ -313,9 +304,7 @@ async def _lasting(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(_SYNC_S)
 
 
-async def _write_files(
-    options: BatchOptions, batch: Batch, file: StoredFile, done: Mapping[int, Done]
-) -> tuple[str | None, str | None]:
+async def _write_files(options: BatchOptions, batch: Batch, done: Mapping[int, Done]) -> tuple[str | None, str | None]:
     """The ids of the files of answers and of errors; None for one without a row."""
     api, ids = options.apis[batch.endpoint], [options.vault.derived(batch.id, part) for part in _PARTS]
     writers = [
@@ -330,7 +319,7 @@ async def _write_files(
         for part, id_ in zip(_PARTS, ids, strict=True)
     ]
     async with writers[0], writers[1]:
-        async for number, unsent in _rows(options, batch, file, done):
+        async for number, unsent in _rows(options, batch, done):
             if unsent is None:
                 row: bytes | None = await options.records.row(batch, number)
             else:
@@ -343,14 +332,14 @@ async def _write_files(
 
 
 async def _rows(
-    options: BatchOptions, batch: Batch, file: StoredFile, done: Mapping[int, Done]
+    options: BatchOptions, batch: Batch, done: Mapping[int, Done]
 ) -> AsyncIterator[tuple[int, Line | None]]:
     """The numbers of the lines, with the lines that have no row."""
     if len(done) >= batch.total:
         for number in sorted(done):
             yield number, None
         return
-    async for lines in options.files.lines(file, options.max_line_bytes):
+    async for lines in options.input_lines(batch):
         for number, text in lines:
             if number in done:
                 yield number, None

@@ -175,7 +175,7 @@ async def results(request: Request) -> Response:
     if batch.output_file_id is None:
         raise FileNotFound("The batch has no results yet." if not batch.ended else "The batch has no results.")
     file = await services.batches.files.find(owner, batch.output_file_id)
-    return await streamed(services.batches.files.pieces(file), "application/x-jsonl", file.size)
+    return await streamed(services.batches.files.pieces(file.id, file.pieces), "application/x-jsonl", file.size)
 
 
 def batch_out(batch: Batch) -> JsonObject:

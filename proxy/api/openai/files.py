@@ -96,7 +96,7 @@ async def content(request: Request) -> Response:
     """`GET /v1/files/{id}/content`: the bytes."""
     services, owner, _ = await enter(request)
     file = await services.batches.files.find(owner, request.path_params["id"])
-    return await streamed(services.batches.files.pieces(file), "application/octet-stream", file.size)
+    return await streamed(services.batches.files.pieces(file.id, file.pieces), "application/octet-stream", file.size)
 
 
 def file_out(file: StoredFile) -> JsonObject:

@@ -46,9 +46,9 @@ async def test_lines_are_those_between_newlines_wherever_pieces_end(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "PIECE_BYTES", piece)
         file = await written(files, content)
-    assert b"".join([part async for part in files.pieces(file)]) == content
+    assert b"".join([part async for part in files.pieces(file.id, file.pieces)]) == content
     longest = 12
-    found = [line async for lines in files.lines(file, longest) for line in lines]
+    found = [line async for lines in files.lines(file.id, file.pieces, longest) for line in lines]
     parts = content.split(b"\n")
     parts[0] = parts[0].removeprefix(b"\xef\xbb\xbf")
     numbered = list(enumerate(parts, 1))
@@ -98,7 +98,7 @@ async def test_another_secret_opens_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFound):
         await others.find(OWNER, file.id)
     with pytest.raises(FileNotFound):
-        [part async for part in others.pieces(file)]
+        [part async for part in others.pieces(file.id, file.pieces)]
     assert await files.all("caller_2") == []
 
 
@@ -111,4 +111,4 @@ async def test_pieces_cannot_be_moved_to_another_file(tmp_path: Path) -> None:
     first["0"], second["0"] = second["0"], first["0"]
     for file in (one, other):
         with pytest.raises(FileNotFound):
-            [part async for part in files.pieces(file)]
+            [part async for part in files.pieces(file.id, file.pieces)]

@@ -189,7 +189,7 @@ async def ended(batches: Batches, id_: str) -> Batch:
 async def content(batches: Batches, file_id: str | None) -> list[Any]:
     assert file_id is not None
     file = await batches.files.find(OWNER, file_id)
-    text = b"".join([piece async for piece in batches.files.pieces(file)])
+    text = b"".join([piece async for piece in batches.files.pieces(file.id, file.pieces)])
     return [json.loads(row) for row in text.splitlines()]
 
 
