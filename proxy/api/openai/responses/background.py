@@ -18,8 +18,9 @@ import structlog
 
 from proxy.access.authentication import Caller
 from proxy.api.http.requests import ApiServices, canonical_digest, validated
-from proxy.api.openai.responses.decode import NOTHING, Decoding, Known, ResponseReply, body_digest, decode, references
+from proxy.api.openai.responses.decode import Decoding, ResponseReply, body_digest, decode
 from proxy.api.openai.responses.encode import FINAL, failed, finished, response_object
+from proxy.api.openai.responses.items import NOTHING, Known, references
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
 from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.errors import IdempotencyMismatch, InternalError, Overloaded, ProxyError, ResponseNotFound

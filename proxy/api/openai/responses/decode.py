@@ -1,86 +1,23 @@
 """A Responses request → the neutral request, and what its reply must look like. Source: contract `openai-responses.md`.
 
-Items become messages one by one; `proxy.inference.history` pairs calls with results. What other servers leave in histories is never a
-reason to refuse a request: it becomes a note that the model can read, or is dropped, and `x-proxy-adjusted` says so.
+Its items are decoded by `items.py`, its tools by `tools.py`.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
-
-from pydantic import TypeAdapter
+from typing import Final
 
 from proxy.api.http.requests import canonical_digest
-from proxy.api.openai.decode import past_arguments, reasoning_of_effort, tags_of
+from proxy.api.openai.decode import reasoning_of_effort, tags_of
+from proxy.api.openai.responses.items import NOTHING, ItemMessages, Known, Unseal, items_of, stored_input
 from proxy.api.openai.responses.tools import REPORTABLE, CalledTool, Tools, echoed_tool
-from proxy.api.openai.responses.types import (
-    CallOutputItem,
-    ContentPart,
-    CustomCallItem,
-    FunctionCallItem,
-    Item,
-    ItemText,
-    JsonText,
-    MessageItem,
-    OtherKind,
-    ReasoningItem,
-    ReferenceItem,
-    ResponsesRequest,
-    SchemaText,
-    ToolsItem,
-)
-from proxy.api.openai.tools import CUSTOM_INPUT
-from proxy.api.openai.types import RefusalPart
-from proxy.errors import InvalidRequest, ResponseNotFound
-from proxy.inference.jsontext import dump_json
-from proxy.inference.request import (
-    Block,
-    JsonObject,
-    JsonOutput,
-    Media,
-    Message,
-    Reasoning,
-    Request,
-    Rules,
-    Sampling,
-    Text,
-    ToolCall,
-    ToolResult,
-)
+from proxy.api.openai.responses.types import JsonText, ResponsesRequest, SchemaText, ToolsItem
+from proxy.errors import InvalidRequest
+from proxy.inference.request import JsonObject, JsonOutput, Reasoning, Request, Rules, Sampling, Text
 
 ENCRYPTED: Final = "reasoning.encrypted_content"
 _LOGPROBS: Final = "message.output_text.logprobs"
 _MAX_REPORTED: Final = 50
-_NOTED: Final = re.compile(
-    r"(web_search|file_search|tool_search|image_generation|code_interpreter)_call\Z|mcp_|program(_output)?\Z"
-    r"|((computer|local_shell|shell|apply_patch)_call|tool_search)(_output)?\Z"
-)
-"""Types of items that become notes."""
-_NOTED_FIELDS: Final = (
-    *("name", "arguments", "action", "actions", "operation", "query", "queries", "code", "input"),
-    *("output", "outputs", "results", "error"),
-)
-_MAX_NOTE: Final = 100_000
-_STORED_ITEMS: TypeAdapter[list[Item]] = TypeAdapter(list[Item])
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is stored of the responses that a request continues or refers to.
-
-    Attributes:
-        history: the items of the earlier responses, oldest first.
-        items: id → item, of those that item references name and that are stored.
-        bytes: their size, about.
-    """
-
-    history: Sequence[JsonObject] = ()
-    items: Mapping[str, JsonObject] = field(default_factory=dict)
-    bytes: int = 0
-
-
-NOTHING: Final = Known()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +52,7 @@ class Decoding:
     """
 
     rules: Rules
-    unseal: Callable[[str], str | None] = lambda _: None
+    unseal: Unseal = lambda _: None
     stores: bool = True
 
 
@@ -132,20 +69,18 @@ def decode(
         InvalidRequest: something in the request cannot be expressed; `param` is its path.
     """
     _check(body, using)
-    items = list(_items(body, known))
+    items = list(items_of(body, known))
     tools = Tools()
     tools.add_all(body.tools or (), "tools", unique=True)
     for path, item in items:
         if isinstance(item, ToolsItem) and item.tools:
             tools.add_all(item.tools, f"{path}.tools", unique=False)
-    conversation = _Messages(using, tools)
+    conversation = ItemMessages(using.unseal, tools)
     if body.instructions:
         conversation.add("system", (Text(body.instructions, "instructions"),), "instructions")
+    conversation.add_items(items)
     if isinstance(body.input, str):
-        conversation.add_items(items)
         conversation.add("user", (Text(body.input, "input"),), "input[0]")
-    else:
-        conversation.add_items(items)
     if not conversation.messages:
         raise InvalidRequest("`input` holds nothing that a model can read; expected a message.", param="input")
     adjusted = conversation.adjusted
@@ -173,7 +108,7 @@ def decode(
     )
     reply = ResponseReply(
         echo=_echo(body, raw, store),
-        input=tuple(_stored_input(raw.get("input"), known)) if store else (),
+        input=tuple(stored_input(raw.get("input"), known)) if store else (),
         tools=tools.called,
         stream=bool(body.stream),
         background=bool(body.background),
@@ -182,12 +117,6 @@ def decode(
         encrypted=reasoning is not None and ENCRYPTED in (body.include or ()),
     )
     return request, reply
-
-
-def references(body: ResponsesRequest) -> list[str]:
-    """The ids that item references of a request name."""
-    items = body.input if isinstance(body.input, list) else ()
-    return [item.id for item in items if isinstance(item, ReferenceItem)]
 
 
 def body_digest(raw: JsonObject) -> str:
@@ -214,143 +143,6 @@ def _check(body: ResponsesRequest, using: Decoding) -> None:
         )
     if body.input is None and body.previous_response_id is None:
         raise InvalidRequest("Invalid `input`: the field is required.", param="input")
-
-
-def _items(body: ResponsesRequest, known: Known) -> Iterator[tuple[str, Item]]:
-    """The items with their paths, those of earlier responses first; references are replaced."""
-    if known.history:
-        for item in _STORED_ITEMS.validate_python(known.history):
-            yield "previous_response_id", item
-    stored = _STORED_ITEMS.validate_python(list(known.items.values())) if known.items else []
-    by_id = dict(zip(known.items, stored, strict=True))
-    for index, item in enumerate(body.input if isinstance(body.input, list) else ()):
-        path = f"input[{index}]"
-        if isinstance(item, ReferenceItem) and item.id in by_id:
-            yield path, by_id[item.id]
-        elif isinstance(item, ReferenceItem) and not item.id.startswith("rs_"):
-            raise ResponseNotFound(f"`{path}.id`: no stored item has the id {item.id[:100]!r}.", param=f"{path}.id")
-        else:
-            yield path, item
-
-
-def _stored_input(given: object, known: Known) -> Iterator[JsonObject]:
-    if isinstance(given, str):
-        yield {"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}
-    elif isinstance(given, list):
-        for item in given:
-            stored = known.items.get(item["id"]) if isinstance(item.get("id"), str) and "role" not in item else None
-            yield stored or item
-
-
-# ---------------------------------------------------------------- items
-
-
-class _Messages:
-    """Makes messages of items.
-
-    Attributes:
-        adjusted: what was changed, as sentences for the caller.
-    """
-
-    def __init__(self, using: Decoding, tools: "Tools") -> None:
-        self.messages: list[Message] = []
-        self.adjusted: dict[str, None] = {}
-        self._unseal = using.unseal
-        self._tools = tools
-
-    def add(self, role: Any, content: Iterable[Block], path: str) -> None:
-        """Add a message."""
-        self.messages.append(Message(role, tuple(content), path))
-
-    def add_items(self, items: Sequence[tuple[str, Item]]) -> None:
-        """Add what items say. Media is refused in the last turn only, and only the running tool loop shows earlier reasoning."""
-        last_answer = last_question = -1
-        for number, (_, item) in enumerate(items):
-            if isinstance(item, MessageItem) and item.role == "user":
-                last_question = number
-            elif not isinstance(item, MessageItem | ToolsItem) or (item.type == "message" and item.role == "assistant"):
-                last_answer = number
-        for number, (path, item) in enumerate(items):
-            self._add_item(item, path, last_turn=number > last_answer, running=number > last_question)
-
-    def _add_item(self, item: Item, path: str, *, last_turn: bool, running: bool) -> None:
-        match item:
-            case MessageItem():
-                media = item.role == "user" and last_turn
-                self.add(item.role, self._content(item.content, f"{path}.content", media), path)
-            case FunctionCallItem():
-                arguments = past_arguments(item.arguments)
-                if not isinstance(arguments, dict):
-                    self.adjusted["input: past arguments that are no JSON object were wrapped"] = None
-                    arguments = {"_": arguments}
-                name = self._tools.name(item.namespace, item.name)
-                self.add("assistant", (ToolCall(item.call_id, name, arguments, path),), path)
-            case CustomCallItem():
-                name = self._tools.name(item.namespace, item.name)
-                self.add("assistant", (ToolCall(item.call_id, name, {CUSTOM_INPUT: item.input or ""}, path),), path)
-            case CallOutputItem():
-                self._add_result(item.call_id, self._content(item.output, f"{path}.output", media=False), path)
-            case ReasoningItem():
-                text = self._unseal(item.encrypted_content) if isinstance(item.encrypted_content, str) else None
-                if text and running:
-                    self.add("assistant", (Text(f"[What you thought before you went on]\n{text}", path),), path)
-            case ToolsItem(type="tool_search_output"):
-                names = [tool.name for tool in item.tools or () if not isinstance(tool, OtherKind)]
-                self.add("user", (Text(f"[{item.type} {dump_json({'tools': names})}]", path),), path)
-            case ReferenceItem():
-                self.adjusted["input: a reference to unknown reasoning was left out"] = None
-            case OtherKind():
-                self._add_other(item, path)
-
-    def _add_result(self, call_id: str, content: Iterable[Block], path: str) -> None:
-        kept = tuple(block for block in content if isinstance(block, Text))
-        self.add("user", (ToolResult(call_id, kept, path=path),), path)
-
-    def _add_other(self, item: OtherKind, path: str) -> None:
-        extra = item.model_extra or {}
-        if _NOTED.match(item.type):
-            noted = {name: _without_media(extra[name]) for name in _NOTED_FIELDS if extra.get(name) is not None}
-            role = "user" if item.type.endswith("_output") else "assistant"
-            self.add(role, (Text(f"[{item.type} {dump_json(noted)[:_MAX_NOTE]}]", path),), path)
-            self.adjusted[f"input: items of type {item.type[:40]} were kept as text"] = None
-            return
-        match extra:
-            case {"call_id": str(call_id), "output": output} if call_id and output is not None:
-                text = output if isinstance(output, str) else dump_json(_without_media(output))
-                self._add_result(call_id, (Text(text, f"{path}.output"),), path)
-            case {"encrypted_content": str(sealed)} if item.type == "compaction" and (summary := self._unseal(sealed)):
-                self.add("user", (Text(summary, path),), path)
-            case _:
-                shown = item.type if REPORTABLE.match(item.type) else "an unknown type"
-                self.adjusted[f"input: items of type {shown} were left out"] = None
-
-    def _content(self, content: str | list[ContentPart] | None, path: str, media: bool) -> Iterator[Text | Media]:
-        """Args: media: leave it to be refused, else a placeholder stands in."""
-        if isinstance(content, str):
-            yield Text(content, path)
-            return
-        for index, part in enumerate(content or ()):
-            where = f"{path}[{index}]"
-            match part:
-                case ItemText():
-                    yield Text(part.text, where)
-                case RefusalPart():
-                    yield Text(part.refusal, where)
-                case _ if media:
-                    yield Media(part.type, where)
-                case _:
-                    self.adjusted[f"input: content of type {part.type[:40]} was replaced by a placeholder"] = None
-                    yield Text(f"[{part.type[:40]} left out: this model reads text only]", where)
-
-
-def _without_media(value: Any) -> Any:
-    """A value for a note: without images, which are large and unreadable as text."""
-    if isinstance(value, dict):
-        return {name: _without_media(item) for name, item in value.items() if name not in ("image_url", "file_data")}
-    return [_without_media(item) for item in value] if isinstance(value, list) else value
-
-
-# ---------------------------------------------------------------- parameters
 
 
 def _output(body: ResponsesRequest) -> JsonOutput | None:

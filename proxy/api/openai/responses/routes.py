@@ -25,8 +25,9 @@ from proxy.api.http.responses import (
 )
 from proxy.api.openai.encode import error_body
 from proxy.api.openai.responses.background import API, DecodedRequest, ResponsesServices
-from proxy.api.openai.responses.decode import references, turn_of
+from proxy.api.openai.responses.decode import turn_of
 from proxy.api.openai.responses.encode import finished
+from proxy.api.openai.responses.items import references
 from proxy.api.openai.responses.store import StoredResponse, response_id
 from proxy.api.openai.responses.stored_routes import cancel, delete, list_input_items, retrieve, stream_of
 from proxy.api.openai.responses.stream import ResponseStreamEncoder

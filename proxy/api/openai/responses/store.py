@@ -22,8 +22,8 @@ from pydantic_core import from_json
 
 from proxy.access.authentication import Caller
 from proxy.api.http.responses import json_bytes
-from proxy.api.openai.responses.decode import Known
 from proxy.api.openai.responses.encode import ITEM_ID, input_item, without_echo
+from proxy.api.openai.responses.items import Known
 from proxy.errors import InvalidRequest, Overloaded, ResponseNotFound, StoreUnavailable
 from proxy.inference.request import JsonObject
 from proxy.settings import ResponsesSettings

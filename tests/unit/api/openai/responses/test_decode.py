@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.api.http.requests import validated
-from proxy.api.openai.responses.decode import (
-    NOTHING,
-    Decoding,
-    Known,
-    ResponseReply,
-    body_digest,
-    decode,
-    references,
-    turn_of,
-)
+from proxy.api.openai.responses.decode import Decoding, ResponseReply, body_digest, decode, turn_of
+from proxy.api.openai.responses.items import NOTHING, Known, references
 from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.errors import InvalidRequest, ProxyError, ResponseNotFound
 from proxy.inference.history import repair
