@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-header --no-strip-extras
 # Client libraries are tested from environments of their own, which also bring the Node that they need.
@@ -117,37 +117,37 @@ $(BIN)/python:
 		echo "Could not make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
 
 $(VENV)/runtime: requirements.txt | $(BIN)/python
-	$(INSTALL) -r requirements.txt
+	$(BIN)/python $(PIP_INSTALL) -r requirements.txt
 	@touch $@
 
 $(VENV)/development: requirements-dev.txt | $(BIN)/python
-	$(INSTALL) -r requirements-dev.txt
+	$(BIN)/python $(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@ $(VENV)/runtime
 
 $(BROWSER)/installed: requirements-dev.txt requirements-browser.txt
-	@test -x $(BROWSER)/bin/python || $(PYTHON) -m venv $(BROWSER)
-	$(BROWSER)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt -r requirements-browser.txt
-	$(BROWSER)/bin/python .ci/check_locks.py requirements-dev.txt requirements-browser.txt
+	$(call install_apart,$(BROWSER),$^)
 	@touch $@
 
 $(DEPLOY)/installed: requirements-dev.txt requirements-deploy.txt $(DEPLOY_TESTS)/helm.txt
-	@test -x $(DEPLOY)/bin/python || $(PYTHON) -m venv $(DEPLOY)
-	$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt -r requirements-deploy.txt
-	$(DEPLOY)/bin/python .ci/check_locks.py requirements-dev.txt requirements-deploy.txt
-	$(DEPLOY)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --ignore-requires-python -r $(DEPLOY_TESTS)/helm.txt
+	$(call install_apart,$(DEPLOY),$(filter requirements%,$^))
+	$(DEPLOY)/bin/python $(PIP_INSTALL) --no-deps --ignore-requires-python -r $(DEPLOY_TESTS)/helm.txt
 	@touch $@
 
 $(CLIENTS)/installed: requirements-clients.txt
-	$(call install_apart,$(CLIENTS),$<)
+	$(call install_apart,$(CLIENTS),$^)
+	@touch $@
 
 $(CLIENTS_OPENAI2)/installed: requirements-clients-openai2.txt
-	$(call install_apart,$(CLIENTS_OPENAI2),$<)
+	$(call install_apart,$(CLIENTS_OPENAI2),$^)
+	@touch $@
 
 $(DOCS)/installed: requirements-docs.txt
-	$(call install_apart,$(DOCS),$<)
+	$(call install_apart,$(DOCS),$^)
+	@touch $@
 
 $(SUPPLY)/installed: requirements-supply.txt
-	$(call install_apart,$(SUPPLY),$<)
+	$(call install_apart,$(SUPPLY),$^)
+	@touch $@
 
 # The runtime's packages alone, without pip: what the bill of materials lists.
 $(SUPPLY)/runtime/installed: requirements.txt $(VENV)/development $(SUPPLY)/installed
@@ -160,9 +160,9 @@ $(NODE_TESTS)/node_modules/installed: $(NODE_TESTS)/package-lock.json $(CLIENTS)
 	cd $(NODE_TESTS) && $(WITH_NODE) npm ci --no-progress
 	@touch $@
 
+# An environment of its own ($1) with lock files that are installed together ($2).
 define install_apart
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(2)
+	$(1)/bin/python $(PIP_INSTALL) $(addprefix -r ,$(2))
 	$(1)/bin/python .ci/check_locks.py $(2)
-	@touch $(1)/installed
 endef
