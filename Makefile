@@ -24,7 +24,7 @@ DEPLOY := .venv-deploy
 DEPLOY_TESTS := tests/deploy
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-browser test-deploy test-package fidelity bench-jobs bench-chat bench-waiting bench-batches check audit docs settings-page sbom format lock lock-clients clean
+.PHONY: help run test test-clients test-browser test-deploy test-package fidelity bench-jobs bench-chat bench-waiting check audit docs settings-page sbom format lock lock-clients clean
 
 help: ## Show these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
