@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from proxy.errors import ProxyError
-from proxy.schemas import SchemaLimits
+from proxy.schemas import SchemaLimits, is_heavy
 
 JsonObject = dict[str, Any]
 MAX_STOPS: Final = 64
 """Stop strings of a request: an answer is searched for each of them, which takes up to a millisecond."""
+_LARGE_BODY: Final = 65_536
+"""Bytes of a request body from which preparing the request takes long even without schemas."""
 Role = Literal["system", "developer", "user", "assistant"]
 
 
@@ -209,6 +211,12 @@ class Request:
     needs_reply: bool = False
     native: Native | None = None
     refusal: ProxyError | None = None
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether preparing it can hold an event loop for more than 50 ms, so that backends do it in a worker thread."""
+        has_schemas = bool(self.tools) or self.output is not None
+        return self.body_bytes >= _LARGE_BODY or (has_schemas and is_heavy(self.body_bytes))
 
 
 @dataclass(frozen=True, slots=True)

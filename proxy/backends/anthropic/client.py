@@ -15,7 +15,7 @@ from functools import partial
 import anthropic
 import httpx2
 from anthropic import AsyncAnthropic, AsyncStream
-from anthropic.types import Message, RawMessageStartEvent, RawMessageStreamEvent
+from anthropic.types import Message, RawContentBlockDeltaEvent, RawMessageStartEvent, RawMessageStreamEvent
 
 from proxy.access.authentication import Caller
 from proxy.backends.anthropic.request import MessagesCall, prepare
@@ -44,8 +44,6 @@ _SDK_ERRORS = (anthropic.AnthropicError, httpx2.HTTPError)
 _TOO_LONG = re.compile(r"prompt is too long|context (window|length|limit)|input length and `?max_tokens", re.IGNORECASE)
 _TOO_LATE = "Anthropic's answer did not end in time."
 _DEFAULT_PAUSE_S = 1.0
-_HEAVY_BODY = 65_536
-"""Bytes of a request body from which preparing a request may take long."""
 
 
 class AnthropicClient:
@@ -71,8 +69,7 @@ class AnthropicClient:
         key = caller.upstream_key
         if key is None:
             raise InvalidApiKey("No Anthropic API key.")
-        heavy = request.body_bytes >= _HEAVY_BODY
-        call = await asyncio.to_thread(self._prepare, request) if heavy else self._prepare(request)
+        call = await asyncio.to_thread(self._prepare, request) if request.is_heavy else self._prepare(request)
         if options.accepted is not None:
             options.accepted()
         deadline = asyncio.get_running_loop().time() + min(self._deadline_s, options.timeout_s)
@@ -129,7 +126,7 @@ class AnthropicRun:
             yield (self._started,)
             try:
                 while True:
-                    read = tuple(reader.read(event))
+                    read = await self._read(reader, event)
                     if self._call.native:
                         ends = [each for each in read if isinstance(each, ChoiceEnded | Ended)]
                         read = (NativeEvent(event.to_dict(mode="json", warnings=False)), *ends)
@@ -151,6 +148,13 @@ class AnthropicRun:
                 raise PaidFailure(message, code="anthropic_failed") from error
             finally:
                 self.close(delivered=False)
+
+    async def _read(self, reader: MessageReader, event: RawMessageStreamEvent) -> tuple[Event, ...]:
+        """What an event adds. One that may end a call or structured output is read in a worker thread where a schema applies to that."""
+        has_schemas = self._call.answer is not None or bool(self._call.parameters)
+        if has_schemas and not isinstance(event, RawContentBlockDeltaEvent):
+            return await asyncio.to_thread(lambda: tuple(reader.read(event)))
+        return tuple(reader.read(event))
 
     def _end_span(self, last: Iterable[Event]) -> None:
         if self._span is not None:

@@ -45,8 +45,6 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _LOST: Final = "narrative_job_lost"
-_HEAVY_BODY: Final = 65_536
-"""Bytes of a request body from which preparing takes long even without schemas."""
 _MAX_SIMPLER: Final = 2
 _MAX_SHOWN: Final = 500
 _NO_JOB: Final = Job(id="none")
@@ -117,10 +115,8 @@ class _Forms:
 
     async def prepare(self, form: Form) -> Prepared:
         """The request in a form. Raises ProxyError: it cannot be expressed."""
-        request = self._request
-        has_schemas = bool(request.tools) or request.output is not None
-        heavy = request.body_bytes >= _HEAVY_BODY or (has_schemas and is_heavy(request.body_bytes))
-        self.latest = await self._compute(heavy, prepare, request, self.card, self._backend.rules, form, self._budget)
+        request, rules = self._request, self._backend.rules
+        self.latest = await self._compute(request.is_heavy, prepare, request, self.card, rules, form, self._budget)
         return self.latest
 
     async def simpler(self, prepared: Prepared, refusal: str) -> Prepared | None:

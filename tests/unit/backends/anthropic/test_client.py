@@ -3,7 +3,8 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 from proxy.access.authentication import Caller
 from proxy.backends.anthropic import AnthropicBackend
+from proxy.backends.anthropic import request as request_module
+from proxy.backends.anthropic import response as response_module
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidApiKey,
@@ -25,7 +28,7 @@ from proxy.errors import (
 )
 from proxy.inference.backend import RunOptions
 from proxy.inference.endpoints import Endpoint
-from proxy.inference.request import Message, Request, Rules, Text
+from proxy.inference.request import JsonOutput, Message, Request, Rules, Text, Tool
 from proxy.inference.result import Choice, TextDelta, Usage, fold
 from proxy.settings import AnthropicSettings
 from tests.messages_api import KEY, MODEL, directive, messages_api
@@ -150,6 +153,38 @@ async def test_a_large_request_is_prepared_beside_the_event_loop(running: Runnin
     result = await (await running.backend.start(request, ME, RunOptions())).result()
     assert result.choices[0].text == "Hello, how can I help?"
     assert len(running.api.state.requests[-1]["messages"][0]["content"]) == 5_000
+
+
+async def test_schemas_are_compiled_and_applied_beside_the_event_loop(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, set[int]] = {}
+
+    def noting(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: Any, **options: Any) -> Any:
+            threads.setdefault(name, set()).add(threading.get_ident())
+            return work(*arguments, **options)
+
+        return noted
+
+    for module, name in ((request_module, "compile_schema"), (request_module, "compile_parameters")):
+        monkeypatch.setattr(module, name, noting(name, getattr(module, name)))
+    for module, name in ((response_module, "coerce"), (response_module, "validate")):
+        monkeypatch.setattr(module, name, noting(name, getattr(module, name)))
+    schema = {"type": "object", "properties": {"the city": {"type": "integer"}}, "required": ["the city"]}
+    said = directive(text='{"the_city": "3"}', calls=[{"name": "find", "input": {"the_city": "3"}}])
+    request = Request(
+        MODEL,
+        (Message("user", (Text(said),), "messages[0]"),),
+        tools=(Tool("find", parameters=schema),),
+        output=JsonOutput(schema),
+        body_bytes=5_000,
+    )
+    result = await (await running.backend.start(request, ME, RunOptions())).result()
+    assert result.choices[0].text == '{"the city":3}'
+    assert result.choices[0].tool_calls[0].arguments == {"the city": 3}
+    assert threads.keys() == {"compile_schema", "compile_parameters", "coerce", "validate"}
+    assert threading.get_ident() not in set().union(*threads.values())
 
 
 async def test_keys_and_models_can_be_verified(running: Running) -> None:
