@@ -179,11 +179,12 @@ class HttpMiddleware:
 
         structlog.contextvars.bind_contextvars(request=request_id)  # in the request's own task, which ends with it
         refusal = None if operational else lifecycle.enter()
-        app = self._app if refusal is None else options.render_error(scope, refusal)
         try:
-            await app(scope, receive, _send_on)
+            if refusal is not None:
+                raise refusal
+            await self._app(scope, receive, _send_on)
         except Exception as error:
-            response = self._response_to(error, scope, begun=record.status > 0)
+            response = self._response_to(error, scope, learnt, begun=record.status > 0)
             if not record.status:
                 await response(scope, receive, _send_on)
         finally:
@@ -191,13 +192,15 @@ class HttpMiddleware:
                 lifecycle.leave()
             self._finish(record, learnt, scope, time.perf_counter() - started)
 
-    def _response_to(self, error: Exception, scope: Scope, *, begun: bool) -> Response:
-        if isinstance(error, ProxyError | HTTPException) and not begun:
-            return self._options.render_error(scope, error)
+    def _response_to(self, error: Exception, scope: Scope, learnt: RequestLog, *, begun: bool) -> Response:
         if isinstance(error, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        log.error("unforeseen error", exc_info=error)
-        return self._options.render_error(scope, InternalError("The server had an error while processing the request."))
+        if begun or not isinstance(error, ProxyError | HTTPException):
+            log.error("unforeseen error", exc_info=error)
+            error = InternalError("The server had an error while processing the request.")
+        if isinstance(error, ProxyError) and not begun:
+            learnt.code = error.code or error.type
+        return self._options.render_error(scope, error)
 
     def _finish(self, record: RequestRecord, learnt: RequestLog, scope: Scope, seconds: float) -> None:
         record.ms = round(seconds * 1000, 1)

@@ -6,16 +6,18 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord, normalize_target, shown_path
 from proxy.console.routes import seen_by
+from proxy.errors import InvalidRequest, ModelNotFound
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics
 
 
-def middleware(app: Any, recent: deque[RequestRecord]) -> HttpMiddleware:
+def middleware(app: Any, recent: deque[RequestRecord], lifecycle: Lifecycle | None = None) -> HttpMiddleware:
     options = HttpOptions(
-        Lifecycle(1.0), Metrics(), ("*",), (), render_error=lambda scope, error: Response(status_code=error.status),
+        lifecycle or Lifecycle(1.0), Metrics(), ("*",), (), render_error=lambda scope, error: Response(status_code=error.status),
         records=recent,
     )  # fmt: skip
     return HttpMiddleware(app, options)
@@ -74,6 +76,36 @@ async def test_a_request_is_recorded_while_it_is_under_way() -> None:
 
     await middleware(app, recent)(scope_of("/v1", "GET"), nothing, nothing)
     assert seen[0].ms is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ModelNotFound("m"), "model_not_found"),
+        (InvalidRequest("m"), "invalid_request_error"),
+        (ValueError("m"), "internal_error"),
+    ],
+)
+async def test_the_log_line_has_the_code_of_an_error_that_the_middleware_renders(error: Exception, code: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise error
+
+    with capture_logs() as lines:
+        await middleware(app, deque())(scope_of("/v1"), nothing, nothing)
+    assert lines[-1]["event"] == "request"
+    assert lines[-1]["code"] == code
+
+
+async def test_the_log_line_of_a_request_that_is_refused_while_draining_has_the_code_or_type() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("the request was not refused")
+
+    refusing = middleware(app, deque(), lifecycle := Lifecycle(1.0))
+    lifecycle.draining = True
+    with capture_logs() as lines:
+        await refusing(scope_of("/v1"), nothing, nothing)
+    assert (lines[-1]["status"], lines[-1]["code"]) == (503, "overloaded_error")
+    assert lifecycle.in_flight == 0
 
 
 @pytest.mark.parametrize(
