@@ -41,7 +41,7 @@ def descriptions() -> dict[tuple[str, str], str]:
 
 
 def kind(annotation: Any) -> str:
-    """What a value is, in the words of TOML."""
+    """The type of a value, as TOML names it."""
     if get_origin(annotation) is Literal:
         return ", ".join(f"`{json_text(value)}`" for value in get_args(annotation))
     if get_origin(annotation) is tuple:
