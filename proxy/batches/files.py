@@ -14,7 +14,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
 from typing import Any, Final, Literal, TypeVar
 from uuid import uuid4
@@ -28,6 +28,7 @@ from proxy.storage import Ledger
 from proxy.storage.cipher import Cipher, NoSecret, seal, unseal
 
 T = TypeVar("T")
+Purpose = Literal["batch", "batch_output"]
 _LARGE_BYTES: Final = 64 * 1024
 PIECE_BYTES: Final = 256 * 1024
 MOST_FILES: Final = 1_000
@@ -53,16 +54,33 @@ class StoredFile:
 
     id: str
     name: str
-    purpose: Literal["batch", "batch_output"]
+    purpose: Purpose
     size: int
     created_at: float
     expires_at: int
     pieces: int
 
 
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file that is about to be written.
+
+    Attributes:
+        owner: whose it will be.
+        ttl_s: seconds it is kept, from its end on.
+        id: given for a file of results, which another replica may write again.
+    """
+
+    owner: str
+    name: str
+    purpose: Purpose
+    ttl_s: int
+    id: str = field(default_factory=lambda: f"file-{uuid4().hex}")
+
+
 def known_fields(kind: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass of what was stored of it; another version of the proxy may have stored more."""
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in values.items() if name in names})
 
 
@@ -163,37 +181,23 @@ class FileStore:
 
     # ------------------------------------------------------------ contents
 
-    async def create(  # noqa: PLR0913
-        self,
-        owner: str,
-        name: str,
-        purpose: Literal["batch", "batch_output"],
-        ttl_s: float,
-        *,
-        id_: str | None = None,
-        checked: bool = True,
-    ) -> "FileWriter":
-        """Begin a file.
-
-        Args:
-            id_: its id, where a file that was begun before is to be written again.
-            checked: whether the limits of files hold.
+    async def create(self, new: NewFile) -> "FileWriter":
+        """Begin a file. Limits hold for uploads; files of results are always written.
 
         Raises:
             RequestTooLarge: the owner's files have no room.
             Overloaded: too many files are written at the moment.
         """
-        room = self._settings.max_file_bytes
-        if checked:
-            files = await self.all(owner)
-            room = min(room, self._settings.max_key_bytes - sum(file.size for file in files))
-            if room <= 0 or len(files) >= MOST_FILES:
-                raise self._full()
-            if self._uploads[owner] >= _MAX_OWN_UPLOADS or self._uploads.total() >= _MAX_UPLOADS:
-                raise Overloaded("Too many files are being uploaded; try again later.", retry_after=2.0)
-            self._uploads[owner] += 1
-        id_ = id_ or f"file-{uuid4().hex}"
-        return FileWriter(self, owner, StoredFile(id_, name, purpose, 0, 0, int(ttl_s), 0), room if checked else None)
+        if new.purpose == "batch_output":
+            return FileWriter(self, new, None)
+        files = await self.all(new.owner)
+        room = min(self._settings.max_file_bytes, self._settings.max_key_bytes - sum(file.size for file in files))
+        if room <= 0 or len(files) >= MOST_FILES:
+            raise self._full()
+        if self._uploads[new.owner] >= _MAX_OWN_UPLOADS or self._uploads.total() >= _MAX_UPLOADS:
+            raise Overloaded("Too many files are being uploaded; try again later.", retry_after=2.0)
+        self._uploads[new.owner] += 1
+        return FileWriter(self, new, room)
 
     def _full(self) -> RequestTooLarge:
         most = self._settings.max_key_bytes
@@ -237,32 +241,32 @@ class FileStore:
 
     # ------------------------------------------------------------ for writers
 
-    async def put_piece(self, file: StoredFile, number: int, piece: bytes) -> None:
-        """Store a piece of a file that is being written; `expires_at` of that is still its life in seconds."""
-        name = self._pieces(file.id)
+    async def put_piece(self, new: NewFile, number: int, piece: bytes) -> None:
+        """Store a piece of a file that is being written."""
+        name = self._pieces(new.id)
         sealed = await asyncio.to_thread(self._vault.seal, name, piece)
-        await self._store.put(name, str(number), sealed, ttl_s=file.expires_at + _MARGIN_S)
+        await self._store.put(name, str(number), sealed, ttl_s=new.ttl_s + _MARGIN_S)
 
-    async def finish(self, owner: str, file: StoredFile, *, checked: bool) -> StoredFile:
+    async def finish(self, owner: str, file: StoredFile) -> StoredFile:
         """Make a file known, and forget those that have expired. Raises RequestTooLarge: others were written meanwhile."""
         index, now = self._index(owner), self.clock()
         size, count = file.size, 1
-        for field, sealed in (await self._store.read(index)).items():
+        for key, sealed in (await self._store.read(index)).items():
             known = self._file(index, sealed)
             if known is None or known.expires_at <= now:
-                await self._store.remove(index, field)
+                await self._store.remove(index, key)
             else:
                 size, count = size + known.size, count + 1
-        if checked and (size > self._settings.max_key_bytes or count > MOST_FILES):
+        if file.purpose == "batch" and (size > self._settings.max_key_bytes or count > MOST_FILES):
             raise self._full()
         sealed = self._vault.seal(index, orjson.dumps(asdict(file)))
         longest_s = self._settings.max_file_ttl_s + self._settings.window_s + _MARGIN_S
         await self._store.put(index, self._vault.digest(file.id), sealed, ttl_s=longest_s)
         return file
 
-    async def discard(self, file: StoredFile) -> None:
+    async def discard(self, new: NewFile) -> None:
         """Forget the pieces of a file that is not finished."""
-        await self._store.remove(self._pieces(file.id))
+        await self._store.remove(self._pieces(new.id))
 
     def written(self, owner: str) -> None:
         """A writer whose file is limited has ended."""
@@ -291,8 +295,8 @@ class FileWriter:
         room: bytes it may have; None is no limit.
     """
 
-    def __init__(self, files: FileStore, owner: str, file: StoredFile, room: int | None) -> None:
-        self._files, self._owner, self._file, self._room = files, owner, file, room
+    def __init__(self, files: FileStore, new: NewFile, room: int | None) -> None:
+        self._files, self._new, self._room = files, new, room
         self._buffer = bytearray()
         self._size = self._count = 0
         self._finished = False
@@ -303,9 +307,9 @@ class FileWriter:
     async def __aexit__(self, *_: object) -> None:
         if self._room is None:
             return  # another replica may write it again
-        self._files.written(self._owner)
+        self._files.written(self._new.owner)
         if not self._finished:
-            await self._files.discard(self._file)
+            await self._files.discard(self._new)
 
     @property
     def size(self) -> int:
@@ -324,21 +328,21 @@ class FileWriter:
             await self._put(bytes(self._buffer[:PIECE_BYTES]))
             del self._buffer[:PIECE_BYTES]
 
-    async def finish(self, **changes: Any) -> StoredFile:
+    async def finish(self, name: str | None = None, ttl_s: int | None = None) -> StoredFile:
         """Make the file known to its owner.
 
         Args:
-            changes: what has become known since: its `name`, or `ttl_s`, the seconds it lives from now on.
+            name, ttl_s: as in `NewFile`, where they have become known since.
         """
         if self._buffer:
             await self._put(bytes(self._buffer))
-        now, ttl_s = self._files.clock(), changes.pop("ttl_s", self._file.expires_at)
-        known: Mapping[str, Any] = {**asdict(self._file), "size": self._size, "pieces": self._count, "created_at": now}
-        file = StoredFile(**{**known, "expires_at": int(now + ttl_s), **changes})
-        file = await self._files.finish(self._owner, file, checked=self._room is not None)
+        new, now = self._new, self._files.clock()
+        expires_at = int(now + (new.ttl_s if ttl_s is None else ttl_s))
+        file = StoredFile(new.id, name or new.name, new.purpose, self._size, now, expires_at, self._count)
+        file = await self._files.finish(new.owner, file)
         self._finished = True
         return file
 
     async def _put(self, piece: bytes) -> None:
-        await self._files.put_piece(self._file, self._count, piece)
+        await self._files.put_piece(self._new, self._count, piece)
         self._count += 1

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.batches.files import computed
+from proxy.batches.files import FileWriter, NewFile, computed
 from proxy.batches.lines import (
     BatchMetrics,
     BatchOptions,
@@ -39,7 +39,6 @@ from proxy.errors import (
 from proxy.inference.backend import Record, RunOptions
 from proxy.inference.request import JsonObject
 
-_PARTS: Final = ("output", "error")
 _SYNC_S: Final = 1.0
 _KEY_ROUNDS: Final = 10
 """How often it is asked whether the key still stands, in rounds of `_SYNC_S`."""
@@ -306,18 +305,12 @@ async def _lasting(call: Callable[[], Awaitable[T]]) -> T:
 
 async def _write_files(options: BatchOptions, batch: Batch, done: Mapping[int, Done]) -> tuple[str | None, str | None]:
     """The ids of the files of answers and of errors; None for one without a row."""
-    api, ids = options.apis[batch.endpoint], [options.vault.derived(batch.id, part) for part in _PARTS]
-    writers = [
-        await options.files.create(
-            batch.owner,
-            f"{batch.id}_{part}.jsonl",
-            "batch_output",
-            batch.output_ttl_s,
-            id_=f"file-{id_}",
-            checked=False,
-        )
-        for part, id_ in zip(_PARTS, ids, strict=True)
-    ]
+    api, owner, ttl_s = options.apis[batch.endpoint], batch.owner, batch.output_ttl_s
+    writers: list[FileWriter] = []
+    for part in ("output", "error"):
+        id_ = f"file-{options.vault.derived(batch.id, part)}"
+        new = NewFile(owner, f"{batch.id}_{part}.jsonl", "batch_output", ttl_s, id_)
+        writers.append(await options.files.create(new))
     async with writers[0], writers[1]:
         async for number, unsent in _rows(options, batch, done):
             if unsent is None:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from proxy.api.http.batches import enter, following, query_number, streamed
 from proxy.api.http.responses import json_response
 from proxy.api.openai.routes import route
-from proxy.batches.files import StoredFile
+from proxy.batches.files import NewFile, StoredFile
 from proxy.errors import InvalidRequest, RequestTooLarge
 from proxy.inference.request import JsonObject
 from proxy.settings import BatchSettings
@@ -47,7 +47,7 @@ async def upload(request: Request) -> Response:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise InvalidRequest("The body of an upload must not be compressed.", param="Content-Encoding")
     form = Multipart.of(request.headers.get("content-type", ""))
-    writer = await services.batches.files.create(owner, "", "batch", settings.max_file_ttl_s)
+    writer = await services.batches.files.create(NewFile(owner, "", "batch", settings.max_file_ttl_s))
     async with writer:
         received = 0
         async for chunk in request.stream():

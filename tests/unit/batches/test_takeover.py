@@ -12,7 +12,7 @@ import pytest
 from proxy.access.authentication import Caller
 from proxy.batches import engine, runner
 from proxy.batches.engine import Asked, Batches, NewBatch, running_batches
-from proxy.batches.files import FileStore, Vault
+from proxy.batches.files import FileStore, NewFile, Vault
 from proxy.batches.lines import BatchOptions, Line, LineRequest
 from proxy.batches.records import Batch, BatchRecords
 from proxy.errors import PaidFailure, ProxyError, StoreUnavailable
@@ -170,7 +170,7 @@ def options_of(replica: Replica, upstream: Upstream, folder: Path) -> BatchOptio
 
 async def begin(batches: Batches) -> Batch:
     await batches.open()
-    async with await batches.files.create(OWNER, "a.jsonl", "batch", 3600) as writer:
+    async with await batches.files.create(NewFile(OWNER, "a.jsonl", "batch", 3600)) as writer:
         for number in range(LINES):
             line = {"custom_id": f"c{number}", "method": "POST", "url": "/", "body": {}}
             await writer.write(json.dumps(line).encode() + b"\n")
@@ -200,7 +200,7 @@ async def test_a_replica_dies_while_it_makes_a_batch(tmp_path: Path, writes: int
     options = options_of(first, upstream, tmp_path)
     await options.vault.open()
     batches = Batches(options, Metrics())
-    async with await batches.files.create(OWNER, "a.jsonl", "batch", 3600) as writer:
+    async with await batches.files.create(NewFile(OWNER, "a.jsonl", "batch", 3600)) as writer:
         await writer.write(b'{"custom_id": "c0", "method": "POST", "url": "/", "body": {}}')
         file = await writer.finish()
     asked = Asked(OWNER, CALLER, "", "a key", False, 60)
