@@ -1,5 +1,6 @@
 // What every client is put through: see docs/sandbox.md for the directives.
 import { randomUUID } from "node:crypto";
+import { z } from "zod";
 
 export const script = (directive) => `[[sandbox ${JSON.stringify(directive)}]]`;
 
@@ -16,6 +17,7 @@ export const ENDLESS = script({ state: "running" });
 /** Seconds that the job which ends late is silent; heartbeats come eight times in it. */
 export const SILENCE_S = Number(process.env.CLIENTS_SILENCE_S ?? 0.4);
 export const ENDS_LATE = script({ delay: SILENCE_S, text: MARKDOWN });
+export const City = z.object({ name: z.string(), population: z.number(), climate: z.enum(["mild", "harsh"]) });
 export const BREAKS = script({ fail: "The GPU melted" });
 
 /** A message whose job fails at first; a repeat would be answered, and paid. */
