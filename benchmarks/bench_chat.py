@@ -7,7 +7,7 @@
 The upstream is the sandbox in a process of its own, with jobs that end at once, or what `--upstream` starts. `--against` measures
 a second server in the same run, started by the command with its port in place of `{port}` and the upstream's URL in place of
 `{upstream}`. Every body differs in one number, so that no request equals another. `agent` is a request such as coding agents send:
-40 tools and 122 messages, 166 KB. `--api` names the APIs that are measured, one after the other in each run; their requests say the same.
+40 tools and 122 messages, 160 KB. `--api` names the APIs that are measured, one after the other in each run; their requests say the same.
 
 CPU-ms is user plus system time of the worker, divided by requests: on a shared machine it is steadier than requests a second. Figures
 are medians of the runs.
@@ -33,7 +33,7 @@ from benchmarks.servers import Connection, Server, post_request, serve, serve_pr
 
 CASES = {"plain": (1, 32, 256), "streamed": (1, 32, 256), "agent": (8,)}
 AGENT_BYTES, AGENT_TOOLS, AGENT_MESSAGES = 166_000, 40, 122
-CALLS = (Path("../shared/data/tool-calls.jsonl"), Path("tests/data/tool-calls.jsonl"))
+CALLS = Path("tests/data/tool-calls.jsonl")
 
 HEAD = """\
 | server | API | case | connections | requests/s | p50 ms | p99 ms | CPU-ms | RSS MB | failed |
@@ -67,11 +67,13 @@ def streamed(number: int) -> bytes:
 
 
 def agent() -> Body:
-    """Requests of a coding agent: real tool definitions, and a history of calls and results."""
-    source = next(path for path in CALLS if path.exists())
-    samples = [json.loads(line) for line in source.read_text("utf-8").split("\n") if line]
-    tools = {tool["function"]["name"]: tool for sample in samples for tool in sample["tools"]}
-    offered = list(itertools.islice(tools.values(), AGENT_TOOLS))
+    """Requests of a coding agent: tools, those of `tests/data` repeated under other names, and a history of calls and results."""
+    samples = [json.loads(line) for line in CALLS.read_text("utf-8").split("\n") if line]
+    tools = [tool["function"] for sample in samples for tool in sample["tools"]]
+    offered: list[dict[str, Any]] = [
+        {"type": "function", "function": {**tool, "name": f"{tool['name']}_{number}"}}
+        for number, tool in zip(range(AGENT_TOOLS), itertools.cycle(tools), strict=False)
+    ]
     names = [tool["function"]["name"] for tool in offered]
     messages: list[dict[str, Any]] = [{"role": "system", "content": "You are a coding agent. " * 200}]
     filler = max((AGENT_BYTES - len(json.dumps(offered)) - 16_000) // (AGENT_MESSAGES // 3), 100)
