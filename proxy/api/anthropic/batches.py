@@ -24,10 +24,10 @@ from starlette.routing import Route
 from proxy.access.authentication import Caller
 from proxy.api.anthropic.encode import error_out, message_body
 from proxy.api.anthropic.routes import decode_body, error_response, find_card, for_model, rfc3339
-from proxy.api.http.batches import BatchServices, asked, following, query_number, streamed
+from proxy.api.http.batches import BatchServices, asked, following, streamed
 from proxy.api.http.batches import enter as enter_batches
 from proxy.api.http.middleware import AsgiHandler
-from proxy.api.http.requests import ApiServices, parse_object
+from proxy.api.http.requests import ApiServices, parse_object, query_number
 from proxy.api.http.responses import json_line, json_response
 from proxy.batches.engine import NewBatch
 from proxy.batches.files import NewFile, computed

@@ -40,14 +40,6 @@ def asked(request: Request, services: BatchServices, owner: str, caller: Caller,
     return Asked(owner, caller, canonical_digest(what), terms.key, terms.is_retry, ttl_s)
 
 
-def query_number(request: Request, name: str, default: int, most: int) -> int:
-    """A number of the query from 1 on. Raises InvalidRequest."""
-    text = request.query_params.get(name, str(default))
-    if not (text.isdecimal() and text.isascii() and len(text) < 10 and 1 <= int(text) <= most):
-        raise InvalidRequest(f"Invalid `{name}`: expected a number from 1 to {most}.", param=name)
-    return int(text)
-
-
 def following(items: Sequence[T], id_: str | None, name: str, id_of: Callable[[T], str]) -> Sequence[T]:
     """The items that follow the one of that id. Raises InvalidRequest: there is no such item."""
     if not id_:

@@ -1,4 +1,4 @@
-"""What is read of an HTTP request: bytes of its body → a typed value, or a 4xx that names the field; and what its headers say.
+"""What is read of an HTTP request: bytes of its body → a typed value, or a 4xx that names the field; and what its query and headers say.
 
 All of it is bounded. Large bodies are read in a thread, so that other requests go on.
 """
@@ -277,7 +277,17 @@ def _problem(error: ErrorDetails) -> str:
             return message.replace("Input should be", "expected").replace("String should have", "expected")
 
 
-# ---------------------------------------------------------------- headers
+# ---------------------------------------------------------------- queries and headers
+
+
+def query_number(request: Request, name: str, default: int, most: int, least: int = 1) -> int:
+    """A number of the query, or the default, which need not lie in its range. Raises InvalidRequest."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isdecimal() and text.isascii() and len(text) < 11 and least <= int(text) <= most):
+        raise InvalidRequest(f"Invalid `{name}`: expected a number from {least} to {most}.", param=name)
+    return int(text)
 
 
 def credentials_digest(headers: Mapping[str, str]) -> str:

@@ -13,11 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.access.authentication import Caller
-from proxy.api.http.batches import asked, enter, following, query_number
-from proxy.api.http.requests import ApiServices, read_object, validated
+from proxy.api.http.batches import asked, enter, following
+from proxy.api.http.requests import ApiServices, query_number, read_object, validated
 from proxy.api.http.responses import json_bytes, json_line, json_response
-from proxy.api.openai.encode import completion_body, error_body
-from proxy.api.openai.files import page_out, seconds_kept
+from proxy.api.openai.encode import completion_body, error_body, page_out
+from proxy.api.openai.files import seconds_kept
 from proxy.api.openai.responses.background import ResponsesServices
 from proxy.api.openai.responses.encode import finished
 from proxy.api.openai.responses.store import StoredResponse, response_id

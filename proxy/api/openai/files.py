@@ -8,8 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.api.http.batches import enter, following, query_number, streamed
+from proxy.api.http.batches import enter, following, streamed
+from proxy.api.http.requests import query_number
 from proxy.api.http.responses import json_response
+from proxy.api.openai.encode import page_out
 from proxy.api.openai.routes import route
 from proxy.batches.files import NewFile, StoredFile
 from proxy.errors import InvalidRequest, RequestTooLarge
@@ -112,12 +114,6 @@ def file_out(file: StoredFile) -> JsonObject:
         "status": "processed",
         "status_details": None,
     }
-
-
-def page_out(data: list[JsonObject], *, has_more: bool) -> JsonObject:
-    """A page of a list."""
-    ids = [item["id"] for item in data] or [None]
-    return {"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": has_more}
 
 
 def seconds_kept(anchor: object, seconds: object, name: str, settings: BatchSettings) -> int:

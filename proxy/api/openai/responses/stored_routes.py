@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from proxy.access.authentication import Caller
-from proxy.api.http.requests import terms_of
+from proxy.api.http.requests import query_number, terms_of
 from proxy.api.http.responses import COMMENT, EVENT_STREAM, json_response, report_headers
+from proxy.api.openai.encode import page_out
 from proxy.api.openai.responses.background import Background, ResponsesServices
 from proxy.api.openai.responses.encode import FINAL, failed, input_items
 from proxy.api.openai.responses.store import StoredResponse
@@ -32,7 +33,7 @@ async def retrieve(request: Request) -> Response:
     if request.query_params.get("stream", "").lower() not in ("true", "1"):
         large = stored.size >= _LARGE_BYTES
         return await asyncio.to_thread(json_response, stored.response) if large else json_response(stored.response)
-    after = _number(request, "starting_after", -1, 2**31)
+    after = query_number(request, "starting_after", -1, 2**31, least=0)
     _, heartbeat_s = terms_of(request.headers, services.api.settings.chat.heartbeat_s)
     return stream_of(services.background, stored, caller, heartbeat_s, after)
 
@@ -48,7 +49,7 @@ async def cancel(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """`DELETE /v1/responses/{id}`: it is forgotten; a job of it runs on."""
+    """`DELETE /v1/responses/{id}`: it is removed from the store; a job of it runs on."""
     services, _, stored = await _find(request)
     await services.store.remove(stored.id)
     return json_response({"id": stored.response["id"], "object": "response", "deleted": True})
@@ -64,7 +65,7 @@ async def list_input_items(request: Request) -> Response:
     order, after = query.get("order", "desc"), query.get("after")
     if order not in ("asc", "desc"):
         raise InvalidRequest("Invalid `order`: expected 'asc' or 'desc'.", param="order")
-    limit = _number(request, "limit", 20, _MAX_PAGE, least=1)
+    limit = query_number(request, "limit", 20, _MAX_PAGE)
     # In a thread: there may be 50,000.
     items = await asyncio.to_thread(input_items, stored.id, stored.input)
     if order == "desc":
@@ -74,16 +75,7 @@ async def list_input_items(request: Request) -> Response:
         if after not in ids:
             raise InvalidRequest("Invalid `after`: there is no such item.", param="after")
         items = items[ids.index(after) + 1 :]
-    page = items[:limit]
-    return json_response(
-        {
-            "object": "list",
-            "data": page,
-            "first_id": page[0]["id"] if page else None,
-            "last_id": page[-1]["id"] if page else None,
-            "has_more": len(items) > limit,
-        }
-    )
+    return json_response(page_out(items[:limit], has_more=len(items) > limit))
 
 
 async def _find(request: Request) -> tuple[ResponsesServices, Caller, StoredResponse]:
@@ -91,15 +83,6 @@ async def _find(request: Request) -> tuple[ResponsesServices, Caller, StoredResp
     services: ResponsesServices = request.state.responses
     caller = await services.api.authenticator.authenticate(request.headers)
     return services, caller, await services.store.find(request.path_params["id"], caller)
-
-
-def _number(request: Request, name: str, default: int, most: int, least: int = 0) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not (text.isdecimal() and text.isascii() and len(text) < 11 and least <= int(text) <= most):
-        raise InvalidRequest(f"Invalid `{name}`: expected a number from {least} to {most}.", param=name)
-    return int(text)
 
 
 def stream_of(
