@@ -14,7 +14,7 @@ from proxy.access.authentication import Caller
 from proxy.batches.files import FileStore, StoredFile
 from proxy.batches.lines import BatchMetrics, BatchOptions, cancelled_at
 from proxy.batches.records import Batch, BatchRecords, OpenBatch
-from proxy.batches.runner import BatchRunner
+from proxy.batches.runner import MAX_STARTING, BatchRunner
 from proxy.errors import (
     BatchConflict,
     FileNotFound,
@@ -24,8 +24,6 @@ from proxy.errors import (
 )
 
 _SCAN_S: Final = 1.0
-_MAX_STARTING: Final = 16
-"""Lines that a replica has submitted at a time; of one batch half as many."""
 _AFTER_BUG_S: Final = 30.0
 _REPEATED_S: Final = 60.0
 """How long an SDK's retry finds the batch that its first try made."""
@@ -35,15 +33,18 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """What a client asks for. `checked`: its lines are known to be right, and `total` of them."""
+    """What a client asks for.
+
+    Attributes:
+        total: how many lines there are, where all of them are known to be right; None: they are to be checked.
+    """
 
     id_prefix: str
     endpoint: str
     file: StoredFile
     metadata: Mapping[str, str] | None = None
     output_ttl_s: int | None = None
-    checked: bool = False
-    total: int = 0
+    total: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Batches:
         self._not_before: dict[str, float] = {}
         self._being_made: set[str] = set()
         self._draining = False
-        self._starting = asyncio.Semaphore(_MAX_STARTING)
+        self._starting = asyncio.Semaphore(MAX_STARTING)
         self._scan_now = asyncio.Event()
 
     @property
@@ -130,14 +131,14 @@ class Batches:
             owner=owner,
             endpoint=new.endpoint,
             input_file_id=new.file.id,
-            status="in_progress" if new.checked else "validating",
+            status="validating" if new.total is None else "in_progress",
             created_at=now,
             expires_at=int(now + options.settings.window_s),
             output_ttl_s=new.output_ttl_s or options.settings.file_ttl_s,
             input_pieces=new.file.pieces,
             metadata=new.metadata,
-            total=new.total,
-            in_progress_at=int(now) if new.checked else None,
+            total=new.total or 0,
+            in_progress_at=None if new.total is None else int(now),
         )
         if asked.key is not None:
             text = f"{batch.id} {asked.digest}"

@@ -43,8 +43,8 @@ _SYNC_S: Final = 1.0
 _KEY_ROUNDS: Final = 10
 """How often it is asked whether the key still stands, in rounds of `_SYNC_S`."""
 _ROOM_S: Final = 0.05
-_MAX_STARTING: Final = 16
-"""Lines that a replica has submitted at a time; of one batch half as many."""
+MAX_STARTING: Final = 16
+"""Lines that a replica submits at a time; of one batch half as many."""
 _MAX_BYTES: Final = 16 << 20
 """Bytes of the lines of one batch that are worked on at a time, unless a single one has more."""
 
@@ -71,7 +71,7 @@ class BatchRunner:
         self._tasks: dict[asyncio.Task[None], tuple[Line, int]] = {}
         self._bytes = 0
         self._pace = Pace(options.settings.max_in_flight)
-        self._starting, self._starting_here = starting, asyncio.Semaphore(_MAX_STARTING // 2)
+        self._starting, self._starting_here = starting, asyncio.Semaphore(MAX_STARTING // 2)
         self._free = asyncio.Event()
 
     async def run(self) -> None:

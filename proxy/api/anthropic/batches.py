@@ -96,9 +96,7 @@ async def create(request: Request) -> Response:
         batch = await services.batches.repeated(made)
         if batch is None:
             file = await writer.finish()
-            batch = await services.batches.create(
-                NewBatch(_PREFIX, MESSAGES, file, checked=True, total=len(seen)), made
-            )
+            batch = await services.batches.create(NewBatch(_PREFIX, MESSAGES, file, total=len(seen)), made)
     return json_response(batch_out(batch))
 
 
