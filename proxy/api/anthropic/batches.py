@@ -67,7 +67,7 @@ def message_batches_routes() -> list[Route]:
 
 
 async def _enter(request: Request) -> tuple[BatchServices, str, Caller]:
-    """As for all batches. Those of this API are apart: their files are no files of the caller's."""
+    """As for all batches, but with a separate owner, so that OpenAI's API lists neither message batches nor their files."""
     services, owner, caller = await enter_batches(request)
     return services, f"{owner}:messages", caller
 

@@ -99,7 +99,7 @@ async def list_batches(request: Request) -> Response:
     """`GET /v1/batches`: one's own batches, newest first, in pages."""
     services, owner, _ = await enter(request)
     limit = query_number(request, "limit", 20, 100)
-    batches = [batch for batch in await services.batches.records.all(owner) if batch.id.startswith(_PREFIX)]
+    batches = await services.batches.records.all(owner)
     left = following(batches, request.query_params.get("after"), "after", lambda batch: batch.id)
     return json_response(page_out([batch_out(batch) for batch in left[:limit]], has_more=len(left) > limit))
 
@@ -107,20 +107,13 @@ async def list_batches(request: Request) -> Response:
 async def retrieve(request: Request) -> Response:
     """`GET /v1/batches/{id}`: one read."""
     services, owner, _ = await enter(request)
-    return json_response(batch_out(await services.batches.records.find(owner, _id(request))))
+    return json_response(batch_out(await services.batches.records.find(owner, request.path_params["id"])))
 
 
 async def cancel(request: Request) -> Response:
     """`POST /v1/batches/{id}/cancel`: no more lines are begun; those with a job are awaited."""
     services, owner, _ = await enter(request)
-    return json_response(batch_out(await services.batches.cancel(owner, _id(request))))
-
-
-def _id(request: Request) -> str:
-    id_: str = request.path_params["id"]
-    if not id_.startswith(_PREFIX):
-        raise FileNotFound(f"No batch has the id {id_[:100]!r}.", param="batch_id")
-    return id_
+    return json_response(batch_out(await services.batches.cancel(owner, request.path_params["id"])))
 
 
 def _check_metadata(metadata: Mapping[str, str] | None) -> None:
