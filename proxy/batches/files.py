@@ -1,4 +1,4 @@
-"""Files that clients upload, and files of results: sealed pieces in a ledger, and what is known of each file.
+"""Files that clients upload, and files of results: pieces in the store, and what is known of each file, all of it sealed.
 
     batch-files:<owner>    one field for each file of an owner: its `StoredFile`, sealed
     batch-file:<id>        the pieces, each compressed and sealed, by their number
@@ -109,7 +109,7 @@ class Vault:
                 raise BatchesNeedState("Files and batches are not served: the server has no secret key.") from error
 
     def digest(self, text: str) -> str:
-        """What stands for an id or an owner in the names of records."""
+        """The digest that replaces an id or an owner in the names of records."""
         return sha256(b"batches" + text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
     def seal(self, name: str, data: bytes) -> str:

@@ -63,7 +63,7 @@ class LineApi(Protocol):
 
     @property
     def one_file(self) -> bool:
-        """Whether errors stand in the output file, too, and lines that were not begun have rows there."""
+        """Whether the output file also holds the rows of errors and of lines that were not begun."""
 
     async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
         """The request. Raises ProxyError."""
@@ -105,7 +105,7 @@ class BatchOptions:
         parse: the JSON object of a line. Raises InvalidRequest.
         max_line_bytes: of a line.
         room: whether a line may begin now: no other request waits.
-        current: a caller as its key stands now; None where that was revoked.
+        current: a caller with what its key now permits; None where that was revoked.
         clock: seconds since 1970.
     """
 

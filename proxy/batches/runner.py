@@ -4,8 +4,8 @@
     in_progress   lines become requests; each row is stored when its request has ended
     finalizing    the rows become files
 
-The record of a line's submissions derives from the batch and the line's `custom_id`, and keeps failed jobs too. So whoever owns the batch
-next finds the job of every line that has one, and a line is paid once.
+The record of a line's submissions derives from the batch and the line's `custom_id`, and keeps failed jobs too. So the next owner of
+the batch finds the job of every line that has one, and a line is paid once.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ from proxy.inference.request import JsonObject
 
 _SYNC_S: Final = 1.0
 _KEY_ROUNDS: Final = 10
-"""How often it is asked whether the key still stands, in rounds of `_SYNC_S`."""
+"""Rounds of `_SYNC_S` between two checks that the key has not been revoked."""
 _ROOM_S: Final = 0.05
 MAX_STARTING: Final = 16
 """Lines that a replica submits at a time; of one batch half as many."""

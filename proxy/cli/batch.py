@@ -38,7 +38,7 @@ def batch_group() -> None:
     "--url", default="http://127.0.0.1:8080", show_default=True, envvar="NARRATIVE_PROXY_URL", help="The server."
 )
 @click.option("--key", default="any-key", envvar="NARRATIVE_PROXY_KEY", help="API key [env: NARRATIVE_PROXY_KEY].")
-@click.option("--poll", type=click.FloatRange(min=0.05), default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--poll", type=click.FloatRange(min=0.05), default=2.0, show_default=True, help="Seconds between polls.")
 def run(file: Path, out: Path, url: str, key: str, poll: float) -> None:
     """Answer every line of FILE and write the rows to --out.
 

@@ -50,7 +50,7 @@ _STRING_END: Final = re.compile(rb'(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 def message_batches_routes() -> list[Route]:
-    """All of them; they stand before those of messages."""
+    """All of them; they must be registered before those of messages."""
     calls: list[tuple[str, Callable[[Request], Any], str]] = [
         ("", create, "POST"),
         ("", list_batches, "GET"),
