@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from proxy.api.anthropic import types as wire
 from proxy.api.anthropic.tools import decode_tool_choice, decode_tools
-from proxy.api.http.requests import canonical_digest
+from proxy.api.http.requests import canonical_digest, reportable
 from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import (
@@ -37,8 +37,6 @@ _BILLING: Final = "x-anthropic-billing-header:"
 """Begins a system block that differs between requests that are otherwise equal."""
 _MIN_BUDGET: Final = 1024
 _MAX_USER: Final = 128
-_MAX_REPORTED: Final = 50
-_REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 _SILENT: Final = frozenset({"cache_control", *wire.MessagesRequest.model_fields})
 """Fields that are not reported as ignored."""
 _SERVER_BLOCK: Final = re.compile(
@@ -173,8 +171,7 @@ def _invalid(param: str, problem: str) -> InvalidRequest:
 
 
 def _ignored(raw: dict[str, Any]) -> tuple[str, ...]:
-    names = [name for name, value in raw.items() if value is not None and name not in _SILENT]
-    return tuple(name for name in names if _REPORTABLE.match(name))[:_MAX_REPORTED]
+    return reportable(name for name, value in raw.items() if value is not None and name not in _SILENT)
 
 
 def _user(body: wire.MessagesRequest) -> str | None:

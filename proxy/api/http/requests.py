@@ -7,8 +7,9 @@ import asyncio
 import hashlib
 import json
 import math
+import re
 import zlib
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar, get_args
 
@@ -29,6 +30,10 @@ UNION_TAG: Final = "#"
 """Begins the tags of unions in models, so that they can be distinguished from the names of fields."""
 _LARGE_BYTES: Final = 64 * 1024
 """From this size on a body is parsed and decoded in a thread. The worst of smaller ones takes about 20 ms."""
+REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
+"""Names from a request that may be repeated in a response header."""
+MAX_REPORTED: Final = 50
+"""Ignored fields, and adjustments, that are reported of one request."""
 _MAX_KEY_LENGTH: Final = 255
 _SLICE: Final = 64 * 1024
 _SHORTEST_HEARTBEAT_S: Final = 0.25
@@ -184,6 +189,11 @@ def has_more_values(body: bytes, limit: int) -> bool:
         return True
     outside = b"".join(body.split(b'"')[::2])
     return outside.count(b",") + outside.count(b"[") + outside.count(b"{") > limit
+
+
+def reportable(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of the names of ignored fields that are reported."""
+    return tuple(filter(REPORTABLE.match, names))[:MAX_REPORTED]
 
 
 def canonical_digest(value: object) -> str:

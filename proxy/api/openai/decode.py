@@ -1,12 +1,11 @@
 """A chat request → the neutral request, and what its reply must look like. Source: contract `heroku-chat.md`, section Request."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Final, Literal
 
-from proxy.api.http.requests import canonical_digest, has_more_values
+from proxy.api.http.requests import MAX_REPORTED, canonical_digest, has_more_values, reportable
 from proxy.api.openai.tools import CUSTOM_INPUT, OfferedTools, decode_tools
 from proxy.api.openai.types import (
     AnthropicThinking,
@@ -56,9 +55,7 @@ ReasoningObject = Literal["auto", "always", "never"]
 _MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 _RESERVED_TAGS: Final = frozenset({"rid"})
 _MIN_BUDGET: Final = 1024
-_MAX_REPORTED: Final = 50
 _MANY_ARGUMENTS: Final = 20_000
-_REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 _REASONING_FIELDS: Final = ("extended_thinking", "thinking", "reasoning", "reasoning_effort")
 _TOOL_FIELDS: Final = frozenset({"tools", "tool_choice", "functions", "function_call"})
 _HOW_IT_IS_SENT: Final = ("stream", "stream_options")
@@ -366,7 +363,7 @@ def _ignored(body: ChatRequest, overruled: Sequence[str], uses_top_k: bool) -> t
     """Paths, without indexes, of the fields that were sent, are not null, and have no effect; some of them where there are many."""
     names: dict[str, None] = {}
     pending: list[tuple[str, object]] = [("", body)]
-    while pending and len(names) <= 4 * _MAX_REPORTED:  # the fields that no model has
+    while pending and len(names) <= 4 * MAX_REPORTED:  # the fields that no model has
         prefix, value = pending.pop()
         if isinstance(value, list):
             for item in value:
@@ -389,4 +386,4 @@ def _ignored(body: ChatRequest, overruled: Sequence[str], uses_top_k: bool) -> t
         "function_call": body.function_call is not None and body.tool_choice is not None,
     }
     names.update(dict.fromkeys([*compress(unused, unused.values()), *overruled]))
-    return tuple(filter(_REPORTABLE.match, names))[:_MAX_REPORTED]
+    return reportable(names)

@@ -1,9 +1,9 @@
 """Tools of a request, and which of them may be called: as clients write them → neutral ones."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from proxy.api.http.requests import MAX_REPORTED, REPORTABLE
 from proxy.api.openai.types import (
     AllowedToolsChoice,
     ChatRequest,
@@ -21,8 +21,6 @@ from proxy.inference.request import Tool, ToolChoice
 CUSTOM_INPUT: Final = "input"
 """The one argument of a custom tool."""
 NO_TOOLS: Final = ToolChoice(names=frozenset())
-_PLAIN: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
-_MAX_REPORTED: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ def decode_tools(body: ChatRequest, drop_hosted: bool) -> OfferedTools:
                 tools.append(custom_tool(tool.custom, f"tools[{index}].custom"))
                 custom.add(tool.custom.name)
             case HostedTool() if drop_hosted:
-                kind = tool.type if _PLAIN.match(tool.type) else "a hosted tool"
+                kind = tool.type if REPORTABLE.match(tool.type) else "a hosted tool"
                 dropped[f"tools: {kind} cannot run here and was left out"] = None
             case HostedTool():
                 param = f"tools[{index}].type"
@@ -68,7 +66,7 @@ def decode_tools(body: ChatRequest, drop_hosted: bool) -> OfferedTools:
             case _:
                 tools.append(function_tool(tool.function, f"tools[{index}].function"))
     choice = _choice(body, {tool.name for tool in tools}, single=legacy or body.parallel_tool_calls is False)
-    return OfferedTools(tuple(tools), choice, frozenset(custom), legacy, tuple(dropped)[:_MAX_REPORTED])
+    return OfferedTools(tuple(tools), choice, frozenset(custom), legacy, tuple(dropped)[:MAX_REPORTED])
 
 
 def function_tool(spec: FunctionSpec, path: str) -> Tool:

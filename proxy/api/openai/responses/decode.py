@@ -7,17 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from proxy.api.http.requests import canonical_digest
+from proxy.api.http.requests import MAX_REPORTED, canonical_digest, reportable
 from proxy.api.openai.decode import reasoning_of_effort, tags_of
 from proxy.api.openai.responses.items import NOTHING, ItemMessages, Known, Unseal, items_of, stored_input
-from proxy.api.openai.responses.tools import REPORTABLE, CalledTool, Tools, echoed_tool
+from proxy.api.openai.responses.tools import CalledTool, Tools, echoed_tool
 from proxy.api.openai.responses.types import JsonText, ResponsesRequest, SchemaText, ToolsItem
 from proxy.errors import InvalidRequest
 from proxy.inference.request import JsonObject, JsonOutput, Reasoning, Request, Rules, Sampling, Text
 
 ENCRYPTED: Final = "reasoning.encrypted_content"
 _LOGPROBS: Final = "message.output_text.logprobs"
-_MAX_REPORTED: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def decode(
         tags=_tags(body) if body.user or body.safety_identifier or body.metadata else (),
         body_bytes=body_bytes + known.bytes,
         ignored=_ignored(body, tools.hosted),
-        adjusted=tuple(adjusted)[:_MAX_REPORTED],
+        adjusted=tuple(adjusted)[:MAX_REPORTED],
     )
     reply = ResponseReply(
         echo=_echo(body, raw, store),
@@ -190,7 +189,7 @@ def _ignored(body: ResponsesRequest, hosted: Iterable[str]) -> tuple[str, ...]:
     if _LOGPROBS in (body.include or ()):
         names.append(_LOGPROBS)
     names += [f"tools.{kind}" for kind in hosted]
-    return tuple([name for name in names if REPORTABLE.match(name)][:_MAX_REPORTED])
+    return reportable(names)
 
 
 def _echo(body: ResponsesRequest, raw: JsonObject, store: bool) -> JsonObject:

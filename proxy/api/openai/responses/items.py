@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
+from proxy.api.http.requests import REPORTABLE
 from proxy.api.openai.decode import past_arguments
-from proxy.api.openai.responses.tools import REPORTABLE, Tools
+from proxy.api.openai.responses.tools import Tools
 from proxy.api.openai.responses.types import (
     CallOutputItem,
     ContentPart,

@@ -1,10 +1,10 @@
 """Tools of a Responses request → neutral ones under names that are unique in all namespaces, and which of them may be called."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
+from proxy.api.http.requests import REPORTABLE
 from proxy.api.openai.responses.types import (
     CustomDefinition,
     FunctionDefinition,
@@ -19,9 +19,6 @@ from proxy.api.openai.tools import NO_TOOLS, custom_tool, function_tool
 from proxy.api.openai.types import CustomSpec
 from proxy.errors import InvalidRequest, ProxyError
 from proxy.inference.request import JsonObject, Tool, ToolChoice
-
-REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
-"""Names that may stand in a response header."""
 
 
 @dataclass(frozen=True, slots=True)
