@@ -8,7 +8,6 @@ import { z } from "zod";
 import { BLANKS, startProxy } from "./proxy.js";
 import * as scenes from "./scenes.js";
 
-const City = z.object({ name: z.string(), population: z.number(), climate: z.enum(["mild", "harsh"]) });
 const TOOL = {
   name: "get_weather",
   description: "The current weather in a city.",
@@ -80,11 +79,11 @@ for (const stream of [false, true]) {
 }
 
 test("zod parsing", async () => {
-  const output_config = { format: zodOutputFormat(City) };
+  const output_config = { format: zodOutputFormat(scenes.City) };
   const message = await client.messages.parse(ask("Describe Paris", { output_config }));
-  assert.ok(City.parse(message.parsed_output));
+  assert.ok(scenes.City.parse(message.parsed_output));
   const stream = client.messages.stream(ask("Describe Paris", { output_config }));
-  assert.ok(City.parse((await stream.finalMessage()).parsed_output));
+  assert.ok(scenes.City.parse((await stream.finalMessage()).parsed_output));
 });
 
 test("thinking", async () => {
@@ -123,8 +122,7 @@ for (const stream of [false, true]) {
   });
 
   test(`cancellation, ${stream ? "streamed" : "plain"}`, async () => {
-    const id = scenes.requestId();
-    const options = { signal: AbortSignal.timeout(300), headers: { "x-request-id": id } };
+    const { id, options } = scenes.cancelling();
     await assert.rejects(client.messages.create(ask(scenes.ENDLESS, { stream }), options), Anthropic.APIUserAbortError);
     await proxy.ended(id);
   });

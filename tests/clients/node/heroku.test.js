@@ -1,19 +1,10 @@
 // `heroku-langchain`: the client that Heroku's users have, pointed here by Heroku's own variables.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { HumanMessage } from "@langchain/core/messages";
-import { tool } from "@langchain/core/tools";
 import { ChatHeroku, HerokuApiError } from "heroku-langchain";
-import { z } from "zod";
+import { concat, testTools } from "./langchain.js";
 import { BLANKS, startProxy } from "./proxy.js";
 import * as scenes from "./scenes.js";
-
-const City = z.object({ name: z.string(), population: z.number(), climate: z.enum(["mild", "harsh"]) });
-const getWeather = tool(async () => scenes.WEATHER, {
-  name: "get_weather",
-  description: "The current weather in a city.",
-  schema: z.object({ city: z.string() }),
-});
 
 let proxy;
 before(async () => {
@@ -25,7 +16,6 @@ before(async () => {
 after(() => proxy.stop());
 
 const chat = (options = {}) => new ChatHeroku({ maxRetries: 0, ...options });
-const concat = (chunks) => chunks.reduce((whole, chunk) => whole.concat(chunk));
 
 test("plain", async () => {
   assert.equal((await chat().invoke(scenes.SAYS_MARKDOWN)).content, scenes.MARKDOWN);
@@ -37,27 +27,10 @@ test("stream, which ends at the event named done", async () => {
   assert.ok(chunks.length > 2);
 });
 
-for (const streaming of [false, true]) {
-  test(`tool loop, ${streaming ? "streamed" : "plain"}`, async () => {
-    const helper = chat().bindTools([getWeather]);
-    const invoke = async (messages) =>
-      streaming ? concat(await Array.fromAsync(await helper.stream(messages))) : helper.invoke(messages);
-    const messages = [new HumanMessage(scenes.ASKS_FOR_WEATHER)];
-    const first = await invoke(messages);
-    assert.deepEqual(first.tool_calls.map((call) => call.args), [{ city: "Paris" }]);
-    messages.push(first);
-    for (const call of first.tool_calls) messages.push(await getWeather.invoke(call));
-    assert.ok((await invoke(messages)).content.includes(scenes.WEATHER));
-  });
-}
-
-test("parallel calls of a stream stay apart", async () => {
-  const { tool_calls } = concat(await Array.fromAsync(await chat().bindTools([getWeather]).stream(scenes.CALLS_TWICE)));
-  assert.deepEqual(tool_calls.map((call) => call.args.city), ["Rome", "Oslo"]);
-});
+testTools(chat);
 
 test("structured output", async () => {
-  assert.ok(City.parse(await chat().withStructuredOutput(City).invoke("Describe Paris")));
+  assert.ok(scenes.City.parse(await chat().withStructuredOutput(scenes.City).invoke("Describe Paris")));
 });
 
 test("extended thinking", async () => {

@@ -1,19 +1,10 @@
 // `@langchain/openai`: ChatOpenAI.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { HumanMessage } from "@langchain/core/messages";
-import { tool } from "@langchain/core/tools";
 import { ChatOpenAI } from "@langchain/openai";
-import { z } from "zod";
+import { concat, testTools } from "./langchain.js";
 import { BLANKS, startProxy } from "./proxy.js";
 import * as scenes from "./scenes.js";
-
-const City = z.object({ name: z.string(), population: z.number(), climate: z.enum(["mild", "harsh"]) });
-const getWeather = tool(async () => scenes.WEATHER, {
-  name: "get_weather",
-  description: "The current weather in a city.",
-  schema: z.object({ city: z.string() }),
-});
 
 let proxy;
 let model;
@@ -32,8 +23,6 @@ const chat = ({ defaultHeaders, ...options } = {}) =>
     ...options,
   });
 
-const concat = (chunks) => chunks.reduce((whole, chunk) => whole.concat(chunk));
-
 test("plain", async () => {
   const message = await model.invoke(scenes.SAYS_MARKDOWN);
   assert.equal(message.content, scenes.MARKDOWN);
@@ -46,29 +35,11 @@ test("stream", async () => {
   assert.ok(concat(chunks).usage_metadata.total_tokens > 0);
 });
 
-for (const streaming of [false, true]) {
-  test(`tool loop, ${streaming ? "streamed" : "plain"}`, async () => {
-    const helper = model.bindTools([getWeather]);
-    const invoke = async (messages) =>
-      streaming ? concat(await Array.fromAsync(await helper.stream(messages))) : helper.invoke(messages);
-    const messages = [new HumanMessage(scenes.ASKS_FOR_WEATHER)];
-    const first = await invoke(messages);
-    assert.deepEqual(first.tool_calls.map((call) => call.args), [{ city: "Paris" }]);
-    messages.push(first);
-    for (const call of first.tool_calls) messages.push(await getWeather.invoke(call));
-    assert.ok((await invoke(messages)).content.includes(scenes.WEATHER));
-  });
-}
-
-test("parallel calls of a stream stay apart", async () => {
-  const stream = await model.bindTools([getWeather]).stream(scenes.CALLS_TWICE);
-  const { tool_calls } = concat(await Array.fromAsync(stream));
-  assert.deepEqual(tool_calls.map((call) => call.args.city), ["Rome", "Oslo"]);
-});
+testTools(chat);
 
 for (const method of ["jsonSchema", "functionCalling"]) {
   test(`structured output by ${method}`, async () => {
-    assert.ok(City.parse(await model.withStructuredOutput(City, { method }).invoke("Describe Paris")));
+    assert.ok(scenes.City.parse(await model.withStructuredOutput(scenes.City, { method }).invoke("Describe Paris")));
   });
 }
 

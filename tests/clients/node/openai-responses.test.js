@@ -7,7 +7,6 @@ import { z } from "zod";
 import { BLANKS, startProxy } from "./proxy.js";
 import * as scenes from "./scenes.js";
 
-const City = z.object({ name: z.string(), population: z.number(), climate: z.enum(["mild", "harsh"]) });
 const TOOL = zodResponsesFunction({
   name: "get_weather", description: "The current weather in a city.", parameters: z.object({ city: z.string() }),
 });
@@ -48,10 +47,10 @@ test("stream helper", async () => {
 });
 
 test("zod parsing", async () => {
-  const text = { format: zodTextFormat(City, "city") };
-  assert.ok(City.parse((await client.responses.parse(ask("Describe Paris", { text }))).output_parsed));
+  const text = { format: zodTextFormat(scenes.City, "city") };
+  assert.ok(scenes.City.parse((await client.responses.parse(ask("Describe Paris", { text }))).output_parsed));
   const stream = client.responses.stream(ask("Describe Paris", { text }));
-  assert.ok(City.parse((await stream.finalResponse()).output_parsed));
+  assert.ok(scenes.City.parse((await stream.finalResponse()).output_parsed));
 });
 
 test("tool loop by the previous response", async () => {
@@ -110,8 +109,7 @@ test("nothing is repeated that was paid for", async () => {
 
 for (const stream of [false, true]) {
   test(`cancellation, ${stream ? "streamed" : "plain"}`, async () => {
-    const id = scenes.requestId();
-    const options = { signal: AbortSignal.timeout(300), headers: { "x-request-id": id } };
+    const { id, options } = scenes.cancelling();
     const call = client.responses.create(ask(scenes.ENDLESS, { stream }), options);
     if (stream) await Array.fromAsync(await call);
     else await assert.rejects(call, OpenAI.APIUserAbortError);

@@ -7,7 +7,6 @@ import { z } from "zod";
 import { BLANKS, startProxy } from "./proxy.js";
 import * as scenes from "./scenes.js";
 
-const City = z.object({ name: z.string(), population: z.number(), climate: z.enum(["mild", "harsh"]) });
 const GetWeather = z.object({ city: z.string() });
 const TOOL = zodFunction({ name: "get_weather", description: "The current weather in a city.", parameters: GetWeather });
 
@@ -57,15 +56,15 @@ test("stream helper with parallel calls and a tool without parameters", async ()
 });
 
 test("zod parsing", async () => {
-  const response_format = zodResponseFormat(City, "city");
+  const response_format = zodResponseFormat(scenes.City, "city");
   const completion = await client.chat.completions.parse(ask("Describe Paris", { response_format }));
-  assert.ok(City.parse(completion.choices[0].message.parsed));
+  assert.ok(scenes.City.parse(completion.choices[0].message.parsed));
 });
 
 test("zod parsing of a stream", async () => {
-  const response_format = zodResponseFormat(City, "city");
+  const response_format = zodResponseFormat(scenes.City, "city");
   const stream = client.chat.completions.stream(ask("Describe Paris", { response_format }));
-  assert.ok(City.parse((await stream.finalChatCompletion()).choices[0].message.parsed));
+  assert.ok(scenes.City.parse((await stream.finalChatCompletion()).choices[0].message.parsed));
 });
 
 for (const stream of [false, true]) {
@@ -107,8 +106,7 @@ test("nothing is repeated that was paid for", async () => {
 
 for (const stream of [false, true]) {
   test(`cancellation, ${stream ? "streamed" : "plain"}`, async () => {
-    const id = scenes.requestId();
-    const options = { signal: AbortSignal.timeout(300), headers: { "x-request-id": id } };
+    const { id, options } = scenes.cancelling();
     const call = client.chat.completions.create(ask(scenes.ENDLESS, { stream }), options);
     if (stream) await Array.fromAsync(await call);
     else await assert.rejects(call, OpenAI.APIUserAbortError);

@@ -26,3 +26,9 @@ export const failsOnce = () =>
 
 /** An id to send as X-Request-Id, by which a request is found in the proxy's log. */
 export const requestId = () => `test-${randomUUID()}`;
+
+/** Options of a request that its client cancels while the job runs, and the request's id. */
+export function cancelling() {
+  const id = requestId();
+  return { id, options: { signal: AbortSignal.timeout(300), headers: { "x-request-id": id } } };
+}
