@@ -6,6 +6,7 @@ from typing import Any
 
 import openai
 import pytest
+import scenes
 from agents import (
     Agent,
     ModelSettings,
@@ -22,20 +23,6 @@ from agents.items import ReasoningItem
 from conftest import Proxy
 from openai import AsyncOpenAI
 from openai.types.shared import Reasoning
-from scenes import (
-    ASKS_FOR_WEATHER,
-    BREAKS,
-    CALLS_TWICE,
-    ENDLESS,
-    ENDS_LATE,
-    MARKDOWN,
-    MODEL,
-    SAYS_MARKDOWN,
-    TOO_LONG,
-    WEATHER,
-    City,
-    fails_once,
-)
 
 MakeAgent = Callable[..., Agent]
 
@@ -43,7 +30,7 @@ MakeAgent = Callable[..., Agent]
 @function_tool
 def get_weather(city: str) -> str:
     """The current weather in a city."""
-    return WEATHER
+    return scenes.WEATHER
 
 
 @function_tool
@@ -65,7 +52,7 @@ def client(proxy: Proxy, **options: Any) -> AsyncOpenAI:
 def agent(request: pytest.FixtureRequest) -> MakeAgent:
     """Makes an agent with a client, on either API."""
 
-    def make(openai_client: AsyncOpenAI, model: str = MODEL, **options: Any) -> Agent:
+    def make(openai_client: AsyncOpenAI, model: str = scenes.MODEL, **options: Any) -> Agent:
         return Agent("helper", model=request.param(model, openai_client), **options)
 
     return make
@@ -84,21 +71,23 @@ both_ways = pytest.mark.parametrize("streamed", [False, True])
 
 
 async def test_plain(proxy: Proxy, agent: MakeAgent) -> None:
-    result = await run(agent(client(proxy), instructions="Be brief."), SAYS_MARKDOWN)
-    assert result.final_output == MARKDOWN
+    result = await run(agent(client(proxy), instructions="Be brief."), scenes.SAYS_MARKDOWN)
+    assert result.final_output == scenes.MARKDOWN
     assert result.context_wrapper.usage.output_tokens > 0
 
 
 async def test_by_the_name_of_a_model(proxy: Proxy) -> None:
     config = RunConfig(model_provider=OpenAIProvider(openai_client=client(proxy)))
-    assert (await run(Agent("helper", model=MODEL), SAYS_MARKDOWN, run_config=config)).final_output == MARKDOWN
+    assert (
+        await run(Agent("helper", model=scenes.MODEL), scenes.SAYS_MARKDOWN, run_config=config)
+    ).final_output == scenes.MARKDOWN
 
 
 async def test_stream(proxy: Proxy, agent: MakeAgent) -> None:
-    result = Runner.run_streamed(agent(client(proxy)), SAYS_MARKDOWN)
+    result = Runner.run_streamed(agent(client(proxy)), scenes.SAYS_MARKDOWN)
     pieces = [event.data.delta async for event in result.stream_events()
               if event.type == "raw_response_event" and event.data.type == "response.output_text.delta"]  # fmt: skip
-    assert "".join(pieces) == MARKDOWN == result.final_output
+    assert "".join(pieces) == scenes.MARKDOWN == result.final_output
     assert len(pieces) > 1
 
 
@@ -109,14 +98,14 @@ async def test_tool_loop(proxy: Proxy, agent: MakeAgent, streamed: bool) -> None
 
 @both_ways
 async def test_tool_loop_by_the_previous_response(proxy: Proxy, streamed: bool) -> None:
-    model = OpenAIResponsesModel(MODEL, client(proxy))
+    model = OpenAIResponsesModel(scenes.MODEL, client(proxy))
     helper = Agent("helper", model=model, tools=[get_weather])
     await _loops(proxy, helper, streamed=streamed, auto_previous_response_id=True)
 
 
 async def _loops(proxy: Proxy, helper: Agent, **options: Any) -> None:
     before = proxy.jobs()
-    assert WEATHER in (await run(helper, ASKS_FOR_WEATHER, **options)).final_output
+    assert scenes.WEATHER in (await run(helper, scenes.ASKS_FOR_WEATHER, **options)).final_output
     assert proxy.jobs() == before + 2
 
 
@@ -128,7 +117,7 @@ async def test_a_tool_without_parameters(proxy: Proxy, agent: MakeAgent) -> None
 
 @both_ways
 async def test_parallel_calls(proxy: Proxy, agent: MakeAgent, streamed: bool) -> None:
-    result = await run(agent(client(proxy), tools=[get_weather]), CALLS_TWICE, streamed=streamed)
+    result = await run(agent(client(proxy), tools=[get_weather]), scenes.CALLS_TWICE, streamed=streamed)
     calls = [item.raw_item for item in result.new_items if item.type == "tool_call_item"]
     assert [call.arguments for call in calls] == ['{"city":"Rome"}', '{"city":"Oslo"}']
 
@@ -142,15 +131,15 @@ async def test_handoff(proxy: Proxy, agent: MakeAgent, streamed: bool) -> None:
 
 
 async def test_structured_output(proxy: Proxy, agent: MakeAgent) -> None:
-    result = await run(agent(client(proxy), output_type=City), "Describe Paris")
-    assert isinstance(result.final_output, City)
+    result = await run(agent(client(proxy), output_type=scenes.City), "Describe Paris")
+    assert isinstance(result.final_output, scenes.City)
 
 
 @both_ways
 async def test_structured_output_after_tools(proxy: Proxy, agent: MakeAgent, streamed: bool) -> None:
-    helper = agent(client(proxy), tools=[get_weather], output_type=City)
-    result = await run(helper, ASKS_FOR_WEATHER, streamed=streamed)
-    assert isinstance(result.final_output, City)
+    helper = agent(client(proxy), tools=[get_weather], output_type=scenes.City)
+    result = await run(helper, scenes.ASKS_FOR_WEATHER, streamed=streamed)
+    assert isinstance(result.final_output, scenes.City)
     assert [item.type for item in result.new_items].count("tool_call_item") == 1
 
 
@@ -160,7 +149,9 @@ async def test_structured_output_after_tools(proxy: Proxy, agent: MakeAgent, str
     (OpenAIResponsesModel, Reasoning(effort="low", summary="auto")),
 ])  # fmt: skip
 async def test_thoughts_are_shown_once(proxy: Proxy, model: Any, reasoning: Reasoning, streamed: bool) -> None:
-    helper = Agent("helper", model=model(MODEL, client(proxy)), model_settings=ModelSettings(reasoning=reasoning))
+    helper = Agent(
+        "helper", model=model(scenes.MODEL, client(proxy)), model_settings=ModelSettings(reasoning=reasoning)
+    )
     result = await run(helper, "Think!", streamed=streamed)
     (thought,) = [item.raw_item for item in result.new_items if isinstance(item, ReasoningItem)]
     shown = "".join(part.text for part in (thought.summary or thought.content))
@@ -170,9 +161,9 @@ async def test_thoughts_are_shown_once(proxy: Proxy, model: Any, reasoning: Reas
 
 async def test_a_conversation_that_goes_on(proxy: Proxy, agent: MakeAgent) -> None:
     helper = agent(client(proxy), tools=[get_weather])
-    first = await run(helper, ASKS_FOR_WEATHER)
-    again = [*first.to_input_list(), {"role": "user", "content": SAYS_MARKDOWN}]
-    assert (await Runner.run(helper, again)).final_output == MARKDOWN
+    first = await run(helper, scenes.ASKS_FOR_WEATHER)
+    again = [*first.to_input_list(), {"role": "user", "content": scenes.SAYS_MARKDOWN}]
+    assert (await Runner.run(helper, again)).final_output == scenes.MARKDOWN
 
 
 async def test_errors(proxy: Proxy, agent: MakeAgent) -> None:
@@ -181,20 +172,20 @@ async def test_errors(proxy: Proxy, agent: MakeAgent) -> None:
     with pytest.raises(openai.AuthenticationError):
         await run(agent(client(proxy, api_key="wrong")), "hi")
     with pytest.raises(openai.BadRequestError) as caught:
-        await run(agent(client(proxy)), TOO_LONG)
+        await run(agent(client(proxy)), scenes.TOO_LONG)
     assert caught.value.code == "context_length_exceeded"
 
 
 async def test_a_failure_in_a_stream_of_chat_completions(proxy: Proxy) -> None:
-    helper = Agent("helper", model=OpenAIChatCompletionsModel(MODEL, client(proxy)))
+    helper = Agent("helper", model=OpenAIChatCompletionsModel(scenes.MODEL, client(proxy)))
     with pytest.raises(openai.APIError, match="The GPU melted"):
-        await run(helper, BREAKS, streamed=True)
+        await run(helper, scenes.BREAKS, streamed=True)
 
 
 async def test_nothing_is_repeated_that_was_paid_for_of_chat_completions(proxy: Proxy) -> None:
-    helper = Agent("helper", model=OpenAIChatCompletionsModel(MODEL, client(proxy)))
+    helper = Agent("helper", model=OpenAIChatCompletionsModel(scenes.MODEL, client(proxy)))
     with pytest.raises(openai.APIStatusError) as caught:
-        await run(helper, fails_once())
+        await run(helper, scenes.fails_once())
     assert caught.value.status_code == 424
 
 
@@ -202,19 +193,19 @@ async def test_nothing_is_repeated_that_was_paid_for_of_chat_completions(proxy: 
 async def test_a_job_that_fails_costs_no_second_one(proxy: Proxy, agent: MakeAgent, streamed: bool) -> None:
     before = proxy.jobs()
     with pytest.raises((openai.APIError, AgentsException, RuntimeError), match="The GPU melted"):
-        await run(agent(client(proxy)), fails_once(), streamed=streamed)
+        await run(agent(client(proxy)), scenes.fails_once(), streamed=streamed)
     assert proxy.jobs() == before + 1
 
 
 async def test_cancellation(proxy: Proxy, agent: MakeAgent, request_id: str) -> None:
     helper = agent(client(proxy, default_headers={"x-request-id": request_id}))
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(run(helper, ENDLESS), timeout=0.5)
+        await asyncio.wait_for(run(helper, scenes.ENDLESS), timeout=0.5)
     await asyncio.to_thread(proxy.left, request_id)
 
 
 async def test_cancelling_a_streamed_run(proxy: Proxy, agent: MakeAgent, request_id: str) -> None:
-    result = Runner.run_streamed(agent(client(proxy, default_headers={"x-request-id": request_id})), ENDLESS)
+    result = Runner.run_streamed(agent(client(proxy, default_headers={"x-request-id": request_id})), scenes.ENDLESS)
     cancelled = False
     async for event in result.stream_events():
         if event.type == "raw_response_event" and not cancelled:
@@ -227,5 +218,5 @@ async def test_cancelling_a_streamed_run(proxy: Proxy, agent: MakeAgent, request
 
 @both_ways
 async def test_a_silent_job_is_waited_for(proxy: Proxy, blank_proxy: Proxy, agent: MakeAgent, streamed: bool) -> None:
-    runs = (run(agent(client(each)), ENDS_LATE, streamed=streamed) for each in (proxy, blank_proxy))
-    assert [result.final_output for result in await asyncio.gather(*runs)] == [MARKDOWN, MARKDOWN]
+    runs = (run(agent(client(each)), scenes.ENDS_LATE, streamed=streamed) for each in (proxy, blank_proxy))
+    assert [result.final_output for result in await asyncio.gather(*runs)] == [scenes.MARKDOWN, scenes.MARKDOWN]
