@@ -20,7 +20,7 @@ from proxy.api.anthropic.decode import WIRE, MessagesReply, body_digest, decode
 from proxy.api.anthropic.encode import MessageStream, error_out, error_status, message_body
 from proxy.api.anthropic.types import MessagesRequest
 from proxy.api.http.middleware import AsgiHandler
-from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
+from proxy.api.http.requests import ApiServices, query_number, read_object, terms_of, validated
 from proxy.api.http.responses import (
     RunResponse,
     StreamResponse,
@@ -175,7 +175,7 @@ async def list_models(request: Request) -> Response:
     usable = await usable_models(caller, services.catalog, services.endpoints)
     listed = [_model_out(name, found) for name, found in usable]
     query = request.query_params
-    limit = _limit(query.get("limit", str(_DEFAULT_PAGE)))
+    limit = query_number(request, "limit", _DEFAULT_PAGE, _MAX_PAGE)
     after, before = query.get("after_id"), query.get("before_id")
     if after and before:
         raise InvalidRequest("Invalid `before_id`: expected only one of it and `after_id`.", param="before_id")
@@ -201,12 +201,6 @@ async def retrieve_model(request: Request) -> Response:
     caller = await services.authenticator.authenticate(request.headers)
     name = request.path_params["model"].removesuffix("/")
     return json_response(_model_out(name, await find_card(name, services, caller)), {"vary": _VERSION})
-
-
-def _limit(text: str) -> int:
-    if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= _MAX_PAGE:
-        raise InvalidRequest(f"Invalid `limit`: expected a number from 1 to {_MAX_PAGE}.", param="limit")
-    return int(text)
 
 
 def _model_out(name: str, found: ModelCard | Endpoint) -> dict[str, Any]:
