@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from proxy.api.anthropic import types as wire
-from proxy.api.anthropic.tools import decode_tool_choice, decode_tools
+from proxy.api.anthropic.tools import decode_tool_choice, decode_tools, invalid
 from proxy.api.http.requests import canonical_digest, reportable
 from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import dump_json
@@ -135,17 +135,17 @@ def _decoded(body: wire.MessagesRequest, raw: dict[str, Any], rules: Rules, requ
     """A request with everything that other backends need. Raises InvalidRequest: one of them cannot serve it."""
     for name, value in (("mcp_servers", body.mcp_servers), ("container", body.container)):
         if value:
-            raise _invalid(name, "it would run on Anthropic's side, and cannot run here")
+            raise invalid(name, "it would run on Anthropic's side, and cannot run here")
     conversation = _Conversation()
     messages = [*_system(body), *conversation.decode(body.messages)]
     tools, dropped = decode_tools(conversation.changed(body.tools or ()), frozenset(conversation.loaded))
     choice = decode_tool_choice(body.tool_choice, frozenset(tool.name for tool in tools))
     stops = body.stop_sequences or ()
     if len(stops) > MAX_STOPS:
-        raise _invalid("stop_sequences", f"expected {MAX_STOPS} at most")
+        raise invalid("stop_sequences", f"expected {MAX_STOPS} at most")
     for index, text in enumerate(stops):
         if not text.strip():
-            raise _invalid(f"stop_sequences[{index}]", "expected text that is not blank")
+            raise invalid(f"stop_sequences[{index}]", "expected text that is not blank")
     reasoning, max_tokens, taken = _reasoning(body, rules)
     output = (body.output_config and body.output_config.format) or body.output_format
     path = "output_config.format" if body.output_config and body.output_config.format else "output_format"
@@ -164,10 +164,6 @@ def _decoded(body: wire.MessagesRequest, raw: dict[str, Any], rules: Rules, requ
         ignored=_ignored(raw),
         adjusted=(*dropped, *taken, *conversation.adjusted),
     )
-
-
-def _invalid(param: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"Invalid `{param}`: {problem}.", param=param)
 
 
 def _ignored(raw: dict[str, Any]) -> tuple[str, ...]:
@@ -190,7 +186,7 @@ def _reasoning(body: wire.MessagesRequest, rules: Rules) -> tuple[Reasoning | No
         case wire.Thinking(type="enabled", budget_tokens=budget):
             if budget is None or not _MIN_BUDGET <= budget < body.max_tokens:
                 expected = f"expected {_MIN_BUDGET} at least, and less than `max_tokens`"
-                raise _invalid("thinking.budget_tokens", expected)
+                raise invalid("thinking.budget_tokens", expected)
             return Reasoning(budget), body.max_tokens - budget, ()
     effort, adjusted = (body.output_config and body.output_config.effort) or "high", list[str]()
     if effort not in rules.efforts:
@@ -236,7 +232,7 @@ class _Conversation:
         for index, message in enumerate(messages):
             path = f"messages[{index}]"
             if message.content is None and message.role != "system":
-                raise _invalid(f"{path}.content", "the field is required")
+                raise invalid(f"{path}.content", "the field is required")
             blocks = tuple(self._blocks(message.content, f"{path}.content"))
             cleared = message.clear_at == "next_user_message" and index < last_user
             if message.role == "user" or (blocks and not (message.role == "system" and cleared)):
@@ -298,7 +294,7 @@ class _Conversation:
                     self.adjusted["messages: what a server's tools did was replaced by a note"] = None
                     yield Text(f"[{kind} left out: it belongs to a tool that ran elsewhere]", where)
                 case _:
-                    raise _invalid(f"{where}.type", f"content of type {block.type[:40]!r} is not supported here")
+                    raise invalid(f"{where}.type", f"content of type {block.type[:40]!r} is not supported here")
 
     def _document(self, block: wire.DocumentBlock, path: str) -> Iterable[str]:
         source = block.source
@@ -309,7 +305,7 @@ class _Conversation:
         spec = block.tool.definition
         name = (spec and spec.name) or block.tool.name
         if name is None:
-            raise _invalid(f"{path}.tool.name", "the field is required")
+            raise invalid(f"{path}.tool.name", "the field is required")
         if block.type == "tool_removal":
             self._removed.add(name)
             return

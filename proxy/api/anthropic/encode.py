@@ -12,6 +12,7 @@ from proxy.api.anthropic.decode import MessagesReply
 from proxy.api.http.responses import json_bytes, json_line
 from proxy.errors import ContextLengthExceeded, ProxyError
 from proxy.inference.jsontext import NotJson, dump_json, parse_json
+from proxy.inference.request import JsonObject
 from proxy.inference.result import (
     ChoiceEnded,
     Ended,
@@ -51,7 +52,6 @@ _NOT_REPEATED: Final = frozenset({401, 403, 413, 429})
 _NO_CACHE: Final = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
 _PIECES: Final = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
 """Deltas whose texts are joined, each by its field."""
-JsonObject = dict[str, Any]
 
 
 # ---------------------------------------------------------------- messages

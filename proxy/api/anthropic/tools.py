@@ -80,13 +80,13 @@ def decode_tools(
 def _tool(spec: ToolSpec, path: str) -> Tool:
     known = _CLIENT_TOOLS.get(spec.type or "")
     if known is None and spec.type not in (None, "custom"):
-        raise _invalid(f"{path}.type", f"tools of type {(spec.type or '')[:_MAX_SHOWN]!r} cannot run here")
+        raise invalid(f"{path}.type", f"tools of type {(spec.type or '')[:_MAX_SHOWN]!r} cannot run here")
     if spec.name is None:
-        raise _invalid(f"{path}.name", "the field is required")
+        raise invalid(f"{path}.name", "the field is required")
     if known is not None:
         return Tool(spec.name, *known, path=path, schema_path=path)
     if spec.input_schema is None:
-        raise _invalid(f"{path}.input_schema", "the field is required")
+        raise invalid(f"{path}.input_schema", "the field is required")
     description = (spec.description or "").strip()
     if spec.input_examples:
         examples = "\n".join(dump_json(example) for example in spec.input_examples)
@@ -107,12 +107,13 @@ def decode_tool_choice(choice: ToolChoiceSpec | None, offered: frozenset[str]) -
         return ToolChoice(names=frozenset())
     if choice.type == "tool":
         if choice.name is None or choice.name not in offered:
-            raise _invalid("tool_choice.name", f"{(choice.name or '')[:_MAX_SHOWN]!r} is not among the tools offered")
+            raise invalid("tool_choice.name", f"{(choice.name or '')[:_MAX_SHOWN]!r} is not among the tools offered")
         return ToolChoice(frozenset({choice.name}), required=True, single=single)
     if choice.type == "any" and not offered:
-        raise _invalid("tool_choice", "'any' needs `tools`")
+        raise invalid("tool_choice", "'any' needs `tools`")
     return ToolChoice(required=choice.type == "any", single=single)
 
 
-def _invalid(param: str, problem: str) -> InvalidRequest:
+def invalid(param: str, problem: str) -> InvalidRequest:
+    """The error of a field with that path. `problem` follows a colon, and has no full stop."""
     return InvalidRequest(f"Invalid `{param}`: {problem}.", param=param)
