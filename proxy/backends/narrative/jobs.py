@@ -11,15 +11,15 @@ by itself: Narrative cannot cancel it.
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Collection
-from typing import Final, Self
+from collections.abc import Awaitable, Callable, Collection, Coroutine
+from typing import Any, Final, Self
 
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import JobsOptions, Observer, Queued, Refused, ignore
 from proxy.backends.narrative.submit import PendingSubmission, Submission, SubmissionRecord, Submitter
 from proxy.backends.narrative.types import Job, RunRequest
 from proxy.backends.narrative.watcher import Watcher
-from proxy.errors import IdempotencyConflict, JobTimeout, Overloaded
+from proxy.errors import IdempotencyConflict, Overloaded
 from proxy.storage import Membership, MemoryStore, Store
 
 _CHECK_AGAIN_S: Final = 0.05
@@ -268,7 +268,7 @@ class Jobs:
         submission = None if task.cancelled() or task.exception() else task.result()
         self._watcher.abandon(submission.job.id if submission else None)
 
-    async def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Job:
+    def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Coroutine[Any, Any, Job]:
         """The ended job, whatever its end: completed, failed or cancelled.
 
         Raises:
@@ -276,31 +276,7 @@ class Jobs:
             UpstreamError, PermissionDenied: the job can no longer be read: it is lost, its record unreadable, or the key not accepted.
             Overloaded: the engine stops.
         """
-        watched = self._watcher.open(job, client, deadline=deadline)
-        watched.waiters += 1
-        if watched.expiry is not None:
-            watched.expiry.cancel()
-        loop = asyncio.get_running_loop()
-        over = loop.create_future()
-
-        def wake(_: object = None) -> None:
-            if not over.done():
-                over.set_result(None)
-
-        # Thousands wait here: a shield within a timeout takes twice the memory.
-        watched.future.add_done_callback(wake)
-        timer = loop.call_at(deadline, wake)
-        try:
-            await over
-        finally:
-            timer.cancel()
-            watched.future.remove_done_callback(wake)
-            watched.waiters -= 1
-            if not watched.waiters:
-                self._watcher.close(watched)
-        if not watched.future.done() or watched.future.cancelled():
-            raise JobTimeout(f"Job {job.id} did not end in time", job_id=job.id)
-        return watched.future.result()
+        return self._watcher.wait(job, client, deadline=deadline)
 
     async def run(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:
         """Submit and wait. Raises what `submit` and `wait` raise."""

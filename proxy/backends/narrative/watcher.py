@@ -29,7 +29,7 @@ from proxy.backends.narrative.failures import UNREADABLE
 from proxy.backends.narrative.polling import ListCursor, ReadBudget, Table, WatchedJob, next_polls
 from proxy.backends.narrative.replicas import TOPIC, ListRead, decode_read, encode_read
 from proxy.backends.narrative.types import Job, JobRecord, JobState
-from proxy.errors import Overloaded, PermissionDenied, ProxyError, RateLimited, UpstreamError
+from proxy.errors import JobTimeout, Overloaded, PermissionDenied, ProxyError, RateLimited, UpstreamError
 from proxy.storage import ALONE, Membership, Store
 
 log = logging.getLogger(__name__)
@@ -387,14 +387,42 @@ class Watcher:
         watched = WatchedJob(job.id, started, client.account, loop.create_future(), model, on_left)
         watched.request = str(get_contextvars().get("request", ""))
         self.jobs[job.id] = watched
-        watched.expiry = loop.call_at(min(deadline, now + _UNCLAIMED), self.close, watched)
+        watched.expiry = loop.call_at(min(deadline, now + _UNCLAIMED), self._close, watched)
         watcher.add(watched, may_have_ended=sent is None)
         if job.id in self._early:
             del self._early[job.id]
             watcher.take(watched, None, "webhook")
         return watched
 
-    def close(self, watched: WatchedJob) -> None:
+    async def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Job:
+        """See `proxy.backends.narrative.jobs.Jobs.wait`."""
+        watched = self.open(job, client, deadline=deadline)
+        watched.waiters += 1
+        if watched.expiry is not None:
+            watched.expiry.cancel()
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+
+        def wake(_: object = None) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        # Thousands wait here: a shield within a timeout takes twice the memory.
+        watched.future.add_done_callback(wake)
+        timer = loop.call_at(deadline, wake)
+        try:
+            await over
+        finally:
+            timer.cancel()
+            watched.future.remove_done_callback(wake)
+            watched.waiters -= 1
+            if not watched.waiters:
+                self._close(watched)
+        if not watched.future.done() or watched.future.cancelled():
+            raise JobTimeout(f"Job {job.id} did not end in time", job_id=job.id)
+        return watched.future.result()
+
+    def _close(self, watched: WatchedJob) -> None:
         """Watch a job no more."""
         if self.jobs.get(watched.id) is watched:
             del self.jobs[watched.id]
