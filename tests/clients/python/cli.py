@@ -1,5 +1,6 @@
 """Command lines for agents, as their users run them: in a folder and with a home of their own, offline but for the proxy."""
 
+import base64
 import os
 import subprocess
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 PROGRAMS = Path(__file__).parents[1] / "node/node_modules/.bin"
 """Where the programs of package.json are; the environment that runs the tests brings their Node."""
 TIMEOUT_S = 500
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""A PNG file of one pixel."""
 
 
 def run_agent(home: Path, arguments: list[str], environ: dict[str, str]) -> "subprocess.CompletedProcess[str]":
@@ -28,3 +33,11 @@ def run_agent(home: Path, arguments: list[str], environ: dict[str, str]) -> "sub
         timeout=TIMEOUT_S,
         check=False,
     )
+
+
+def save_picture(home: Path) -> str:
+    """Put a picture in the folder `work` of an agent's home, and return its path."""
+    file = home / "work/dot.png"
+    file.parent.mkdir()
+    file.write_bytes(PICTURE)
+    return str(file)

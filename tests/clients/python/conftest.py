@@ -130,6 +130,13 @@ def blank_proxy() -> Iterator[Proxy]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def pacing_proxy() -> Iterator[Proxy]:
+    """One that takes its time between the events of an answer."""
+    with start_proxy(PROXY_CHAT__STREAM_PACE_MS="30000") as proxy:
+        yield proxy
+
+
 @pytest.fixture
 def request_id() -> str:
     """An id to send as `X-Request-Id`, by which a request is found in the proxy's log."""

@@ -1,13 +1,12 @@
 """Claude Code, the real one: it writes, edits and shows a file, at one job for each turn of the model, whatever breaks."""
 
-import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import run_agent
+from cli import run_agent, save_picture
 from conftest import Proxy, start_proxy
 from relay import relayed
 from replicas import Replicas, killed_at
@@ -35,25 +34,12 @@ SETTINGS = {
 NO_FALLBACK = {"CLAUDE_CODE_DISABLE_NONSTREAMING_FALLBACK": "1"}
 
 
-DOT = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
-"""A picture."""
-
-
 @pytest.fixture(scope="module")
 def slow_proxy() -> Iterator[Proxy]:
     """One whose jobs take long, and whose streams begin meanwhile."""
     hold_s = str(min(SILENCE_S / 4, 15))
     settings = {"PROXY_SANDBOX__RUNNING_S": str(SILENCE_S), "PROXY_MESSAGES__HOLD_S": hold_s}
     with start_proxy(**settings) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def pacing_proxy() -> Iterator[Proxy]:
-    """One that takes its time between the events of an answer."""
-    with start_proxy(PROXY_CHAT__STREAM_PACE_MS="30000") as proxy:
         yield proxy
 
 
@@ -138,10 +124,8 @@ def test_a_replica_that_is_killed_costs_no_job(tmp_path: Path, request_id: str) 
 def test_its_other_tools(tmp_path: Path, proxy: Proxy, request_id: str) -> None:
     """Several calls at once, one of which fails; an image; a tool that is loaded later, and refused; and a session that goes on."""
     before = proxy.jobs()
-    (tmp_path / "work").mkdir()
-    image = tmp_path / "work/dot.png"
-    image.write_bytes(DOT)
-    read = {"name": "Read", "arguments": {"file_path": str(image)}}
+    image = save_picture(tmp_path)
+    read = {"name": "Read", "arguments": {"file_path": image}}
     fails = {"name": "Bash", "arguments": {"command": "exit 3", "description": "Fail"}}
     find = {"name": "ToolSearch", "arguments": {"query": "select:WebSearch", "max_results": 3}}
     search = {"name": "WebSearch", "arguments": {"query": "the weather"}}

@@ -1,6 +1,5 @@
 """Codex, the real one: it makes and changes a file by its tools, at one job for each turn of the model, whatever breaks."""
 
-import base64
 import json
 import subprocess
 from collections.abc import Iterator
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import run_agent
+from cli import run_agent, save_picture
 from conftest import Proxy, start_proxy
 from relay import relayed
 from replicas import Replicas, killed_at
@@ -39,23 +38,10 @@ wire_api = "responses"
 """
 
 
-DOT = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
-"""A picture."""
-
-
 @pytest.fixture(scope="module")
 def slow_proxy() -> Iterator[Proxy]:
     """One whose jobs take long."""
     with start_proxy(PROXY_SANDBOX__RUNNING_S=str(SILENCE_S)) as proxy:
-        yield proxy
-
-
-@pytest.fixture(scope="module")
-def pacing_proxy() -> Iterator[Proxy]:
-    """One that takes its time between the events of an answer."""
-    with start_proxy(PROXY_CHAT__STREAM_PACE_MS="30000") as proxy:
         yield proxy
 
 
@@ -160,10 +146,8 @@ def test_a_replica_that_is_killed_costs_no_job(tmp_path: Path, request_id: str) 
 def test_its_other_tools(tmp_path: Path, proxy: Proxy, request_id: str) -> None:
     """Several calls at once, one of which fails; an image; a tool in a namespace; and a session that goes on."""
     before = proxy.jobs()
-    (tmp_path / "work").mkdir()
-    image = tmp_path / "work/dot.png"
-    image.write_bytes(DOT)
-    seen = {"name": "view_image", "arguments": {"path": str(image)}}
+    image = save_picture(tmp_path)
+    seen = {"name": "view_image", "arguments": {"path": image}}
     agent = {"name": "multi_agent_v1__spawn_agent", "arguments": {"message": "Hello there"}}
     steps = [{"calls": [seen, *command("exit 3")["calls"]]}, {"calls": [agent]}, {}]
     events = events_of(codex(tmp_path, proxy.base_url, script(key=request_id, attempts=steps)))
