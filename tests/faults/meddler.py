@@ -66,6 +66,7 @@ class Meddler:
         answer = self._judge(self.before, passing)
         if answer is None:
             status, body = await _call(self.app, scope, receive)
+            # A Narrative that is slow on purpose: its answer takes the time that the test sets.
             await asyncio.sleep(self.delays.get(passing.operation, 0.0))
             answer = self._judge(self.after, passing)
             if answer is None:

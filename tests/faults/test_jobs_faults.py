@@ -10,7 +10,7 @@ from proxy.backends.narrative.jobs import Jobs
 from proxy.errors import JobTimeout, Overloaded, UpstreamError
 from tests.faults.raw_upstream import Reply, Seen, answer, raw_upstream, silence
 from tests.faults.test_upstream_faults import ACCEPTED, DONE, HTML, KEY, request
-from tests.waiting import until
+from tests.waiting import suspended, until
 
 QUICK = JobsOptions(reads_per_second=100, lost_after=0.0)
 CLIENT = ClientOptions(read_timeout=0.2, total_timeout=0.2, first_backoff=0.001)
@@ -125,7 +125,7 @@ async def test_one_of_two_callers_may_leave() -> None:
         job = await jobs.submit(request(), client, deadline=in_seconds(20))
         leaver = asyncio.create_task(jobs.wait(job, client, deadline=in_seconds(20)))
         stayer = asyncio.create_task(jobs.wait(job, client, deadline=in_seconds(20)))
-        await asyncio.sleep(0)
+        await suspended(leaver, stayer)
         leaver.cancel()
         with pytest.raises(asyncio.CancelledError):
             await leaver

@@ -2,10 +2,13 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import JobsOptions, Refused
+from proxy.backends.narrative.types import Job
 from proxy.errors import Overloaded
 from proxy.sandbox import SandboxOptions
 from tests.faults.meddler import Answer, always, fickle_narrative, first
@@ -78,19 +81,24 @@ async def test_a_refused_submission_gives_its_place_back() -> None:
 
 async def test_submissions_on_their_way_are_bounded() -> None:
     with fickle_narrative(INSTANT) as narrative:
-        async with engine(narrative.url, replace(OPTIONS, max_submissions=4)) as running:
-            most = 0
+        go_on, most = asyncio.Event(), 0
 
-            async def watch() -> None:
+        class Held(NarrativeClient):
+            """Sends no submission before the test lets it."""
+
+            async def enqueue(self, *arguments: Any, **options: Any) -> Job:
                 nonlocal most
-                while True:
-                    most = max(most, running.jobs.submitting)
-                    await asyncio.sleep(0)
+                most = max(most, running.jobs.submitting)
+                await go_on.wait()
+                return await super().enqueue(*arguments, **options)
 
-            watcher = asyncio.create_task(watch())
-            await asyncio.gather(*(running.run() for _ in range(50)))
-            watcher.cancel()
-            assert most <= 4
+        async with engine(narrative.url, replace(OPTIONS, max_submissions=4), kind=Held) as running:
+            runs = [asyncio.create_task(running.run()) for _ in range(50)]
+            await until(lambda: running.jobs.queued == 46)
+            assert running.jobs.submitting == 4
+            go_on.set()
+            await asyncio.gather(*runs)
+            assert most == 4
 
 
 async def test_a_submission_whose_turn_does_not_come_in_time_is_turned_away() -> None:

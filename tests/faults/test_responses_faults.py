@@ -11,7 +11,7 @@ import pytest
 from proxy.sandbox import Fault
 from tests.conftest import Deployment
 from tests.faults.relay import relay_to
-from tests.faults.test_replicas import a_client, site
+from tests.faults.test_replicas import RETRY_AFTER_S, a_client, site
 from tests.redis_server import serve_redis
 from tests.responses_folding import response_events
 from tests.scripts import script
@@ -29,30 +29,35 @@ async def persistent(
     client: httpx.AsyncClient, urls: list[str], path: str, sent: dict[str, Any] | None = None, first: int = 0
 ) -> dict[str, Any]:
     """Ask the replicas in turn, as an SDK repeats, until one answers for good."""
-    async with asyncio.timeout(60):
-        tries = 0
-        while True:
-            repeat = {"x-stainless-retry-count": str(tries)} if tries else {}
-            url = f"{urls[(first + tries) % len(urls)]}{path}"
-            try:
-                answer = await client.request("POST" if sent else "GET", url, json=sent, headers=repeat)
-            except httpx.TransportError:
-                answer = None
-            if answer is not None and answer.headers.get("x-should-retry") != "true":
-                assert answer.status_code == 200, answer.text
-                response: dict[str, Any] = answer.json()
-                return response
-            tries += 1
-            await asyncio.sleep(0.2)
+    answers: list[httpx.Response | None] = []
+
+    async def answered() -> bool:
+        tries = len(answers)
+        repeat = {"x-stainless-retry-count": str(tries)} if tries else {}
+        url = f"{urls[(first + tries) % len(urls)]}{path}"
+        try:
+            answers.append(await client.request("POST" if sent else "GET", url, json=sent, headers=repeat))
+        except httpx.TransportError:
+            answers.append(None)
+        return answers[-1] is not None and answers[-1].headers.get("x-should-retry") != "true"
+
+    await until(answered, pause_s=RETRY_AFTER_S)
+    assert answers[-1] is not None
+    assert answers[-1].status_code == 200, answers[-1].text
+    response: dict[str, Any] = answers[-1].json()
+    return response
 
 
 async def polled(client: httpx.AsyncClient, urls: list[str], id_: str, first: int) -> dict[str, Any]:
-    async with asyncio.timeout(60):
-        while True:
-            response = await persistent(client, urls, f"{PATH}/{id_}", first=first)
-            if response["status"] not in ("queued", "in_progress"):
-                return response
-            await asyncio.sleep(0.2)
+    response: dict[str, Any] = {}
+
+    async def ended() -> bool:
+        nonlocal response
+        response = await persistent(client, urls, f"{PATH}/{id_}", first=first)
+        return response["status"] not in ("queued", "in_progress")
+
+    await until(ended, pause_s=RETRY_AFTER_S)
+    return response
 
 
 @pytest.mark.parametrize(

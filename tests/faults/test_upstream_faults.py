@@ -214,7 +214,7 @@ async def test_an_answer_that_trickles_in_for_ever_is_given_up() -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
         while not writer.is_closing():
             writer.write(b" ")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # slow on purpose: each read of the client succeeds, and the answer never ends
         trickled.set()
 
     async with raw_upstream(trickle, DONE) as upstream, client(upstream) as narrative:

@@ -4,20 +4,25 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 
 from proxy.app import create_app
 from proxy.settings import Settings
+from tests.waiting import PATIENCE_S, suspended
 
 
 async def test_what_takes_long_to_compute_runs_one_after_the_other() -> None:
+    all_submitted = threading.Event()
+
     def work() -> int:
-        time.sleep(0.02)  # long enough that another thread would be started for the next
+        assert all_submitted.wait(PATIENCE_S)  # busy, so that another thread would be started for the next
         return threading.get_ident()
 
     app = create_app(Settings(), sandbox=True)
     async with app.router.lifespan_context(app):
-        used = await asyncio.gather(*(asyncio.to_thread(work) for _ in range(4)))
+        tasks = [asyncio.create_task(asyncio.to_thread(work)) for _ in range(4)]
+        await suspended(*tasks)
+        all_submitted.set()
+        used = await asyncio.gather(*tasks)
     assert len(set(used)) == 1
     assert used[0] != threading.get_ident()
 

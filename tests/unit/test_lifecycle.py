@@ -1,4 +1,4 @@
-"""Draining without signals: what is told of it, and what becomes of work that outlasts the grace period."""
+"""Draining without signals: what is reported of it, and what becomes of work that outlasts the grace period."""
 
 import asyncio
 
@@ -27,14 +27,17 @@ async def test_work_that_outlasts_the_grace_period_is_cancelled_and_a_retry_invi
 ) -> None:
     lifecycle, stopped = Lifecycle(grace_s=60.0, resumable=resumable), asyncio.Event()
 
+    begun = asyncio.Event()
+
     async def wait() -> None:
         with lifecycle.unless_over():
+            begun.set()
             await asyncio.Event().wait()
 
     assert lifecycle.enter() is None
     work = asyncio.create_task(wait())
     lifecycle.drain(stopped.set)
-    await asyncio.sleep(0)
+    await begun.wait()
     lifecycle.end_grace()
     with pytest.raises(Overloaded) as caught:
         await work

@@ -21,6 +21,7 @@ from proxy.access.limits import Quota
 from proxy.errors import InvalidApiKey, InvalidRequest, Overloaded, PermissionDenied, UpstreamError
 from proxy.settings import Settings, load_settings
 from proxy.storage import MemoryStore, SqliteStore
+from tests.waiting import suspended, until
 
 PLANE = "fef9904e-d263-4930-85f7-1e28cce40f89"
 
@@ -36,16 +37,18 @@ def shared(keys: Keys) -> Authenticator:
 
 
 class Narrative:
-    """Accepts every token but `bad`, and counts what it is asked; can be away."""
+    """Accepts every token but `bad`, and counts what it is asked; can be away. Answers only while `answers` is set."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.away = False
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.tokens = TokenVerifier(self.check)
 
     async def check(self, token: str) -> None:
         self.asked.append(token)
-        await asyncio.sleep(0)
+        await self.answers.wait()
         if self.away:
             raise UpstreamError("away", code="narrative_unavailable", retry_after=1.0)
         if token.startswith("bad"):
@@ -274,14 +277,22 @@ async def test_a_token_is_checked_once_in_a_while() -> None:
 
 
 async def test_simultaneous_requests_with_one_token_share_one_check(narrative: Narrative) -> None:
-    assert all(await asyncio.gather(*(narrative.tokens.accepts("good") for _ in range(50))))
+    narrative.answers.clear()
+    waiting = [asyncio.create_task(narrative.tokens.accepts("good")) for _ in range(50)]
+    await suspended(*waiting)
+    narrative.answers.set()
+    assert all(await asyncio.gather(*waiting))
     assert narrative.asked == ["good"]
 
 
 async def test_a_request_that_leaves_does_not_break_the_check_of_the_others(narrative: Narrative) -> None:
+    narrative.answers.clear()
     first, second = (asyncio.create_task(narrative.tokens.accepts("good")) for _ in range(2))
-    await asyncio.sleep(0)
+    await suspended(first, second)
     first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    narrative.answers.set()
     assert await second
     assert narrative.asked == ["good"]
 
@@ -314,26 +325,34 @@ async def test_verdicts_are_bounded_and_bad_tokens_displace_no_good_one() -> Non
 
 
 async def test_only_so_many_checks_are_under_way_at_a_time() -> None:
-    running, most = 0, 0
+    running, most, go_on = 0, 0, asyncio.Event()
 
     async def check(token: str) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0)
+        await go_on.wait()
         running -= 1
 
     tokens = TokenVerifier(check, max_calls=4)
-    await asyncio.gather(*(tokens.accepts(str(number)) for number in range(20)))
+    waiting = [asyncio.create_task(tokens.accepts(str(number))) for number in range(20)]
+    await suspended(*waiting)
+    await suspended(*tokens._pending.values())
+    assert running == 4
+    go_on.set()
+    await asyncio.gather(*waiting)
     assert most == 4
 
 
 async def test_a_flood_of_new_tokens_is_refused_before_it_fills_the_memory(narrative: Narrative) -> None:
     tokens = TokenVerifier(narrative.check, max_pending=5)
     assert await tokens.accepts("known")
+    narrative.answers.clear()
     checks = [asyncio.create_task(tokens.accepts(str(number))) for number in range(6)]
-    await asyncio.sleep(0)
+    await suspended(*checks[:5])
+    await until(checks[5].done)
     assert await tokens.accepts("known")
+    narrative.answers.set()
     got = await asyncio.gather(*checks, return_exceptions=True)
     assert got[:5] == [True] * 5
     assert isinstance(got[5], Overloaded)

@@ -1,13 +1,16 @@
 """Who is let in when: requests and tokens a minute, jobs in flight."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from proxy.access.limits import Lease, Quota, RateLimits, Rule
 from proxy.errors import RateLimited
-from proxy.storage import MemoryStore
+from proxy.storage import Limit, MemoryStore
+from proxy.storage.store import Levels
+from tests.waiting import until
 
 
 async def enter(limits: RateLimits, quota: Quota, *, tokens: int = 10, jobs: int = 1, scope: str = "s") -> Any:
@@ -107,10 +110,21 @@ async def test_jobs_in_flight_are_bounded_and_places_come_back(limits: RateLimit
 
 
 async def test_a_place_that_frees_soon_is_waited_for() -> None:
-    limits = RateLimits(MemoryStore(), wait_s=30)
+    class Noting(MemoryStore):
+        """Notes that something was refused."""
+
+        refused = False
+
+        async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
+            acquired, levels = await super().acquire(lease, limits)
+            self.refused = self.refused or not acquired
+            return acquired, levels
+
+    store = Noting()
+    limits = RateLimits(store, wait_s=30)
     first = await enter(limits, Quota(jobs=1))
     second = asyncio.create_task(enter(limits, Quota(jobs=1)))
-    await asyncio.sleep(0)
+    await until(lambda: store.refused)
     assert not second.done()
     await first.release()
     assert isinstance(await second, Lease)

@@ -22,16 +22,18 @@ def answer(text: str = "Hello", id: str = "0a1b") -> Result:
 
 
 class FakeRun:
-    """Answers, or fails with `error` once its request was accepted. `closed` is what `close` was called with."""
+    """Answers, or fails with `error` once its request was accepted. `closed` is what `close` was called with; `awaited` is set when `result` is called."""
 
     def __init__(self, result: Result, error: ProxyError | None = None, hold: asyncio.Event | None = None) -> None:
         self.report = Report(model="id", job_ids=("job-1",), adjusted=("a", "b"))
         self.closed: list[bool] = []
+        self.awaited = asyncio.Event()
         self._result = result
         self._error = error
         self.hold = hold
 
     async def result(self) -> Result:
+        self.awaited.set()
         if self.hold:
             await self.hold.wait()
         if self._error:

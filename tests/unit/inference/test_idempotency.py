@@ -221,22 +221,25 @@ async def test_an_sdks_retry_waits_to_learn_whether_a_replica_was_killed(server:
     async with other.layer:
         await other.deliver(PLAIN)
         assert other.jobs == 1, "no other request waits"
+        shared.asked.clear()
         waiting = asyncio.create_task(other.deliver(RETRY))
-        await asyncio.sleep(0)
+        await shared.asked.wait()
         shared.others_alive = False
         await waiting
     assert other.jobs == 1
 
 
 class Shared(MemoryStore):
-    """The store of another replica on the same Redis."""
+    """The store of another replica on the same Redis. `asked` is set when it is asked whether a replica runs."""
 
     def __init__(self, other: MemoryStore, *, alive: bool) -> None:
         super().__init__()
         self._records = other._records
         self.others_alive = alive
+        self.asked = asyncio.Event()
 
     async def alive(self, replica: str) -> bool:
+        self.asked.set()
         return replica == self.replica or self.others_alive
 
 

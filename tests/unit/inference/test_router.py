@@ -308,7 +308,7 @@ async def _end(run: Any, way: str, routing: Routing) -> None:
         case "cancel":
             routing.narrative.runs[-1].hold = asyncio.Event()
             task = asyncio.create_task(run.result())
-            await asyncio.sleep(0)
+            await routing.narrative.runs[-1].awaited.wait()
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 

@@ -13,7 +13,7 @@ from proxy.errors import JobTimeout, Overloaded, ProxyError
 from proxy.inference.backend import Report, Run
 from proxy.inference.result import Event, Result, Started, TextDelta, Usage
 from proxy.settings import ChatSettings
-from tests.waiting import until
+from tests.waiting import OtherTurns, until
 
 
 class Client:
@@ -46,11 +46,13 @@ class NumberedRun:
     def __init__(self, events: int = 0, error: Exception | None = None, waits: bool = False) -> None:
         self.made = 0
         self.closed: list[bool] = []
+        self.begun = asyncio.Event()
         self.ended = False
         self._events, self._error, self._waits = events, error, waits
 
     async def result(self) -> Result:
         try:
+            self.begun.set()
             if self._waits:
                 await asyncio.Event().wait()
             if self._error:
@@ -157,19 +159,21 @@ async def test_events_can_be_spread_and_others_run_in_between() -> None:
 
 
 async def test_a_stream_lets_others_run_between_its_events_however_fast_its_client_reads() -> None:
-    stream, client = Stream(1000), Client()
-    task = stream.to(client)
-    seen: set[int] = set()
-    while not task.done():
-        seen.add(stream.made)
-        await asyncio.sleep(0)
-    assert len(seen) > 900
+    turns = OtherTurns()
+
+    class Fast(Client):
+        async def send(self, message: Message) -> None:
+            turns.step()
+            await super().send(message)
+
+    await Stream(1000).to(Fast())
+    assert turns.count > 900
 
 
 async def test_the_waiting_is_cancelled_and_has_ended_when_the_client_leaves() -> None:
     run, client = NumberedRun(waits=True), Client()
     task = asyncio.create_task(whole(run)({"type": "http"}, client.receive, client.send))
-    await asyncio.sleep(0)
+    await run.begun.wait()
     client.gone.set()
     with pytest.raises(ClientDisconnect):
         await task

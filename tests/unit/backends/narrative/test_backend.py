@@ -36,6 +36,7 @@ from proxy.inference.result import Choice, Event, Result, Started, Usage, fold
 from proxy.lifecycle import Lifecycle
 from proxy.storage import MemoryStore
 from tests.records import job_of
+from tests.waiting import until
 
 CARD = ModelCard(id="anthropic.claude-haiku-4.5", names=("haiku",), max_tokens=4096)
 CALLER = Caller(None, "fef9904e-d263-4930-85f7-1e28cce40f89", id="me")
@@ -83,6 +84,8 @@ class ScriptedJobs:
         ends: slot → how its jobs end, in order, the last one for all that follow; an exception is raised by the wait.
         refusals: raised by submissions, in order.
         gates: slot → set when its job may end.
+        awaited: slots whose jobs were waited for, in order.
+        ended: slots whose jobs have ended, in order.
     """
 
     ends: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(lambda: [said("Hello.")]))
@@ -90,6 +93,8 @@ class ScriptedJobs:
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     bodies: list[RunRequest] = field(default_factory=list)
     slots: list[str] = field(default_factory=list)
+    awaited: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
     _slot_of: dict[str, str] = field(default_factory=dict)
 
     async def submit_once(
@@ -122,8 +127,10 @@ class ScriptedJobs:
 
     async def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Job:
         slot = self._slot_of[job.id]
+        self.awaited.append(slot)
         if slot in self.gates:
             await self.gates[slot].wait()
+        self.ended.append(slot)
         ends = self.ends[slot]
         end = ends.pop(0) if len(ends) > 1 else ends[0]
         if isinstance(end, ProxyError):
@@ -325,7 +332,7 @@ async def test_the_end_of_the_grace_period_names_the_job(setting: Setting) -> No
     setting.jobs.gates["0.first"] = asyncio.Event()
     run = await setting.start()
     waiting = asyncio.create_task(run.result())
-    await asyncio.sleep(0)
+    await until(lambda: setting.jobs.awaited)
     setting.lifecycle.end_grace()
     with pytest.raises(Overloaded) as caught:
         await waiting
@@ -336,7 +343,7 @@ async def test_the_end_of_the_grace_period_names_the_job(setting: Setting) -> No
 async def test_a_client_that_leaves_leaves_its_job_in_the_record(setting: Setting) -> None:
     setting.jobs.gates["0.first"] = asyncio.Event()
     waiting = asyncio.create_task((await setting.start()).result())
-    await asyncio.sleep(0)
+    await until(lambda: setting.jobs.awaited)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -399,8 +406,7 @@ async def test_when_a_choice_fails_twice_the_others_come_first_and_the_error_nam
             events.extend(batch)
 
     reading = asyncio.create_task(read())
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await until(lambda: "0.retry" in setting.jobs.ended)
     assert setting.jobs.paid == 3
     setting.jobs.gates["1.first"].set()
     with pytest.raises(PaidFailure) as caught:
@@ -502,8 +508,7 @@ async def test_a_stream_that_is_left_stops_waiting_for_the_other_choices(setting
     assert next(iter(await anext(events))).choice == 0  # type: ignore[union-attr]
     before = asyncio.all_tasks()
     await events.aclose()  # type: ignore[attr-defined]
-    await asyncio.sleep(0)
-    assert len(asyncio.all_tasks()) < len(before)
+    await until(lambda: len(asyncio.all_tasks()) < len(before))
     assert await setting.recorded() == {"0.first", "1.first"}
 
 

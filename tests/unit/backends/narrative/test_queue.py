@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.backends.narrative.jobs import FairQueue
 from proxy.errors import Overloaded
+from tests.waiting import until
 
 
 def queue(most: int = 1, waiting: int = 100, timeout: float = 30.0) -> FairQueue:
@@ -29,7 +30,7 @@ async def order_of(callers: list[str], slots: FairQueue) -> list[str]:
 
     await slots.acquire("holder", far())
     tasks = [asyncio.create_task(wait(caller)) for caller in callers]
-    await asyncio.sleep(0)
+    await until(lambda: len(served) + slots.waiting == len(callers))
     slots.release()
     await asyncio.gather(*tasks)
     return served
@@ -55,7 +56,7 @@ async def test_one_over_the_bound_of_the_queue_is_refused_at_once() -> None:
     slots = queue(waiting=1)
     await slots.acquire("a", far())
     waiter = asyncio.create_task(slots.acquire("a", far()))
-    await asyncio.sleep(0)
+    await until(lambda: slots.waiting == 1)
     with pytest.raises(Overloaded) as caught:
         await slots.acquire("b", far())
     assert caught.value.retry_after == 3.0
@@ -80,7 +81,7 @@ async def test_who_leaves_in_the_moment_of_being_granted_a_slot_gives_it_back() 
     slots = queue()
     await slots.acquire("a", far())
     leaver = asyncio.create_task(slots.acquire("b", far()))
-    await asyncio.sleep(0)
+    await until(lambda: slots.waiting == 1)
     slots.release()
     leaver.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -93,7 +94,7 @@ async def test_draining_refuses_those_who_wait_and_those_who_would_have_to() -> 
     await slots.acquire("a", far())
     await slots.acquire("a", far())
     waiting = [asyncio.create_task(slots.acquire("b", far())) for _ in range(3)]
-    await asyncio.sleep(0)
+    await until(lambda: slots.waiting == 3)
     slots.drain()
     for result in await asyncio.gather(*waiting, return_exceptions=True):
         assert isinstance(result, Overloaded)
@@ -110,7 +111,7 @@ async def test_retry_after_grows_with_the_time_that_the_queue_needs() -> None:
     slots._interval = 0.5
     await slots.acquire("a", far())
     waiting = [asyncio.create_task(slots.acquire("b", far())) for _ in range(20)]
-    await asyncio.sleep(0)
+    await until(lambda: slots.waiting == 20)
     with pytest.raises(Overloaded) as caught:
         await slots.acquire("c", far())
     assert caught.value.retry_after == 10.0

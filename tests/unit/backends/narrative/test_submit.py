@@ -1,4 +1,4 @@
-"""Decisions of the submitter, with a client that answers as told."""
+"""Decisions of the submitter, with a client whose answers the test decides."""
 
 import asyncio
 import json
@@ -24,6 +24,7 @@ from proxy.errors import Overloaded, UpstreamError
 from proxy.inference.backend import Record
 from proxy.storage import MemoryStore
 from tests.records import record_of
+from tests.waiting import suspended, until
 
 
 class Scripted:
@@ -43,7 +44,6 @@ class Scripted:
 
     async def list_jobs(self, *, per_page: int, offset: int | None, **_: Any) -> JobPage:
         self.pages += 1
-        await asyncio.sleep(0)
         start = offset or 0
         return JobPage(tuple(map(record_of, self.records[start : start + per_page])))
 
@@ -159,12 +159,24 @@ async def test_narratives_clock_may_go_wrong_by_hours() -> None:
 
 
 async def test_all_who_look_at_the_same_time_share_one_reading() -> None:
-    client = Scripted([record(1)])
+    go_on = asyncio.Event()
+
+    class Held(Scripted):
+        async def list_jobs(self, **query: Any) -> JobPage:
+            page = await super().list_jobs(**query)
+            await go_on.wait()
+            return page
+
+    client = Held([record(1)])
     lookup = TagLookup(cast(NarrativeClient, client), "plane", [])
     deadline = asyncio.get_running_loop().time() + 60
-    scans = await asyncio.gather(*(lookup.scan(time.time(), deadline) for _ in range(200)))
-    assert all(scan.conclusive for scan in scans)
-    assert client.pages <= 2
+    first = asyncio.create_task(lookup.scan(time.time(), deadline))
+    await until(lambda: client.pages)
+    others = [asyncio.create_task(lookup.scan(time.time(), deadline)) for _ in range(199)]
+    await suspended(*others)
+    go_on.set()
+    assert all(scan.conclusive for scan in await asyncio.gather(first, *others))
+    assert client.pages == 2, "one that had begun, and one for all who looked since"
 
 
 class Killed(MemoryStore):

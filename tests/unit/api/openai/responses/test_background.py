@@ -29,22 +29,32 @@ KEYED = Terms(client="c", key="order-1")
 
 
 class Away(Broken):
-    """One that knows whether it is reached, and lets others run as a network would."""
+    """One that knows whether it is reached.
+
+    Attributes:
+        together: additions of which none returns before all were made: they are under way at the same time.
+    """
+
+    def __init__(self, *, together: int = 0) -> None:
+        super().__init__()
+        self._missing = together
+        self._all_added = asyncio.Event()
 
     @property
     def healthy(self) -> bool:  # type: ignore[override]
         return not self.away
 
     async def get(self, name: str, field: str) -> str | None:
-        value = (await super().read(name)).get(field)
-        await asyncio.sleep(0)
-        return value
+        return (await super().read(name)).get(field)
 
     async def add(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> str:
         known = (await super().read(name)).get(field)
         if known is None:
             await super().put(name, field, value, ttl_s=ttl_s)
-        await asyncio.sleep(0)
+        self._missing -= 1
+        if self._missing <= 0:
+            self._all_added.set()
+        await self._all_added.wait()
         return known or value
 
 
@@ -85,7 +95,7 @@ async def replica(folder: Path, memory: Broken | None = None) -> AsyncIterator[R
 async def test_of_two_bodies_with_one_key_at_once_one_is_refused_and_takes_nothing_from_the_other(
     tmp_path: Path,
 ) -> None:
-    async with replica(tmp_path) as here:
+    async with replica(tmp_path, Away(together=2)) as here:
         made = await asyncio.gather(here.start("One."), here.start("Two."), return_exceptions=True)
         refused = [each for each in made if isinstance(each, IdempotencyMismatch)]
         kept = [each for each in made if isinstance(each, StoredResponse)]
@@ -116,8 +126,7 @@ async def test_an_outage_while_a_response_is_taken_over_does_not_end_it(tmp_path
         assert found is not None
         await other.background.revived(found, ME)
         memory.away = True
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await until(lambda: memory.refused)
         memory.away = False
         assert (await other.ended(stored))["status"] == "completed"
 
