@@ -65,15 +65,19 @@ async def _messages(request: Request) -> Response:
         body = await request.json()
         request.app.state.requests.append(body)
         check(_in_blocks(body))
-        told = _told(_in_blocks(body))
-        if "status" in told:
-            raise Refusal(told["status"], told.get("type", "api_error"), told.get("message", "told to"))
+        directives = _directives(_in_blocks(body))
+        if "status" in directives:
+            raise Refusal(
+                directives["status"],
+                directives.get("type", "api_error"),
+                directives.get("message", "as the request asks"),
+            )
     except Refusal as error:
         return JSONResponse(_error(error.kind, error.message), error.status, headers={"retry-after": "7"})
-    message = _message(body, told)
+    message = _message(body, directives)
     if not body.get("stream"):
         return JSONResponse(message)
-    return StreamingResponse(_stream(message, told, request.app.state.release), media_type="text/event-stream")
+    return StreamingResponse(_stream(message, directives, request.app.state.release), media_type="text/event-stream")
 
 
 def _in_blocks(body: dict[str, Any]) -> dict[str, Any]:
@@ -141,18 +145,18 @@ def _check_turns(body: dict[str, Any], expect: Any) -> None:
     expect(previous == "user", "This model does not support assistant message prefill.")
 
 
-def _told(body: dict[str, Any]) -> dict[str, Any]:
+def _directives(body: dict[str, Any]) -> dict[str, Any]:
     texts = [block.get("text", "") for block in body["messages"][-1]["content"]]
     found = _DIRECTIVE.search("\n".join(texts))
     return dict(json.loads(found[1])) if found else {}
 
 
-def _message(body: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
+def _message(body: dict[str, Any], directives: dict[str, Any]) -> dict[str, Any]:
     content: list[dict[str, Any]] = []
-    if "thinking" in told and "thinking" in body:
-        content.append({"type": "thinking", "thinking": told["thinking"], "signature": "signed"})
-    calls = told.get("calls", [])
-    if text := told.get("text", "" if calls else "Hello, how can I help?"):
+    if "thinking" in directives and "thinking" in body:
+        content.append({"type": "thinking", "thinking": directives["thinking"], "signature": "signed"})
+    calls = directives.get("calls", [])
+    if text := directives.get("text", "" if calls else "Hello, how can I help?"):
         content.append({"type": "text", "text": text})
     for number, call in enumerate(calls):
         content.append({"type": "tool_use", "id": f"toolu_{number}", "name": call["name"], "input": call["input"]})
@@ -162,7 +166,7 @@ def _message(body: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
         "role": "assistant",
         "model": body["model"],
         "content": content,
-        "stop_reason": told.get("stop_reason", "tool_use" if calls else "end_turn"),
+        "stop_reason": directives.get("stop_reason", "tool_use" if calls else "end_turn"),
         "stop_sequence": None,
         "usage": {
             "input_tokens": 20,
@@ -173,19 +177,21 @@ def _message(body: dict[str, Any], told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _stream(message: dict[str, Any], told: dict[str, Any], release: threading.Event) -> AsyncIterator[bytes]:
+async def _stream(
+    message: dict[str, Any], directives: dict[str, Any], release: threading.Event
+) -> AsyncIterator[bytes]:
     start = {**message, "content": [], "stop_reason": None, "usage": {**message["usage"], "output_tokens": 1}}
     yield _event("message_start", message=start)
     yield _event("ping")
     for index, block in enumerate(message["content"]):
-        opened, deltas = _pieces(block, cut=bool(told.get("cut")) and index == len(message["content"]) - 1)
+        opened, deltas = _pieces(block, cut=bool(directives.get("cut")) and index == len(message["content"]) - 1)
         yield _event("content_block_start", index=index, content_block=opened)
         for number, delta in enumerate(deltas):
             yield _event("content_block_delta", index=index, delta=delta)
-            if told.get("broken"):
+            if directives.get("broken"):
                 yield b"event: error\ndata: " + json.dumps(_error("overloaded_error", "Overloaded")).encode() + b"\n\n"
                 return
-            if told.get("hold") and number == 0:
+            if directives.get("hold") and number == 0:
                 assert await asyncio.to_thread(release.wait, 30)
         yield _event("content_block_stop", index=index)
     delta = {"stop_reason": message["stop_reason"], "stop_sequence": None}

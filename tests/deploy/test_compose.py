@@ -85,16 +85,16 @@ def directives(block: list[dict[str, Any]]) -> dict[str, list[str]]:
 def test_nginx_streams_and_waits_as_long_as_the_proxy() -> None:
     parsed = nginx()
     assert (parsed["status"], parsed["errors"]) == ("ok", [])
-    told = directives(parsed["config"][0]["parsed"])
-    assert told["proxy_buffering"] == told["gzip"] == ["off"]
-    assert seconds(told["proxy_read_timeout"][0]) > DEFAULTS.jobs.deadline_s
-    assert told["proxy_http_version"] == ["1.1"]
-    assert int(told["client_max_body_size"][0].removesuffix("m")) << 20 > DEFAULTS.server.max_body_bytes
-    assert "non_idempotent" not in told["proxy_next_upstream"]  # else a request that was sent would be sent again
+    found = directives(parsed["config"][0]["parsed"])
+    assert found["proxy_buffering"] == found["gzip"] == ["off"]
+    assert seconds(found["proxy_read_timeout"][0]) > DEFAULTS.jobs.deadline_s
+    assert found["proxy_http_version"] == ["1.1"]
+    assert int(found["client_max_body_size"][0].removesuffix("m")) << 20 > DEFAULTS.server.max_body_bytes
+    assert "non_idempotent" not in found["proxy_next_upstream"]  # else a request that was sent would be sent again
     http = next(each for each in parsed["config"][0]["parsed"] if each["directive"] == "http")
     upstream = next(each for each in http["block"] if each["directive"] == "upstream")
     assert seconds(directives(upstream["block"])["keepalive_timeout"][0]) < DEFAULTS.server.keep_alive_s
-    assert "location = /metrics" in told
+    assert "location = /metrics" in found
 
 
 def test_prometheus_asks_every_replica_and_grafana_asks_prometheus() -> None:

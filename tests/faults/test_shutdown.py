@@ -72,7 +72,7 @@ async def in_flight(client: httpx.AsyncClient, jobs: int) -> None:
 
 
 async def ready(client: httpx.AsyncClient) -> None:
-    """Workers begin to listen after their parent has told the address."""
+    """Workers begin to listen after their parent has printed the address."""
 
     async def listens() -> bool:
         try:

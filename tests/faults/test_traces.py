@@ -60,8 +60,10 @@ async def test_webhooks_at_another_replica_end_the_span_once() -> None:
         token = webhook_options(PUBLIC, "narrative-token").token
         async with httpx.AsyncClient() as narrative:
             for _ in range(3):
-                told = await narrative.post(f"{here.urls[1]}/narrative/webhook", params={"token": token}, json=delivery)
-                assert told.status_code == 204
+                answer = await narrative.post(
+                    f"{here.urls[1]}/narrative/webhook", params={"token": token}, json=delivery
+                )
+                assert answer.status_code == 204
         await until(lambda: [span for span in collector.spans if span["narrative.job.id"]])
     (original,) = [span for span in collector.spans if span["narrative.job.id"]]
     assert (original.trace, original["narrative.job.id"]) == (TRACE, job.id)

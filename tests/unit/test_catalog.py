@@ -121,7 +121,7 @@ def test_an_operator_adds_a_model_by_data_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "named"),
     [
         ("models = []", "models"),
         ('[[models]]\nid = "a"\nnames = ["a"]\nmax_tokens = 0', "max_tokens"),
@@ -137,6 +137,6 @@ def test_an_operator_adds_a_model_by_data_alone(tmp_path: Path) -> None:
         ("[[", "models.toml"),
     ],
 )
-def test_a_table_that_cannot_be_used_says_what_is_wrong(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(CatalogError, match=told):
+def test_a_table_that_cannot_be_used_says_what_is_wrong(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(CatalogError, match=named):
         load(tmp_path, text)

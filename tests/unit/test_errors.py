@@ -24,8 +24,8 @@ def test_each_error_has_its_status_and_is_rendered_whole(kind: type[ProxyError])
 
 def test_every_error_tells_whether_a_repeat_can_help() -> None:
     assert error_headers(ProxyError("x")) == {"x-should-retry": "false"}
-    for given, told in ((0.1, "1"), (7.2, "8"), (9999, "60")):
-        assert error_headers(ProxyError("x", retry_after=given)) == {"x-should-retry": "true", "retry-after": told}
+    for given, header in ((0.1, "1"), (7.2, "8"), (9999, "60")):
+        assert error_headers(ProxyError("x", retry_after=given)) == {"x-should-retry": "true", "retry-after": header}
 
 
 @pytest.mark.parametrize(

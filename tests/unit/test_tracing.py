@@ -113,7 +113,9 @@ def test_contents_are_written_as_the_conventions_have_them_whatever_they_are() -
     result = ToolResultBlock(tool_use_id="1", content=(TextBlock(text="x" * 100_000),))
     span.asks([RunMessage(role="assistant", content=(call,)), RunMessage(role="user", content=(result,))])
     span.end(finish_reason="stop", result=SimpleNamespace(structured_output={"text": "\ud800"}))
-    ((_, _, told, _, _),) = tracer.sent
-    assert told["gen_ai.input.messages"].startswith('[{"role": "assistant", "parts": [{"type": "tool_call", "id": "1"')
-    assert len(told["gen_ai.input.messages"]) == 64 * 1024
-    assert '"finish_reason"' in told["gen_ai.output.messages"]
+    ((_, _, attributes, _, _),) = tracer.sent
+    assert attributes["gen_ai.input.messages"].startswith(
+        '[{"role": "assistant", "parts": [{"type": "tool_call", "id": "1"'
+    )
+    assert len(attributes["gen_ai.input.messages"]) == 64 * 1024
+    assert '"finish_reason"' in attributes["gen_ai.output.messages"]

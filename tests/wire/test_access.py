@@ -102,7 +102,7 @@ def test_a_key_uses_and_sees_only_its_models_under_any_of_their_names(make_deplo
     headers = {"authorization": f"Bearer {key}"}
     listed = httpx.get(f"{deployment.url}/v1/models", headers=headers).json()["data"]
     assert [model["id"] for model in listed] == ["claude-4-5-haiku"]
-    for name in ("gpt-4.1", "no-such-model"):  # whether it exists is not told
+    for name in ("gpt-4.1", "no-such-model"):  # whether it exists stays secret
         refusal = ask(deployment, key, model=name)
         assert refusal.status_code == 403
         assert refusal.json()["error"]["type"] == "permission_error"
@@ -233,7 +233,7 @@ def test_the_list_of_keys_shows_no_key(make_deployment: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "named"),
     [
         (["--name", " "], "--name"),
         (["--name", "a", "--models", ","], "--models"),
@@ -244,12 +244,12 @@ def test_the_list_of_keys_shows_no_key(make_deployment: Any) -> None:
     ],
 )
 def test_a_key_that_would_be_of_no_use_or_too_much_is_not_made(
-    make_deployment: Any, arguments: list[str], told: str
+    make_deployment: Any, arguments: list[str], named: str
 ) -> None:
     deployment = make_deployment()
     result = CliRunner().invoke(main, ["keys", "create", *arguments], env=deployment.environ, catch_exceptions=False)
     assert result.exit_code == 2
-    assert told in result.stderr
+    assert named in result.stderr
     assert keys(deployment, "list").count("\n") == 0
 
 

@@ -111,7 +111,7 @@ def test_the_sandbox_alone_serves_narratives_api() -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "named"),
     [
         ({"NARRATIVE_API_KEY": "k"}, "NARRATIVE_DATA_PLANE_ID"),
         ({"NARRATIVE_API_KEY": "k", "NARRATIVE_DATA_PLANE_ID": PLANE, "PROXY_HOST": "0.0.0.0"}, "PROXY_API_KEYS"),
@@ -120,11 +120,11 @@ def test_the_sandbox_alone_serves_narratives_api() -> None:
         ({"PROXY_CHAT__MODELS_FILE": "/nowhere/models.toml"}, "models.toml"),
     ],
 )
-def test_a_missing_or_wrong_setting_is_a_clear_message_and_exit_code_2(environ: dict[str, str], told: str) -> None:
+def test_a_missing_or_wrong_setting_is_a_clear_message_and_exit_code_2(environ: dict[str, str], named: str) -> None:
     for arguments in (("serve", "--port", "0"), ("check",)):
         ended = run(*arguments, **environ)
         assert ended.returncode == 2
-        assert told in ended.stderr
+        assert named in ended.stderr
         assert "Traceback" not in ended.stderr
 
 
@@ -148,19 +148,19 @@ def test_check_says_that_all_is_well(deployment: Deployment) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "named"),
     [
         ({"NARRATIVE_API_KEY": "invalid-key"}, "API key"),
         ({"NARRATIVE_ENVIRONMENT": "http://127.0.0.1:1"}, "127.0.0.1:1"),
     ],
 )
 def test_check_says_in_plain_words_what_is_wrong_with_the_credentials(
-    deployment: Deployment, environ: dict[str, str], told: str
+    deployment: Deployment, environ: dict[str, str], named: str
 ) -> None:
     fine = {"NARRATIVE_API_KEY": "k", "NARRATIVE_DATA_PLANE_ID": PLANE, "NARRATIVE_ENVIRONMENT": deployment.sandbox_url}
     ended = run("check", **{**fine, **environ})
     assert ended.returncode == 2
-    assert told in ended.stderr
+    assert named in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -172,6 +172,6 @@ def test_health_asks_the_running_server() -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("serve",), ("sandbox",), ("check",), ("health",), ("launch",)])
 def test_help_reads_well(arguments: tuple[str, ...]) -> None:
-    told = run(*arguments, "--help").stdout
-    assert told.startswith("Usage: ")
-    assert "Options:" in told
+    shown = run(*arguments, "--help").stdout
+    assert shown.startswith("Usage: ")
+    assert "Options:" in shown

@@ -110,7 +110,7 @@ def test_media_and_server_tools_are_the_upstreams_to_judge(service: Service) -> 
 
 
 @pytest.mark.parametrize(
-    ("told", "status", "kind"),
+    ("directives", "status", "kind"),
     [
         ({"status": 429, "type": "rate_limit_error"}, 429, "rate_limit_error"),
         ({"status": 529, "type": "overloaded_error"}, 502, "api_error"),
@@ -119,8 +119,8 @@ def test_media_and_server_tools_are_the_upstreams_to_judge(service: Service) -> 
         ({"text": "Hello there", "broken": True}, 200, "api_error"),
     ],
 )  # fmt: skip
-def test_failures_upstream(service: Service, told: dict[str, Any], status: int, kind: str) -> None:
-    answer = post(service.url, claude(directive(**told), stream=True))
+def test_failures_upstream(service: Service, directives: dict[str, Any], status: int, kind: str) -> None:
+    answer = post(service.url, claude(directive(**directives), stream=True))
     assert answer.status_code == status
     error = answer.json() if status != 200 else stream_events(answer.content)[-1]
     assert error["error"]["type"] == kind

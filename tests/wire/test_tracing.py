@@ -61,8 +61,8 @@ async def test_a_request_and_its_job_are_spans_of_the_clients_trace(make_deploym
     assert "test-key" not in str(collector.spans)
     usage = answer.json()["usage"]
     job_id = answer.headers["x-narrative-job-id"]
-    told = attributes(job, "gen_ai")
-    assert told == {
+    found = attributes(job, "gen_ai")
+    assert found == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "narrative",
         "gen_ai.request.model": MODEL,

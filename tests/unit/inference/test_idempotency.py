@@ -534,15 +534,15 @@ async def test_a_derived_key_lives_as_long_as_its_api_says() -> None:
 @pytest.mark.parametrize("terms", [KEYED, DERIVED, PLAIN], ids=["key", "derived key", "no key"])
 async def test_all_repeats_of_a_request_are_told_the_same_id_before_it_is_answered(terms: Terms) -> None:
     server = Server()
-    told: list[str] = []
+    ids: list[str] = []
 
     async def start(end: str) -> None:
-        run = await server.layer.start(asking(), ME, terms, api="responses", body="b1", accepted=told.append)
-        assert told, end
+        run = await server.layer.start(asking(), ME, terms, api="responses", body="b1", accepted=ids.append)
+        assert ids, end
         await run.result()
         run.close(delivered=end == "delivered")
 
     await start("left")
     await start("delivered")
-    assert len(set(told)) == 1
+    assert len(set(ids)) == 1
     assert server.jobs == 1

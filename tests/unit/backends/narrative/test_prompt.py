@@ -68,7 +68,7 @@ LIMITED = CARD.model_copy(update={"max_output_tokens": 64_000})
 
 
 @pytest.mark.parametrize(
-    ("max_tokens", "budget", "sent", "words", "told", "adjusted"),
+    ("max_tokens", "budget", "sent", "words", "reasoning", "adjusted"),
     [
         (63_936, None, 64_000, 63_936, None, []),
         (63_937, None, 64_000, 63_937, None, []),
@@ -95,10 +95,10 @@ LIMITED = CARD.model_copy(update={"max_output_tokens": 64_000})
     ],
 )
 def test_reply_headroom_and_thinking_stay_within_the_models_largest_output(
-    max_tokens: int, budget: int | None, sent: int, *, words: int, told: int | None, adjusted: list[str]
+    max_tokens: int, budget: int | None, sent: int, *, words: int, reasoning: int | None, adjusted: list[str]
 ) -> None:
     made = prepared(LIMITED, max_tokens=max_tokens, reasoning=Reasoning(budget) if budget else None)
-    assert (made.config.max_tokens, made.expected.max_words, made.expected.reasoning_budget) == (sent, words, told)
+    assert (made.config.max_tokens, made.expected.max_words, made.expected.reasoning_budget) == (sent, words, reasoning)
     assert list(made.adjusted) == adjusted
 
 
