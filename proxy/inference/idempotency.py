@@ -7,6 +7,7 @@
 | | of this key, the same body | its result again, or its jobs are waited for |
 | any | its jobs failed some seconds ago | the same failure again |
 | without a key | its answer was not delivered, or its replica was killed | its jobs are waited for |
+| of an agent's session | its answer was written some seconds ago | its jobs are read again |
 | anything else | whatever there is | a new record, removed when the answer is delivered |
 
 Requests are equal when the caller, the API and the canonical body are. A request has a record `run:<id>`: the fields of its submissions
@@ -58,6 +59,9 @@ _RESULT: Final = "@result"
 _FAILURE: Final = "@failure"
 _TRACE: Final = "@trace"
 _UNDELIVERED: Final = "undelivered since "
+_DELIVERED: Final = "@delivered"
+_DELIVERED_TTL_S: Final = 60.0
+"""How long an agent may take to repeat a request whose answer was lost after its last byte was written; Claude Code waits 40 s at most."""
 _MAX_EQUAL: Final = 100
 """Equal requests, by one caller and without keys, that are remembered."""
 _MAX_MESSAGE: Final = 2_000
@@ -77,6 +81,7 @@ class Terms:
         client: tells clients apart that need no key and so are one caller; a digest of the key that they send all the same.
         key: the idempotency key, if the client sent one.
         is_retry: the client's library says that it repeats a request.
+        in_session: it is of an agent's session, where an equal request is always a repeat: the next one differs by what was answered.
         timeout_s: seconds the client waits for the whole answer.
         derived_ttl_s: not 0 where the client did not send the key: its API derived it from what tells a repeat from another request. It
             is remembered for so long, and no result is kept with it: its jobs are read again.
@@ -85,6 +90,7 @@ class Terms:
     client: str = ""
     key: str | None = None
     is_retry: bool = False
+    in_session: bool = False
     timeout_s: float = math.inf
     derived_ttl_s: float = 0.0
 
@@ -101,6 +107,7 @@ class _Place:
         choices: how many answers are wanted.
         record: the record's name.
         derived: its API derived the key, see `Terms`.
+        in_session: see `Terms`.
     """
 
     id: str
@@ -110,6 +117,7 @@ class _Place:
     choices: int
     record: str
     derived: bool = False
+    in_session: bool = False
 
 
 class Idempotency:
@@ -172,7 +180,7 @@ class Idempotency:
         identity = (terms.client, caller.id, caller.data_plane_id or "", api)
         index = f"sent:{_digest(*identity, body)}"
         if terms.key is None:
-            place = await self._place(index, request.choices, is_retry=terms.is_retry)
+            place = await self._place(index, request.choices, terms)
             ttl_s, resumable = options.adopt_ttl_s, options.adopt == "equal"
         else:
             ttl_s, resumable = terms.derived_ttl_s or options.idempotency_ttl_s, True
@@ -226,25 +234,29 @@ class Idempotency:
             raise _failure(json.loads(stored[_FAILURE]))
         return replayed
 
-    async def _place(self, index: str, choices: int, *, is_retry: bool) -> _Place:
+    async def _place(self, index: str, choices: int, terms: Terms) -> _Place:
         adopt, adopted, resumed = self._options.adopt, None, False
         if self._writes and (writes := [task for task, written in self._writes.items() if written == index]):
             await asyncio.wait(writes, timeout=_WRITE_TIMEOUT_S)  # an equal request's client left a moment ago
         if known := await self._store.read(index):
-            if adopt == "equal" or (adopt == "sdk_retry" and is_retry):
-                adopted = await self._adopt(index, known, is_retry)
+            if adopt == "equal" or (adopt == "sdk_retry" and terms.is_retry):
+                adopted = await self._adopt(index, known, terms.is_retry)
             resumed = adopted is not None and bool(await self._submissions(f"run:{adopted}"))
             if not resumed and (failure := self._failure(known)):
                 if adopted is not None:
                     await self._store.remove(index, adopted)
                 raise failure
+        if terms.in_session and adopted is None and adopt != "off":
+            delivered = await self._store.get(f"{index}:delivered", _DELIVERED)
+            if delivered is not None and await self._submissions(f"run:{delivered}"):
+                adopted, resumed = delivered, True
         id_ = adopted or str(uuid4())
         if adopt != "off":
             await self._store.put(index, id_, self._store.replica, ttl_s=self._options.adopt_ttl_s)
         if resumed:
             self._repeated("adopted")
-            log.info("jobs of an undelivered answer are taken up")
-        return _Place(id_, index, None, resumed, choices, f"run:{id_}")
+            log.info("jobs of an earlier request are taken up")
+        return _Place(id_, index, None, resumed, choices, f"run:{id_}", in_session=terms.in_session)
 
     async def _adopt(self, index: str, known: Mapping[str, str], is_retry: bool) -> str | None:
         """The id of an equal request whose answer was not delivered; from now on it is this request's.
@@ -284,7 +296,7 @@ class Idempotency:
     def closed(self, place: _Place, *, delivered: bool) -> None:
         """Nobody works on a request any more that has not failed: its answer is forgotten, or its jobs are left to an equal request."""
         if place.key is None:
-            self._spawn(place, self._forget(place) if delivered else self._leave_jobs(place))
+            self._spawn(place, self._keep_delivered(place) if delivered else self._leave_jobs(place))
 
     async def failed(self, place: _Place, error: ProxyError) -> None:
         """Record how a request failed, and set the error's retry advice: whether jobs are left that a repeat takes up."""
@@ -348,6 +360,15 @@ class Idempotency:
             return
         since = f"{_UNDELIVERED}{self._clock():.0f}"
         await self._store.put(place.index, place.id, since, ttl_s=self._options.adopt_ttl_s)
+
+    async def _keep_delivered(self, place: _Place) -> None:
+        """Let a repeat in the same session take up the record for a while; no other request may."""
+        if not place.in_session or self._options.adopt == "off":
+            await self._forget(place)
+            return
+        await self._store.put(f"{place.index}:delivered", _DELIVERED, place.id, ttl_s=_DELIVERED_TTL_S)
+        await self._store.put(place.record, _DELIVERED, "", ttl_s=_DELIVERED_TTL_S)
+        await self._store.remove(place.index, place.id)
 
     async def _forget(self, place: _Place) -> None:
         if place.key is not None:

@@ -171,6 +171,19 @@ async def test_repeats_differ_by_billing_suffix_and_agree_by_session(make_deploy
     assert deployment.jobs_submitted() == 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_within_a_session_an_answer_that_was_written_is_given_again(make_deployment: Any, stream: bool) -> None:
+    """The connection may have broken between the proxy and the agent."""
+    deployment: Deployment = make_deployment()
+    body = asking("Hello!", stream=stream)
+    first, again = (post(deployment.url, body, **{SESSION: "one"}) for _ in range(2))
+    assert first.headers["x-narrative-job-id"] == again.headers["x-narrative-job-id"]
+    assert deployment.jobs_submitted() == 1
+    for session in ({SESSION: "two"}, {}):
+        assert post(deployment.url, body, **session).status_code == 200
+    assert deployment.jobs_submitted() == 3
+
+
 def test_a_key_gets_the_same_answer_streamed_or_not(make_deployment: Any) -> None:
     deployment: Deployment = make_deployment()
     key = {"idempotency-key": "turn-1"}

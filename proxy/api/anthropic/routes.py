@@ -94,8 +94,8 @@ async def messages(request: Request) -> RunResponse:
     )
     terms, most_s = terms_of(headers, longest_s)
     session = headers.get(_SESSION, "")[:_MAX_HEADER]
-    # Claude Code marks no repeat; within one session an equal request is taken for one.
-    terms = replace(terms, client=f"{terms.client} {session}", is_retry=terms.is_retry or bool(session))
+    if session:  # Claude Code marks no repeat; within one session an equal request is taken for one.
+        terms = replace(terms, client=f"{terms.client} {session}", is_retry=True, in_session=True)
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
     if not reply.stream:
         encode, error = partial(message_body, reply=reply), partial(_error_body, request.state.request_id)

@@ -32,6 +32,7 @@ FAILED = PaidFailure("Job 7 failed: broken", code="narrative_job_failed", job_id
 KEYED = Terms(key="order-1")
 PLAIN = Terms()
 RETRY = Terms(is_retry=True)
+SESSION = Terms(is_retry=True, in_session=True)
 
 
 class Submitting(FakeBackend):
@@ -136,6 +137,32 @@ async def test_a_delivered_answer_is_not_given_again(server: Server) -> None:
     assert server.repeats == []
 
 
+async def test_within_a_session_an_answer_that_was_written_is_given_again(server: Server) -> None:
+    for _ in range(3):
+        await server.deliver(SESSION)
+    assert server.jobs == 1
+    await server.deliver(PLAIN)
+    await server.deliver(SESSION, body="b2")
+    assert server.jobs == 3
+    assert server.repeats == ["adopted"] * 2
+
+
+async def test_within_a_session_equal_requests_at_the_same_time_have_a_job_each(server: Server) -> None:
+    await asyncio.gather(*(server.start(SESSION) for _ in range(2)))
+    assert server.jobs == 2
+
+
+async def test_what_a_session_was_answered_is_forgotten_after_a_minute() -> None:
+    now = [0.0]
+    server = Server(MemoryStore(clock=lambda: now[0]), clock=lambda: now[0])
+    for jobs in (1, 2):
+        async with server.layer:  # which ends when everything is written
+            await server.deliver(SESSION)
+        assert server.jobs == jobs
+        now[0] += 61
+        assert [await server.store.read(name) for name in list(server.store._records)] == [{}, {}]
+
+
 async def test_an_undelivered_job_is_taken_up_once(server: Server) -> None:
     await server.leave()
     await asyncio.gather(*(server.start() for _ in range(3)))
@@ -176,6 +203,15 @@ async def test_the_setting_says_which_repeats_take_up_jobs(adopt: str, jobs: lis
         assert server.jobs == jobs[0]
         await server.deliver(RETRY)
         assert server.jobs == jobs[1]
+
+
+@pytest.mark.parametrize(("adopt", "jobs"), [("equal", 1), ("sdk_retry", 1), ("off", 2)])
+async def test_the_setting_says_whether_a_session_is_answered_again(adopt: str, jobs: int) -> None:
+    server = Server(adopt=adopt)
+    async with server.layer:
+        await server.deliver(SESSION)
+        await server.deliver(SESSION)
+        assert server.jobs == jobs
 
 
 async def test_jobs_are_taken_up_for_a_limited_time() -> None:
