@@ -7,7 +7,7 @@ from pathlib import Path
 
 from proxy.storage.memory import MemoryStore
 from proxy.storage.outages import FailClosed, FailOpen
-from proxy.storage.sqlite import SqliteLedger, SqliteStore
+from proxy.storage.sqlite import SqliteStore
 from proxy.storage.store import ALONE, Ledger, Level, Limit, Membership, Records, Store
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "Membership",
     "MemoryStore",
     "Records",
-    "SqliteLedger",
     "SqliteStore",
     "Storage",
     "Store",
@@ -70,7 +69,7 @@ async def open_storage(  # noqa: PLR0913
             live = MemoryStore()
             batches: Ledger
             if batch_bytes is None:
-                batches = ledger = SqliteLedger(folder / "batches.sqlite3")
+                batches = ledger = SqliteStore(folder / "batches.sqlite3", ledger=True)
                 stack.push_async_callback(ledger.aclose)
             else:
                 batches = MemoryStore(max_bytes=batch_bytes, replica=live.replica)

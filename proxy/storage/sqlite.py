@@ -4,7 +4,7 @@ import asyncio
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -26,129 +26,42 @@ _SWEPT: Final = 1_000
 _BUSY_TIMEOUT_S: Final = 5.0
 _SET_UP: Final = """
 PRAGMA journal_mode = WAL;
-PRAGMA synchronous = FULL;
+PRAGMA synchronous = {};
 CREATE TABLE IF NOT EXISTS fields (
     name TEXT NOT NULL,
     field TEXT NOT NULL,
     value TEXT NOT NULL,
     PRIMARY KEY (name, field)
 ) WITHOUT ROWID;
-"""
-_EXPIRING: Final = """
-PRAGMA synchronous = NORMAL;
 CREATE TABLE IF NOT EXISTS lives (name TEXT NOT NULL PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
 """
+_RECORD: Final = (
+    "SELECT field, value FROM fields WHERE name = :name"
+    " AND NOT EXISTS (SELECT 1 FROM lives WHERE lives.name = :name AND until <= :now)"
+)
+_INSERT: Final = "INSERT OR IGNORE INTO fields VALUES (:name, :field, :value)"
 log = structlog.get_logger(__name__)
 
 
 class SqliteStore:
-    """See `proxy.storage.store.Records`. The file (mode 0600) is created by the first write; all work runs in one thread."""
-
-    _set_up = _SET_UP
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="storage")
-        self._connection: sqlite3.Connection | None = None
-
-    async def get(self, name: str, field: str) -> str | None:
-        rows, _ = await self._run("SELECT value FROM fields WHERE name = ? AND field = ?", name, field)
-        return rows[0][0] if rows else None
-
-    async def read(self, name: str) -> Mapping[str, str]:
-        return dict((await self._run("SELECT field, value FROM fields WHERE name = ? ORDER BY field", name))[0])
-
-    async def put(self, name: str, field: str, value: str) -> None:
-        await self._run("REPLACE INTO fields VALUES (?, ?, ?)", name, field, value)
-
-    async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
-        if old is None:
-            _, changed = await self._run("INSERT OR IGNORE INTO fields VALUES (?, ?, ?)", name, field, new)
-        else:
-            update = "UPDATE fields SET value = ? WHERE name = ? AND field = ? AND value = ?"
-            _, changed = await self._run(update, new, name, field, old)
-        return changed > 0
-
-    async def remove(self, name: str, field: str | None = None) -> bool:
-        _, changed = await self._run("DELETE FROM fields WHERE name = ?1 AND (?2 IS NULL OR field = ?2)", name, field)
-        return changed > 0
-
-    async def aclose(self) -> None:
-        """Close the file."""
-        await asyncio.to_thread(self._thread.shutdown)
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    async def _run(self, statement: str, *values: str | None) -> tuple[list[Any], int]:
-        """The rows that a statement finds, and how many it changed."""
-
-        def work(connection: sqlite3.Connection) -> tuple[list[Any], int]:
-            cursor = connection.execute(statement, values)
-            return cursor.fetchall(), cursor.rowcount
-
-        if not statement.startswith("SELECT"):
-            return await self._transact(work)
-        return await self._transact(work, otherwise=([], 0))
-
-    async def _transact(self, work: Callable[[sqlite3.Connection], T], *, otherwise: T | None = None) -> T:
-        """What some work in one transaction returns; `otherwise` if it only reads, and there is no file yet."""
-
-        def transact() -> T:
-            if otherwise is not None and self._connection is None and not self._file.exists():
-                return otherwise
-            try:
-                with self._connected() as connection:
-                    return work(connection)
-            except (sqlite3.Error, OSError) as error:
-                log.warning("the storage file cannot be used", error=type(error).__name__)
-                raise unavailable() from error
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, transact)
-
-    def _connected(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file.touch(mode=0o600)
-            connection = sqlite3.connect(self._file, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
-            try:
-                self._prepare(connection)
-            except BaseException:
-                connection.close()
-                raise
-            self._connection = connection
-        return self._connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Set the file up. Of processes that change its journal mode at once, SQLite refuses some without waiting."""
-        until = time.monotonic() + _BUSY_TIMEOUT_S
-        while True:
-            try:
-                connection.executescript(self._set_up)
-                return
-            except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
-                    raise
-                time.sleep(random.uniform(0.005, 0.05))  # noqa: S311  jitter
-
-
-class SqliteLedger(SqliteStore):
-    """See `proxy.storage.store.Ledger`: records that may expire, for all processes of a machine.
-
-    A transaction survives the death of the process, and not always that of the machine. From the first write on, a task records once a
-    second that this process runs.
+    """See `proxy.storage.store.Ledger`. The file (mode 0600) is created by the first write; all work runs in one thread.
 
     Args:
+        file: shared by all processes of a machine.
+        ledger: other processes ask whether this one runs: from the first write on, a task records that once a second. A transaction then
+            survives the death of the process, and not always that of the machine; otherwise it survives both.
         clock: seconds since 1970; the processes of a machine have the same.
     """
 
-    _set_up = _SET_UP + _EXPIRING
     healthy = True
 
-    def __init__(self, file: Path, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(file)
+    def __init__(self, file: Path, *, ledger: bool = False, clock: Callable[[], float] = time.time) -> None:
         self.replica = uuid4().hex
+        self._file = file
+        self._ledger = ledger
         self._clock = clock
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="storage")
+        self._connection: sqlite3.Connection | None = None
         self._swept_at = 0.0
         self._heartbeat: asyncio.Task[None] | None = None
 
@@ -159,31 +72,22 @@ class SqliteLedger(SqliteStore):
         return await self._fields(name, None)
 
     async def add(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> str:
-        def work(connection: sqlite3.Connection) -> str:
-            self._begin(connection, name, ttl_s)
-            connection.execute("INSERT OR IGNORE INTO fields VALUES (?, ?, ?)", (name, field, value))
-            select = "SELECT value FROM fields WHERE name = ? AND field = ?"
-            return str(connection.execute(select, (name, field)).fetchone()[0])
-
-        return await self._write(work)
+        statements = (_INSERT, "SELECT value FROM fields WHERE name = :name AND field = :field")
+        rows, _ = await self._write(name, statements, ttl_s, field=field, value=value)
+        return str(rows[0][0])
 
     async def put(self, name: str, field: str, value: str, *, ttl_s: float | None = None) -> None:
-        def work(connection: sqlite3.Connection) -> None:
-            self._begin(connection, name, ttl_s)
-            connection.execute("REPLACE INTO fields VALUES (?, ?, ?)", (name, field, value))
-
-        await self._write(work)
+        await self._write(name, ["REPLACE INTO fields VALUES (:name, :field, :value)"], ttl_s, field=field, value=value)
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
-        def work(connection: sqlite3.Connection) -> bool:
-            self._begin(connection, name, None)
-            if old is None:
-                insert = "INSERT OR IGNORE INTO fields VALUES (?, ?, ?)"
-                return connection.execute(insert, (name, field, new)).rowcount > 0
-            update = "UPDATE fields SET value = ? WHERE name = ? AND field = ? AND value = ?"
-            return connection.execute(update, (new, name, field, old)).rowcount > 0
+        update = "UPDATE fields SET value = :value WHERE name = :name AND field = :field AND value = :old"
+        _, changed = await self._write(name, [_INSERT if old is None else update], field=field, value=new, old=old)
+        return changed > 0
 
-        return await self._write(work)
+    async def remove(self, name: str, field: str | None = None) -> bool:
+        delete = "DELETE FROM fields WHERE name = :name AND (:field IS NULL OR field = :field)"
+        _, changed = await self._write(name, [delete], field=field)
+        return changed > 0
 
     async def alive(self, replica: str) -> bool:
         return replica == self.replica or await self.get(f"replica:{replica}", "runs") is not None
@@ -195,39 +99,79 @@ class SqliteLedger(SqliteStore):
             await asyncio.gather(self._heartbeat, return_exceptions=True)
             with suppress(StoreUnavailable):
                 await self.remove(f"replica:{self.replica}")
-        await super().aclose()
-
-    async def _fields(self, name: str, field: str | None) -> dict[str, str]:
-        statement = (
-            "SELECT field, value FROM fields WHERE name = ?1 AND (?2 IS NULL OR field = ?2) AND NOT EXISTS"
-            " (SELECT 1 FROM lives WHERE lives.name = ?1 AND until <= ?3) ORDER BY field"
-        )
-        now = self._clock()
-        return await self._transact(
-            lambda connection: dict(connection.execute(statement, (name, field, now)).fetchall()), otherwise={}
-        )
-
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self._heartbeat is None:
-            self._heartbeat = asyncio.create_task(self._keep_alive())
-        return await self._transact(work)
-
-    def _begin(self, connection: sqlite3.Connection, name: str, ttl_s: float | None) -> None:
-        """Take what has expired out of the way, and set the record's life."""
-        now = self._clock()
-        connection.execute("BEGIN IMMEDIATE")
-        expired = connection.execute("SELECT name FROM lives WHERE name = ? AND until <= ?", (name, now)).fetchall()
-        if now - self._swept_at >= _SWEEP_S:
-            self._swept_at = now
-            expired += connection.execute("SELECT name FROM lives WHERE until <= ? LIMIT ?", (now, _SWEPT)).fetchall()
-        for each in expired:
-            connection.execute("DELETE FROM fields WHERE name = ?", each)
-            connection.execute("DELETE FROM lives WHERE name = ?", each)
-        if ttl_s is not None:
-            connection.execute("REPLACE INTO lives VALUES (?, ?)", (name, now + ttl_s))
+        await asyncio.to_thread(self._thread.shutdown)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     async def _keep_alive(self) -> None:
         while True:
             with suppress(StoreUnavailable):
                 await self.put(f"replica:{self.replica}", "runs", "", ttl_s=LEASE_S)
             await asyncio.sleep(_HEARTBEAT_S)
+
+    async def _fields(self, name: str, field: str | None) -> dict[str, str]:
+        statement = _RECORD + (" ORDER BY field" if field is None else " AND field = :field")
+        values = {"name": name, "field": field, "now": self._clock()}
+        return await self._run(lambda connection: dict(connection.execute(statement, values).fetchall()), otherwise={})
+
+    async def _write(
+        self, name: str, statements: Sequence[str], ttl_s: float | None = None, **values: str | None
+    ) -> tuple[list[Any], int]:
+        """Run statements about one record in one transaction: the rows that the last one finds, and how many it changes."""
+
+        def work(connection: sqlite3.Connection) -> tuple[list[Any], int]:
+            now = self._clock()
+            connection.execute("BEGIN IMMEDIATE")
+            expired = connection.execute("SELECT name FROM lives WHERE name = ? AND until <= ?", (name, now)).fetchall()
+            if now - self._swept_at >= _SWEEP_S:
+                self._swept_at = now
+                swept = connection.execute("SELECT name FROM lives WHERE until <= ? LIMIT ?", (now, _SWEPT))
+                expired += swept.fetchall()
+            for each in expired:
+                connection.execute("DELETE FROM fields WHERE name = ?", each)
+                connection.execute("DELETE FROM lives WHERE name = ?", each)
+            if ttl_s is not None:
+                connection.execute("REPLACE INTO lives VALUES (?, ?)", (name, now + ttl_s))
+            for statement in statements:
+                cursor = connection.execute(statement, {"name": name, **values})
+            return cursor.fetchall(), cursor.rowcount
+
+        if self._ledger and self._heartbeat is None:
+            self._heartbeat = asyncio.create_task(self._keep_alive())
+        return await self._run(work)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T], *, otherwise: T | None = None) -> T:
+        """What some work in one transaction returns; `otherwise` if it only reads, and there is no file yet."""
+
+        def transact() -> T:
+            if otherwise is not None and self._connection is None and not self._file.exists():
+                return otherwise
+            try:
+                self._connection = self._connection or self._connect()
+                with self._connection:
+                    return work(self._connection)
+            except (sqlite3.Error, OSError) as error:
+                log.warning("the storage file cannot be used", error=type(error).__name__)
+                raise unavailable() from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, transact)
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file and set it up. Of processes that change its journal mode at once, SQLite refuses some without waiting."""
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file.touch(mode=0o600)
+        connection = sqlite3.connect(self._file, timeout=_BUSY_TIMEOUT_S, check_same_thread=False)
+        until = time.monotonic() + _BUSY_TIMEOUT_S
+        while True:
+            try:
+                connection.executescript(_SET_UP.format("NORMAL" if self._ledger else "FULL"))
+                return connection
+            except sqlite3.Error as error:
+                busy = (
+                    isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                )
+                if not busy or time.monotonic() >= until:
+                    connection.close()
+                    raise
+                time.sleep(random.uniform(0.005, 0.05))  # noqa: S311  jitter

@@ -1,9 +1,11 @@
 """A ledger in a file: records that expire, and processes that know of each other whether they run."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
-from proxy.storage import SqliteLedger, SqliteStore
+from proxy.storage import SqliteStore
 from tests.waiting import until
 
 
@@ -17,7 +19,7 @@ class Clock:
 
 async def test_records_expire_as_a_whole(tmp_path: Path) -> None:
     clock = Clock()
-    ledger = SqliteLedger(tmp_path / "ledger", clock)
+    ledger = SqliteStore(tmp_path / "ledger", ledger=True, clock=clock)
     await ledger.put("record", "a", "1", ttl_s=10)
     assert await ledger.add("record", "b", "2") == "2"
     assert await ledger.add("record", "b", "3") == "2"
@@ -38,20 +40,19 @@ async def test_records_expire_as_a_whole(tmp_path: Path) -> None:
 
 async def test_what_has_expired_is_removed_from_the_file(tmp_path: Path) -> None:
     clock = Clock()
-    ledger = SqliteLedger(tmp_path / "ledger", clock)
+    ledger = SqliteStore(tmp_path / "ledger", ledger=True, clock=clock)
     for number in range(20):
         await ledger.put(f"record{number}", "a", "1", ttl_s=10)
     clock.now += 100
     await ledger.put("other", "a", "1", ttl_s=10)
-    plain = SqliteStore(tmp_path / "ledger")
-    assert await plain.read("record7") == {}
-    assert await plain.read("other") == {"a": "1"}
-    await plain.aclose()
+    with closing(sqlite3.connect(tmp_path / "ledger")) as file:
+        assert file.execute("SELECT name FROM fields WHERE field = 'a'").fetchall() == [("other",)]
+        assert file.execute("SELECT name FROM lives WHERE name NOT LIKE 'replica:%'").fetchall() == [("other",)]
     await ledger.aclose()
 
 
 async def test_the_file_is_made_by_the_first_write(tmp_path: Path) -> None:
-    ledger = SqliteLedger(tmp_path / "ledger")
+    ledger = SqliteStore(tmp_path / "ledger", ledger=True)
     assert await ledger.read("record") == {}
     assert not (tmp_path / "ledger").exists()
     await ledger.aclose()
@@ -59,14 +60,17 @@ async def test_the_file_is_made_by_the_first_write(tmp_path: Path) -> None:
 
 async def test_processes_know_whether_others_run(tmp_path: Path) -> None:
     clock = Clock()
-    one, other = SqliteLedger(tmp_path / "ledger", clock), SqliteLedger(tmp_path / "ledger", clock)
+    one, other = (
+        SqliteStore(tmp_path / "ledger", ledger=True, clock=clock),
+        SqliteStore(tmp_path / "ledger", ledger=True, clock=clock),
+    )
     assert await one.alive(one.replica)
     await one.put("record", "a", "1")
     await until(lambda: other.alive(one.replica))
     assert not await other.alive("nobody")
     await one.aclose()
     assert not await other.alive(one.replica)
-    killed = SqliteLedger(tmp_path / "ledger", clock)
+    killed = SqliteStore(tmp_path / "ledger", ledger=True, clock=clock)
     await killed.put("record", "a", "1")
     await until(lambda: other.alive(killed.replica))
     assert killed._heartbeat is not None
@@ -79,7 +83,7 @@ async def test_processes_know_whether_others_run(tmp_path: Path) -> None:
 
 async def test_a_file_that_several_set_up_at_once_serves_all(tmp_path: Path) -> None:
     for number in range(30):
-        ledgers = [SqliteLedger(tmp_path / str(number)) for _ in range(6)]
+        ledgers = [SqliteStore(tmp_path / str(number), ledger=True) for _ in range(6)]
         values = await asyncio.gather(*(ledger.add("r", "a", str(n)) for n, ledger in enumerate(ledgers)))
         assert len(set(values)) == 1
         for ledger in ledgers:
@@ -87,7 +91,7 @@ async def test_a_file_that_several_set_up_at_once_serves_all(tmp_path: Path) -> 
 
 
 async def test_of_several_that_set_a_field_one_does(tmp_path: Path) -> None:
-    ledgers = [SqliteLedger(tmp_path / "ledger") for _ in range(3)]
+    ledgers = [SqliteStore(tmp_path / "ledger", ledger=True) for _ in range(3)]
     values = await asyncio.gather(*(ledger.add("r", "a", str(n)) for n, ledger in enumerate(ledgers)))
     assert len(set(values)) == 1
     swapped = await asyncio.gather(*(ledger.compare_and_set("r", "a", values[0], "x") for ledger in ledgers))
