@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 NONCE_BYTES: Final = 12
-# As OWASP advises: 32 MiB and a quarter of a second once for each salt, since an operator's passphrase may be a mere word.
-_SCRYPT_N: Final = 2**15
-_SCRYPT_R: Final = 8
-_SCRYPT_P: Final = 3
-_SALT_BYTES: Final = 16
-_MAX_KEYS: Final = 1_000
 
 
 class NoSecret(Exception):
@@ -47,7 +41,7 @@ class Cipher:
     def __init__(self, passphrase: str | None, file: Path) -> None:
         self._passphrase = passphrase
         self._file = file
-        self._salt = "" if passphrase is None else secrets.token_urlsafe(_SALT_BYTES)
+        self._salt = "" if passphrase is None else secrets.token_urlsafe(16)
         self._keys: OrderedDict[str, Fernet] = OrderedDict()
 
     def encrypt(self, text: str) -> str:
@@ -73,10 +67,7 @@ class Cipher:
         Raises:
             NoSecret.
         """
-        try:
-            return hmac.digest(base64.urlsafe_b64decode(self._derived(f"secret:{purpose}")), purpose.encode(), "sha256")
-        except (OSError, ValueError) as error:
-            raise NoSecret(str(error)) from error
+        return hmac.digest(self._derived(f"secret:{purpose}"), purpose.encode(), "sha256")
 
     def is_quick(self, sealed: str) -> bool:
         """Whether decrypting takes less than a millisecond, since the key of its salt is known."""
@@ -85,31 +76,25 @@ class Cipher:
     def _key(self, salt: str) -> "Fernet":
         from cryptography.fernet import Fernet  # noqa: PLC0415 (seven megabytes that only stored credentials need)
 
-        if (known := self._keys.get(salt)) is not None:
-            return known
-        try:
-            key = Fernet(self._derived(salt))
-        except (OSError, ValueError) as error:
-            raise NoSecret(str(error)) from error
-        self._keys[salt] = key
-        if len(self._keys) > _MAX_KEYS:
-            self._keys.popitem(last=False)
-        return key
+        if salt not in self._keys:
+            self._keys[salt] = Fernet(base64.urlsafe_b64encode(self._derived(salt)))
+            if len(self._keys) > 1_000:
+                self._keys.popitem(last=False)
+        return self._keys[salt]
 
     def _derived(self, salt: str) -> bytes:
-        """The key in Fernet's form. Raises OSError."""
-        if self._passphrase is None:
-            return _key_in(self._file)
-        key = hashlib.scrypt(
-            self._passphrase.encode(),
-            salt=salt.encode(),
-            n=_SCRYPT_N,
-            r=_SCRYPT_R,
-            p=_SCRYPT_P,
-            maxmem=2 * 128 * _SCRYPT_N * _SCRYPT_R,
-            dklen=32,
-        )
-        return base64.urlsafe_b64encode(key)
+        """The key of a salt, 32 bytes. Raises NoSecret."""
+        if self._passphrase is not None:
+            # As OWASP advises: 32 MiB and a quarter of a second for each salt, since an operator's passphrase may be a mere word.
+            passphrase = self._passphrase.encode()
+            return hashlib.scrypt(passphrase, salt=salt.encode(), n=2**15, r=8, p=3, maxmem=2**26, dklen=32)
+        try:
+            key = base64.urlsafe_b64decode(_key_in(self._file))
+        except (OSError, ValueError) as error:
+            raise NoSecret(str(error)) from error
+        if len(key) != 32:
+            raise NoSecret(f"{self._file} holds no key of 32 bytes")
+        return key
 
 
 def seal(key: bytes, plain: bytes, context: bytes, nonce: bytes | None = None) -> str:

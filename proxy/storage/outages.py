@@ -3,6 +3,7 @@
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from proxy.errors import StoreUnavailable
@@ -12,8 +13,6 @@ from proxy.storage.store import ALONE, Levels, Limit, Membership, Records, Store
 T = TypeVar("T")
 MIRRORED_S: Final = 600.0
 """How long a replica remembers by itself what it wrote."""
-CACHED_S: Final = 0.5
-KEPT_S: Final = 600.0
 
 
 class FailOpen:
@@ -89,6 +88,7 @@ class FailOpen:
         self._store.subscribe(topic, on_message)
 
 
+@dataclass(slots=True, eq=False)
 class FailClosed:
     """Records that raise during an outage, but for what was read of them lately.
 
@@ -96,36 +96,27 @@ class FailClosed:
     an outage what was read stays in force for `kept_s` seconds. That a field is absent is never cached: a new key works at once.
     """
 
-    def __init__(
-        self,
-        records: Records,
-        *,
-        cached_s: float = CACHED_S,
-        kept_s: float = KEPT_S,
-        max_entries: int = 10_000,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._records = records
-        self._cached_s = cached_s
-        self._kept_s = kept_s
-        self._max_entries = max_entries
-        self._clock = clock
-        self._cache: OrderedDict[tuple[str, str | None], tuple[float, Any]] = OrderedDict()
+    records: Records
+    cached_s: float = 0.5
+    kept_s: float = 600.0
+    max_entries: int = 10_000
+    clock: Callable[[], float] = time.monotonic
+    _cache: OrderedDict[tuple[str, str | None], tuple[float, Any]] = field(default_factory=OrderedDict)
 
     async def get(self, name: str, field: str) -> str | None:
-        return await self._cached((name, field), lambda: self._records.get(name, field))
+        return await self._cached((name, field), lambda: self.records.get(name, field))
 
     async def read(self, name: str) -> Mapping[str, str]:
-        return await self._cached((name, None), lambda: self._records.read(name))
+        return await self._cached((name, None), lambda: self.records.read(name))
 
     async def put(self, name: str, field: str, value: str) -> None:
-        await self._changing(name, field, self._records.put(name, field, value))
+        await self._changing(name, field, self.records.put(name, field, value))
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
-        return await self._changing(name, field, self._records.compare_and_set(name, field, old, new))
+        return await self._changing(name, field, self.records.compare_and_set(name, field, old, new))
 
     async def remove(self, name: str, field: str | None = None) -> bool:
-        return await self._changing(name, field, self._records.remove(name, field))
+        return await self._changing(name, field, self.records.remove(name, field))
 
     async def _changing(self, name: str, field: str | None, write: Awaitable[T]) -> T:
         try:
@@ -136,21 +127,21 @@ class FailClosed:
             self._cache.pop((name, None), None)
 
     async def _cached(self, key: tuple[str, str | None], read: Callable[[], Awaitable[T]]) -> T:
-        now = self._clock()
+        now = self.clock()
         value: T | None
-        at, value = self._cache.get(key, (-self._kept_s, None))
-        if value is not None and now < at + self._cached_s:
+        at, value = self._cache.get(key, (-self.kept_s, None))
+        if value is not None and now < at + self.cached_s:
             return value
         try:
             fresh = await read()
         except StoreUnavailable:
-            if value is not None and now < at + self._kept_s:
+            if value is not None and now < at + self.kept_s:
                 return value
             raise
         self._cache.pop(key, None)
         if fresh is not None:
             self._cache[key] = (now, fresh)
-            if len(self._cache) > self._max_entries:
+            if len(self._cache) > self.max_entries:
                 self._cache.popitem(last=False)
         return fresh
 

@@ -19,9 +19,6 @@ CALL_TIMEOUT_S: Final = 2.0
 LEASE_S: Final = 5.0
 """How long a replica that was killed counts as alive, and as a member of its groups."""
 _HEARTBEAT_S: Final = 1.0
-_MAX_CONNECTIONS: Final = 50
-_POOL_TIMEOUT_S: Final = 10.0
-_MAX_LOGGED_REFUSALS: Final = 100
 
 # All times are those of the server's clock: those of the replicas may differ.
 _NOW: Final = """
@@ -138,8 +135,8 @@ class RedisStore:
                 decode_responses=True,
                 socket_timeout=CALL_TIMEOUT_S,
                 socket_connect_timeout=CALL_TIMEOUT_S,
-                max_connections=_MAX_CONNECTIONS,
-                timeout=_POOL_TIMEOUT_S,
+                max_connections=50,
+                timeout=10.0,
                 retry=Retry(NoBackoff(), 1),
             )
         )
@@ -210,10 +207,10 @@ class RedisStore:
     # ------------------------------------------------------------ counters
 
     async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
-        keys = [key for limit in limits for key in self._counter_keys(limit.counter)]
-        arguments: list[str | int] = [lease]
+        keys, arguments = [], [lease]
         for limit in limits:
-            arguments += [limit.most, limit.amount, round(limit.ttl_s * 1000)]
+            keys += self._counter_keys(limit.counter)
+            arguments += map(str, (limit.most, limit.amount, round(limit.ttl_s * 1000)))
         acquired, *numbers = await self._call(lambda: self._acquire(keys=keys, args=arguments))
         levels = [
             Level(used, wait / 1000, reset / 1000)
@@ -222,7 +219,7 @@ class RedisStore:
         return bool(acquired), levels
 
     async def resize(self, counter: str, lease: str, amount: int, *, ttl_s: float | None = None) -> None:
-        arguments: list[str | int] = [lease, amount, 0 if ttl_s is None else round(ttl_s * 1000)]
+        arguments = [lease, str(amount), str(round(1000 * (ttl_s or 0)))]
         await self._call(lambda: self._resize(keys=self._counter_keys(counter), args=arguments))
 
     # ------------------------------------------------------------ replicas
@@ -264,7 +261,7 @@ class RedisStore:
     def _refused(self, error: ResponseError) -> None:
         """Redis is reached and refuses one call, perhaps for lack of a permission: other calls may succeed."""
         self._on_failure()
-        if (text := str(error)) not in self._refusals and len(self._refusals) < _MAX_LOGGED_REFUSALS:
+        if (text := str(error)) not in self._refusals and len(self._refusals) < 100:  # logged once each
             self._refusals.add(text)
             log.error("redis refuses a call", error=text)
 
@@ -320,7 +317,7 @@ class RedisStore:
         return f"{self._prefix}{name}"
 
     def _group_keys(self, group: str) -> list[str]:
-        return [self._key(f"{{{group}}}:{part}") for part in ("leader", "members")]
+        return [self._key(f"{{{group}}}:leader"), self._key(f"{{{group}}}:members")]
 
     def _counter_keys(self, counter: str) -> list[str]:
-        return [self._key(f"{{limits}}:{counter}:{part}") for part in ("ends", "amounts")]
+        return [self._key(f"{{limits}}:{counter}:ends"), self._key(f"{{limits}}:{counter}:amounts")]
