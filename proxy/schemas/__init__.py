@@ -5,7 +5,7 @@ aliases of property names, and pass one `Budget` to all calls of a request. `doc
 """
 
 from proxy.schemas.coerce import coerce
-from proxy.schemas.compile import CompiledSchema, compile_parameters, compile_schema
+from proxy.schemas.compile import CompiledSchema, compile_schema
 from proxy.schemas.validate import Validation, ValidationError, validate
 from proxy.schemas.values import Budget, SchemaLimits, is_heavy
 from proxy.schemas.write import Dialect
@@ -18,7 +18,6 @@ __all__ = [
     "Validation",
     "ValidationError",
     "coerce",
-    "compile_parameters",
     "compile_schema",
     "is_heavy",
     "validate",

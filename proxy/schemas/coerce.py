@@ -27,7 +27,7 @@ def coerce(compiled: CompiledSchema, instance: object, budget: Budget | None = N
     """Undo the aliases of property names, and correct the spelling of a value where the original schema leaves no doubt.
 
     Args:
-        compiled: from `compile_schema` or `compile_parameters`.
+        compiled: from `compile_schema`.
         instance: a JSON value of any type and depth; not changed.
         budget: the request's; None: a budget for this value alone.
 

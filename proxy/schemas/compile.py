@@ -66,6 +66,7 @@ def compile_schema(  # noqa: PLR0913
     schema: object,
     *,
     param: str,
+    parameters: bool = False,
     dialect: Dialect = "documented",
     bounds: bool = True,
     limits: SchemaLimits = SchemaLimits(),
@@ -76,6 +77,8 @@ def compile_schema(  # noqa: PLR0913
     Args:
         schema: a JSON value as a parser gives it.
         param: where it stands in the request, such as `response_format.json_schema.schema`.
+        parameters: these are the parameters of a tool (None: it has none), so that a schema without a type means an object. `is_object`
+            of the result is false only where the original excludes objects or names other types too.
         dialect: what the result may use.
         bounds: False: lengths, bounds, counts and patterns are only described; answers are still validated against them.
         limits: bounds on the schema.
@@ -86,30 +89,32 @@ def compile_schema(  # noqa: PLR0913
             limit. `param` is the path of the error.
         SchemaTooComplex: the request's budget is used up; `param` is `param`.
     """
-    return _cached(schema, param, _Options(dialect, bounds, limits, parameters=False), budget or Budget())
-
-
-def compile_parameters(  # noqa: PLR0913
-    parameters: object | None,
-    *,
-    param: str,
-    dialect: Dialect = "documented",
-    bounds: bool = True,
-    limits: SchemaLimits = SchemaLimits(),
-    budget: Budget | None = None,
-) -> CompiledSchema:
-    """Compile the parameters of a tool: like `compile_schema`, except that a schema without a type means an object.
-
-    `parameters` is None where the tool has none, `is_object` of the result false only where the original excludes objects or names other
-    types too. The other arguments and the errors are those of `compile_schema`.
-    """
-    options = _Options(dialect, bounds, limits, parameters=True)
-    return _cached({} if parameters is None else parameters, param, options, budget or Budget())
+    options = _Options(dialect, bounds, limits, parameters)
+    try:
+        data = json_bytes({} if parameters and schema is None else schema)
+        if len(data) > limits.max_bytes:
+            raise SchemaError(f"the schema has {len(data):,} bytes, more than the {limits.max_bytes:,} allowed")
+        key = (blake2b(data, digest_size=16).digest(), options)
+        compiled = _CACHE.get(key)
+        if compiled is None:
+            budget = budget or Budget()
+            compiled, size = _written(read_document(data, limits, budget), options, budget)
+            _CACHE.put(key, compiled, len(data) + size + _ENTRY_BYTES)
+        return compiled
+    except SchemaTooComplex as error:
+        raise SchemaTooComplex(f"{error.message} The limit was reached at {param}.", param=param) from None
+    except SchemaError as error:
+        path, message = format_path(param, error.path), error.message
+    except (TypeError, ValueError):
+        path, message = param, "expected a JSON value"
+    except RecursionError:
+        path, message = param, "the schema is nested too deeply"
+    raise InvalidRequest(f"Invalid JSON Schema at {path}: {message}.", param=path, code="invalid_json_schema")
 
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """What a schema is compiled to. `parameters`: it stands for the parameters of a tool."""
+    """What a schema is compiled to."""
 
     dialect: Dialect
     bounds: bool
@@ -118,71 +123,33 @@ class _Options:
 
 
 class _Cache:
-    """Results by digest of the schema and what was asked for; bounded by the bytes of the schemas."""
+    """Compiled schemas by digest of the schema and what was asked for; bounded by bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._entries: OrderedDict[object, tuple[CompiledSchema | SchemaError, int]] = OrderedDict()
+        self._entries: OrderedDict[object, tuple[CompiledSchema, int]] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: object) -> CompiledSchema | SchemaError | None:
+    def get(self, key: object) -> CompiledSchema | None:
         with self._lock:
-            entry = self._entries.get(key)
-            if entry is None:
+            if key not in self._entries:
                 return None
             self._entries.move_to_end(key)
-            return entry[0]
+            return self._entries[key][0]
 
-    def put(self, key: object, result: CompiledSchema | SchemaError, size: int) -> None:
+    def put(self, key: object, compiled: CompiledSchema, size: int) -> None:
         with self._lock:
             if key in self._entries or size > self._max_bytes:
                 return
-            self._entries[key] = (result, size)
+            self._entries[key] = (compiled, size)
             self._bytes += size
             while self._bytes > self._max_bytes:
-                _, (_, removed) = self._entries.popitem(last=False)
-                self._bytes -= removed
+                self._bytes -= self._entries.popitem(last=False)[1][1]
 
 
 _CACHE = _Cache(_CACHE_BYTES)
 """A compiled schema takes up to some thirty times the bytes of its JSON."""
-
-
-def _cached(schema: object, param: str, options: _Options, budget: Budget) -> CompiledSchema:
-    try:
-        data = json_bytes(schema)
-        if len(data) > options.limits.max_bytes:
-            raise SchemaError(f"the schema has {len(data):,} bytes, more than the {options.limits.max_bytes:,} allowed")
-        key = (blake2b(data, digest_size=16).digest(), options)
-        result = _CACHE.get(key)
-        if result is None:
-            result, size = _compile(data, options, budget)
-            _CACHE.put(key, result, len(data) + size + _ENTRY_BYTES)
-    except SchemaTooComplex as error:
-        raise SchemaTooComplex(f"{error.message} The limit was reached at {param}.", param=param) from None
-    except SchemaError as error:
-        result = error
-    except (TypeError, ValueError):
-        result = SchemaError("expected a JSON value")
-    except RecursionError:
-        result = SchemaError("the schema is nested too deeply")
-    if isinstance(result, SchemaError):
-        path = format_path(param, result.path)
-        message = f"Invalid JSON Schema at {path}: {result.message}."
-        raise InvalidRequest(message, param=path, code="invalid_json_schema")
-    return result
-
-
-def _compile(data: bytes, options: _Options, budget: Budget) -> tuple[CompiledSchema | SchemaError, int]:
-    """The result, and the bytes of the compiled schema. Errors are remembered like compiled schemas."""
-    try:
-        document = read_document(data, options.limits, budget)
-        return _written(document, options, budget)
-    except SchemaError as error:
-        return SchemaError(error.message, error.path), 0  # a new one, which holds no frames
-    except RecursionError:
-        return SchemaError("the schema is nested too deeply"), 0
 
 
 def _written(document: Document, options: _Options, budget: Budget) -> tuple[CompiledSchema, int]:
@@ -194,17 +161,19 @@ def _written(document: Document, options: _Options, budget: Budget) -> tuple[Com
     Raises:
         SchemaError: it accepts no value.
     """
-    limits, most_steps = options.limits, _STEPS + document.size // _BYTES_PER_STEP
+    most_steps = _STEPS + document.size // _BYTES_PER_STEP
     largest = min(_MAX_COMPILED, max(_MAX_GROWN, 4 * document.size))
+
+    def prepared(steps: int) -> tuple[Reader, Writer]:
+        memo = Memo(steps, budget)
+        reader = Reader(document, options.dialect != "documented", memo)
+        return reader, Writer(options.dialect, options.bounds, largest, memo, document)
 
     def types() -> frozenset[JsonType]:
         try:
-            return reader_with(Memo(most_steps, budget)).outline(document.root).types
+            return prepared(most_steps)[0].outline(document.root).types
         except TooLarge:
             return ALL_TYPES
-
-    def reader_with(memo: Memo) -> Reader:
-        return Reader(document, options.dialect != "documented", memo)
 
     must_be_object = options.parameters and types() == ALL_TYPES
 
@@ -220,21 +189,20 @@ def _written(document: Document, options: _Options, budget: Budget) -> tuple[Com
         return compiled, written.size
 
     for steps, references in ((most_steps, None), (most_steps // 3, 6), (most_steps // 3, 2), (most_steps // 3, 0)):
-        memo = Memo(steps, budget)
-        reader = reader_with(memo)
-        writer = Writer(options.dialect, options.bounds, largest, memo, document)
+        reader, writer = prepared(steps)
         try:
             best = attempt(reader.read(document.root, Expansion(MAX_LEVELS, 0, references)), writer)
         except TooLarge:
             continue
         if references is None and document.recursive:
             writer.max_bytes = min(_MAX_UNROLLED, largest)
+            levels = options.limits.recursion_depth + min(len(document.recursive) - 1, _MAX_EXTRA)
             with suppress(TooLarge):
-                for recursions in range(1, 1 + limits.recursion_depth + min(len(document.recursive) - 1, _MAX_EXTRA)):
+                for recursions in range(1, 1 + levels):
                     best = attempt(reader.read(document.root, Expansion(MAX_LEVELS, recursions)), writer)
         return best
-    writer = Writer(options.dialect, options.bounds, largest, Memo(most_steps, budget), document)
-    return attempt(with_note(Shape(types=types()), "Its form is too complex to be described."), writer)
+    shape = with_note(Shape(types=types()), "Its form is too complex to be described.")
+    return attempt(shape, prepared(most_steps)[1])
 
 
 def _as_parameters(schema: JsonObject, document: Document) -> JsonObject:

@@ -56,7 +56,7 @@ def validate(compiled: CompiledSchema, instance: object, budget: Budget | None =
     """Compare a value with the original schema.
 
     Args:
-        compiled: from `compile_schema` or `compile_parameters`.
+        compiled: from `compile_schema`.
         instance: a JSON value of any type and depth, after `coerce`.
         budget: the request's; None: a budget for this value alone.
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from proxy.errors import InvalidRequest
 from proxy.inference.history import repair, upstream_names
 from proxy.inference.request import Native, Request, Rules, Text, ToolCall, ToolResult
-from proxy.schemas import Budget, CompiledSchema, compile_parameters, compile_schema
+from proxy.schemas import Budget, CompiledSchema, compile_schema
 
 _JSON_ONLY: Final = "Answer with one JSON object and nothing else: no prose around it, no code fences."
 _LEAST_TOP_P_WITH_THINKING: Final = 0.95
@@ -116,8 +116,13 @@ def _add_tools(
     renamed: dict[str, CompiledSchema] = {}
     body["tools"] = []
     for tool in request.tools:
-        compiled = compile_parameters(
-            tool.parameters, param=tool.schema_path, dialect="full", limits=rules.schema_limits, budget=budget
+        compiled = compile_schema(
+            tool.parameters,
+            param=tool.schema_path,
+            parameters=True,
+            dialect="full",
+            limits=rules.schema_limits,
+            budget=budget,
         )
         parameters = tool.parameters if isinstance(tool.parameters, dict) else {}
         if compiled.aliases:

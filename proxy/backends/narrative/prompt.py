@@ -16,7 +16,7 @@ from proxy.catalog import ModelCard
 from proxy.inference.history import Conversation, repair, upstream_names
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import Request, Rules, Sampling, Text, Tool, ToolCall, ToolResult
-from proxy.schemas import Budget, compile_parameters, compile_schema
+from proxy.schemas import Budget, compile_schema
 
 _ANY_OBJECT: Final = {"type": "object", "description": "The answer: a JSON object."}
 _MAX_ECHO: Final = 20_000
@@ -176,7 +176,7 @@ def _compile(  # noqa: PLR0913, PLR0917
     tools = []
     for tool in offered_tools(request):
         name = names[tool.name]
-        compiled = compile_parameters(tool.parameters, param=tool.schema_path, **options)
+        compiled = compile_schema(tool.parameters, param=tool.schema_path, parameters=True, **options)
         simple = all_simple or name in form
         tools.append(Part(tool.name, name, tool.description.strip(), compiled, tool.strict, simple))
     toolset = Toolset(tuple(tools), choice.required, choice.single, card.tool_encoding, counted=card.schema_bounds)

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from proxy.errors import SchemaTooComplex
-from proxy.schemas import Budget, SchemaLimits, coerce, compile_parameters, compile_schema, is_heavy, validate
+from proxy.schemas import Budget, SchemaLimits, coerce, compile_schema, is_heavy, validate
 from proxy.schemas.compile import _Cache
-from proxy.schemas.values import SchemaError
 
 
 def entangled(seed: int, count: int = 60, width: int = 3) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def entangled(seed: int, count: int = 60, width: int = 3) -> dict[str, Any]:
 
 def steps(schema: Any) -> int:
     budget = Budget(10**9)
-    compile_parameters(schema, param="p", budget=budget)
+    compile_schema(schema, param="p", parameters=True, budget=budget)
     return 10**9 - budget.left
 
 
@@ -35,7 +34,7 @@ def steps(schema: Any) -> int:
 def test_entangled_definitions_take_steps_by_their_size(width: int) -> None:
     schema = entangled(width, width=width)
     size = len(str(schema))
-    assert compile_parameters(schema, param="p").is_object
+    assert compile_schema(schema, param="p", parameters=True).is_object
     assert steps({**schema, "title": "not cached"}) <= 2 * (2_000 + size // 4) + size
 
 
@@ -44,7 +43,9 @@ def test_a_hundred_entangled_tools_are_refused_by_name_when_the_budget_ends() ->
 
     def compile_all() -> None:
         for number in range(100):
-            compile_parameters(entangled(100 + number), param=f"tools[{number}].function.parameters", budget=budget)
+            compile_schema(
+                entangled(100 + number), param=f"tools[{number}].function.parameters", parameters=True, budget=budget
+            )
 
     with pytest.raises(SchemaTooComplex, match="too complex") as caught:
         compile_all()
@@ -62,21 +63,21 @@ def test_the_budget_is_exact_on_both_sides() -> None:
     }
     needed = steps(schema)
     with pytest.raises(SchemaTooComplex):
-        compile_parameters({**schema, "title": "less "}, param="p", budget=Budget(needed - 1))
-    assert compile_parameters({**schema, "title": "equal"}, param="p", budget=Budget(needed)).is_object
+        compile_schema({**schema, "title": "less "}, param="p", parameters=True, budget=Budget(needed - 1))
+    assert compile_schema({**schema, "title": "equal"}, param="p", parameters=True, budget=Budget(needed)).is_object
 
 
 def test_a_schema_seen_before_costs_nothing() -> None:
-    compile_parameters(entangled(7), param="p")
+    compile_schema(entangled(7), param="p", parameters=True)
     budget = Budget(0)
-    assert compile_parameters(entangled(7), param="q", budget=budget).is_object
+    assert compile_schema(entangled(7), param="q", parameters=True, budget=budget).is_object
     assert budget.left == 0
 
 
 def test_a_schema_that_ran_out_of_budget_is_compiled_when_there_is_one() -> None:
     with pytest.raises(SchemaTooComplex):
-        compile_parameters(entangled(8), param="p", budget=Budget(10))
-    assert compile_parameters(entangled(8), param="p").is_object
+        compile_schema(entangled(8), param="p", parameters=True, budget=Budget(10))
+    assert compile_schema(entangled(8), param="p", parameters=True).is_object
 
 
 def test_a_value_over_the_budget_is_accepted_and_reported() -> None:
@@ -96,7 +97,7 @@ def test_work_in_another_thread_can_be_abandoned() -> None:
     def work() -> None:
         try:
             for number in range(10_000):
-                compile_parameters(entangled(1_000 + number), param="p", budget=budget)
+                compile_schema(entangled(1_000 + number), param="p", parameters=True, budget=budget)
         except SchemaTooComplex:
             ended.set()
 
@@ -145,7 +146,7 @@ def test_five_thousand_properties_are_compiled() -> None:
 
 def test_the_cache_is_bounded_by_bytes() -> None:
     cache = _Cache(max_bytes=100)
-    results = [SchemaError(str(number)) for number in range(4)]
+    results = [compile_schema({"title": str(number)}, param="s") for number in range(4)]
     cache.put("a", results[0], 40)
     cache.put("b", results[1], 40)
     assert cache.get("a") is results[0]

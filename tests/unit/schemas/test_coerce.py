@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.schemas import coerce, compile_parameters, compile_schema
+from proxy.schemas import coerce, compile_schema
 
 D4, D7 = "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-07/schema#"
 
@@ -123,7 +123,7 @@ def test_the_nulls_of_other_alternatives_are_removed_from_a_merged_union() -> No
 
 
 def test_the_text_of_an_object_is_unwrapped_where_parameters_name_no_type() -> None:
-    compiled = compile_parameters({"properties": {"a": {"type": "integer"}}}, param="p")
+    compiled = compile_schema({"properties": {"a": {"type": "integer"}}}, param="p", parameters=True)
     assert coerce(compiled, '{"a": "1"}') == {"a": 1}
 
 

@@ -41,7 +41,7 @@ def test_the_same_schema_is_compiled_once_for_each_mode() -> None:
     assert compile_schema({"properties": schema["properties"], "type": "object"}, param="one") is not first
 
 
-def test_the_path_of_a_remembered_fault_is_the_one_asked_for() -> None:
+def test_the_path_of_a_repeated_error_is_the_one_asked_for() -> None:
     for param in ("tools[0].function.parameters", "tools[7].function.parameters"):
         with pytest.raises(InvalidRequest) as caught:
             compile_schema({"properties": {"a b": {"type": "strin"}}}, param=param)

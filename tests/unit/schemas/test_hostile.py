@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import InvalidRequest
-from proxy.schemas import SchemaLimits, Validation, coerce, compile_parameters, compile_schema, validate
+from proxy.schemas import SchemaLimits, Validation, coerce, compile_schema, validate
 from proxy.schemas.patterns import pattern
 
 
@@ -190,7 +190,7 @@ def test_a_catastrophic_pattern_stalls_nothing(source: str) -> None:
 
 
 def test_numbers_that_are_none_are_no_multiples() -> None:
-    compiled = compile_parameters({"type": "number", "multipleOf": 0.1}, param="s")
+    compiled = compile_schema({"type": "number", "multipleOf": 0.1}, param="s", parameters=True)
     for number in (float("nan"), float("inf")):
         assert validate(compiled, number).errors
         assert coerce(compiled, number) is number

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.schemas import CompiledSchema, Validation, coerce, compile_parameters, compile_schema, validate
+from proxy.schemas import CompiledSchema, Validation, coerce, compile_schema, validate
 
 ACCEPTED = re.compile(r"^[a-zA-Z0-9_.-]{1,64}$")
 CLOSED = {"additionalProperties": False}
@@ -38,7 +38,7 @@ NAMES = ["filter[name]", "Account Number", "größe", "名前", "a" * 65, "", "$
 
 def test_names_that_are_refused_get_aliases_that_are_accepted_unique_and_always_the_same() -> None:
     schema = {"type": "object", "properties": {name: {"type": "string"} for name in NAMES}, "required": NAMES}
-    compiled = compile_parameters(schema, param="p")
+    compiled = compile_schema(schema, param="p", parameters=True)
     written = list(compiled.schema["properties"])
     assert all(map(ACCEPTED.match, written))
     assert len(set(written)) == len(NAMES)
@@ -57,7 +57,7 @@ def test_names_that_are_refused_get_aliases_that_are_accepted_unique_and_always_
     ]
     assert "a_b" not in compiled.aliases
     assert compiled.schema["properties"]["filter_name"]["description"] == 'Named "filter[name]".'
-    assert compile_parameters({**schema, "$comment": "not cached"}, param="p").aliases == compiled.aliases
+    assert compile_schema({**schema, "$comment": "not cached"}, param="p", parameters=True).aliases == compiled.aliases
 
 
 @pytest.mark.parametrize(("length", "kept"), [(64, True), (65, False)])

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.errors import InvalidRequest
-from proxy.schemas import compile_parameters, validate
+from proxy.schemas import compile_schema, validate
 
 EMPTY = {"type": "object", "properties": {}}
 
@@ -13,7 +13,7 @@ EMPTY = {"type": "object", "properties": {}}
 @pytest.mark.parametrize("parameters", [None, {}, True, {"type": "object"}, {"properties": {}}])
 def test_parameters_that_declare_nothing_are_an_object_without_properties(parameters: Any) -> None:
     """Missing, null or typeless `parameters` fail all tools."""
-    result = compile_parameters(parameters, param="p")
+    result = compile_schema(parameters, param="p", parameters=True)
     assert result.schema == EMPTY
     assert result.is_object
     assert not validate(result, {}).errors
@@ -21,14 +21,14 @@ def test_parameters_that_declare_nothing_are_an_object_without_properties(parame
 
 
 def test_a_free_form_object_is_kept_where_it_is_asked_for() -> None:
-    result = compile_parameters({"type": "object", "additionalProperties": True}, param="p")
+    result = compile_schema({"type": "object", "additionalProperties": True}, param="p", parameters=True)
     assert result.schema == {"type": "object", "additionalProperties": True}
     closed = {"type": "object", "properties": {}, "additionalProperties": False}
-    assert compile_parameters(closed, param="p").schema == closed
+    assert compile_schema(closed, param="p", parameters=True).schema == closed
 
 
 def test_typeless_parameters_with_properties_are_an_object_and_other_values_are_faults() -> None:
-    result = compile_parameters({"properties": {"a": {"type": "integer"}}}, param="p")
+    result = compile_schema({"properties": {"a": {"type": "integer"}}}, param="p", parameters=True)
     assert result.schema == {"type": "object", "properties": {"a": {"type": "integer"}}}
     assert [error.message for error in validate(result, [1]).errors] == ["expected object, got array"]
 
@@ -49,7 +49,7 @@ def test_typeless_parameters_with_properties_are_an_object_and_other_values_are_
 )
 def test_roots_of_other_types_are_kept_and_marked(parameters: dict[str, Any]) -> None:
     """A root that is not an object is refused upstream: the caller wraps it under one key."""
-    result = compile_parameters(parameters, param="p")
+    result = compile_schema(parameters, param="p", parameters=True)
     assert not result.is_object
     assert not result.must_be_object
 
@@ -57,7 +57,7 @@ def test_roots_of_other_types_are_kept_and_marked(parameters: dict[str, Any]) ->
 @pytest.mark.parametrize("parameters", [False, [], "x", 3, {"type": "objekt"}])
 def test_parameters_that_are_no_schema_are_refused(parameters: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        compile_parameters(parameters, param="tools[3].function.parameters")
+        compile_schema(parameters, param="tools[3].function.parameters", parameters=True)
     assert caught.value.param is not None
     assert caught.value.param.startswith("tools[3].function.parameters")
     assert "tools[3].function.parameters" in caught.value.message

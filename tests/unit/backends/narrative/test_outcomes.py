@@ -18,12 +18,12 @@ from proxy.errors import (
     RateLimited,
 )
 from proxy.inference.result import Choice, Usage
-from proxy.schemas import compile_parameters
+from proxy.schemas import compile_schema
 from tests.records import job_of
 
 ID = "a81e1460-fbdc-4204-bd76-a9e496bf760d"
 TEXT = OutputFormat()
-LOOK = Part("look", "look", "", compile_parameters(None, param="p"))
+LOOK = Part("look", "look", "", compile_schema(None, param="p", parameters=True))
 
 
 def tools(**options: bool) -> OutputFormat:

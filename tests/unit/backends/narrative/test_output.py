@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from proxy.backends.narrative.output import OutputFormat
 from proxy.backends.narrative.tools import ANSWER, ParsedOutput, Part, Toolset
 from proxy.inference.request import ToolCall
-from proxy.schemas import compile_parameters, compile_schema
+from proxy.schemas import compile_schema
 from tests.contract import assert_schema_is_documented
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}, "required": ["city"]}
@@ -20,7 +20,7 @@ ENCODINGS: list[Any] = ["properties", "any_of", "text"]
 
 
 def tool(name: str = "weather", parameters: Any = CITY, *, strict: bool = False, upstream: str | None = None) -> Part:
-    compiled = compile_parameters(parameters, param="p")
+    compiled = compile_schema(parameters, param="p", parameters=True)
     return Part(name, upstream or name, f"About {name}.", compiled, strict)
 
 
@@ -392,7 +392,7 @@ def test_an_answer_that_only_looks_wrapped_stays_whole() -> None:
 
 
 def simple(name: str, parameters: Any = CITY) -> Part:
-    return Part(name, name, f"About {name}.", compile_parameters(parameters, param="p"), simple=True)
+    return Part(name, name, f"About {name}.", compile_schema(parameters, param="p", parameters=True), simple=True)
 
 
 @pytest.mark.parametrize("encoding", ["properties", "any_of"])
