@@ -7,7 +7,6 @@ may come in the `OpenAI-Project` header, and holders of the proxy's keys can use
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -15,8 +14,9 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import InitVar, dataclass, field, replace
-from functools import lru_cache
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import repeat
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -199,7 +199,7 @@ class TokenVerifier:
         check: one cheap call with a token. Raises InvalidApiKey when Narrative does not accept it, other ProxyErrors when nobody knows.
         accepted_s, refused_s: how long a verdict holds, in seconds. A revoked token works that long at most.
         max_entries: verdicts kept of each kind.
-        max_calls: checks under way at a time.
+        calls: bounds the checks under way at a time.
         max_pending: checks under way or waiting; more are refused.
     """
 
@@ -207,17 +207,13 @@ class TokenVerifier:
     accepted_s: float = 60.0
     refused_s: float = 10.0
     max_entries: int = 10_000
-    max_calls: InitVar[int] = 32
+    calls: asyncio.Semaphore = field(default_factory=partial(asyncio.Semaphore, 32))
     max_pending: int = 1_000
     clock: Callable[[], float] = time.monotonic
     # When each verdict ends. Apart, so that a flood of bad tokens displaces no good one.
     _accepted: OrderedDict[bytes, float] = field(default_factory=OrderedDict, init=False)
     _refused: OrderedDict[bytes, float] = field(default_factory=OrderedDict, init=False)
     _pending: dict[bytes, asyncio.Task[bool]] = field(default_factory=dict, init=False)
-    _calls: asyncio.Semaphore = field(init=False)
-
-    def __post_init__(self, max_calls: int) -> None:
-        self._calls = asyncio.Semaphore(max_calls)
 
     async def accepts(self, token: str) -> bool:
         """Whether Narrative accepts a token.
@@ -242,7 +238,7 @@ class TokenVerifier:
     async def _ask(self, token: str, digest: bytes) -> bool:
         verdicts, lives_s = self._accepted, self.accepted_s
         try:
-            async with self._calls:
+            async with self.calls:
                 await self.check(token)
         except InvalidApiKey:
             verdicts, lives_s = self._refused, self.refused_s
@@ -292,7 +288,6 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-@lru_cache(maxsize=64)
 def _is_local(origin: str) -> bool:
     try:
         host = urlsplit(origin).hostname or ""
@@ -314,9 +309,10 @@ def presented_keys(headers: Mapping[str, str]) -> list[str]:
     """
     scheme, _, value = headers.get("authorization", "").partition(" ")
     value, scheme = value.strip(), scheme.lower()
-    found = _second_part(value) if scheme in ("apikey", "basic") else []
-    if scheme in ("apikey", "bearer"):
-        found.append(value)
+    found = [value] if scheme in ("apikey", "bearer") else []
+    if scheme in ("apikey", "basic"):
+        with suppress(ValueError):
+            found.insert(0, base64.b64decode(value, validate=True).decode().partition(":")[2])
     keys = list(filter(_can_be_key, found))
     for name in ("x-api-key", "api-key"):
         if not keys and _can_be_key(other := headers.get(name, "").strip()):
@@ -327,11 +323,3 @@ def presented_keys(headers: Mapping[str, str]) -> list[str]:
 def _can_be_key(text: str) -> bool:
     """Whether an HTTP header could carry it on."""
     return bool(text) and text.isascii() and text.isprintable()
-
-
-def _second_part(encoded: str) -> list[str]:
-    try:
-        _, colon, second = base64.b64decode(encoded, validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return []
-    return [second] if colon and second else []

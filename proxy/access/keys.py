@@ -20,7 +20,6 @@ KEY_PREFIX = "np-"
 """Every key of ours starts with it, so that one that is not known is never taken for somebody else's token."""
 
 KEY_ID_PREFIX = "key_"
-MARKER = "keys-exist"
 _RECORD = "keys"
 _ASK_AGAIN_S = 1.0
 
@@ -62,7 +61,7 @@ class Keys:
 
     def __init__(self, records: Records, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
         self._records = records
-        self._marker = None if folder is None else folder / MARKER
+        self._marker = None if folder is None else folder / "keys-exist"
         self._existed = False
         self._asked_at = -inf
         self._clock = clock

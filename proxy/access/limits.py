@@ -85,18 +85,18 @@ class Lease:
         return popped
 
 
+@dataclass(frozen=True, slots=True)
 class RateLimits:
     """Admits requests within their limits.
 
-    Args:
+    Attributes:
         wait_s: how long a request may wait for a limit that frees soon, in seconds.
         lease_s: after how many seconds a job's lease ends even if nobody released it.
     """
 
-    def __init__(self, store: Store, *, wait_s: float = 2.0, lease_s: float = 900.0) -> None:
-        self._store = store
-        self._wait_s = wait_s
-        self._lease_s = lease_s
+    store: Store
+    wait_s: float = 2.0
+    lease_s: float = 900.0
 
     async def enter(self, rules: Sequence[Rule], *, tokens: int, jobs: int) -> Lease:
         """Count a request against every rule, waiting a little where a limit frees soon.
@@ -114,19 +114,19 @@ class RateLimits:
             for kind, most, amount, ttl_s in (
                 ("requests", rule.quota.requests, 1, MINUTE_S),
                 ("tokens", rule.quota.tokens, tokens, MINUTE_S),
-                ("jobs", rule.quota.jobs, jobs, self._lease_s),
+                ("jobs", rule.quota.jobs, jobs, self.lease_s),
             )
             if most is not None
         ]
         if not taken:
-            return Lease({}, self._store)
+            return Lease({}, self.store)
         lease = uuid4().hex
-        give_up = time.monotonic() + self._wait_s
+        give_up = time.monotonic() + self.wait_s
         while True:
-            acquired, levels = await self._store.acquire(lease, taken)
+            acquired, levels = await self.store.acquire(lease, taken)
             headers = _headers(taken, levels)
             if acquired:
-                return Lease(headers, self._store, lease, taken)
+                return Lease(headers, self.store, lease, taken)
             waits = [
                 # A job may end at any time.
                 min(level.wait_s, _RECHECK_S) if _kind(limit) == "jobs" else level.wait_s

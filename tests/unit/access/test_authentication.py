@@ -87,6 +87,7 @@ def encoded(text: str) -> str:
         ({"authorization": "Basic /w=="}, []),
         ({"authorization": "Digest token"}, []),
         ({"authorization": "ApiKey"}, []),
+        ({"authorization": "Basic é"}, []),
         ({"authorization": ""}, []),
         ({"authorization": "Bearer to\x7fken"}, []),
         ({"x-api-key": "one"}, ["one"]),
@@ -334,7 +335,7 @@ async def test_only_so_many_checks_are_under_way_at_a_time() -> None:
         await go_on.wait()
         running -= 1
 
-    tokens = TokenVerifier(check, max_calls=4)
+    tokens = TokenVerifier(check, calls=asyncio.Semaphore(4))
     waiting = [asyncio.create_task(tokens.accepts(str(number))) for number in range(20)]
     await suspended(*waiting)
     await suspended(*tokens._pending.values())
