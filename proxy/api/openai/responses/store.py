@@ -24,7 +24,7 @@ from proxy.access.authentication import Caller
 from proxy.api.http.responses import json_bytes
 from proxy.api.openai.responses.encode import ITEM_ID, input_item, without_echo
 from proxy.api.openai.responses.items import Known
-from proxy.errors import InvalidRequest, Overloaded, ResponseNotFound, StoreUnavailable
+from proxy.errors import InvalidRequest, ResponseNotFound, StoreUnavailable
 from proxy.inference.request import JsonObject
 from proxy.settings import ResponsesSettings
 from proxy.storage import Store
@@ -75,11 +75,7 @@ def response_id(credential: str, place: str) -> str:
 
 
 class ResponseStore:
-    """The store. What cannot be reached is a 503, except where a method says otherwise.
-
-    Args:
-        store: one whose calls raise StoreUnavailable.
-    """
+    """The store. Every call raises StoreUnavailable when it cannot be reached, except where a method says otherwise."""
 
     def __init__(self, store: Store, cipher: Cipher, settings: ResponsesSettings) -> None:
         self.replica = store.replica
@@ -130,16 +126,11 @@ class ResponseStore:
         if self._secret is None or not self._settings.store_ttl_s:
             return None
         name = _name(id_)
-        try:
-            fields = await self._store.read(name)
-            if fields:
-                await self._store.put(name, "used", "", ttl_s=self._settings.store_ttl_s)
-        except StoreUnavailable as error:
-            raise _unavailable() from error
-        sealed = fields.get("data")
-        if sealed is None:
-            return None
-        record = await self._unpacked(id_, caller, sealed)
+        fields = await self._store.read(name)
+        if fields:
+            await self._store.put(name, "used", "", ttl_s=self._settings.store_ttl_s)
+        sealed = fields.get("data", "")
+        record = await self._unpacked(id_, caller, sealed) if sealed else None
         if record is None:
             return None
         (response, items, request), size = record
@@ -171,47 +162,29 @@ class ResponseStore:
 
     async def replace(self, old: StoredResponse, new: StoredResponse, caller: Caller) -> bool:
         """Store a response in place of what was read, unless that has changed. Returns whether it was stored."""
-        try:
-            return await self._store.compare_and_set(_name(old.id), "data", old.sealed, await self._sealed(new, caller))
-        except StoreUnavailable as error:
-            raise _unavailable() from error
+        return await self._store.compare_and_set(_name(old.id), "data", old.sealed, await self._sealed(new, caller))
 
     async def take_over(self, stored: StoredResponse) -> bool:
         """Become the one who works on a background response, if whoever did was killed. Returns whether this replica now does."""
-        try:
-            if stored.by != self.replica and await self._store.alive(stored.by):
-                return False
-            return await self._store.compare_and_set(_name(stored.id), "by", stored.by, self.replica)
-        except StoreUnavailable as error:
-            raise _unavailable() from error
+        if stored.by != self.replica and await self._store.alive(stored.by):
+            return False
+        return await self._store.compare_and_set(_name(stored.id), "by", stored.by, self.replica)
 
     async def remove(self, id_: str) -> None:
         """Forget a response."""
-        try:
-            await self._store.remove(_name(id_))
-        except StoreUnavailable as error:
-            raise _unavailable() from error
+        await self._store.remove(_name(id_))
 
     async def note(self, name: str, value: str, ttl_s: float) -> None:
         """Remember a value for a while."""
-        try:
-            await self._store.put(f"response-note:{name}", "value", value, ttl_s=ttl_s)
-        except StoreUnavailable as error:
-            raise _unavailable() from error
+        await self._store.put(f"response-note:{name}", "value", value, ttl_s=ttl_s)
 
     async def claim(self, name: str, value: str, ttl_s: float) -> str:
         """Remember a value for a while, unless one is remembered. Returns the one that then is. Atomic."""
-        try:
-            return await self._store.add(f"response-note:{name}", "value", value, ttl_s=ttl_s)
-        except StoreUnavailable as error:
-            raise _unavailable() from error
+        return await self._store.add(f"response-note:{name}", "value", value, ttl_s=ttl_s)
 
     async def noted(self, name: str) -> str | None:
         """What is remembered under a name."""
-        try:
-            return await self._store.get(f"response-note:{name}", "value")
-        except StoreUnavailable as error:
-            raise _unavailable() from error
+        return await self._store.get(f"response-note:{name}", "value")
 
     async def _sealed(self, stored: StoredResponse, caller: Caller) -> str:
         """The record; made in a thread where it is large."""
@@ -284,7 +257,7 @@ class ResponseStore:
             for reference, item, count in found:
                 items[reference] = item
                 size += count
-            self._check(0, size, "input")
+            self._check(size, "input")
             await asyncio.sleep(0)  # a store in memory lets nobody else run
         return Known(history, items, size)
 
@@ -304,25 +277,21 @@ class ResponseStore:
             links.append([*stored.input, *stored.response["output"]])
             size += stored.size
             count += len(links[-1])
-            if count > _MAX_ITEMS:
-                param = "previous_response_id"
-                raise InvalidRequest(f"`{param}` leads to more than {_MAX_ITEMS} items.", param=param)
-            self._check(len(links), size, "previous_response_id")
+            self._check(size, "previous_response_id", responses=len(links), items=count)
             link = stored.response["previous_response_id"]
             await asyncio.sleep(0)
         return [item for items in reversed(links) for item in items], size
 
-    def _check(self, count: int, size: int, param: str) -> None:
+    def _check(self, size: int, param: str, *, responses: int = 0, items: int = 0) -> None:
         settings = self._settings
-        if count > settings.max_chain:
-            raise InvalidRequest(
-                f"`{param}` leads to more than {settings.max_chain} responses (`responses.max_chain`).", param=param
-            )
-        if size > settings.max_chain_bytes:
-            raise InvalidRequest(
-                f"`{param}` leads to more than {settings.max_chain_bytes} bytes (`responses.max_chain_bytes`).",
-                param=param,
-            )
+        limits = (
+            (items, _MAX_ITEMS, "items"),
+            (responses, settings.max_chain, "responses (`responses.max_chain`)"),
+            (size, settings.max_chain_bytes, "bytes (`responses.max_chain_bytes`)"),
+        )
+        for number, most, what in limits:
+            if number > most:
+                raise InvalidRequest(f"`{param}` leads to more than {most} {what}.", param=param)
 
 
 def _parts_of(text: bytes) -> tuple[list[Any], int]:
@@ -346,10 +315,6 @@ def _referred(stored: StoredResponse, wanted: Sequence[re.Match[str]]) -> list[t
 
 def _name(id_: str) -> str:
     return f"response:{sha256(b'name' + id_.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
-
-
-def _unavailable() -> Overloaded:
-    return Overloaded("Stored responses cannot be reached at the moment.", code="state_unavailable", retry_after=1.0)
 
 
 def _no_previous(why: str) -> InvalidRequest:
