@@ -6,33 +6,8 @@ from itertools import compress
 from typing import Any, Final, Literal
 
 from proxy.api.http.requests import MAX_REPORTED, canonical_digest, has_more_values, reportable
+from proxy.api.openai import types as wire
 from proxy.api.openai.tools import CUSTOM_INPUT, OfferedTools, decode_tools
-from proxy.api.openai.types import (
-    AnthropicThinking,
-    AssistantMessage,
-    ChatMessage,
-    ChatRequest,
-    CustomCall,
-    ExtendedThinking,
-    FunctionCall,
-    FunctionMessage,
-    HostedTool,
-    JsonObjectFormat,
-    JsonSchemaFormat,
-    MediaPart,
-    ReasoningOptions,
-    RefusalPart,
-    RequestModel,
-    TextFormat,
-    TextPart,
-    ThinkingPart,
-    ToolContent,
-    ToolMessage,
-    ToolResultItem,
-    ToolResultPart,
-    ToolUsePart,
-    UserMessage,
-)
 from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import NotJson, dump_json, parse_json
 from proxy.inference.request import (
@@ -59,7 +34,7 @@ _MANY_ARGUMENTS: Final = 20_000
 _REASONING_FIELDS: Final = ("extended_thinking", "thinking", "reasoning", "reasoning_effort")
 _TOOL_FIELDS: Final = frozenset({"tools", "tool_choice", "functions", "function_call"})
 _HOW_IT_IS_SENT: Final = ("stream", "stream_options")
-_OPAQUE: Final = (MediaPart, ThinkingPart, HostedTool)
+_OPAQUE: Final = (wire.MediaPart, wire.ThinkingPart, wire.HostedTool)
 """Whatever these hold, they are refused, replaced or left out as a whole."""
 
 
@@ -84,7 +59,7 @@ class ChatReply:
 
 
 def decode(
-    body: ChatRequest, rules: Rules, body_bytes: int, *, reasoning_object: ReasoningObject = "auto"
+    body: wire.ChatRequest, rules: Rules, body_bytes: int, *, reasoning_object: ReasoningObject = "auto"
 ) -> tuple[Request, ChatReply]:
     """Decode a request.
 
@@ -131,7 +106,7 @@ def decode(
     return request, reply
 
 
-def _sampling(body: ChatRequest) -> Sampling:
+def _sampling(body: wire.ChatRequest) -> Sampling:
     """Temperatures above 1 are lowered. `top_k` is no field of OpenAI's, so that any value of it is accepted, and a usable one used."""
     top_k = (body.model_extra or {}).get("top_k")
     if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k < 2**31:
@@ -179,32 +154,32 @@ def tags_of(user: str | None, metadata: JsonObject | None) -> tuple[str, ...]:
 # ---------------------------------------------------------------- messages
 
 
-def decode_messages(messages: Sequence[ChatMessage]) -> Iterator[Message]:
+def decode_messages(messages: Sequence[wire.ChatMessage]) -> Iterator[Message]:
     """The neutral messages, one each. Raises InvalidRequest."""
     for index, message in enumerate(messages):
         path = f"messages[{index}]"
         match message:
-            case AssistantMessage():
+            case wire.AssistantMessage():
                 yield Message("assistant", tuple(_assistant(message, path)), path)
-            case ToolMessage(content=[ToolResultItem(), *_] as items):
+            case wire.ToolMessage(content=[wire.ToolResultItem(), *_] as items):
                 results = [
                     _result(item.tool_call_id, item.content, f"{path}.content[{number}]")
                     for number, item in enumerate(items)
-                    if isinstance(item, ToolResultItem)
+                    if isinstance(item, wire.ToolResultItem)
                 ]
                 yield Message("user", tuple(results), path)
-            case ToolMessage():
+            case wire.ToolMessage():
                 yield Message("user", (_result(message.tool_call_id, message.content, path, name=message.name),), path)
-            case FunctionMessage():
+            case wire.FunctionMessage():
                 yield Message("user", (_result(None, message.content, path, name=message.name),), path)
-            case UserMessage():
+            case wire.UserMessage():
                 blocks = list(_content(message.content, f"{path}.content"))
                 if message.name:
                     blocks = _named(blocks, message.name)
                 yield Message(message.role, tuple(blocks), path)
 
 
-def _content(content: ToolContent | None, path: str) -> Iterator[Block]:
+def _content(content: wire.ToolContent | None, path: str) -> Iterator[Block]:
     """The blocks of a message's content, or a result's. Reasoning that clients send back is left out."""
     if isinstance(content, str):
         yield Text(content, path)
@@ -215,19 +190,19 @@ def _content(content: ToolContent | None, path: str) -> Iterator[Block]:
     for index, part in enumerate(content or ()):
         where = f"{path}[{index}]"
         match part:
-            case TextPart():
+            case wire.TextPart():
                 yield Text(part.text, where)
-            case RefusalPart():
+            case wire.RefusalPart():
                 yield Text(part.refusal, where)
-            case ToolUsePart():
+            case wire.ToolUsePart():
                 yield ToolCall(part.id, part.name, part.input or {}, where)
-            case ToolResultPart():
+            case wire.ToolResultPart():
                 yield _result(part.tool_use_id, part.content, where, is_error=bool(part.is_error))
-            case ToolResultItem():
+            case wire.ToolResultItem():
                 raise InvalidRequest(f"`{path}`: a tool result cannot hold further results.", param=path)
-            case MediaPart():
+            case wire.MediaPart():
                 yield Media(part.type, where)
-            case ThinkingPart():
+            case wire.ThinkingPart():
                 pass
 
 
@@ -243,7 +218,7 @@ def _named(blocks: list[Block], name: str) -> list[Block]:
     return blocks
 
 
-def _assistant(message: AssistantMessage, path: str) -> Iterator[Block]:
+def _assistant(message: wire.AssistantMessage, path: str) -> Iterator[Block]:
     blocks = list(_content(message.content, f"{path}.content"))
     if message.refusal is not None:
         blocks.append(Text(message.refusal, f"{path}.refusal"))
@@ -252,9 +227,9 @@ def _assistant(message: AssistantMessage, path: str) -> Iterator[Block]:
     for index, call in enumerate(message.tool_calls or ()):
         where = f"{path}.tool_calls[{index}]"
         match call:
-            case CustomCall():
+            case wire.CustomCall():
                 name, arguments = call.custom.name, {CUSTOM_INPUT: call.custom.input or ""}
-            case FunctionCall():
+            case wire.FunctionCall():
                 name, arguments = call.function.name, past_arguments(call.function.arguments)
         # Some clients write one call twice, as a `tool_use` part and here.
         if not call.id or (call.id, name) not in written:
@@ -265,7 +240,7 @@ def _assistant(message: AssistantMessage, path: str) -> Iterator[Block]:
 
 
 def _result(
-    call_id: str | None, content: ToolContent | None, path: str, *, is_error: bool = False, name: str | None = None
+    call_id: str | None, content: wire.ToolContent | None, path: str, *, is_error: bool = False, name: str | None = None
 ) -> ToolResult:
     blocks = [block for block in _content(content, f"{path}.content") if isinstance(block, Text | Media)]
     return ToolResult(call_id, tuple(blocks), is_error, name, path)
@@ -289,22 +264,22 @@ def past_arguments(arguments: Any) -> Any:
 # ---------------------------------------------------------------- output and reasoning
 
 
-def _output(wanted: JsonObjectFormat | JsonSchemaFormat | TextFormat) -> JsonOutput | None:
+def _output(wanted: wire.JsonObjectFormat | wire.JsonSchemaFormat | wire.TextFormat) -> JsonOutput | None:
     match wanted:
-        case JsonSchemaFormat(json_schema=spec):
+        case wire.JsonSchemaFormat(json_schema=spec):
             path = "response_format.json_schema.schema"
             if spec.schema_ is None:
                 raise InvalidRequest(f"Invalid `{path}`: expected an object.", param=path, code="invalid_json_schema")
             return JsonOutput(spec.schema_, strict=bool(spec.strict), path=path)
-        case JsonObjectFormat(schema_=None):
+        case wire.JsonObjectFormat(schema_=None):
             return JsonOutput(strict=True, path="response_format")
-        case JsonObjectFormat():
+        case wire.JsonObjectFormat():
             return JsonOutput(wanted.schema_, strict=bool(wanted.strict), path="response_format.schema")
-        case TextFormat():
+        case wire.TextFormat():
             return None
 
 
-def _reasoning(body: ChatRequest, rules: Rules) -> tuple[Reasoning | None, bool, tuple[str, ...]]:
+def _reasoning(body: wire.ChatRequest, rules: Rules) -> tuple[Reasoning | None, bool, tuple[str, ...]]:
     """The reasoning wanted, whether it was asked for in Heroku's way, and the fields that have no effect.
 
     Of several ways to ask, the first one that is given decides: `extended_thinking`, `thinking`, `reasoning`, `reasoning_effort`.
@@ -314,27 +289,27 @@ def _reasoning(body: ChatRequest, rules: Rules) -> tuple[Reasoning | None, bool,
         field
         for field, value in given.items()
         if field == "reasoning_effort"
-        or isinstance(value, bool | ExtendedThinking | AnthropicThinking | ReasoningOptions)
+        or isinstance(value, bool | wire.ExtendedThinking | wire.AnthropicThinking | wire.ReasoningOptions)
     ]
     usual = rules.efforts.get("medium", _MIN_BUDGET)
     decisive = next(iter(readable), "")
     unused = tuple(field for field in given if field != decisive)
     wanted: Reasoning | None = None
     match given.get(decisive):
-        case True | ExtendedThinking(enabled=True) as value:
-            budget = value.budget_tokens if isinstance(value, ExtendedThinking) else None
-            hidden = isinstance(value, ExtendedThinking) and value.include_reasoning is False
+        case True | wire.ExtendedThinking(enabled=True) as value:
+            budget = value.budget_tokens if isinstance(value, wire.ExtendedThinking) else None
+            hidden = isinstance(value, wire.ExtendedThinking) and value.include_reasoning is False
             wanted = Reasoning(budget or usual, shown=not hidden)
-        case AnthropicThinking(type="enabled" | "adaptive", budget_tokens=budget):
+        case wire.AnthropicThinking(type="enabled" | "adaptive", budget_tokens=budget):
             wanted = Reasoning(budget or usual)
-        case ReasoningOptions() as options:
+        case wire.ReasoningOptions() as options:
             wanted = _reasoning_of_options(options, usual, rules)
         case str(effort):
             wanted = reasoning_of_effort(effort, "reasoning_effort", rules)
     return wanted, decisive == "extended_thinking", unused
 
 
-def _reasoning_of_options(options: ReasoningOptions, usual: int, rules: Rules) -> Reasoning | None:
+def _reasoning_of_options(options: wire.ReasoningOptions, usual: int, rules: Rules) -> Reasoning | None:
     shown = options.exclude is not True
     if options.enabled is False:
         return None
@@ -359,7 +334,7 @@ def reasoning_of_effort(effort: str, param: str, rules: Rules) -> Reasoning | No
 # ---------------------------------------------------------------- what has no effect
 
 
-def _ignored(body: ChatRequest, overruled: Sequence[str], uses_top_k: bool) -> tuple[str, ...]:
+def _ignored(body: wire.ChatRequest, overruled: Sequence[str], uses_top_k: bool) -> tuple[str, ...]:
     """Paths, without indexes, of the fields that were sent, are not null, and have no effect; some of them where there are many."""
     names: dict[str, None] = {}
     pending: list[tuple[str, object]] = [("", body)]
@@ -367,14 +342,14 @@ def _ignored(body: ChatRequest, overruled: Sequence[str], uses_top_k: bool) -> t
         prefix, value = pending.pop()
         if isinstance(value, list):
             for item in value:
-                if isinstance(item, RequestModel | list):
+                if isinstance(item, wire.RequestModel | list):
                     pending.append((prefix, item))
-        elif isinstance(value, RequestModel) and not isinstance(value, _OPAQUE):
+        elif isinstance(value, wire.RequestModel) and not isinstance(value, _OPAQUE):
             for name, extra in (value.model_extra or {}).items():
                 if extra is not None:
                     names[f"{prefix}{name}"] = None
             for name, child in vars(value).items():
-                if isinstance(child, RequestModel | list):
+                if isinstance(child, wire.RequestModel | list):
                     pending.append((f"{prefix}{name}.", child))
     if uses_top_k:
         names.pop("top_k", None)

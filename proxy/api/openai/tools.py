@@ -4,17 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from proxy.api.http.requests import MAX_REPORTED, REPORTABLE
-from proxy.api.openai.types import (
-    AllowedToolsChoice,
-    ChatRequest,
-    CustomSpec,
-    CustomTool,
-    FunctionSpec,
-    HostedTool,
-    NamedCustom,
-    NamedFunction,
-    ToolName,
-)
+from proxy.api.openai import types as wire
 from proxy.errors import InvalidRequest
 from proxy.inference.request import Tool, ToolChoice
 
@@ -40,7 +30,7 @@ class OfferedTools:
     dropped: tuple[str, ...] = ()
 
 
-def decode_tools(body: ChatRequest, drop_hosted: bool) -> OfferedTools:
+def decode_tools(body: wire.ChatRequest, drop_hosted: bool) -> OfferedTools:
     """The tools of a request, and which of them may be called; hosted tools are left out or refused.
 
     Raises:
@@ -54,13 +44,13 @@ def decode_tools(body: ChatRequest, drop_hosted: bool) -> OfferedTools:
     custom = set()
     for index, tool in enumerate(body.tools or ()):
         match tool:
-            case CustomTool():
+            case wire.CustomTool():
                 tools.append(custom_tool(tool.custom, f"tools[{index}].custom"))
                 custom.add(tool.custom.name)
-            case HostedTool() if drop_hosted:
+            case wire.HostedTool() if drop_hosted:
                 kind = tool.type if REPORTABLE.match(tool.type) else "a hosted tool"
                 dropped[f"tools: {kind} cannot run here and was left out"] = None
-            case HostedTool():
+            case wire.HostedTool():
                 param = f"tools[{index}].type"
                 raise InvalidRequest(f"Invalid `{param}`: expected 'function' or 'custom'.", param=param)
             case _:
@@ -69,7 +59,7 @@ def decode_tools(body: ChatRequest, drop_hosted: bool) -> OfferedTools:
     return OfferedTools(tuple(tools), choice, frozenset(custom), legacy, tuple(dropped)[:MAX_REPORTED])
 
 
-def function_tool(spec: FunctionSpec, path: str) -> Tool:
+def function_tool(spec: wire.FunctionSpec, path: str) -> Tool:
     """A function whose definition stands at a path."""
     return Tool(
         name=spec.name,
@@ -81,7 +71,7 @@ def function_tool(spec: FunctionSpec, path: str) -> Tool:
     )
 
 
-def custom_tool(spec: CustomSpec, path: str) -> Tool:
+def custom_tool(spec: wire.CustomSpec, path: str) -> Tool:
     """A custom tool, whose definition stands at a path, as one with a single string argument."""
     argument: dict[str, Any] = {"type": "string"}
     match spec.format:
@@ -106,7 +96,7 @@ def custom_tool(spec: CustomSpec, path: str) -> Tool:
     )
 
 
-def _choice(body: ChatRequest, offered: set[str], *, single: bool) -> ToolChoice:
+def _choice(body: wire.ChatRequest, offered: set[str], *, single: bool) -> ToolChoice:
     # The retired `function_call` counts where there is no `tool_choice`.
     match body.function_call if body.tool_choice is None else body.tool_choice:
         case None | "auto":
@@ -117,11 +107,11 @@ def _choice(body: ChatRequest, offered: set[str], *, single: bool) -> ToolChoice
             if not offered:
                 raise InvalidRequest(f"`tool_choice` is {mode!r}, but there are no `tools`.", param="tool_choice")
             return ToolChoice(required=True, single=single)
-        case ToolName(name=name):
+        case wire.ToolName(name=name):
             named, required, single = [(name, "function_call.name")], True, True
-        case NamedFunction() | NamedCustom() as tool:
+        case wire.NamedFunction() | wire.NamedCustom() as tool:
             named, required, single = [_named(tool, "tool_choice")], True, True
-        case AllowedToolsChoice(allowed_tools=allowed):
+        case wire.AllowedToolsChoice(allowed_tools=allowed):
             path, required = "tool_choice.allowed_tools.tools", allowed.mode == "required"
             named = [_named(tool, f"{path}[{index}]") for index, tool in enumerate(allowed.tools)]
             if required and not named:
@@ -133,7 +123,7 @@ def _choice(body: ChatRequest, offered: set[str], *, single: bool) -> ToolChoice
     return ToolChoice(names, required=required, single=single) if names else NO_TOOLS
 
 
-def _named(tool: NamedFunction | NamedCustom, path: str) -> tuple[str, str]:
+def _named(tool: wire.NamedFunction | wire.NamedCustom, path: str) -> tuple[str, str]:
     """The name of a tool, and where it stands."""
-    name = tool.function.name if isinstance(tool, NamedFunction) else tool.custom.name
+    name = tool.function.name if isinstance(tool, wire.NamedFunction) else tool.custom.name
     return name, f"{path}.{tool.type}.name"

@@ -13,21 +13,8 @@ from pydantic import TypeAdapter
 
 from proxy.api.http.requests import REPORTABLE
 from proxy.api.openai.decode import past_arguments
+from proxy.api.openai.responses import types as wire
 from proxy.api.openai.responses.tools import Tools
-from proxy.api.openai.responses.types import (
-    CallOutputItem,
-    ContentPart,
-    CustomCallItem,
-    FunctionCallItem,
-    Item,
-    ItemText,
-    MessageItem,
-    OtherKind,
-    ReasoningItem,
-    ReferenceItem,
-    ResponsesRequest,
-    ToolsItem,
-)
 from proxy.api.openai.tools import CUSTOM_INPUT
 from proxy.api.openai.types import RefusalPart
 from proxy.errors import ResponseNotFound
@@ -46,7 +33,7 @@ _NOTED_FIELDS: Final = (
     *("output", "outputs", "results", "error"),
 )
 _MAX_NOTE: Final = 100_000
-_STORED_ITEMS: TypeAdapter[list[Item]] = TypeAdapter(list[Item])
+_STORED_ITEMS: TypeAdapter[list[wire.Item]] = TypeAdapter(list[wire.Item])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +54,13 @@ class Known:
 NOTHING: Final = Known()
 
 
-def references(body: ResponsesRequest) -> list[str]:
+def references(body: wire.ResponsesRequest) -> list[str]:
     """The ids that item references of a request name."""
     items = body.input if isinstance(body.input, list) else ()
-    return [item.id for item in items if isinstance(item, ReferenceItem)]
+    return [item.id for item in items if isinstance(item, wire.ReferenceItem)]
 
 
-def items_of(body: ResponsesRequest, known: Known) -> Iterator[tuple[str, Item]]:
+def items_of(body: wire.ResponsesRequest, known: Known) -> Iterator[tuple[str, wire.Item]]:
     """The items with their paths, those of earlier responses first; references are replaced.
 
     Raises:
@@ -86,9 +73,9 @@ def items_of(body: ResponsesRequest, known: Known) -> Iterator[tuple[str, Item]]
     by_id = dict(zip(known.items, stored, strict=True))
     for index, item in enumerate(body.input if isinstance(body.input, list) else ()):
         path = f"input[{index}]"
-        if isinstance(item, ReferenceItem) and item.id in by_id:
+        if isinstance(item, wire.ReferenceItem) and item.id in by_id:
             yield path, by_id[item.id]
-        elif isinstance(item, ReferenceItem) and not item.id.startswith("rs_"):
+        elif isinstance(item, wire.ReferenceItem) and not item.id.startswith("rs_"):
             raise ResponseNotFound(f"`{path}.id`: no stored item has the id {item.id[:100]!r}.", param=f"{path}.id")
         else:
             yield path, item
@@ -130,51 +117,53 @@ class ItemMessages:
         """Add a message."""
         self.messages.append(Message(role, tuple(content), path))
 
-    def add_items(self, items: Sequence[tuple[str, Item]]) -> None:
+    def add_items(self, items: Sequence[tuple[str, wire.Item]]) -> None:
         """Add what items say. Media is refused in the last turn only, and only the running tool loop shows earlier reasoning."""
         last_answer = last_question = -1
         for number, (_, item) in enumerate(items):
-            if isinstance(item, MessageItem) and item.role == "user":
+            if isinstance(item, wire.MessageItem) and item.role == "user":
                 last_question = number
-            elif not isinstance(item, MessageItem | ToolsItem) or (item.type == "message" and item.role == "assistant"):
+            elif not isinstance(item, wire.MessageItem | wire.ToolsItem) or (
+                item.type == "message" and item.role == "assistant"
+            ):
                 last_answer = number
         for number, (path, item) in enumerate(items):
             self._add_item(item, path, last_turn=number > last_answer, running=number > last_question)
 
-    def _add_item(self, item: Item, path: str, *, last_turn: bool, running: bool) -> None:
+    def _add_item(self, item: wire.Item, path: str, *, last_turn: bool, running: bool) -> None:
         match item:
-            case MessageItem():
+            case wire.MessageItem():
                 media = item.role == "user" and last_turn
                 self.add(item.role, self._content(item.content, f"{path}.content", media), path)
-            case FunctionCallItem():
+            case wire.FunctionCallItem():
                 arguments = past_arguments(item.arguments)
                 if not isinstance(arguments, dict):
                     self.adjusted["input: past arguments that are no JSON object were wrapped"] = None
                     arguments = {"_": arguments}
                 name = self._tools.name(item.namespace, item.name)
                 self.add("assistant", (ToolCall(item.call_id, name, arguments, path),), path)
-            case CustomCallItem():
+            case wire.CustomCallItem():
                 name = self._tools.name(item.namespace, item.name)
                 self.add("assistant", (ToolCall(item.call_id, name, {CUSTOM_INPUT: item.input or ""}, path),), path)
-            case CallOutputItem():
+            case wire.CallOutputItem():
                 self._add_result(item.call_id, self._content(item.output, f"{path}.output", media=False), path)
-            case ReasoningItem():
+            case wire.ReasoningItem():
                 text = self._unseal(item.encrypted_content) if isinstance(item.encrypted_content, str) else None
                 if text and running:
                     self.add("assistant", (Text(f"[What you thought before you went on]\n{text}", path),), path)
-            case ToolsItem(type="tool_search_output"):
-                names = [tool.name for tool in item.tools or () if not isinstance(tool, OtherKind)]
+            case wire.ToolsItem(type="tool_search_output"):
+                names = [tool.name for tool in item.tools or () if not isinstance(tool, wire.OtherKind)]
                 self.add("user", (Text(f"[{item.type} {dump_json({'tools': names})}]", path),), path)
-            case ReferenceItem():
+            case wire.ReferenceItem():
                 self.adjusted["input: a reference to unknown reasoning was left out"] = None
-            case OtherKind():
+            case wire.OtherKind():
                 self._add_other(item, path)
 
     def _add_result(self, call_id: str, content: Iterable[Block], path: str) -> None:
         kept = tuple(block for block in content if isinstance(block, Text))
         self.add("user", (ToolResult(call_id, kept, path=path),), path)
 
-    def _add_other(self, item: OtherKind, path: str) -> None:
+    def _add_other(self, item: wire.OtherKind, path: str) -> None:
         extra = item.model_extra or {}
         if _NOTED.match(item.type):
             noted = {name: _without_media(extra[name]) for name in _NOTED_FIELDS if extra.get(name) is not None}
@@ -192,7 +181,7 @@ class ItemMessages:
                 shown = item.type if REPORTABLE.match(item.type) else "an unknown type"
                 self.adjusted[f"input: items of type {shown} were left out"] = None
 
-    def _content(self, content: str | list[ContentPart] | None, path: str, media: bool) -> Iterator[Text | Media]:
+    def _content(self, content: str | list[wire.ContentPart] | None, path: str, media: bool) -> Iterator[Text | Media]:
         """Args: media: leave it to be refused, else a placeholder stands in."""
         if isinstance(content, str):
             yield Text(content, path)
@@ -200,7 +189,7 @@ class ItemMessages:
         for index, part in enumerate(content or ()):
             where = f"{path}[{index}]"
             match part:
-                case ItemText():
+                case wire.ItemText():
                     yield Text(part.text, where)
                 case RefusalPart():
                     yield Text(part.refusal, where)

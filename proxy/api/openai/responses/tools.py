@@ -5,16 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.api.http.requests import REPORTABLE
-from proxy.api.openai.responses.types import (
-    CustomDefinition,
-    FunctionDefinition,
-    NamespaceDefinition,
-    OtherKind,
-    ResponsesRequest,
-    ToolDefinition,
-    ToolReference,
-    ToolSubset,
-)
+from proxy.api.openai.responses import types as wire
 from proxy.api.openai.tools import NO_TOOLS, custom_tool, function_tool
 from proxy.api.openai.types import CustomSpec
 from proxy.errors import InvalidRequest, ProxyError
@@ -45,7 +36,7 @@ class Tools:
         self.hosted: dict[str, None] = {}
         self._names: dict[tuple[str | None, str], str] = {}
 
-    def add_all(self, tools: Sequence[ToolDefinition], path: str, *, unique: bool) -> None:
+    def add_all(self, tools: Sequence[wire.ToolDefinition], path: str, *, unique: bool) -> None:
         """Add tools whose list stands at a path.
 
         Args:
@@ -53,19 +44,19 @@ class Tools:
         """
         for index, tool in enumerate(tools):
             match tool:
-                case NamespaceDefinition():
+                case wire.NamespaceDefinition():
                     for number, inner in enumerate(tool.tools):
                         self._add(inner, tool.name, f"{path}[{index}].tools[{number}]", unique)
                 case _:
                     self._add(tool, None, f"{path}[{index}]", unique)
 
-    def _add(self, tool: ToolDefinition, namespace: str | None, path: str, unique: bool) -> None:
+    def _add(self, tool: wire.ToolDefinition, namespace: str | None, path: str, unique: bool) -> None:
         match tool:
-            case FunctionDefinition():
+            case wire.FunctionDefinition():
                 made = function_tool(tool, path)
-            case CustomDefinition():
+            case wire.CustomDefinition():
                 made = custom_tool(CustomSpec(name=tool.name, description=tool.description, format=_nested(tool)), path)
-            case OtherKind():
+            case wire.OtherKind():
                 self.hosted[tool.type if REPORTABLE.match(tool.type) else "unknown"] = None
                 return
             case _:
@@ -81,7 +72,7 @@ class Tools:
         while name in self.called:
             name += "_"
         self._names[namespace, tool.name] = name
-        self.called[name] = CalledTool(tool.name, namespace, custom=isinstance(tool, CustomDefinition))
+        self.called[name] = CalledTool(tool.name, namespace, custom=isinstance(tool, wire.CustomDefinition))
         self.offered.append(replace(made, name=name))
 
     def name(self, namespace: str | None, name: str) -> str:
@@ -89,7 +80,7 @@ class Tools:
         known = self._names.get((namespace, name))
         return known or (name if namespace is None else f"{namespace}__{name}")
 
-    def choice(self, body: ResponsesRequest) -> ToolChoice:
+    def choice(self, body: wire.ResponsesRequest) -> ToolChoice:
         """Which of them may be called. Raises InvalidRequest: a tool is chosen that is not offered."""
         single = body.parallel_tool_calls is False
         match body.tool_choice:
@@ -101,20 +92,20 @@ class Tools:
                 if not self.offered:
                     raise self._none_offered("`tool_choice` is 'required', but there are no `tools` that can be called")
                 return ToolChoice(required=True, single=single)
-            case ToolReference() as named:
+            case wire.ToolReference() as named:
                 return ToolChoice(frozenset({self._chosen(named, "tool_choice.name")}), required=True, single=True)
-            case ToolSubset() as allowed:
+            case wire.ToolSubset() as allowed:
                 return self._allowed(allowed, single)
-            case OtherKind(type=kind):
+            case wire.OtherKind(type=kind):
                 message = f"`tool_choice` asks for {kind[:40]!r}, which cannot run here."
                 raise InvalidRequest(message, param="tool_choice", code="unsupported_tool")
 
-    def _allowed(self, allowed: ToolSubset, single: bool) -> ToolChoice:
+    def _allowed(self, allowed: wire.ToolSubset, single: bool) -> ToolChoice:
         path = "tool_choice.tools"
         names = frozenset(
             self._chosen(tool, f"{path}[{index}].name")
             for index, tool in enumerate(allowed.tools)
-            if isinstance(tool, ToolReference)
+            if isinstance(tool, wire.ToolReference)
         )
         required = allowed.mode == "required"
         if required and not names:
@@ -124,7 +115,7 @@ class Tools:
     def _none_offered(self, message: str) -> ProxyError:
         return InvalidRequest(f"{message}.", param="tool_choice", code="unsupported_tool" if self.hosted else None)
 
-    def _chosen(self, tool: ToolReference, param: str) -> str:
+    def _chosen(self, tool: wire.ToolReference, param: str) -> str:
         """A bare name may be that of a tool in a namespace if no other has it."""
         if (known := self._names.get((tool.namespace, tool.name))) is not None:
             return known
@@ -135,7 +126,7 @@ class Tools:
         raise InvalidRequest(message, param=param)
 
 
-def _nested(tool: CustomDefinition) -> Any:
+def _nested(tool: wire.CustomDefinition) -> Any:
     """A flat grammar as chat completions write it."""
     match tool.format:
         case {"type": "grammar", **grammar}:
