@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from proxy.api.anthropic import types as wire
 from proxy.api.anthropic.tools import decode_tool_choice, decode_tools, invalid
-from proxy.api.http.requests import canonical_digest, reportable
+from proxy.api.http.requests import reportable, request_digest
 from proxy.errors import InvalidRequest
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import (
@@ -92,11 +92,10 @@ def decode(
 
 
 def body_digest(body: dict[str, Any]) -> str:
-    """Equal for request bodies that ask for the same answer: without how it is sent, and without what differs by request."""
-    asked = {name: value for name, value in body.items() if value is not None and name != "stream"}
+    """See `request_digest`; also without what differs by request."""
     if isinstance(body.get("system"), list):
-        asked["system"] = [block for block in body["system"] if not _is_billing(block.get("text"))]
-    return canonical_digest(asked)
+        body = {**body, "system": [block for block in body["system"] if not _is_billing(block.get("text"))]}
+    return request_digest(body)
 
 
 def count_tokens(request: Request) -> int:

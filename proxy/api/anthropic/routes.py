@@ -15,12 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from proxy.access.authentication import Caller, presented_keys
+from proxy.access.authentication import Caller
 from proxy.api.anthropic.decode import WIRE, MessagesReply, body_digest, decode
 from proxy.api.anthropic.encode import MessageStream, error_out, error_status, message_body
 from proxy.api.anthropic.types import MessagesRequest
 from proxy.api.http.middleware import AsgiHandler
-from proxy.api.http.requests import ApiServices, query_number, read_object, terms_of, validated
+from proxy.api.http.requests import ApiServices, enter, query_number, read_request, shown_model, terms_of, validated
 from proxy.api.http.responses import (
     RunResponse,
     StreamResponse,
@@ -28,10 +28,11 @@ from proxy.api.http.responses import (
     json_response,
     report_headers,
 )
+from proxy.batches.files import computed
 from proxy.catalog import ModelCard
-from proxy.errors import InvalidRequest, ModelNotFound, ProxyError, error_headers, redact
+from proxy.errors import InvalidRequest, ModelNotFound, ProxyError, error_headers
 from proxy.inference.backend import Report
-from proxy.inference.endpoints import Endpoint, find_model, usable_models
+from proxy.inference.endpoints import Endpoint, usable_models
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.request import Rules
 
@@ -129,22 +130,20 @@ async def _read(
     Raises:
         ProxyError: the caller is not known, the body is wrong, or there is no such model.
     """
-    services: ApiServices = request.state.api
-    caller = await services.authenticator.authenticate(request.headers)
-    decoded, reply, digest = await read_object(
-        request,
-        lambda body, size: decode_body({**body, **fixed}, size, rules=services.rules),
-        services.settings.server,
-    )
-    found = await find_card(decoded.model, services, caller)
-    if services.catalog.default is not None:  # an unknown name, which is echoed, could be a key
-        reply = replace(reply, model=redact(reply.model, presented_keys(request.headers)))
+    services, caller = await enter(request)
+    body, size, found = await read_request(request, partial(find_card, services=services, caller=caller))
+    work = partial(decode_body, {**body, **fixed}, size, rules=services.rules)
+    decoded, reply, digest = await computed(size, work)
+    reply = replace(reply, model=shown_model(reply.model, request))
     return services, caller, for_model(decoded, found, request.headers), reply, digest
 
 
-def for_model(decoded: InferenceRequest, found: ModelCard | Endpoint, headers: Mapping[str, str]) -> InferenceRequest:
+def for_model(
+    decoded: InferenceRequest, found: ModelCard | Endpoint | None, headers: Mapping[str, str]
+) -> InferenceRequest:
     """A request for what its model's name means: without its native form where no upstream of this API can get it."""
-    if decoded.native is None or not (found.fallback or (isinstance(found, Endpoint) and found.service == WIRE)):
+    reaches_api = found and (found.fallback or (isinstance(found, Endpoint) and found.service == WIRE))
+    if decoded.native is None or not reaches_api:
         return replace(decoded, native=None)
     sent = {name: headers[name][:_MAX_HEADER] for name in _NATIVE_HEADERS if name in headers}
     return replace(decoded, native=replace(decoded.native, headers=sent))
@@ -159,10 +158,9 @@ def decode_body(body: dict[str, Any], body_bytes: int, *, rules: Rules) -> tuple
 async def find_card(name: str, services: ApiServices, caller: Caller) -> ModelCard | Endpoint:
     """What a model's name means to a caller. Raises ModelNotFound in this API's words, PermissionDenied."""
     try:
-        found = await find_model(name, caller, services.catalog, services.endpoints)
+        return await services.find(name, caller)
     except ModelNotFound:
         raise ModelNotFound(f"model: {name[:100]}", param="model") from None
-    return found if isinstance(found, Endpoint) else found.card
 
 
 # ---------------------------------------------------------------- models
@@ -170,8 +168,7 @@ async def find_card(name: str, services: ApiServices, caller: Caller) -> ModelCa
 
 async def list_models(request: Request) -> Response:
     """`GET /v1/models`: every model and named endpoint that the caller may use, in pages."""
-    services: ApiServices = request.state.api
-    caller = await services.authenticator.authenticate(request.headers)
+    services, caller = await enter(request)
     usable = await usable_models(caller, services.catalog, services.endpoints)
     listed = [_model_out(name, found) for name, found in usable]
     query = request.query_params
@@ -197,8 +194,7 @@ async def list_models(request: Request) -> Response:
 
 async def retrieve_model(request: Request) -> Response:
     """`GET /v1/models/{id}`: one model under the name that was asked for."""
-    services: ApiServices = request.state.api
-    caller = await services.authenticator.authenticate(request.headers)
+    services, caller = await enter(request)
     name = request.path_params["model"].removesuffix("/")
     return json_response(_model_out(name, await find_card(name, services, caller)), {"vary": _VERSION})
 

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final, TypeVar, get_args
 
 import orjson
@@ -18,28 +19,29 @@ from pydantic import BaseModel, BeforeValidator, Field, GetCoreSchemaHandler, Va
 from pydantic_core import CoreSchema, ErrorDetails, core_schema, from_json
 from starlette.requests import Request
 
-from proxy.access.authentication import Authenticator, presented_keys
-from proxy.catalog import Catalog
-from proxy.errors import InvalidRequest, RequestTooLarge
-from proxy.inference.endpoints import Endpoints
+from proxy.access.authentication import Authenticator, Caller, presented_keys
+from proxy.batches.files import computed
+from proxy.catalog import Catalog, ModelCard
+from proxy.errors import InvalidRequest, RequestTooLarge, redact
+from proxy.inference.endpoints import Endpoint, Endpoints, find_model
 from proxy.inference.idempotency import Idempotency, Terms
-from proxy.inference.request import Rules
+from proxy.inference.request import JsonObject, Rules
 from proxy.settings import ServerSettings, Settings
 
 UNION_TAG: Final = "#"
 """Begins the tags of unions in models, so that they can be distinguished from the names of fields."""
-_LARGE_BYTES: Final = 64 * 1024
-"""From this size on a body is parsed and decoded in a thread. The worst of smaller ones takes about 20 ms."""
 REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 """Names from a request that may be repeated in a response header."""
 MAX_REPORTED: Final = 50
 """Ignored fields, and adjustments, that are reported of one request."""
 _MAX_KEY_LENGTH: Final = 255
+_HOW_IT_IS_SENT: Final = ("stream", "stream_options")
 _SLICE: Final = 64 * 1024
 _SHORTEST_HEARTBEAT_S: Final = 0.25
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
+F = TypeVar("F")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,23 @@ class ApiServices:
     authenticator: Authenticator
     endpoints: Endpoints
     backend: Idempotency
+
+    async def find(self, model: str, caller: Caller) -> ModelCard | Endpoint:
+        """What a model's name means to a caller. Raises ModelNotFound, PermissionDenied."""
+        found = await find_model(model, caller, self.catalog, self.endpoints)
+        return found if isinstance(found, Endpoint) else found.card
+
+
+async def enter(request: Request) -> tuple[ApiServices, Caller]:
+    """The services, and the caller. Raises ProxyError: its key is wrong."""
+    services: ApiServices = request.state.api
+    return services, await services.authenticator.authenticate(request.headers)
+
+
+def shown_model(name: str, request: Request) -> str:
+    """A model's name as a reply repeats it: one that is unknown, and served by the default model, could be a key."""
+    services: ApiServices = request.state.api
+    return name if services.catalog.default is None else redact(name, presented_keys(request.headers))
 
 
 # ---------------------------------------------------------------- types of fields
@@ -104,23 +123,39 @@ class TaggedBy:
 # ---------------------------------------------------------------- bodies
 
 
-async def read_object(
-    request: Request,
-    work: Callable[[dict[str, Any], int], T],
-    server: ServerSettings,
-    check: Callable[[dict[str, Any]], Awaitable[object]] | None = None,
-) -> T:
-    """What some pure work makes of the body's JSON object and the body's size in bytes, within the settings' limits.
+async def read_object(request: Request, work: Callable[[JsonObject, int], T], server: ServerSettings) -> T:
+    """What some pure work makes of the body's JSON object and the body's size in bytes, in a thread where it is large.
 
-    The body may be compressed (`Content-Encoding: gzip` or `deflate`). What is large is parsed, and worked on, in a thread.
+    Raises:
+        ProxyError: as of `read_body`, or of the work.
+    """
+    value, size = await read_body(request, server)
+    return await computed(size, partial(work, value, size))
+
+
+async def read_request(request: Request, find: Callable[[str], Awaitable[F]]) -> tuple[JsonObject, int, F | None]:
+    """The body, its size in bytes, and what its model's name means: an unknown model is refused before the body is decoded.
 
     Args:
-        check: is awaited with the object before the work, so that it can refuse cheaply.
+        find: what the name means; not called where the body has none.
+
+    Raises:
+        ProxyError: as of `read_body`, or of `find`.
+    """
+    services: ApiServices = request.state.api
+    body, size = await read_body(request, services.settings.server)
+    name = body.get("model")
+    return body, size, await find(name) if name and isinstance(name, str) else None
+
+
+async def read_body(request: Request, server: ServerSettings) -> tuple[JsonObject, int]:
+    """The body's JSON object and the body's size in bytes, within the settings' limits.
+
+    The body may be compressed (`Content-Encoding: gzip` or `deflate`). What is large is parsed in a thread.
 
     Raises:
         RequestTooLarge: it has more than `max_body_bytes`, as sent or decompressed; refused while reading.
         InvalidRequest: it is compressed in another way, or not as its header says, or as of `parse_object`.
-        ProxyError: of the check or the work.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower() or "identity"
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
@@ -133,15 +168,7 @@ async def read_object(
     body = bytes(received)
     if encoding != "identity":
         body = await asyncio.to_thread(_decompress, body, encoding, limit)
-    if len(body) < _LARGE_BYTES:
-        value = parse_object(body, server.max_body_values)
-        if check is not None:
-            await check(value)
-        return work(value, len(body))
-    value = await asyncio.to_thread(parse_object, body, server.max_body_values)
-    if check is not None:
-        await check(value)
-    return await asyncio.to_thread(work, value, len(body))
+    return await computed(len(body), partial(parse_object, body, server.max_body_values)), len(body)
 
 
 def parse_object(body: bytes, max_values: int = 100_000) -> dict[str, Any]:
@@ -203,6 +230,19 @@ def canonical_digest(value: object) -> str:
     except TypeError:  # integers of more than 64 bits
         text = json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass")
     return hashlib.sha256(text).hexdigest()
+
+
+def request_digest(body: JsonObject) -> str:
+    """Equal for request bodies that ask for the same answer: without how it is sent, and without null fields, those of messages too."""
+    asked = {name: value for name, value in body.items() if value is not None and name not in _HOW_IT_IS_SENT}
+    if isinstance(messages := asked.get("messages"), list):
+        asked["messages"] = [
+            {name: value for name, value in message.items() if value is not None}
+            if isinstance(message, dict) and None in message.values()
+            else message
+            for message in messages
+        ]
+    return canonical_digest(asked)
 
 
 def _without_lone_surrogates(body: bytes) -> bytes:

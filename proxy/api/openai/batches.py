@@ -21,7 +21,6 @@ from proxy.api.openai.files import seconds_kept
 from proxy.api.openai.responses.background import ResponsesServices
 from proxy.api.openai.responses.encode import finished
 from proxy.api.openai.responses.store import StoredResponse, response_id
-from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.routes import decode_body, error_response, route
 from proxy.api.openai.types import RequestModel
 from proxy.batches.engine import NewBatch
@@ -214,8 +213,7 @@ class ResponsesLines(_Rows):
             _refuse(body, name)
         store, id_ = self.responses.store, response_id("batch", str(line.id))
         await store.open()
-        read = await computed(size, partial(validated, ResponsesRequest, body))
-        task = await self.responses.background.resolve(read, body, size, caller)
+        task = await self.responses.background.decoded(body, size, caller)
 
         async def answer(result: Result) -> bytes:
             response = finished(id_, result, task.reply, partial(store.seal, caller), int(time.time()))

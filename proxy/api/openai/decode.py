@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Final, Literal
 
-from proxy.api.http.requests import MAX_REPORTED, canonical_digest, has_more_values, reportable
+from proxy.api.http.requests import MAX_REPORTED, has_more_values, reportable
 from proxy.api.openai import types as wire
 from proxy.api.openai.tools import CUSTOM_INPUT, OfferedTools, decode_tools
 from proxy.errors import InvalidRequest
@@ -33,7 +33,6 @@ _MIN_BUDGET: Final = 1024
 _MANY_ARGUMENTS: Final = 20_000
 _REASONING_FIELDS: Final = ("extended_thinking", "thinking", "reasoning", "reasoning_effort")
 _TOOL_FIELDS: Final = frozenset({"tools", "tool_choice", "functions", "function_call"})
-_HOW_IT_IS_SENT: Final = ("stream", "stream_options")
 _OPAQUE: Final = (wire.MediaPart, wire.ThinkingPart, wire.HostedTool)
 """Whatever these hold, they are refused, replaced or left out as a whole."""
 
@@ -116,18 +115,6 @@ def _sampling(body: wire.ChatRequest) -> Sampling:
     if len(stop) > MAX_STOPS:
         raise InvalidRequest(f"`stop` holds {len(stop)} texts; expected {MAX_STOPS} at most.", param="stop")
     return Sampling(temperature, body.top_p, top_k, tuple(dict.fromkeys(filter(None, stop))))
-
-
-def body_digest(body: dict[str, Any]) -> str:
-    """Equal for request bodies that ask for the same answer: without how it is sent, and without fields that are null."""
-    asked = _given({**body, "messages": list(map(_given, body["messages"]))})
-    for name in _HOW_IT_IS_SENT:
-        asked.pop(name, None)
-    return canonical_digest(asked)
-
-
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None} if None in fields.values() else fields
 
 
 def tags_of(user: str | None, metadata: JsonObject | None) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -11,18 +11,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from proxy.access.authentication import presented_keys
 from proxy.api.http.middleware import AsgiHandler, shown_path
-from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
+from proxy.api.http.requests import ApiServices, enter, read_request, request_digest, shown_model, terms_of, validated
 from proxy.api.http.responses import (
     RunResponse,
     StreamResponse,
     WholeResponse,
     json_response,
 )
-from proxy.api.openai.decode import ChatReply, ReasoningObject, body_digest, decode
+from proxy.api.openai.decode import ChatReply, ReasoningObject, decode
 from proxy.api.openai.encode import ChatStreamEncoder, completion_body, error_body
 from proxy.api.openai.types import ChatRequest
+from proxy.batches.files import computed
 from proxy.catalog import ModelCard
 from proxy.errors import (
     MethodNotAllowed,
@@ -30,9 +30,8 @@ from proxy.errors import (
     ProxyError,
     UnknownUrl,
     error_headers,
-    redact,
 )
-from proxy.inference.endpoints import Endpoint, find_model, usable_models
+from proxy.inference.endpoints import Endpoint, usable_models
 from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest
 
@@ -68,19 +67,12 @@ def route(path: str, endpoint: Callable[[Request], Awaitable[RunResponse | Respo
 
 async def chat_completions(request: Request) -> RunResponse:
     """`POST /v1/chat/completions`, whole or streamed. Whatever can be refused is refused before a response begins."""
-    services: ApiServices = request.state.api
-    caller = await services.authenticator.authenticate(request.headers)
+    services, caller = await enter(request)
+    body, size, _ = await read_request(request, partial(services.find, caller=caller))
     chat = services.settings.chat
-    work = partial(decode_body, rules=services.rules, reasoning_object=chat.reasoning_object)
-
-    async def check_model(body: dict[str, Any]) -> None:
-        name = body.get("model")
-        if name and isinstance(name, str) and name not in services.catalog.by_name:
-            await find_model(name, caller, services.catalog, services.endpoints)
-
-    decoded, reply, digest = await read_object(request, work, services.settings.server, check_model)
-    if services.catalog.default is not None:  # an unknown name, which is echoed, could be a key
-        reply = replace(reply, model=redact(reply.model, presented_keys(request.headers)))
+    work = partial(decode_body, body, size, rules=services.rules, reasoning_object=chat.reasoning_object)
+    decoded, reply, digest = await computed(size, work)
+    reply = replace(reply, model=shown_model(reply.model, request))
     heartbeat_s = chat.heartbeat_s if reply.stream else chat.keepalive_json_s
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
@@ -90,16 +82,16 @@ async def chat_completions(request: Request) -> RunResponse:
 
 
 def decode_body(
-    body: dict[str, Any], body_bytes: int, *, rules: Rules, reasoning_object: ReasoningObject
+    body: JsonObject, body_bytes: int, *, rules: Rules, reasoning_object: ReasoningObject
 ) -> tuple[InferenceRequest, ChatReply, str]:
     """A body's request, what its reply looks like, and its digest; done in a thread where it is large. Raises InvalidRequest."""
     chat_request = validated(ChatRequest, body)
     decoded, reply = decode(chat_request, rules, body_bytes, reasoning_object=reasoning_object)
-    return decoded, reply, body_digest(body)
+    return decoded, reply, request_digest(body)
 
 
 def decode_streamed(
-    body: dict[str, Any], body_bytes: int, *, rules: Rules, reasoning_object: ReasoningObject
+    body: JsonObject, body_bytes: int, *, rules: Rules, reasoning_object: ReasoningObject
 ) -> tuple[InferenceRequest, ChatStreamEncoder, str]:
     """The same for another API that streams chat completions as this one's chunks, always with their usage."""
     decoded, reply, digest = decode_body(
@@ -113,8 +105,7 @@ def decode_streamed(
 
 async def list_models(request: Request) -> Response:
     """`GET /v1/models`: every model that the caller may use once, under its public name, then every named endpoint."""
-    services: ApiServices = request.state.api
-    caller = await services.authenticator.authenticate(request.headers)
+    services, caller = await enter(request)
     usable = await usable_models(caller, services.catalog, services.endpoints)
     models = [_model_out(name, found) for name, found in usable]
     return json_response({"object": "list", "data": models}, {"vary": "anthropic-version"})
@@ -122,12 +113,9 @@ async def list_models(request: Request) -> Response:
 
 async def retrieve_model(request: Request) -> Response:
     """`GET /v1/models/{id}`: one model under the name that was asked for."""
-    services: ApiServices = request.state.api
-    caller = await services.authenticator.authenticate(request.headers)
+    services, caller = await enter(request)
     name = request.path_params["model"].removesuffix("/")
-    found = await find_model(name, caller, services.catalog, services.endpoints)
-    model = _model_out(name, found if isinstance(found, Endpoint) else found.card)
-    return json_response(model, {"vary": "anthropic-version"})
+    return json_response(_model_out(name, await services.find(name, caller)), {"vary": "anthropic-version"})
 
 
 def _model_out(name: str, found: ModelCard | Endpoint) -> JsonObject:

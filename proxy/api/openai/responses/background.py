@@ -17,12 +17,13 @@ from uuid import uuid4
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.api.http.requests import ApiServices, canonical_digest, validated
-from proxy.api.openai.responses.decode import Decoding, ResponseReply, body_digest, decode
+from proxy.api.http.requests import ApiServices, canonical_digest, request_digest, validated
+from proxy.api.openai.responses.decode import Decoding, ResponseReply, decode
 from proxy.api.openai.responses.encode import FINAL, failed, finished, response_object
-from proxy.api.openai.responses.items import NOTHING, Known, references
+from proxy.api.openai.responses.items import references
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
 from proxy.api.openai.responses.types import ResponsesRequest
+from proxy.batches.files import computed
 from proxy.errors import IdempotencyMismatch, InternalError, Overloaded, ProxyError, ResponseNotFound
 from proxy.inference.idempotency import Idempotency, Terms
 from proxy.inference.request import JsonObject, Request, Rules
@@ -35,7 +36,6 @@ _ANSWER_WITHIN_S: Final = 0.8
 _POLL_S: Final = 0.5
 """Seconds between reads of a response that another replica works on."""
 _LONGEST_PAUSE_S: Final = 10.0
-_LARGE_BYTES: Final = 64 * 1024
 _WRITE_TRIES: Final = 60
 
 log = structlog.get_logger(__name__)
@@ -75,30 +75,24 @@ class Background:
 
     # ------------------------------------------------------------ decoding
 
-    def decoded(  # noqa: PLR0913
-        self,
-        body: ResponsesRequest,
-        raw: JsonObject,
-        body_bytes: int,
-        caller: Caller,
-        known: Known = NOTHING,
-        *,
-        stored: bool = False,
-    ) -> DecodedRequest:
-        """The request of a body; `stored`: of one that is stored. Raises InvalidRequest."""
-        stores = stored or self.store.available
-        using = Decoding(self._rules, lambda sealed: self.store.unseal(caller, sealed), stores)
-        request, reply = decode(body, raw, body_bytes, using, known)
-        return DecodedRequest(request, reply, raw, body_digest(raw))
+    async def decoded(self, raw: JsonObject, size: int, caller: Caller, *, stored: bool = False) -> DecodedRequest:
+        """The request of a body, with what it continues and refers to.
 
-    async def resolve(
-        self, body: ResponsesRequest, raw: JsonObject, body_bytes: int, caller: Caller, *, stored: bool = False
-    ) -> DecodedRequest:
-        """The same, with what it continues and refers to. Raises ProxyError."""
+        Args:
+            size: of the body, in bytes.
+            stored: it is that of a response which is stored already.
+
+        Raises:
+            ProxyError: it is wrong, or what it refers to cannot be read.
+        """
+        body = await computed(size, partial(validated, ResponsesRequest, raw))
         known = await self.store.known(body.previous_response_id, references(body), caller)
-        if body_bytes + known.bytes >= _LARGE_BYTES:
-            return await asyncio.to_thread(self.decoded, body, raw, body_bytes, caller, known, stored=stored)
-        return self.decoded(body, raw, body_bytes, caller, known, stored=stored)
+        using = Decoding(self._rules, partial(self.store.unseal, caller), stored or self.store.available)
+
+        def work() -> DecodedRequest:
+            return DecodedRequest(*decode(body, raw, size, using, known), raw, request_digest(raw))
+
+        return await computed(size + known.bytes, work)
 
     # ------------------------------------------------------------ requests
 
@@ -248,13 +242,10 @@ class Background:
 
     async def _again(self, stored: StoredResponse, caller: Caller) -> DecodedRequest:
         """The request of a response that another replica began."""
-        request = stored.request or {}
-        raw, size = request["body"], request["bytes"]
-        work, until = partial(validated, ResponsesRequest, raw), time.monotonic() + self._deadline_s
-        body = await asyncio.to_thread(work) if size >= _LARGE_BYTES else work()
+        request, until = stored.request or {}, time.monotonic() + self._deadline_s
         while True:
             try:
-                return await self.resolve(body, raw, size, caller, stored=True)
+                return await self.decoded(request["body"], request["bytes"], caller, stored=True)
             except Overloaded as error:  # its job may exist: it must not fail because the store is away for a moment
                 if time.monotonic() >= until:
                     raise

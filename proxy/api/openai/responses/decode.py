@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from proxy.api.http.requests import MAX_REPORTED, canonical_digest, reportable
+from proxy.api.http.requests import MAX_REPORTED, reportable
 from proxy.api.openai.decode import reasoning_of_effort, tags_of
 from proxy.api.openai.responses.items import NOTHING, ItemMessages, Known, Unseal, items_of, stored_input
 from proxy.api.openai.responses.tools import CalledTool, Tools, echoed_tool
@@ -116,12 +116,6 @@ def decode(
         encrypted=reasoning is not None and ENCRYPTED in (body.include or ()),
     )
     return request, reply
-
-
-def body_digest(raw: JsonObject) -> str:
-    """Equal for request bodies that ask for the same answer: without how it is sent, and without fields that are null."""
-    sent_how = ("stream", "stream_options")
-    return canonical_digest({name: value for name, value in raw.items() if value is not None and name not in sent_how})
 
 
 def turn_of(raw: JsonObject) -> str | None:

@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
 from typing import Final
 
 from starlette.requests import Request
@@ -14,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from proxy.access.authentication import Caller, presented_keys
-from proxy.api.http.requests import read_object, terms_of, validated
+from proxy.api.http.requests import enter, read_request, shown_model, terms_of
 from proxy.api.http.responses import (
     RunResponse,
     StreamResponse,
@@ -27,15 +26,12 @@ from proxy.api.openai.encode import error_body
 from proxy.api.openai.responses.background import API, DecodedRequest, ResponsesServices
 from proxy.api.openai.responses.decode import turn_of
 from proxy.api.openai.responses.encode import finished
-from proxy.api.openai.responses.items import references
 from proxy.api.openai.responses.store import StoredResponse, response_id
 from proxy.api.openai.responses.stored_routes import cancel, delete, list_input_items, retrieve, stream_of
 from proxy.api.openai.responses.stream import ResponseStreamEncoder
-from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.routes import route
-from proxy.errors import PaidFailure, UnknownUrl, redact
+from proxy.errors import PaidFailure, UnknownUrl
 from proxy.inference.backend import Report, Run
-from proxy.inference.endpoints import find_model
 from proxy.inference.idempotency import Terms
 from proxy.inference.request import JsonObject
 from proxy.inference.result import Event, Result
@@ -93,49 +89,30 @@ async def create(request: Request) -> RunResponse | Response:
 async def count_tokens(request: Request) -> Response:
     """`POST /v1/responses/input_tokens`: an estimate, without a job. It may leave the model out."""
     services: ResponsesServices = request.state.responses
-    _, asked = await _read(request, services, {"model": services.api.catalog.cards[0].id})
+    _, asked = await _read(request, services, services.api.catalog.cards[0].id)
     tokens = max(1, asked.request.body_bytes // _BYTES_PER_TOKEN)
     return json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
 
 async def _read(
-    request: Request, services: ResponsesServices, defaults: Mapping[str, str] = MappingProxyType({})
+    request: Request, services: ResponsesServices, default_model: str | None = None
 ) -> tuple[Caller, DecodedRequest]:
     """The caller and the decoded body.
 
     Args:
-        defaults: fields that the body may leave out.
+        default_model: of a body that may leave it out.
 
     Raises:
         ProxyError: the caller is not known, the body is wrong, it refers to what is not stored, or there is no such model.
     """
-    api = services.api
-    caller = await api.authenticator.authenticate(request.headers)
+    api, caller = await enter(request)
     await services.store.open()
-    read = await read_object(
-        request, lambda raw, size: _validated(_with(raw, defaults), size, services, caller), api.settings.server
-    )
-    asked = read if isinstance(read, DecodedRequest) else await services.background.resolve(*read, caller)
-    if asked.request.model not in api.catalog.by_name:
-        await find_model(asked.request.model, caller, api.catalog, api.endpoints)
-    if api.catalog.default is not None:  # an unknown name, which is echoed and stored, could be a key
-        shown = redact(asked.request.model, presented_keys(request.headers))
-        asked = replace(asked, reply=replace(asked.reply, echo={**asked.reply.echo, "model": shown}))
-    return caller, asked
-
-
-def _with(raw: JsonObject, defaults: Mapping[str, str]) -> JsonObject:
-    return {**raw, **{name: value for name, value in defaults.items() if raw.get(name) is None}}
-
-
-def _validated(
-    raw: JsonObject, body_bytes: int, services: ResponsesServices, caller: Caller
-) -> DecodedRequest | tuple[ResponsesRequest, JsonObject, int]:
-    """The decoded body, or where stored responses have to be read first, the body."""
-    body = validated(ResponsesRequest, raw)
-    if body.previous_response_id is not None or references(body):
-        return body, raw, body_bytes
-    return services.background.decoded(body, raw, body_bytes, caller)
+    raw, size, _ = await read_request(request, partial(api.find, caller=caller))
+    if default_model is not None and raw.get("model") is None:
+        raw["model"] = default_model
+    asked = await services.background.decoded(raw, size, caller)
+    echo = {**asked.reply.echo, "model": shown_model(asked.request.model, request)}
+    return caller, replace(asked, reply=replace(asked.reply, echo=echo))
 
 
 class _ResponseRun:

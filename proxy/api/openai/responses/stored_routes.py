@@ -4,19 +4,21 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from proxy.access.authentication import Caller
-from proxy.api.http.requests import query_number, terms_of
+from proxy.api.http.requests import enter, query_number, terms_of
 from proxy.api.http.responses import COMMENT, EVENT_STREAM, json_response, report_headers
 from proxy.api.openai.encode import page_out
 from proxy.api.openai.responses.background import Background, ResponsesServices
 from proxy.api.openai.responses.encode import FINAL, failed, input_items
 from proxy.api.openai.responses.store import StoredResponse
 from proxy.api.openai.responses.stream import begin_events, end_events, event_bytes
+from proxy.batches.files import computed
 from proxy.errors import InvalidRequest, Overloaded, ProxyError
 from proxy.inference.backend import Report
 
@@ -31,8 +33,7 @@ async def retrieve(request: Request) -> Response:
     services, caller, stored = await _find(request)
     stored = await services.background.revived(stored, caller)
     if request.query_params.get("stream", "").lower() not in ("true", "1"):
-        large = stored.size >= _LARGE_BYTES
-        return await asyncio.to_thread(json_response, stored.response) if large else json_response(stored.response)
+        return await computed(stored.size, partial(json_response, stored.response))
     after = query_number(request, "starting_after", -1, 2**31, least=0)
     _, heartbeat_s = terms_of(request.headers, services.api.settings.chat.heartbeat_s)
     return stream_of(services.background, stored, caller, heartbeat_s, after)
@@ -81,7 +82,7 @@ async def list_input_items(request: Request) -> Response:
 async def _find(request: Request) -> tuple[ResponsesServices, Caller, StoredResponse]:
     """Raises ResponseNotFound."""
     services: ResponsesServices = request.state.responses
-    caller = await services.api.authenticator.authenticate(request.headers)
+    _, caller = await enter(request)
     return services, caller, await services.store.find(request.path_params["id"], caller)
 
 

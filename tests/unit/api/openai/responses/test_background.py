@@ -14,7 +14,6 @@ from proxy.api.openai.responses import stored_routes
 from proxy.api.openai.responses.background import Background, DecodedRequest
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse
 from proxy.api.openai.responses.stored_routes import _events_of
-from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.errors import IdempotencyMismatch
 from proxy.inference.idempotency import Idempotency, Terms
 from proxy.inference.request import Rules
@@ -67,14 +66,14 @@ class Replica:
         layer = Idempotency(self.backend, memory, StateSettings())
         self.background = Background(layer, self.store, Rules(), Settings())
 
-    def asked(self, text: str = "Hello!", **fields: Any) -> DecodedRequest:
+    async def asked(self, text: str = "Hello!", **fields: Any) -> DecodedRequest:
         raw = {"model": "first", "input": text, "background": True, **fields}
-        return self.background.decoded(ResponsesRequest.model_validate(raw), raw, 100, ME)
+        return await self.background.decoded(raw, 100, ME)
 
     async def start(
         self, text: str = "Hello!", caller: Caller = ME, terms: Terms = KEYED, **fields: Any
     ) -> StoredResponse:
-        return await self.background.start(self.asked(text, **fields), caller, terms, "key")
+        return await self.background.start(await self.asked(text, **fields), caller, terms, "key")
 
     async def ended(self, stored: StoredResponse) -> dict[str, Any]:
         response = await self.background.ended(stored, ME, 30.0)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.api.http.requests import validated
-from proxy.api.openai.responses.decode import Decoding, ResponseReply, body_digest, decode, turn_of
+from proxy.api.http.requests import request_digest, validated
+from proxy.api.openai.responses.decode import Decoding, ResponseReply, decode, turn_of
 from proxy.api.openai.responses.items import NOTHING, Known, references
 from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.errors import InvalidRequest, ProxyError, ResponseNotFound
@@ -536,8 +536,8 @@ def test_what_the_real_codex_sends_is_understood(file: Path) -> None:
 def test_equal_bodies_have_equal_digests_however_they_are_sent() -> None:
     body = {"model": "m", "input": "Hi.", "client_metadata": {"a": 1, "turn_id": "t"}}
     same = {"client_metadata": {"turn_id": "t", "a": 1}, "stream": True, "input": "Hi.", "model": "m", "user": None}
-    assert body_digest(body) == body_digest(same)
-    assert body_digest(body) != body_digest({**body, "store": False})
+    assert request_digest(body) == request_digest(same)
+    assert request_digest(body) != request_digest({**body, "store": False})
     assert (turn_of(body), turn_of({}), turn_of({"client_metadata": {"turn_id": 3}})) == ("t", None, None)
 
 
