@@ -99,10 +99,6 @@ class Metrics:
         """A call to the shared state failed, or timed out."""
         self._state_errors.inc()
 
-    def batches_running(self, count: Callable[[], int]) -> None:
-        """How to learn how many batches this replica works on."""
-        self.watch("proxy_batches_running", "Batches that this replica works on.", count)
-
     def batch_line(self, *, ok: bool) -> None:
         """A line of a batch got its row."""
         self._batch_lines.labels("answer" if ok else "error").inc()

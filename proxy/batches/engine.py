@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import uuid4
@@ -11,17 +11,12 @@ from uuid import uuid4
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.batches.files import FileStore, StoredFile
-from proxy.batches.lines import BatchMetrics, BatchOptions, cancelled_at
-from proxy.batches.records import Batch, BatchRecords, OpenBatch
+from proxy.batches.files import StoredFile
+from proxy.batches.lines import BatchOptions, cancelled_at
+from proxy.batches.records import Batch, OpenBatch
 from proxy.batches.runner import MAX_STARTING, BatchRunner
-from proxy.errors import (
-    BatchConflict,
-    FileNotFound,
-    IdempotencyMismatch,
-    ProxyError,
-    StoreUnavailable,
-)
+from proxy.errors import BatchConflict, FileNotFound, IdempotencyMismatch, ProxyError, StoreUnavailable
+from proxy.metrics import Metrics
 
 _SCAN_S: Final = 1.0
 _AFTER_BUG_S: Final = 30.0
@@ -68,10 +63,16 @@ class Asked:
 
 
 class Batches:
-    """The batches, and those that this replica owns and works on."""
+    """The batches, and those that this replica owns and works on.
 
-    def __init__(self, options: BatchOptions, metrics: BatchMetrics) -> None:
+    Attributes:
+        files: the files.
+        records: what is stored of batches.
+    """
+
+    def __init__(self, options: BatchOptions, metrics: Metrics) -> None:
         self._options, self._metrics = options, metrics
+        self.files, self.records = options.files, options.records
         self._runners: dict[str, BatchRunner] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
@@ -79,21 +80,7 @@ class Batches:
         self._draining = False
         self._starting = asyncio.Semaphore(MAX_STARTING)
         self._scan_now = asyncio.Event()
-
-    @property
-    def running(self) -> int:
-        """Batches that this replica works on."""
-        return len(self._tasks)
-
-    @property
-    def files(self) -> FileStore:
-        """The files."""
-        return self._options.files
-
-    @property
-    def records(self) -> BatchRecords:
-        """What is stored of batches."""
-        return self._options.records
+        metrics.watch("proxy_batches_running", "Batches that this replica works on.", lambda: len(self._tasks))
 
     async def open(self) -> None:
         """Before any other call. Raises BatchesNeedState."""
@@ -190,13 +177,18 @@ class Batches:
                         log.warning("batches cannot be read", code=error.code)
                     problem = error.code
                 self._scan_now.clear()
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(_SCAN_S):
                         await self._scan_now.wait()
-                except TimeoutError:
-                    pass
-        finally:
-            await self._stop()
+        finally:  # stop working, and let other replicas go on
+            given_up = [runner.batch for runner in self._runners.values()]
+            tasks = list(self._tasks.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with suppress(StoreUnavailable):
+                for batch in given_up:
+                    await self.records.give_up(batch)
 
     async def _scan(self) -> None:
         """Begin to work on batches that nobody works on, those of owners with the fewest first."""
@@ -233,25 +225,11 @@ class Batches:
 
         task.add_done_callback(ended)
 
-    async def _stop(self) -> None:
-        """Stop working, and let other replicas go on."""
-        given_up = [runner.batch for runner in self._runners.values()]
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for batch in given_up:
-            try:
-                await self.records.give_up(batch)
-            except StoreUnavailable:
-                return
-
 
 @asynccontextmanager
-async def running_batches(options: BatchOptions, metrics: BatchMetrics) -> AsyncIterator[Batches]:
+async def running_batches(options: BatchOptions, metrics: Metrics) -> AsyncIterator[Batches]:
     """The batches, worked on until the block ends."""
     batches = Batches(options, metrics)
-    metrics.batches_running(lambda: batches.running)
     task = asyncio.create_task(batches.run())
 
     def ended(_: object) -> None:

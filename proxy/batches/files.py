@@ -14,7 +14,8 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import Any, Final, Literal, TypeVar
 from uuid import uuid4
@@ -59,23 +60,6 @@ class StoredFile:
     created_at: float
     expires_at: int
     pieces: int
-
-
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """A file that is about to be written.
-
-    Attributes:
-        owner: whose it will be.
-        ttl_s: seconds it is kept, from its end on.
-        id: given for a file of results, which another replica may write again.
-    """
-
-    owner: str
-    name: str
-    purpose: Purpose
-    ttl_s: int
-    id: str = field(default_factory=lambda: f"file-{uuid4().hex}")
 
 
 def known_fields(kind: type[T], values: Mapping[str, Any]) -> T:
@@ -181,29 +165,32 @@ class FileStore:
 
     # ------------------------------------------------------------ contents
 
-    async def create(self, new: NewFile) -> "FileWriter":
-        """Begin a file. Limits hold for uploads; files of results are always written.
+    @asynccontextmanager
+    async def upload(self, owner: str, ttl_s: int) -> AsyncIterator["FileWriter"]:
+        """Begin a file for batches, whose pieces are kept for `ttl_s`; it is discarded if it is not finished at the end.
 
         Raises:
             RequestTooLarge: the owner's files have no room.
             Overloaded: too many files are written at the moment.
         """
-        if new.purpose == "batch_output":
-            return FileWriter(self, new, None)
-        files = await self.all(new.owner)
+        files = await self.all(owner)
         room = min(self._settings.max_file_bytes, self._settings.max_key_bytes - sum(file.size for file in files))
         if room <= 0 or len(files) >= MOST_FILES:
             raise self._full()
-        if self._uploads[new.owner] >= _MAX_OWN_UPLOADS or self._uploads.total() >= _MAX_UPLOADS:
+        if self._uploads[owner] >= _MAX_OWN_UPLOADS or self._uploads.total() >= _MAX_UPLOADS:
             raise Overloaded("Too many files are being uploaded; try again later.", retry_after=2.0)
-        self._uploads[new.owner] += 1
-        return FileWriter(self, new, room)
+        self._uploads[owner] += 1
+        writer = FileWriter(self, owner, f"file-{uuid4().hex}", ttl_s, room)
+        try:
+            yield writer
+        finally:
+            self._uploads -= Counter((owner,))  # which also forgets who has none
+            if not writer.finished:
+                await self._store.remove(self._pieces(writer.id))
 
     def _full(self) -> RequestTooLarge:
-        most = self._settings.max_key_bytes
-        message = (
-            f"The files of this key would have more than {most} bytes, or are more than {MOST_FILES}: delete some."
-        )
+        most = f"{self._settings.max_key_bytes} bytes, or are more than {MOST_FILES}"
+        message = f"The files of this key would have more than {most}: delete some."
         return RequestTooLarge(message, param="file", code="file_quota_exceeded")
 
     async def pieces(self, id_: str, count: int) -> AsyncIterator[bytes]:
@@ -241,13 +228,13 @@ class FileStore:
 
     # ------------------------------------------------------------ for writers
 
-    async def put_piece(self, new: NewFile, number: int, piece: bytes) -> None:
+    async def put_piece(self, id_: str, number: int, piece: bytes, ttl_s: int) -> None:
         """Store a piece of a file that is being written."""
-        name = self._pieces(new.id)
+        name = self._pieces(id_)
         sealed = await asyncio.to_thread(self._vault.seal, name, piece)
-        await self._store.put(name, str(number), sealed, ttl_s=new.ttl_s + _MARGIN_S)
+        await self._store.put(name, str(number), sealed, ttl_s=ttl_s + _MARGIN_S)
 
-    async def finish(self, owner: str, file: StoredFile) -> StoredFile:
+    async def finish(self, owner: str, file: StoredFile) -> None:
         """Make a file known, and forget those that have expired. Raises RequestTooLarge: others were written meanwhile."""
         index, now = self._index(owner), self.clock()
         size, count = file.size, 1
@@ -262,17 +249,6 @@ class FileStore:
         sealed = self._vault.seal(index, orjson.dumps(asdict(file)))
         longest_s = self._settings.max_file_ttl_s + self._settings.window_s + _MARGIN_S
         await self._store.put(index, self._vault.digest(file.id), sealed, ttl_s=longest_s)
-        return file
-
-    async def discard(self, new: NewFile) -> None:
-        """Forget the pieces of a file that is not finished."""
-        await self._store.remove(self._pieces(new.id))
-
-    def written(self, owner: str) -> None:
-        """A writer whose file is limited has ended."""
-        self._uploads[owner] -= 1
-        if not self._uploads[owner]:
-            del self._uploads[owner]
 
     def _file(self, name: str, sealed: str) -> StoredFile | None:
         text = self._vault.unseal(name, sealed)
@@ -289,37 +265,27 @@ class FileStore:
 
 
 class FileWriter:
-    """Writes one file piece by piece. An async context manager: an upload that was not finished in it is discarded.
+    """Writes one file piece by piece. Files of results are unlimited, and another replica may write the same one again.
 
     Args:
-        room: bytes it may have; None is no limit.
+        ttl_s: seconds its pieces are kept.
+        room: bytes that an upload may have; None: it is a file of results.
+
+    Attributes:
+        size: bytes so far.
+        finished: its owner knows the file.
     """
 
-    def __init__(self, files: FileStore, new: NewFile, room: int | None) -> None:
-        self._files, self._new, self._room = files, new, room
+    def __init__(self, files: FileStore, owner: str, id_: str, ttl_s: int, room: int | None = None) -> None:
+        self._files, self._owner, self.id, self._ttl_s, self._room = files, owner, id_, ttl_s, room
         self._buffer = bytearray()
-        self._size = self._count = 0
-        self._finished = False
-
-    async def __aenter__(self) -> "FileWriter":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._room is None:
-            return  # another replica may write it again
-        self._files.written(self._new.owner)
-        if not self._finished:
-            await self._files.discard(self._new)
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return self._size
+        self.size = self._count = 0
+        self.finished = False
 
     async def write(self, data: bytes) -> None:
         """Append to the content. Raises RequestTooLarge."""
-        self._size += len(data)
-        if self._room is not None and self._size > self._room:
+        self.size += len(data)
+        if self._room is not None and self.size > self._room:
             raise RequestTooLarge(
                 f"The file has more than {self._room} bytes, which is what may be stored.", param="file"
             )
@@ -328,21 +294,18 @@ class FileWriter:
             await self._put(bytes(self._buffer[:PIECE_BYTES]))
             del self._buffer[:PIECE_BYTES]
 
-    async def finish(self, name: str | None = None, ttl_s: int | None = None) -> StoredFile:
-        """Make the file known to its owner.
-
-        Args:
-            name, ttl_s: as in `NewFile`, where they have become known since.
-        """
+    async def finish(self, name: str, ttl_s: int | None = None) -> StoredFile:
+        """Make the file known to its owner, for as long as its pieces are kept, or less."""
         if self._buffer:
             await self._put(bytes(self._buffer))
-        new, now = self._new, self._files.clock()
-        expires_at = int(now + (new.ttl_s if ttl_s is None else ttl_s))
-        file = StoredFile(new.id, name or new.name, new.purpose, self._size, now, expires_at, self._count)
-        file = await self._files.finish(new.owner, file)
-        self._finished = True
+        now = self._files.clock()
+        purpose: Purpose = "batch_output" if self._room is None else "batch"
+        expires_at = int(now + (self._ttl_s if ttl_s is None else ttl_s))
+        file = StoredFile(self.id, name, purpose, self.size, now, expires_at, self._count)
+        await self._files.finish(self._owner, file)
+        self.finished = True
         return file
 
     async def _put(self, piece: bytes) -> None:
-        await self._files.put_piece(self._new, self._count, piece)
+        await self._files.put_piece(self.id, self._count, piece, self._ttl_s)
         self._count += 1

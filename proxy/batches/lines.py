@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import structlog
@@ -14,14 +14,7 @@ import structlog
 from proxy.access.authentication import Caller
 from proxy.batches.files import FileStore, Vault
 from proxy.batches.records import Batch, BatchRecords
-from proxy.errors import (
-    IdempotencyConflict,
-    InvalidRequest,
-    JobTimeout,
-    Overloaded,
-    ProxyError,
-    RateLimited,
-)
+from proxy.errors import IdempotencyConflict, InvalidRequest, JobTimeout, Overloaded, ProxyError, RateLimited
 from proxy.inference.backend import Backend
 from proxy.inference.request import JsonObject, Request
 from proxy.inference.result import Result
@@ -76,22 +69,6 @@ class LineApi(Protocol):
 
     def unsent(self, line: Line, *, cancelled: bool) -> bytes | None:
         """The row of a line that was not begun before the batch was cancelled, or else expired; None is none."""
-
-
-class BatchMetrics(Protocol):
-    """What is counted; see `proxy.metrics.Metrics`."""
-
-    def batches_running(self, count: Callable[[], int]) -> None:
-        """How to learn how many batches this replica works on."""
-
-    def batch_line(self, *, ok: bool) -> None:
-        """A line got its row."""
-
-    def batch_ended(self, status: str) -> None:
-        """A batch ended."""
-
-    def batch_taken_over(self) -> None:
-        """A batch of a replica that was killed goes on here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +152,14 @@ class Pace:
         return max(min(error.retry_after or 0.0, _LONGEST_PAUSE_S), backoff * random.uniform(0.5, 1.0))  # noqa: S311
 
 
-async def check_lines(options: BatchOptions, batch: Batch) -> tuple[list[dict[str, Any]], int]:
+def problem(code: str, message: str, line: int | None = None, param: str | None = None) -> JsonObject:
+    """What is wrong with the file of a batch, as its record has it."""
+    return {"code": code, "line": line, "message": message, "param": param}
+
+
+async def check_lines(options: BatchOptions, batch: Batch) -> tuple[list[JsonObject], int]:
     """What is wrong with the lines of a batch, at most 100 errors, and how many lines there are."""
-    errors: list[dict[str, Any]] = []
+    errors: list[JsonObject] = []
     seen: set[str] = set()
     total = 0
 
@@ -187,21 +169,17 @@ async def check_lines(options: BatchOptions, batch: Batch) -> tuple[list[dict[st
             total += 1
             if total > options.settings.max_lines or len(errors) >= MAX_ERRORS:
                 return
-            fault = _fault(text, batch.endpoint, seen, options)
-            if fault is not None:
-                code, message, param = fault
-                errors.append({"code": code, "line": number, "message": message, "param": param})
+            if fault := _fault(text, batch.endpoint, seen, options):
+                errors.append(problem(*fault[:2], number, fault[2]))
 
     async for lines in options.input_lines(batch):
         await asyncio.to_thread(check, lines)
         if total > options.settings.max_lines:
-            most = options.settings.max_lines
-            message = f"The file has more than {most} lines."
-            return [{"code": "too_many_tasks", "line": None, "message": message, "param": None}], total
+            return [problem("too_many_tasks", f"The file has more than {options.settings.max_lines} lines.")], total
         if len(errors) >= MAX_ERRORS:
             break
     if not total:
-        errors.append({"code": "empty_file", "line": None, "message": "The file has no line.", "param": None})
+        errors.append(problem("empty_file", "The file has no line."))
     return errors, total
 
 

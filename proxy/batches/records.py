@@ -12,14 +12,14 @@ A batch has one owner at a time. If that replica was killed, another takes the b
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
 import orjson
+from pydantic import TypeAdapter
 
 from proxy.access.authentication import Caller
-from proxy.access.limits import Quota
 from proxy.batches.files import Vault, computed, known_fields
 from proxy.errors import FileNotFound, RateLimited
 from proxy.settings import BatchSettings
@@ -33,6 +33,7 @@ _OF_A_TURN: Final = 100
 """Batches that are read before others get their turn; with its errors, one has up to 20 KB."""
 _OPEN: Final = "batches-open"
 _MARGIN_S: Final = 3600.0
+_CALLER: Final = TypeAdapter(Caller)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +130,16 @@ class BatchRecords:
         for field in (await self._store.read(name)).keys() - known:
             await self._store.remove(name, field)
         # In this order: should the replica die in between, its batch is not one that nobody works on.
-        value = orjson.dumps({"id": batch.id, "owner": batch.owner, "caller": _caller_out(caller)})
+        value = orjson.dumps({"id": batch.id, "owner": batch.owner, "caller": _CALLER.dump_python(caller, mode="json")})
         text = f"{self._store.replica} {self._vault.seal(_OPEN, value)}"
         await self._store.add(_OPEN, self._vault.digest(batch.id), text)
         stored = await self._store.add(name, self._vault.digest(batch.id), self._sealed(batch), ttl_s=self._ttl_s)
-        return (
-            self._unsealed(batch.owner, stored) or batch
-        )  # that of an equal request with the same key which was sooner
+        # That of an equal request with the same key, if it came sooner.
+        return self._unsealed(batch.owner, stored) or batch
 
     async def find(self, owner: str, id_: str) -> Batch:
         """Raises FileNotFound."""
-        sealed = await self._store.get(self._index(owner), self._vault.digest(id_))
-        batch = None if sealed is None else self._unsealed(owner, sealed)
-        if batch is None:
-            raise FileNotFound(f"No batch has the id {id_[:100]!r}.", param="batch_id")
-        return batch
+        return (await self._stored(owner, id_))[1]
 
     async def all(self, owner: str) -> list[Batch]:
         """An owner's batches, newest first."""
@@ -159,10 +155,7 @@ class BatchRecords:
         """Replace a batch by what a function makes of it. Returns the new one. Raises FileNotFound."""
         name, field = self._index(owner), self._vault.digest(id_)
         while True:
-            old = await self._store.get(name, field)
-            batch = None if old is None else self._unsealed(owner, old)
-            if batch is None:
-                raise FileNotFound(f"No batch has the id {id_[:100]!r}.", param="batch_id")
+            old, batch = await self._stored(owner, id_)
             new = change(batch)
             if new == batch or await self._store.compare_and_set(name, field, old, self._sealed(new)):
                 return new
@@ -170,6 +163,13 @@ class BatchRecords:
     async def remove(self, batch: Batch) -> None:
         """Forget a batch that has ended."""
         await self._store.remove(self._index(batch.owner), self._vault.digest(batch.id))
+
+    async def _stored(self, owner: str, id_: str) -> tuple[str, Batch]:
+        sealed = await self._store.get(self._index(owner), self._vault.digest(id_))
+        batch = None if sealed is None else self._unsealed(owner, sealed)
+        if sealed is None or batch is None:
+            raise FileNotFound(f"No batch has the id {id_[:100]!r}.", param="batch_id")
+        return sealed, batch
 
     def _sealed(self, batch: Batch) -> str:
         return self._vault.seal(self._index(batch.owner), orjson.dumps(asdict(batch)))
@@ -203,7 +203,8 @@ class BatchRecords:
             value = None if busy[replica] else self._vault.unseal(_OPEN, sealed)
             if value is not None:
                 fields = orjson.loads(value)
-                found.append(OpenBatch(fields["id"], fields["owner"], _caller_in(fields["caller"]), replica, text))
+                caller = _CALLER.validate_python(fields["caller"])
+                found.append(OpenBatch(fields["id"], fields["owner"], caller, replica, text))
         return found
 
     async def owns(self, batch: OpenBatch) -> bool:
@@ -268,50 +269,23 @@ class BatchRecords:
 
     async def noted(self, what: str) -> str | None:
         """What is remembered of a request."""
-        name = f"batch-key:{self._vault.digest(what)}"
-        sealed = await self._store.get(name, "value")
-        return None if sealed is None else self._noted(name, sealed)
+        name = self._note(what)
+        return self._opened(name, await self._store.get(name, "value"))
 
     async def note(self, what: str, value: str, ttl_s: float) -> str | None:
         """Remember something of a request, unless something is remembered; returns what then is."""
-        name = f"batch-key:{self._vault.digest(what)}"
-        sealed = await self._store.add(name, "value", self._vault.seal(name, value.encode()), ttl_s=ttl_s)
-        return self._noted(name, sealed)
+        name = self._note(what)
+        sealed = self._vault.seal(name, value.encode())
+        return self._opened(name, await self._store.add(name, "value", sealed, ttl_s=ttl_s))
 
     async def note_latest(self, what: str, value: str, ttl_s: float) -> None:
         """Remember something of a request in place of what is remembered."""
-        name = f"batch-key:{self._vault.digest(what)}"
+        name = self._note(what)
         await self._store.put(name, "value", self._vault.seal(name, value.encode()), ttl_s=ttl_s)
 
-    def _noted(self, name: str, sealed: str) -> str | None:
-        value = self._vault.unseal(name, sealed)
+    def _note(self, what: str) -> str:
+        return f"batch-key:{self._vault.digest(what)}"
+
+    def _opened(self, name: str, sealed: str | None) -> str | None:
+        value = None if sealed is None else self._vault.unseal(name, sealed)
         return None if value is None else value.decode()
-
-
-def counted(batch: Batch, done: Mapping[int, Done]) -> Batch:
-    """A batch with the counts and the usage of its rows."""
-    ok = input_tokens = output_tokens = 0
-    for each in done.values():
-        ok += each.ok
-        input_tokens += each.input_tokens
-        output_tokens += each.output_tokens
-    return replace(batch, completed=ok, failed=len(done) - ok, input_tokens=input_tokens, output_tokens=output_tokens)
-
-
-def _caller_out(caller: Caller) -> dict[str, Any]:
-    models = None if caller.models is None else sorted(caller.models)
-    quota = caller.quota.model_dump(exclude_none=True)
-    return {
-        "upstream_key": caller.upstream_key,
-        "data_plane_id": caller.data_plane_id,
-        "id": caller.id,
-        "models": models,
-        "bound_plane": caller.bound_plane,
-        "quota": quota,
-        "endpoints": caller.endpoints,
-    }
-
-
-def _caller_in(fields: dict[str, Any]) -> Caller:
-    models = None if fields["models"] is None else frozenset(fields["models"])
-    return known_fields(Caller, {**fields, "models": models, "quota": Quota(**fields["quota"])})

@@ -9,7 +9,7 @@ the batch finds the job of every line that has one, and a line is paid once.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -17,9 +17,8 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.batches.files import FileWriter, NewFile, computed
+from proxy.batches.files import FileWriter, computed
 from proxy.batches.lines import (
-    BatchMetrics,
     BatchOptions,
     Line,
     Pace,
@@ -27,17 +26,14 @@ from proxy.batches.lines import (
     check_lines,
     line_of,
     may_be_repeated,
+    problem,
     record_name,
 )
-from proxy.batches.records import Batch, Done, OpenBatch, counted
-from proxy.errors import (
-    FileNotFound,
-    InternalError,
-    ProxyError,
-    StoreUnavailable,
-)
+from proxy.batches.records import Batch, Done, OpenBatch
+from proxy.errors import FileNotFound, InternalError, ProxyError, StoreUnavailable
 from proxy.inference.backend import Record, RunOptions
 from proxy.inference.request import JsonObject
+from proxy.metrics import Metrics
 
 _SYNC_S: Final = 1.0
 _KEY_ROUNDS: Final = 10
@@ -60,15 +56,13 @@ class BatchRunner:
         draining: nothing is begun any more.
     """
 
-    def __init__(
-        self, options: BatchOptions, batch: OpenBatch, starting: asyncio.Semaphore, metrics: BatchMetrics
-    ) -> None:
+    def __init__(self, options: BatchOptions, batch: OpenBatch, starting: asyncio.Semaphore, metrics: Metrics) -> None:
         self._metrics = metrics
         self.batch = batch
         self.stopping = self.draining = False
         self._options, self._caller = options, batch.caller
         self._done: dict[int, Done] = {}
-        self._tasks: dict[asyncio.Task[None], tuple[Line, int]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._bytes = 0
         self._pace = Pace(options.settings.max_in_flight)
         self._starting, self._starting_here = starting, asyncio.Semaphore(MAX_STARTING // 2)
@@ -84,13 +78,19 @@ class BatchRunner:
                 if errors:
                     await self._failed(errors)
                     return
-                batch = await self._change(partial(_validated, total=total, now=self._now()))
+                fields: dict[str, Any] = {"in_progress_at": self._now(), "total": total}
+
+                def validated(batch: Batch) -> Batch:
+                    status = batch.status if batch.status != "validating" else "in_progress"
+                    return replace(batch, status=status, **fields)
+
+                batch = await self._change(validated)
             if not batch.ended:
                 await self._work(batch)
                 return
         except FileNotFound as error:
             log.error("a batch failed, since its content is gone", batch=self.batch.id)
-            await self._failed([{"code": "input_file_gone", "line": None, "message": error.message, "param": None}])
+            await self._failed([problem("input_file_gone", error.message)])
             return
         await self._close(batch)  # its owner died in the middle of that
 
@@ -102,7 +102,7 @@ class BatchRunner:
 
     # ------------------------------------------------------------ ends
 
-    async def _failed(self, errors: list[dict[str, Any]]) -> None:
+    async def _failed(self, errors: list[JsonObject]) -> None:
         fields: dict[str, Any] = {"status": "failed", "failed_at": self._now(), "errors": tuple(errors)}
         try:
             batch = await self._change(lambda batch: batch if batch.ended else replace(batch, **fields))
@@ -166,7 +166,12 @@ class BatchRunner:
             self.stopping |= batch.cancelling_at is not None
 
     def _with_counts(self, batch: Batch) -> Batch:
-        return counted(batch, self._done)
+        """The batch with the counts and the usage of its rows."""
+        ok = sent = received = 0
+        for each in self._done.values():
+            ok, sent, received = ok + each.ok, sent + each.input_tokens, received + each.output_tokens
+        failed = len(self._done) - ok
+        return replace(batch, completed=ok, failed=failed, input_tokens=sent, output_tokens=received)
 
     async def _all_lines(self, batch: Batch) -> None:
         """Have each line answered that has no row."""
@@ -178,57 +183,42 @@ class BatchRunner:
                 while len(self._tasks) >= self._pace.width or (self._tasks and self._bytes + len(text) > _MAX_BYTES):
                     self._free.clear()
                     await self._free.wait()
-                value = await computed(len(text), partial(options.parse, text))
+                value = await self._parsed(text)
                 line = line_of(batch, number, value)
                 if self.draining or (self.stopping and not await self._has_job(line)):
                     continue
-                self._spawn(line, len(text), self._line(batch, line, value["body"], len(text)))
+                self._spawn(batch, line, len(text), self._line(batch, line, value["body"], len(text)))
         while self._tasks:
             self._free.clear()
             await self._free.wait()
 
-    def _spawn(self, line: Line, size: int, work: Any) -> None:
-        task: asyncio.Task[None] = asyncio.create_task(work)
-        self._tasks[task] = (line, size)
+    async def _parsed(self, text: bytes) -> JsonObject:
+        return await computed(len(text), partial(self._options.parse, text))
+
+    def _spawn(self, batch: Batch, line: Line, size: int, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
         self._bytes += size
-        task.add_done_callback(self._line_ended)
 
-    def _line_ended(self, task: "asyncio.Task[None]") -> None:
-        line, size = self._tasks.pop(task)
-        self._bytes -= size
-        self._free.set()
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a line of a batch failed", batch=self.batch.id, line=line.number, exc_info=error)
-            self._spawn(line, 0, self._bug(line))
+        def ended(_: object) -> None:
+            self._tasks.remove(task)
+            self._bytes -= size
+            self._free.set()
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("a line of a batch failed", batch=batch.id, line=line.number, exc_info=error)
+                failure = InternalError("The server had an error while answering.")
+                row = self._options.apis[batch.endpoint].failed(line, failure)
+                self._spawn(batch, line, 0, self._store(batch, line, row, Done(ok=False)))
 
-    async def _bug(self, line: Line) -> None:
-        batch = await _lasting(lambda: self._options.records.find(self.batch.owner, self.batch.id))
-        error = InternalError("The server had an error while answering.")
-        await self._store(batch, line, self._options.apis[batch.endpoint].failed(line, error), Done(ok=False))
+        task.add_done_callback(ended)
 
     async def _has_job(self, line: Line) -> bool:
         return bool(await _lasting(lambda: self._options.lines.read(record_name(line))))
 
     async def _line(self, batch: Batch, line: Line, body: JsonObject, size: int) -> None:
-        """Have a line answered, and store its row."""
-        api = self._options.apis[batch.endpoint]
-        try:
-            answered = await self._answered(batch, line, body, size)
-        except ProxyError as error:
-            log.info("a line of a batch failed", batch=batch.id, line=line.number, code=error.code, job=error.job_id)
-            await self._store(batch, line, api.failed(line, error), Done(ok=False))
-            return
-        if answered is not None:
-            row, done = answered
-            await self._store(batch, line, api.answered(line, row), done)
-
-    async def _answered(self, batch: Batch, line: Line, body: JsonObject, size: int) -> tuple[bytes, Done] | None:
-        """The answer. None: the batch is stopped before there was a job. What costs nothing to repeat is repeated.
-
-        Raises:
-            ProxyError: the request is wrong, or its job failed.
-        """
-        options = self._options
+        """Have a line answered, and store its row, unless the batch is stopped before there is a job. What costs nothing to repeat is
+        repeated."""
+        options, api = self._options, self._options.apis[batch.endpoint]
         ttl_s = options.settings.window_s + options.settings.file_ttl_s
         record = Record(record_name(line), line.id, ttl_s, keep_failed=True)
         tries, decoded = 0, None
@@ -238,24 +228,29 @@ class BatchRunner:
                     while not (options.room() and options.records.healthy) and not self.draining:  # noqa: ASYNC110
                         await asyncio.sleep(_ROOM_S)
                     if self.draining or (self.stopping and not await self._has_job(line)):
-                        return None
+                        return
                     if decoded is None:
-                        decoded = await options.apis[batch.endpoint].decode(body, size, self._caller, line)
+                        decoded = await api.decode(body, size, self._caller, line)
                     run = await options.backend.start(decoded.request, self._caller, RunOptions(record=record))
                 try:
                     result = await run.result()
                 finally:
                     run.close(delivered=True)
-                answer = await decoded.answer(result)
+                row = api.answered(line, await decoded.answer(result))
+                done = Done(True, result.usage.input_tokens, result.usage.output_tokens)
                 self._pace.answered()
-                return answer, Done(True, result.usage.input_tokens, result.usage.output_tokens)
+                break
             except ProxyError as error:
+                about = {"batch": batch.id, "line": line.number, "code": error.code}
                 if not may_be_repeated(error):
-                    raise
+                    log.info("a line of a batch failed", **about, job=error.job_id)
+                    row, done = api.failed(line, error), Done(ok=False)
+                    break
                 tries += 1
                 pause = self._pace.pause(error, tries)
-                log.info("a line of a batch is tried again", batch=batch.id, line=line.number, code=error.code, s=pause)
+                log.info("a line of a batch is tried again", **about, s=pause)
                 await asyncio.sleep(pause)
+        await self._store(batch, line, row, done)
 
     async def _store(self, batch: Batch, line: Line, row: bytes, done: Done) -> None:
         """Store a row; then the jobs of the line need not be known any more."""
@@ -276,22 +271,38 @@ class BatchRunner:
             return replace(self._with_counts(batch), status=status, finalizing_at=batch.finalizing_at or now)
 
         batch = await self._change(finalizing)
-        output, errors = await _write_files(self._options, batch, self._done)
-        unsent = batch.total > len(self._done)
-        now = self._now()
-        ended = replace(batch, output_file_id=output, error_file_id=errors)
-        if batch.cancelling_at:
-            ended = replace(ended, status="cancelled", cancelled_at=now)
-        elif unsent:
-            ended = replace(ended, status="expired", expired_at=now)
-        else:
-            ended = replace(ended, status="completed", completed_at=now)
-        await self._end(await self._change(lambda batch: batch if batch.ended else ended))
+        options, api, done, owner = self._options, self._options.apis[batch.endpoint], self._done, batch.owner
+        files = {
+            part: FileWriter(options.files, owner, f"file-{options.vault.derived(batch.id, part)}", batch.output_ttl_s)
+            for part in ("output", "error")
+        }
+        async for number, unsent in self._rows(batch):
+            if unsent is None:
+                row: bytes | None = await options.records.row(batch, number)
+            else:
+                row = api.unsent(unsent, cancelled=batch.cancelling_at is not None)
+            if row is not None:
+                ok = api.one_file or (unsent is None and done[number].ok)
+                await files["output" if ok else "error"].write(row + b"\n")
+        status = "cancelled" if batch.cancelling_at else "expired" if batch.total > len(done) else "completed"
+        fields: dict[str, Any] = {"status": status, f"{status}_at": self._now()}
+        for part, file in files.items():
+            if file.size:
+                fields[f"{part}_file_id"] = (await file.finish(f"{batch.id}_{part}.jsonl")).id
+        await self._end(await self._change(lambda found: found if found.ended else replace(batch, **fields)))
 
-
-def _validated(batch: Batch, total: int, now: int) -> Batch:
-    status = batch.status if batch.status != "validating" else "in_progress"
-    return replace(batch, status=status, in_progress_at=now, total=total)
+    async def _rows(self, batch: Batch) -> AsyncIterator[tuple[int, Line | None]]:
+        """The numbers of the lines, with the lines that have no row."""
+        if len(self._done) >= batch.total:
+            for number in sorted(self._done):
+                yield number, None
+            return
+        async for lines in self._options.input_lines(batch):
+            for number, text in lines:
+                if number in self._done:
+                    yield number, None
+                elif text is not None:
+                    yield number, line_of(batch, number, await self._parsed(text))
 
 
 async def _lasting(call: Callable[[], Awaitable[T]]) -> T:
@@ -301,40 +312,3 @@ async def _lasting(call: Callable[[], Awaitable[T]]) -> T:
             return await call()
         except StoreUnavailable:
             await asyncio.sleep(_SYNC_S)
-
-
-async def _write_files(options: BatchOptions, batch: Batch, done: Mapping[int, Done]) -> tuple[str | None, str | None]:
-    """The ids of the files of answers and of errors; None for one without a row."""
-    api, owner, ttl_s = options.apis[batch.endpoint], batch.owner, batch.output_ttl_s
-    writers: list[FileWriter] = []
-    for part in ("output", "error"):
-        id_ = f"file-{options.vault.derived(batch.id, part)}"
-        new = NewFile(owner, f"{batch.id}_{part}.jsonl", "batch_output", ttl_s, id_)
-        writers.append(await options.files.create(new))
-    async with writers[0], writers[1]:
-        async for number, unsent in _rows(options, batch, done):
-            if unsent is None:
-                row: bytes | None = await options.records.row(batch, number)
-            else:
-                row = api.unsent(unsent, cancelled=batch.cancelling_at is not None)
-            if row is not None:
-                ok = api.one_file or (unsent is None and done[number].ok)
-                await writers[0 if ok else 1].write(row + b"\n")
-        written = [(await writer.finish()).id if writer.size else None for writer in writers]
-    return written[0], written[1]
-
-
-async def _rows(
-    options: BatchOptions, batch: Batch, done: Mapping[int, Done]
-) -> AsyncIterator[tuple[int, Line | None]]:
-    """The numbers of the lines, with the lines that have no row."""
-    if len(done) >= batch.total:
-        for number in sorted(done):
-            yield number, None
-        return
-    async for lines in options.input_lines(batch):
-        for number, text in lines:
-            if number in done:
-                yield number, None
-            elif text is not None:
-                yield number, line_of(batch, number, await computed(len(text), partial(options.parse, text)))

@@ -30,7 +30,7 @@ from proxy.api.http.middleware import AsgiHandler
 from proxy.api.http.requests import ApiServices, parse_object, query_number
 from proxy.api.http.responses import json_line, json_response
 from proxy.batches.engine import NewBatch
-from proxy.batches.files import NewFile, computed
+from proxy.batches.files import computed
 from proxy.batches.lines import MAX_ID, Line, LineRequest
 from proxy.batches.records import Batch
 from proxy.errors import BatchConflict, FileNotFound, InvalidRequest, ProxyError, RequestTooLarge
@@ -79,8 +79,7 @@ async def create(request: Request) -> Response:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise InvalidRequest("The body of a batch must not be compressed.", param="Content-Encoding")
     splitter, digest, seen = RequestSplitter(settings.server.max_body_bytes), hashlib.sha256(), set[str]()
-    writer = await services.batches.files.create(NewFile(owner, "requests.jsonl", "batch", settings.batches.file_ttl_s))
-    async with writer:
+    async with services.batches.files.upload(owner, settings.batches.file_ttl_s) as writer:
         async for chunk in request.stream():
             digest.update(chunk)
             for text in await asyncio.to_thread(splitter.feed, chunk) if chunk else ():
@@ -95,7 +94,7 @@ async def create(request: Request) -> Response:
         made = asked(request, services, owner, caller, {"body": digest.hexdigest()})
         batch = await services.batches.repeated(made)
         if batch is None:
-            file = await writer.finish()
+            file = await writer.finish("requests.jsonl")
             batch = await services.batches.create(NewBatch(_PREFIX, MESSAGES, file, total=len(seen)), made)
     return json_response(batch_out(batch))
 

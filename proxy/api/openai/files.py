@@ -13,7 +13,7 @@ from proxy.api.http.requests import query_number
 from proxy.api.http.responses import json_response
 from proxy.api.openai.encode import page_out
 from proxy.api.openai.routes import route
-from proxy.batches.files import NewFile, StoredFile
+from proxy.batches.files import StoredFile
 from proxy.errors import InvalidRequest, RequestTooLarge
 from proxy.inference.request import JsonObject
 from proxy.settings import BatchSettings
@@ -49,8 +49,7 @@ async def upload(request: Request) -> Response:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise InvalidRequest("The body of an upload must not be compressed.", param="Content-Encoding")
     form = Multipart.of(request.headers.get("content-type", ""))
-    writer = await services.batches.files.create(NewFile(owner, "", "batch", settings.max_file_ttl_s))
-    async with writer:
+    async with services.batches.files.upload(owner, settings.max_file_ttl_s) as writer:
         received = 0
         async for chunk in request.stream():
             received += len(chunk)
@@ -62,7 +61,7 @@ async def upload(request: Request) -> Response:
         if fields.get("purpose") != "batch":
             raise InvalidRequest("Invalid `purpose`: expected 'batch'.", param="purpose")
         ttl_s = _ttl(fields, settings)
-        file = await writer.finish(name=form.filename, ttl_s=ttl_s)
+        file = await writer.finish(form.filename, ttl_s)
     return json_response(file_out(file))
 
 

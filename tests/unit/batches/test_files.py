@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.batches import files as module
-from proxy.batches.files import FileStore, NewFile, StoredFile, Vault
+from proxy.batches.files import FileStore, StoredFile, Vault
 from proxy.errors import FileNotFound, RequestTooLarge
 from proxy.settings import BatchSettings
 from proxy.storage import MemoryStore
@@ -32,10 +32,10 @@ async def opened(tmp_path: Path, store: MemoryStore | None = None, **settings: i
 
 
 async def written(files: FileStore, *parts: bytes, ttl_s: int = 3600) -> StoredFile:
-    async with await files.create(NewFile(OWNER, "a.jsonl", "batch", ttl_s)) as writer:
+    async with files.upload(OWNER, ttl_s) as writer:
         for part in parts:
             await writer.write(part)
-        return await writer.finish()
+        return await writer.finish("a.jsonl")
 
 
 @given(content=st.text(alphabet="ab\n\r \u2028\ufeff", max_size=60).map(str.encode), piece=st.integers(1, 20))
@@ -71,11 +71,11 @@ async def test_a_file_expires_and_its_room_is_free_again(tmp_path: Path) -> None
 async def test_files_that_are_written_at_once_share_their_owners_room(tmp_path: Path) -> None:
     store = MemoryStore()
     files, _ = await opened(tmp_path, store, max_key_bytes=10)
-    async with await files.create(NewFile(OWNER, "a.jsonl", "batch", 60)) as one:
+    async with files.upload(OWNER, 60) as one:
         await one.write(b"x" * 8)
         await written(files, b"x" * 8)
         with pytest.raises(RequestTooLarge):
-            await one.finish()
+            await one.finish("a.jsonl")
         assert [file.size for file in await files.all(OWNER)] == [8]
 
 
@@ -83,7 +83,7 @@ async def test_what_was_not_finished_leaves_nothing(tmp_path: Path) -> None:
     store = MemoryStore()
     files, _ = await opened(tmp_path, store)
     with suppress(RuntimeError):
-        async with await files.create(NewFile(OWNER, "a.jsonl", "batch", 60)) as writer:
+        async with files.upload(OWNER, 60) as writer:
             await writer.write(b"x" * 600_000)
             assert len(store) == 1
             raise RuntimeError

@@ -12,13 +12,14 @@ import pytest
 from proxy.access.authentication import Caller
 from proxy.batches import engine, runner
 from proxy.batches.engine import Asked, Batches, NewBatch, running_batches
-from proxy.batches.files import FileStore, NewFile, Vault
+from proxy.batches.files import FileStore, Vault
 from proxy.batches.lines import BatchOptions, Line, LineRequest
 from proxy.batches.records import Batch, BatchRecords
 from proxy.errors import PaidFailure, ProxyError, StoreUnavailable
 from proxy.inference.backend import Report, RunOptions
 from proxy.inference.request import JsonObject, Request
 from proxy.inference.result import Choice, Result, Usage
+from proxy.metrics import Metrics
 from proxy.settings import BatchSettings
 from proxy.storage import MemoryStore
 from proxy.storage.cipher import Cipher
@@ -137,16 +138,6 @@ class Api:
         return None
 
 
-class Metrics:
-    def batches_running(self, count: Any) -> None: ...
-
-    def batch_line(self, *, ok: bool) -> None: ...
-
-    def batch_ended(self, status: str) -> None: ...
-
-    def batch_taken_over(self) -> None: ...
-
-
 def options_of(replica: Replica, upstream: Upstream, folder: Path) -> BatchOptions:
     settings, vault = BatchSettings(), Vault(Cipher(None, folder / "secret.key"))
 
@@ -170,11 +161,11 @@ def options_of(replica: Replica, upstream: Upstream, folder: Path) -> BatchOptio
 
 async def begin(batches: Batches) -> Batch:
     await batches.open()
-    async with await batches.files.create(NewFile(OWNER, "a.jsonl", "batch", 3600)) as writer:
+    async with batches.files.upload(OWNER, 3600) as writer:
         for number in range(LINES):
             line = {"custom_id": f"c{number}", "method": "POST", "url": "/", "body": {}}
             await writer.write(json.dumps(line).encode() + b"\n")
-        file = await writer.finish()
+        file = await writer.finish("a.jsonl")
     return await batches.create(NewBatch("batch_", "/", file), Asked(OWNER, CALLER, "", None, False, 60))
 
 
@@ -200,9 +191,9 @@ async def test_a_replica_dies_while_it_makes_a_batch(tmp_path: Path, writes: int
     options = options_of(first, upstream, tmp_path)
     await options.vault.open()
     batches = Batches(options, Metrics())
-    async with await batches.files.create(NewFile(OWNER, "a.jsonl", "batch", 3600)) as writer:
+    async with batches.files.upload(OWNER, 3600) as writer:
         await writer.write(b'{"custom_id": "c0", "method": "POST", "url": "/", "body": {}}')
-        file = await writer.finish()
+        file = await writer.finish("a.jsonl")
     asked = Asked(OWNER, CALLER, "", "a key", False, 60)
     first._left = first.writes + writes
     making = asyncio.create_task(batches.create(NewBatch("batch_", "/", file), asked))
