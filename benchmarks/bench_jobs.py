@@ -191,7 +191,7 @@ async def webhooks(url: str, measured: Measured) -> AsyncIterator[Run]:
             options = WebhookOptions(receiver_url, name=str(uuid.uuid4()))
             async with Webhooks(jobs, client, options) as hooks:
                 holder.append(hooks)
-                await hooks.subscribed()
+                await hooks.subscribed.wait()
                 yield runs(jobs, client)
 
 

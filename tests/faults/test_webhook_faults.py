@@ -63,7 +63,7 @@ async def subscribed(
         ):
             inbox.hooks = Webhooks(running.jobs, running.client, WebhookOptions(f"{url}/hook", name="test"))
             async with inbox.hooks as hooks:
-                await hooks.subscribed()
+                await hooks.subscribed.wait()
                 yield running, inbox, sandbox
 
 
@@ -203,10 +203,10 @@ async def test_the_subscription_is_archived_at_the_end_and_what_a_crash_left_beh
         options = WebhookOptions("http://127.0.0.1:9/hook", name="test")
         crashed = Webhooks(running.jobs, running.client, options)
         await crashed.__aenter__()
-        await crashed.subscribed()
+        await crashed.subscribed.wait()
         [left] = await running.client.list_webhooks()
         async with Webhooks(running.jobs, running.client, options) as hooks:
-            await hooks.subscribed()
+            await hooks.subscribed.wait()
             active = [hook for hook in await running.client.list_webhooks() if hook.status != "archived"]
             assert len(active) == 1
             assert active[0].id != left.id
@@ -218,7 +218,7 @@ async def test_a_subscription_that_was_archived_by_someone_else_is_made_again() 
     async with serve_sandbox() as sandbox, engine(sandbox.url) as running:
         options = WebhookOptions("http://127.0.0.1:9/hook", name="test", check_every=0.05)
         async with Webhooks(running.jobs, running.client, options) as hooks:
-            await hooks.subscribed()
+            await hooks.subscribed.wait()
             [first] = await running.client.list_webhooks()
             await running.client.archive_webhook(first.id)
 

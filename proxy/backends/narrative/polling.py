@@ -40,8 +40,6 @@ _PAGE_BYTES: Final = 256 * 1024
 _STALE: Final = 300.0
 """Seconds without a read of a list after which its cursor means nothing any more."""
 _MOST_OWED: Final = 1_000
-_MOST_FAILURES: Final = 3
-"""Reads of a list in a row that fail, after which it is not relied on."""
 _QUICK: Final = 0.1
 """Usual duration, in seconds, up to which each job is read once as soon as it is submitted."""
 _LATEST_FIRST_READ: Final = 0.3
@@ -143,12 +141,16 @@ class ListCursor:
         self.state = state
         self.running = False
         self.reads = self.failures = 0  # answered ones, other replicas' among them; and failed ones in a row
-        self.hopeless = False  # so many reads in a row failed that it is not to be relied on
         self.started = self._read_at = -math.inf
         self.known: Collection[str] = frozenset()  # ids of the jobs that the last read showed
         self._seen: set[str] = set()
         self._record_bytes = self._expected = 0.0
         self._pages_left = 0
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many reads in a row failed that it is not to be relied on."""
+        return self.failures >= 3
 
     def due(self, gap: float) -> float:
         """Loop time of the next read when reads are `gap` seconds apart, more after failures."""
@@ -192,7 +194,6 @@ class ListCursor:
     def failed(self) -> None:
         """A read failed."""
         self.failures += 1
-        self.hopeless = self.failures >= _MOST_FAILURES
 
     def misses(self, ids: Collection[str]) -> bool:
         """Whether a page, or another replica's read, that showed these jobs leaves a gap after what is known here."""
@@ -202,7 +203,7 @@ class ListCursor:
         """A read, here or by another replica, showed these jobs."""
         self.known, self._read_at = ids, now
         self.reads += 1
-        self.failures, self.hopeless = 0, False
+        self.failures = 0
 
     def _fitting(self, wanted: int, most_bytes: int) -> int:
         fitting = int(most_bytes / self._record_bytes) if self._record_bytes else wanted
@@ -328,10 +329,8 @@ class Table:
         self.sources["webhook"].settle(now)
         changed = []
         for name, source in self.sources.items():
-            reliable = source.reliable
-            if name == "list":
-                for cursor in self.lists.values():
-                    reliable &= not cursor.hopeless
+            hopeless = name == "list" and any(cursor.hopeless for cursor in self.lists.values())
+            reliable = source.reliable and not hopeless
             if reliable != self.reliable[name]:
                 self.reliable[name] = reliable
                 changed.append((name, reliable))
@@ -383,7 +382,18 @@ def next_polls(table: Table, now: float, budget: ReadBudget) -> Polls:
     shares = table.shares(now, budget.rate)
     table.often = bool(shares) and shares is not _NOW_AND_THEN
     if shares and table.reads_lists and (table.jobs or (table.leads and table.members > 1)):
-        _poll_lists(table, shares, now, budget, polls)
+        # Lists are read less often when all jobs are old, unless for other replicas' jobs.
+        longest = gap_at(now - table.newest) if table.members == 1 else 0.0
+        stretch = max(1.0, longest * budget.rate * shares[JobState.COMPLETED])
+        for state, share in shares.items():
+            cursor, gap = table.lists[state], stretch / (budget.rate * share)
+            at = math.inf if cursor.running else max(cursor.due(gap), budget.ready_at(now))
+            if at <= now:
+                cursor.start(now, gap)
+                budget.take(now)
+                polls.lists.append(cursor)
+            else:
+                polls.again_at = min(polls.again_at, at)
     if table.jobs:
         _poll_jobs(table, shares, now, budget, polls)
     return polls
@@ -392,21 +402,6 @@ def next_polls(table: Table, now: float, budget: ReadBudget) -> Polls:
 def gap_at(age: float) -> float:
     """Seconds between two reads that show the end of a job of that age within 2 % of it, or 150 ms."""
     return min(max(0.11, 0.015 * age), 2.0)
-
-
-def _poll_lists(table: Table, shares: Shares, now: float, budget: ReadBudget, polls: Polls) -> None:
-    """Add the lists that are due. They are read less often when all jobs are old, unless for other replicas' jobs."""
-    longest = gap_at(now - table.newest) if table.members == 1 else 0.0
-    stretch = max(1.0, longest * budget.rate * shares[JobState.COMPLETED])
-    for state, share in shares.items():
-        cursor, gap = table.lists[state], stretch / (budget.rate * share)
-        at = math.inf if cursor.running else max(cursor.due(gap), budget.ready_at(now))
-        if at <= now:
-            cursor.start(now, gap)
-            budget.take(now)
-            polls.lists.append(cursor)
-        else:
-            polls.again_at = min(polls.again_at, at)
 
 
 def _poll_jobs(table: Table, shares: Shares, now: float, budget: ReadBudget, polls: Polls) -> None:

@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import uuid4, uuid5
 from weakref import WeakValueDictionary
 
@@ -128,14 +128,6 @@ def _text(slot: Slot) -> str:
 # ---------------------------------------------------------------- looking for a job whose submission was not answered
 
 
-class Scan(NamedTuple):
-    """What one reading of the list showed: ids of jobs by their tags (the oldest, should Narrative have taken a submission twice), and
-    whether a job that is not among them is surely not there."""
-
-    tagged: dict[str, str]
-    conclusive: bool
-
-
 class TagLookup:
     """Reads one account's list of jobs in one data plane, once for all who wait for it. `known` jobs are other submissions'."""
 
@@ -145,55 +137,50 @@ class TagLookup:
         self._known = known
         self._since, self._deadline = math.inf, -math.inf
         self._reading = asyncio.Lock()
-        self._next: asyncio.Task[Scan] | None = None
+        self._next: asyncio.Task[tuple[dict[str, str], bool]] | None = None
 
-    async def scan(self, since: float, deadline: float) -> Scan:
-        """A reading that starts after this call and reaches back to `since` (our clock, seconds since 1970).
+    async def scan(self, since: float, deadline: float) -> tuple[dict[str, str], bool]:
+        """What a reading shows that starts after this call and reaches back to `since` (our clock, seconds since 1970).
 
-        Raises ProxyError: the list could not be read until `deadline` (loop time).
+        Returns ids of jobs by their tags (the oldest, should Narrative have taken a submission twice), and whether a job that is not among
+        them is surely not there. Raises ProxyError: the list could not be read until `deadline` (loop time).
         """
         self._since, self._deadline = min(self._since, since), max(self._deadline, deadline)
         if self._next is None:
-            self._next = asyncio.create_task(self._read_next())
+            self._next = asyncio.create_task(self._read())
         return await asyncio.shield(self._next)
 
-    async def _read_next(self) -> Scan:
-        async with self._reading:
-            since, deadline = self._since, self._deadline
-            self._since, self._deadline, self._next = math.inf, -math.inf, None
-            return await self._read(since, deadline)
-
-    async def _read(self, since: float, deadline: float) -> Scan:
-        ahead = self._client.clock_ahead
-        oldest = since - _SLACK_WITHOUT_DATE if ahead is None else since + ahead - _SLACK
+    async def _read(self) -> tuple[dict[str, str], bool]:
         tagged: dict[str, str] = {}
         opaque: set[str] = set()  # jobs of the time in question whose tags the list does not show
-        covered = False
-        for number in range(_MOST_PAGES):
-            page = await self._client.list_jobs(
-                type="model_inference",
-                data_plane_id=self._data_plane_id,
-                per_page=_PER_PAGE,
-                offset=number * _PER_PAGE or None,
-                order_by="created_at_desc",
-                deadline=deadline,
-            )
-            for record in page.records:
-                if record.name is None:
-                    return Scan(tagged, conclusive=False)  # a record that cannot be read could be the one
-                if tags := record.tags:
-                    tagged.update(dict.fromkeys(tags, record.name))
-                elif record.name not in self._known and not _older(record, oldest):
-                    opaque.add(record.name)
-            covered = len(page.records) < _PER_PAGE or _older(page.records[-1], oldest)
-            if covered:
-                break
-        for job_id in list(opaque)[:_MOST_OPAQUE]:  # lists may leave out what the job itself shows
-            job = await self._client.get_job(job_id, deadline=deadline)
-            if job.tags:
-                opaque.discard(job_id)
-                tagged.update(dict.fromkeys(job.tags, job_id))
-        return Scan(tagged, covered and not opaque)
+        async with self._reading:
+            since, deadline, ahead = self._since, self._deadline, self._client.clock_ahead
+            self._since, self._deadline, self._next = math.inf, -math.inf, None
+            oldest = since - _SLACK_WITHOUT_DATE if ahead is None else since + ahead - _SLACK
+            for number in range(_MOST_PAGES):
+                page = await self._client.list_jobs(
+                    type="model_inference",
+                    data_plane_id=self._data_plane_id,
+                    per_page=_PER_PAGE,
+                    offset=number * _PER_PAGE or None,
+                    order_by="created_at_desc",
+                    deadline=deadline,
+                )
+                for record in page.records:
+                    if record.name is None:
+                        return tagged, False  # a record that cannot be read could be the one
+                    if tags := record.tags:
+                        tagged.update(dict.fromkeys(tags, record.name))
+                    elif record.name not in self._known and not _older(record, oldest):
+                        opaque.add(record.name)
+                if covered := len(page.records) < _PER_PAGE or _older(page.records[-1], oldest):
+                    break
+            for job_id in list(opaque)[:_MOST_OPAQUE]:  # lists may leave out what the job itself shows
+                job = await self._client.get_job(job_id, deadline=deadline)
+                if job.tags:
+                    opaque.discard(job_id)
+                    tagged.update(dict.fromkeys(job.tags, job_id))
+        return tagged, covered and not opaque
 
 
 def _older(record: JobRecord, than: float) -> bool:
@@ -313,12 +300,12 @@ class Submitter:
                 raise Overloaded("The server is shutting down.", retry_after=DEFAULT_RETRY_AFTER)
             number += 1
             since, sent = time.time(), loop.time()
-
-            def given_up() -> bool:
-                return pending.client_left or self.stopped or loop.time() >= pending.retry_until
-
             try:
-                job = await pending.client.enqueue(request, deadline=pending.deadline, abandoned=given_up)
+                job = await pending.client.enqueue(
+                    request,
+                    deadline=pending.deadline,
+                    abandoned=lambda: pending.client_left or self.stopped or loop.time() >= pending.retry_until,
+                )
                 return job, sent
             except UpstreamError as error:
                 if error.code != UNKNOWN_OUTCOME:
@@ -331,21 +318,18 @@ class Submitter:
         tag = next((tag for tag in request.tags if tag.startswith(TAG_PREFIX)), None)
         if tag is None:
             return False
-        key = pending.client.account, request.data_plane_id
-        lookup = self._lookups.get(key)
-        if lookup is None:
-            lookup = self._lookups[key] = TagLookup(pending.client, request.data_plane_id, self._known)
+        client, plane = pending.client, request.data_plane_id
+        lookup = self._lookups.setdefault((client.account, plane), TagLookup(client, plane, self._known))
         absent, loop = False, asyncio.get_running_loop()
         for pause in self._options.lookups:
             if loop.time() + pause >= pending.deadline:
                 return False
             await asyncio.sleep(pause)
             try:
-                scan = await lookup.scan(since, pending.deadline)
+                tagged, absent = await lookup.scan(since, pending.deadline)
             except ProxyError:
                 absent = False
                 continue
-            if tag in scan.tagged:
-                return scan.tagged[tag]
-            absent = scan.conclusive
+            if tag in tagged:
+                return tagged[tag]
         return absent

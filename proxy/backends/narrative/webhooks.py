@@ -85,7 +85,8 @@ class Webhooks:
         self._store = MemoryStore() if store is None else store
         self._url = str(URL(options.url).update_query({_TOKEN_PARAM: options.token}))
         self._webhook: Webhook | None = None
-        self._subscribed = asyncio.Event()
+        self.subscribed = asyncio.Event()
+        """Set while there is a subscription."""
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -100,31 +101,12 @@ class Webhooks:
         await self._archive()
         await self._store.leave(_ROLE)
 
-    async def subscribed(self) -> None:
-        """Wait until there is a subscription."""
-        await self._subscribed.wait()
-
-    async def handle(self, request: Request) -> Response:
-        """`POST` of a delivery: 204, or 4xx for one that is forged, too large or unreadable. A forged one's body is not read."""
-        token = request.query_params.get(_TOKEN_PARAM)
-        if not self._is_genuine(request.headers, token):
-            return Response(status_code=401)
-        body = bytearray()
-        try:
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    return Response(status_code=413)
-        except ClientDisconnect:
-            return Response(status_code=400)
-        return Response(status_code=self.deliver(request.headers, token, bytes(body)))
-
     def deliver(self, headers: Mapping[str, str], token: str | None, body: bytes) -> int:
         """Take a delivery: the headers of its request with names in lower case, the `token` query parameter, and the body.
 
         Returns the HTTP status to answer: 204, 401 for one that is forged, 400 for one that cannot be read.
         """
-        if not self._is_genuine(headers, token):
+        if not self.is_genuine(headers, token):
             return 401
         try:
             record = decoded(_DELIVERY, body).data
@@ -134,7 +116,7 @@ class Webhooks:
             self._jobs.deliver(record)
         return 204
 
-    def _is_genuine(self, headers: Mapping[str, str], token: str | None) -> bool:
+    def is_genuine(self, headers: Mapping[str, str], token: str | None) -> bool:
         """Whether a request carries the token in its URL, or the subscription's secret in a header."""
         secret = self._webhook.secret if self._webhook else None
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
@@ -148,7 +130,7 @@ class Webhooks:
         while True:
             membership = await self._store.join(_ROLE)
             # While the shared store is away, the last leader goes on; otherwise all would subscribe, each in place of the others.
-            leads = membership.leads if self._store.healthy else self._subscribed.is_set()
+            leads = membership.leads if self._store.healthy else self.subscribed.is_set()
             try:
                 if not leads:
                     await self._archive()
@@ -178,11 +160,11 @@ class Webhooks:
         name, states = self._options.name, tuple([state.value for state in STATES])
         request = WebhookRequest(url=self._url, name=name, job_types=("model_inference",), states=states)
         self._webhook = await self._client.create_webhook(request)
-        self._subscribed.set()
+        self.subscribed.set()
 
     async def _archive(self) -> None:
         webhook, self._webhook = self._webhook, None
-        self._subscribed.clear()
+        self.subscribed.clear()
         if webhook is not None:
             try:
                 async with asyncio.timeout(_ARCHIVE_TIMEOUT):
@@ -192,11 +174,25 @@ class Webhooks:
 
 
 async def take_delivery(request: Request) -> Response:
-    """The route of deliveries. Raises UnknownUrl while webhooks are not configured."""
+    """`POST` of a delivery: 204, or 4xx for one that is forged, too large or unreadable. A forged one's body is not read.
+
+    Raises UnknownUrl while webhooks are not configured.
+    """
     webhooks: Webhooks | None = request.app.state.webhooks
     if webhooks is None:
         raise UnknownUrl("This server has not subscribed to webhooks.")
-    return await webhooks.handle(request)
+    token = request.query_params.get(_TOKEN_PARAM)
+    if not webhooks.is_genuine(request.headers, token):
+        return Response(status_code=401)
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                return Response(status_code=413)
+    except ClientDisconnect:
+        return Response(status_code=400)
+    return Response(status_code=webhooks.deliver(request.headers, token, bytes(body)))
 
 
 def _same(shown: str | None, expected: str | None) -> bool:

@@ -175,7 +175,7 @@ async def test_all_who_look_at_the_same_time_share_one_reading() -> None:
     others = [asyncio.create_task(lookup.scan(time.time(), deadline)) for _ in range(199)]
     await suspended(*others)
     go_on.set()
-    assert all(scan.conclusive for scan in await asyncio.gather(first, *others))
+    assert all(conclusive for _, conclusive in await asyncio.gather(first, *others))
     assert client.pages == 2, "one that had begun, and one for all who looked since"
 
 
