@@ -44,7 +44,15 @@ def describe(shape: Shape, depth: int = _DEPTH, room: int = _ROOM) -> str:
         depth: levels of nesting described.
         room: about how many characters are wanted; a longer description may be incomplete.
     """
-    text = _described(shape, depth, room)
+    if shape.options:
+        text = alternatives(shape.options, depth, room)
+    elif shape.values is not None:
+        values = [quoted(value, 40) for value in shape.values[:_MAX_VALUES]]
+        text = " | ".join(values + ["…"] * (len(shape.values) > _MAX_VALUES)) or "nothing"
+    elif shape.types == ALL_TYPES:
+        text = " | ".join(part for name in TYPES if (part := _typed(shape, name, depth, room)) != name) or "any"
+    else:
+        text = " | ".join(_typed(shape, name, depth, room) for name in TYPES if name in shape.types) or "nothing"
     if shape.title and shape.types == {"object"} and depth:
         text = f"{cut(shape.title, 60)} {text}".removesuffix(" object")
     if depth == _DEPTH or shape.values is not None:
@@ -53,18 +61,6 @@ def describe(shape: Shape, depth: int = _DEPTH, room: int = _ROOM) -> str:
         ]
         text = f"{text} ({'; '.join(asides)})" if asides else text
     return text
-
-
-def _described(shape: Shape, depth: int, room: int) -> str:
-    if shape.options:
-        return alternatives(shape.options, depth, room)
-    if shape.values is not None:
-        shown = " | ".join(quoted(value, 40) for value in shape.values[:_MAX_VALUES])
-        return shown + (" | …" if len(shape.values) > _MAX_VALUES else "") if shape.values else "nothing"
-    if shape.types == ALL_TYPES:
-        parts = [text for name in TYPES if (text := _typed(shape, name, depth, room)) != name]
-        return " | ".join(parts) or "any"
-    return " | ".join(_typed(shape, name, depth, room) for name in TYPES if name in shape.types) or "nothing"
 
 
 def _typed(shape: Shape, name: JsonType, depth: int, room: int) -> str:
@@ -85,25 +81,20 @@ def _typed(shape: Shape, name: JsonType, depth: int, room: int) -> str:
 def _object(objects: Objects, depth: int, room: int) -> str:
     names = list(dict.fromkeys((*objects.properties, *objects.required)))
     names = [name for name in names if not objects.at(name).empty]
-    if not depth or not (names or objects.others):
+    others = None if objects.others is None or objects.others.empty else objects.others
+    if not names and others is not None and depth:
+        return f"{{[name]: {describe(others, depth - 1, room)}}}"
+    if not names or not depth:
         return "object"
-    if not names:
-        if objects.others is None or objects.others.empty:
-            return "object"
-        return f"{{[name]: {describe(objects.others, depth - 1, room)}}}"
     parts: list[str] = []
     for name in names[:_MAX_NAMES]:
         if room <= 0:
             break
-        parts.append(_property(objects, name, depth, room))
+        key = (name if name.isidentifier() else quoted(name)) + ("" if name in objects.required else "?")
+        value = describe(objects.at(name), depth - 1, room)
+        parts.append(key if value == "any" else f"{key}: {value}")
         room -= len(parts[-1]) + 2
     return "{" + ", ".join(parts + ["…"] * (len(names) > len(parts))) + "}"
-
-
-def _property(objects: Objects, name: str, depth: int, room: int) -> str:
-    key = name if name.isidentifier() else quoted(name)
-    value = describe(objects.at(name), depth - 1, room)
-    return f"{key}{'' if name in objects.required else '?'}" + (f": {value}" if value != "any" else "")
 
 
 def bounds_texts(bounds: Bounds, kind: JsonType) -> list[str]:

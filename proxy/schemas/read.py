@@ -72,13 +72,6 @@ class Reader:
         if expansion.levels <= 0:
             types = ALL_TYPES if "$ref" in keywords else types_of(keywords)
             return with_note(Shape(types=types), "What is nested here is not described.")
-        shape = self._own(schema, keywords, expansion)
-        for other in self._in_place(schema, keywords, expansion):
-            shape = intersect(shape, other, self.memo)
-        return shape
-
-    def _own(self, schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Shape:
-        """What the keywords say that need no other schema in place."""
         inside = Expansion(expansion.levels - 1, expansion.recursions, expansion.references)
         parts = _Parts(lambda member: self.read(member, inside), self.memo)
         bounds = bounds_from(keywords)
@@ -96,6 +89,8 @@ class Reader:
             if values is not None:
                 self.memo.spend(len(values) // 8)
                 shape = intersect(shape, of_values(values), self.memo)
+        for other in self._in_place(schema, keywords, expansion):
+            shape = intersect(shape, other, self.memo)
         return shape
 
     def _in_place(self, schema: JsonObject, keywords: JsonObject, expansion: Expansion) -> Iterator[Shape]:
@@ -151,12 +146,6 @@ class Reader:
             known = self._outlines[id(schema)] = self.read(schema, Expansion(levels=1, recursions=MAX_LEVELS))
         return known
 
-    def _opened(self, target: JsonObject, reference: str) -> Shape:
-        """Where a reference is not followed: any value of the types that it allows, and a note."""
-        name = cut(_text(target, "title") or reference.rstrip("/#").rpartition("/")[2] or "value", 60)
-        shape = Shape(types=self.outline(target).types, title=_text(target, "title") or name)
-        return with_note(shape, f"A nested {name}, of the form given above.")
-
     def _named(self, reference: str, target: Json, expansion: Expansion) -> Shape:
         """The shape of the schema that a reference names; the same one with the same expansion is read once."""
         if isinstance(target, bool):
@@ -166,8 +155,11 @@ class Reader:
             recursions -= 1
         elif references is not None:
             references -= 1
-        if recursions < 0 or references == -1:
-            return self._opened(target, reference)
+        if recursions < 0 or references == -1:  # not followed: any value of its types
+            title = _text(target, "title")
+            name = cut(title or reference.rstrip("/#").rpartition("/")[2] or "value", 60)
+            shape = Shape(types=self.outline(target).types, title=title or name)
+            return with_note(shape, f"A nested {name}, of the form given above.")
         known = self._known.get((id(target), recursions, references))
         if known and known[1] < expansion.levels:
             self._lowest = min(self._lowest, expansion.levels - known[1])
@@ -295,7 +287,11 @@ class _Parts:
 
     def _others(self, keywords: JsonObject, own: dict[str, Shape]) -> Shape | None:
         """The shape of properties that are not declared by name; None: any. Adds what every property must be to the declared ones."""
-        rest = keywords.get("additionalProperties", self._unevaluated(keywords))
+        rest = keywords.get("unevaluatedProperties", True)
+        if rest is not True and keywords.keys() & _DECLARING:
+            self.notes.append("No properties but those described.")
+            rest = True
+        rest = keywords.get("additionalProperties", rest)
         shape = None if rest is True else self.read(rest)
         by_pattern = {source: self.read(member) for source, member in keywords.get("patternProperties", {}).items()}
         universal = [by_pattern.pop(source) for source in tuple(by_pattern) if source in _UNIVERSAL]
@@ -309,14 +305,6 @@ class _Parts:
         if universal or shape is None:
             return shape  # what a pattern asks for in addition is a note
         return _without_texts(union([*by_pattern.values(), shape], self.memo))
-
-    def _unevaluated(self, keywords: JsonObject) -> Json:
-        """`unevaluatedProperties`: as `additionalProperties` where only this schema declares properties, otherwise a note."""
-        rest = keywords.get("unevaluatedProperties", True)
-        if rest is True or not keywords.keys() & _DECLARING:
-            return rest
-        self.notes.append("No properties but those described.")
-        return True
 
     def _with_names(self, schema: Json, shape: Objects) -> Objects:
         """`propertyNames`: where it lists the names, they are the properties; otherwise a note."""

@@ -34,10 +34,6 @@ _MAX_LCM = 2**53
 _LOWEST, _HIGHEST = (-math.inf, False), (math.inf, True)
 
 
-def _common_patterns(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...] | None:
-    return tuple(source for source in one if source in other) or None
-
-
 def _multiple(one: int | float, other: int | float) -> int | float:
     """The least common multiple of integers, else one of the two."""
     if one != other and isinstance(one, int) and isinstance(other, int) and math.lcm(one, other) <= _MAX_LCM:
@@ -55,7 +51,11 @@ def _divisor(one: int | float, other: int | float) -> int | float | None:
 BOUNDS: Mapping[str, tuple[JsonType, Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = {
     "minLength": ("string", max, min),
     "maxLength": ("string", min, max),
-    "pattern": ("string", lambda one, other: tuple(dict.fromkeys((*one, *other))), _common_patterns),
+    "pattern": (
+        "string",
+        lambda one, other: tuple(dict.fromkeys((*one, *other))),
+        lambda one, other: tuple(source for source in one if source in other) or None,
+    ),
     "format": ("string", lambda one, _: one, lambda one, other: one if one == other else None),
     "integer": ("number", and_, and_),
     "minimum": ("number", max, min),
@@ -71,14 +71,6 @@ BOUNDS: Mapping[str, tuple[JsonType, Callable[[Any, Any], Any], Callable[[Any, A
 def bounds_of(shape: "Shape", kind: JsonType) -> Bounds:
     """The bounds that are about one type."""
     return {keyword: bound for keyword, bound in shape.bounds.items() if BOUNDS[keyword][0] == kind}
-
-
-def _tighter(one: Bounds, other: Bounds) -> Bounds:
-    """The bounds that say what both say."""
-    if not one or not other or one is other:
-        return one or other
-    both = one.keys() & other.keys()
-    return {**one, **other, **{keyword: BOUNDS[keyword][1](one[keyword], other[keyword]) for keyword in both}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +198,20 @@ def intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
 
 
 def _intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
+    values = other.values if one.values is None else one.values
+    if one.values is not None and other.values is not None:
+        shorter, longer = sorted((one.values, other.values), key=len)
+        known = memo.identities(longer)
+        memo.identities(shorter)
+        values = tuple(value for value in shorter if identity(value) in known)
+    bounds = {**one.bounds, **other.bounds}
+    for keyword in one.bounds.keys() & other.bounds.keys():
+        bounds[keyword] = BOUNDS[keyword][1](one.bounds[keyword], other.bounds[keyword])
     return normalized(
         Shape(
             types=one.types & other.types,
-            values=_values(one, other, memo),
-            bounds=_tighter(one.bounds, other.bounds),
+            values=values,
+            bounds=bounds,
             items=_both(one.items, other.items, memo),
             objects=_objects(one.objects, other.objects, memo),
             options=_options(one.options, other.options, memo),
@@ -225,15 +226,6 @@ def _texts(one: str | None, other: str | None) -> str | None:
     if not one or not other or other in one:
         return one or other
     return other if one in other else f"{one}\n{other}"
-
-
-def _values(one: Shape, other: Shape, memo: Memo) -> tuple[Json, ...] | None:
-    if one.values is None or other.values is None:
-        return other.values if one.values is None else one.values
-    shorter, longer = (one.values, other.values) if len(one.values) <= len(other.values) else (other.values, one.values)
-    known = memo.identities(longer)
-    memo.identities(shorter)
-    return tuple(value for value in shorter if identity(value) in known)
 
 
 def _objects(one: Objects, other: Objects, memo: Memo) -> Objects:

@@ -85,7 +85,14 @@ def unite(one: Shape, other: Shape, memo: Memo) -> Shape:
 
 def _unite(one: Shape, other: Shape, memo: Memo) -> Shape:
     if one.open or other.open or ANYTHING in (one, other):
-        return _anything(one, other, memo)
+        # What they say of properties is kept, each of which may be anything.
+        one, other = (memo.apply(_outlined, shape, ANYTHING) for shape in (one, other))
+        members = dict(one.objects.properties)
+        for name, member in other.objects.properties.items():
+            members[name] = unite(members[name], member, memo) if name in members else member
+        memo.spend(len(members) // 8)
+        shape = Shape(objects=Objects(members) if members else ANYTHING.objects, open=True)
+        return _with_texts(shape, (one, other))
     one, other = _without_options(one, memo), _without_options(other, memo)
     one, other = _as_list_beside(one, other), _as_list_beside(other, one)
     if one.values is not None and other.values is not None:
@@ -108,17 +115,6 @@ def _with_texts(shape: Shape, sources: Sequence[Shape]) -> Shape:
         description=description or None,
         notes=tuple(notes[:_MAX_NOTES]),
     )
-
-
-def _anything(one: Shape, other: Shape, memo: Memo) -> Shape:
-    """Where one of the two accepts anything, so does their union. What they say of properties is kept, each of which may be anything."""
-    one, other = (memo.apply(_outlined, shape, ANYTHING) for shape in (one, other))
-    members = dict(one.objects.properties)
-    for name, member in other.objects.properties.items():
-        members[name] = unite(members[name], member, memo) if name in members else member
-    memo.spend(len(members) // 8)
-    shape = Shape(objects=Objects(members) if members else ANYTHING.objects, open=True)
-    return _with_texts(shape, (one, other))
 
 
 def _outlined(shape: Shape, anything: Shape, memo: Memo) -> Shape:

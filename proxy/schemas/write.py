@@ -174,7 +174,14 @@ class Writer:
             if not objects.at(name).empty:
                 alias = self._sent_name(name)
                 member = self._inner(objects.at(name), draft)
-                written[alias] = member if alias == name else self._with_name(member, name, draft)
+                if alias != name:
+                    text = f"Named {quoted(name, 120)}."
+                    described = f"{member['description']}\n{text}" if "description" in member else text
+                    is_json_text = id(member) in self.json_texts
+                    member = {**member, "description": described}
+                    self.json_texts.update({id(member): member} if is_json_text else {})
+                    draft.size += 20 + len(json_bytes(text))
+                written[alias] = member
         forbidden = [name for name in declared if objects.at(name).empty]
         if forbidden and not closed:
             draft.notes.append(f"Without {names(forbidden)}.")
@@ -204,16 +211,6 @@ class Writer:
             self._sent[name] = alias
             self.aliases[alias] = name
         return self._sent[name]
-
-    def _with_name(self, schema: JsonObject, name: str, draft: Written) -> JsonObject:
-        """A property's schema with the name that the client gave it."""
-        text = f"Named {quoted(name, 120)}."
-        description = f"{schema['description']}\n{text}" if "description" in schema else text
-        named = {**schema, "description": description}
-        if id(schema) in self.json_texts:
-            self.json_texts[id(named)] = named
-        draft.size += 20 + len(json_bytes(text))
-        return named
 
     def _closed(self, shape: Shape, draft: Written) -> None:
         """An object without declared properties could only be empty, so it is asked for as JSON text, as is any value."""
