@@ -11,7 +11,6 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final, Generic, Self, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -210,7 +209,12 @@ class NarrativeClient:
 
     async def get_job(self, job_id: str, *, deadline: float | None = None) -> Job:
         """`GET /jobs/{job_id}`. Raises UpstreamError `narrative_job_lost` when Narrative does not know it."""
-        path, parse = f"/jobs/{quote(job_id, safe='')}", partial(_parse_job, job_id)
+
+        def parse(body: bytes) -> Job | None:
+            job = parse_record(body).job()
+            return job if job is not None and job.id.casefold() == job_id.casefold() else None
+
+        path = f"/jobs/{quote(job_id, safe='')}"
         return await self._call(Call(Operation.READ_JOB, "GET", path, parse, job_id=job_id), deadline)
 
     async def wait_for(self, job: Job, *, timeout: float = 60.0) -> Job:  # noqa: ASYNC109  the deadline of many reads
@@ -356,11 +360,6 @@ async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes | No
     except (aiohttp.ClientError, OSError):
         return None
     return bytes(body)
-
-
-def _parse_job(job_id: str, body: bytes) -> Job | None:
-    job = parse_record(body).job()
-    return job if job is not None and job.id.casefold() == job_id.casefold() else None
 
 
 def _webhook_path(webhook_id: str) -> str:

@@ -8,7 +8,7 @@ cost other clients the structure of theirs. Only a refusal of tool blocks in the
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final
@@ -24,8 +24,6 @@ from proxy.inference.jsontext import dump_json
 from proxy.inference.request import Request
 
 _MAX_REMEMBERED: Final = 4_096
-_IN_EVERY_PATH: Final = frozenset({"description", "items", "properties", "required", "schema", "type"})
-"""Keywords in the path of every error in an output schema, which tell nothing."""
 
 
 def simpler(form: Form, parts: Mapping[str, Any], cause: Cause, text: str) -> Form | None:
@@ -40,22 +38,16 @@ def simpler(form: Form, parts: Mapping[str, Any], cause: Cause, text: str) -> Fo
         return form | {HISTORY}
     if cause is not Cause.INVALID_SCHEMA or form >= parts.keys():
         return None
-    # When the first guess was wrong, all are simplified.
-    return form.union(_suspects(parts, text) if form <= {HISTORY} else parts)
-
-
-def _suspects(parts: Mapping[str, Any], text: str) -> Iterable[str]:
-    """The parts that a refusal is about: those it names, else those that use a keyword or property it names, else all."""
+    if not form <= {HISTORY}:  # the first guess was wrong
+        return form.union(parts)
+    # It is about the parts that it names, else those that use a keyword or property that it names, else all.
     words = set(re.findall(r"[A-Za-z0-9_-]+", text))
     if re.search(r"\breg(ex|ular expression)", text, re.IGNORECASE):
         words.add("pattern")
-    using = [name for name, schema in parts.items() if not _keys(schema).isdisjoint(words - _IN_EVERY_PATH)]
-    return words & parts.keys() or using or parts
-
-
-def _keys(schema: Any) -> set[str]:
-    """The keywords and property names of a schema that are words."""
-    return set(re.findall(r'"([A-Za-z0-9_-]+)":', dump_json(schema)))
+    telling = words - {"description", "items", "properties", "required", "schema", "type"}  # which are in every path
+    keys = {name: re.findall(r'"([A-Za-z0-9_-]+)":', dump_json(schema)) for name, schema in parts.items()}
+    using = [name for name, found in keys.items() if not telling.isdisjoint(found)]
+    return form.union(words & parts.keys() or using or parts)
 
 
 @dataclass(slots=True)

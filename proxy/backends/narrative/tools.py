@@ -115,11 +115,24 @@ class Toolset:
 
     def schema(self) -> JsonObject:
         """The schema of the list of calls."""
-        schema: JsonObject = {
-            "type": "array",
-            "description": _HOW_MANY[self.required, self.single][0],
-            "items": self._item(),
-        }
+        encoding = self.effective_encoding
+        if encoding == "properties":
+            item: JsonObject = {
+                "type": "object",
+                "description": "One call: exactly one key, the name of the tool, and its arguments as value.",
+                "properties": {tool.upstream_name: _property(tool) for tool in self.tools},
+                "additionalProperties": False,
+            }
+        else:
+            calls = [
+                _call_schema([tool.upstream_name], _arguments_schema(tool.compiled), tool.description)
+                for tool in self.tools
+                if not tool.simple
+            ]
+            if simple := [tool.upstream_name for tool in self.tools if tool.simple]:
+                calls.append(_call_schema(simple, _ARGUMENTS_TEXT))
+            item = calls[0] if encoding == "text" else {"anyOf": calls}
+        schema: JsonObject = {"type": "array", "description": _HOW_MANY[self.required, self.single][0], "items": item}
         if self.required and self.counted:
             schema["minItems"] = 1
         if self.single and self.counted:
@@ -141,10 +154,8 @@ class Toolset:
                 "These tools take their arguments as the text of a JSON object matching the JSON Schema given:"
             )
         for tool in simple:
-            schema = dump_json(_arguments_schema(tool.compiled))
-            lines.append(
-                f"- {tool.upstream_name}: " + (f"{tool.description}\n  {schema}" if tool.description else schema)
-            )
+            described = f"{tool.description}\n  " if tool.description else ""
+            lines.append(f"- {tool.upstream_name}: {described}{dump_json(_arguments_schema(tool.compiled))}")
         return "\n".join(lines)
 
     def read(self, value: Any, budget: Budget | None = None) -> ParsedOutput:
@@ -184,25 +195,14 @@ class Toolset:
         """Whether an output looks like a call, or a list of calls, outside the field it belongs in."""
         names = {tool.upstream_name for tool in self.tools}
         items = output if isinstance(output, list) else [output]
-        return bool(items) and all(_is_call(item, names) for item in items)
-
-    def _item(self) -> JsonObject:
-        encoding = self.effective_encoding
-        if encoding == "properties":
-            return {
-                "type": "object",
-                "description": "One call: exactly one key, the name of the tool, and its arguments as value.",
-                "properties": {tool.upstream_name: _property(tool) for tool in self.tools},
-                "additionalProperties": False,
-            }
-        calls = [
-            _call_schema([tool.upstream_name], _arguments_schema(tool.compiled), tool.description)
-            for tool in self.tools
-            if not tool.simple
-        ]
-        if simple := [tool.upstream_name for tool in self.tools if tool.simple]:
-            calls.append(_call_schema(simple, _ARGUMENTS_TEXT))
-        return calls[0] if encoding == "text" else {"anyOf": calls}
+        for item in items:
+            match item:
+                case {"name": str(name), "arguments": _} | {"name": str(name), "input": _} if name in names:
+                    continue
+                case dict() if item and names.issuperset(item):
+                    continue
+            return False
+        return bool(items)
 
     def _entries(self, value: Any, by_name: Mapping[str, Part]) -> Iterator[tuple[str, Any]]:
         """Each call as (upstream name, arguments), in whichever encoding it is written."""
@@ -265,15 +265,6 @@ def _call_schema(names: list[str], arguments: JsonObject, description: str = "")
     properties = {"name": {"type": "string", "enum": names}, "arguments": arguments}
     schema = _object_schema(properties, ["name", "arguments"])
     return {**schema, "description": description} if description else schema
-
-
-def _is_call(item: Any, names: set[str]) -> bool:
-    match item:
-        case {"name": str(name), "arguments": _} | {"name": str(name), "input": _} if name in names:
-            return True
-        case dict():
-            return bool(item) and names.issuperset(item)
-    return False
 
 
 def parsed(value: Any) -> Any:

@@ -9,6 +9,7 @@ until somebody waits for that very job. Source: shared contract `narrative.md`, 
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -286,9 +287,7 @@ class _Page(msgspec.Struct):
     total_records: Any = None
 
 
-_JSON: Final = msgspec.json.Decoder()
 _TAGS: Final = msgspec.json.Decoder(_Tagged)
-_RECORD: Final = msgspec.json.Decoder(JobRecord)
 _PAGE: Final = msgspec.json.Decoder(_Page)
 
 
@@ -307,9 +306,9 @@ def decoded(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw | str) -
         return decoder.decode(msgspec.json.encode(found))
 
 
-parse_json = partial(decoded, _JSON)
+parse_json = partial(decoded, msgspec.json.Decoder())
 """JSON as Python values. Raises as `decoded`."""
-parse_record = partial(decoded, _RECORD)
+parse_record = partial(decoded, msgspec.json.Decoder(JobRecord))
 """The record of a job. Raises as `decoded`."""
 
 
@@ -328,10 +327,8 @@ def parse_webhooks(body: bytes) -> list[Webhook]:
         raise ValueError("not a list of webhooks")
     webhooks = []
     for record in records:
-        try:
+        with suppress(ValidationError):
             webhooks.append(Webhook.model_validate(record))
-        except ValidationError:
-            continue
     return webhooks
 
 
@@ -351,12 +348,11 @@ def _normal_state(state: str) -> str:
 
 def _result(fields: Mapping[str, Any]) -> RunResult:
     """Counts of tokens are rounded; what is missing, negative or no number counts as 0."""
-    usage, counts = fields.get("usage"), []
-    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-        try:
-            counts.append(max(round(float(usage[name])), 0) if isinstance(usage, dict) else 0)
-        except (KeyError, ValueError, TypeError, OverflowError):
-            counts.append(0)
+    usage: Any = fields.get("usage")
+    counts = [0, 0, 0]
+    for number, name in enumerate(("prompt_tokens", "completion_tokens", "total_tokens")):
+        with suppress(KeyError, ValueError, TypeError, OverflowError):
+            counts[number] = max(round(float(usage[name])), 0)
     return RunResult(fields.get("structured_output"), JobUsage(*counts))
 
 
