@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Lifespan, Scope
+from starlette.routing import Route
+from starlette.types import Scope
 
 from proxy.api.anthropic.batches import message_batches_routes
 from proxy.api.anthropic.routes import anthropic_routes, is_messages
@@ -34,12 +34,13 @@ from proxy.errors import ProxyError
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics, show_metrics
 from proxy.services import Process, State, keys_of, open_services
-from proxy.settings import Settings, config_folder
+from proxy.settings import Settings
 from proxy.storage import Store
 from proxy.tracing import tracer_of
 
 _WORKERS: Final = 1
 """Threads for what takes long to compute. They share the interpreter with the event loop: it waits longer with each, and none is faster."""
+_LIMITS: Final = ("limit", "remaining", "reset")
 _EXPOSED_HEADERS: Final = (
     "x-request-id",
     "request-id",
@@ -48,12 +49,8 @@ _EXPOSED_HEADERS: Final = (
     "retry-after",
     "openai-processing-ms",
     "server-timing",
-    *(f"x-ratelimit-{name}-{what}" for name in ("limit", "remaining", "reset") for what in ("requests", "tokens")),
-    *(
-        f"anthropic-ratelimit-{what}-{name}"
-        for name in ("limit", "remaining", "reset")
-        for what in ("requests", "tokens")
-    ),
+    *(f"x-ratelimit-{name}-{what}" for name in _LIMITS for what in ("requests", "tokens")),
+    *(f"anthropic-ratelimit-{what}-{name}" for name in _LIMITS for what in ("requests", "tokens")),
 )
 
 
@@ -69,9 +66,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     """
     process = Process(
         settings,
-        load_catalog(
-            settings.chat.models_file or config_folder() / "models.toml", default_model=settings.chat.default_model
-        ),
+        load_catalog(settings.chat.models_file, default_model=settings.chat.default_model),
         Metrics(),
         Lifecycle(settings.server.shutdown_grace_s, resumable=settings.state.url is not None),
         deque(maxlen=RECENT_REQUESTS),
@@ -82,11 +77,11 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker"))
-        async with open_services(process) as services:
-            app.state.store, app.state.webhooks = services.store, services.webhooks
-            yield services.state
+        async with open_services(process) as state:
+            app.state.store, app.state.webhooks = state["store"], state["webhooks"]
+            yield state
 
-    app = _App(
+    app = Starlette(
         routes=[
             *chat_routes(),
             *responses_routes(),
@@ -103,18 +98,20 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             Route(WEBHOOK_PATH, take_delivery, methods=["POST"]),
         ],
         lifespan=lifespan,
-        options=HttpOptions(
-            process.lifecycle,
-            process.metrics,
-            settings.server.cors_origins,
-            _EXPOSED_HEADERS,
-            partial(_render_error, settings.chat.paid_failure_status),
-            keys_of(settings),
-            process.recent if settings.console.enabled else None,
-            process.tracer,
-        ),
     )
     app.router.redirect_slashes = False
+    options = HttpOptions(
+        process.lifecycle,
+        process.metrics,
+        settings.server.cors_origins,
+        _EXPOSED_HEADERS,
+        partial(_render_error, settings.chat.paid_failure_status),
+        keys_of(settings),
+        process.recent if settings.console.enabled else None,
+        process.tracer,
+    )
+    # One middleware, which renders errors too, in place of Starlette's stack: every layer is memory of each request that waits.
+    app.middleware_stack = HttpMiddleware(app.router.app, options)
     app.state.metrics, app.state.lifecycle = process.metrics, process.lifecycle
     return app
 
@@ -127,17 +124,6 @@ def _render_error(paid_failure_status: int, scope: Scope, error: ProxyError | HT
     if is_messages(scope):
         return messages_error(scope, error)
     return error_response(error, paid_failure_status=paid_failure_status)
-
-
-class _App(Starlette):
-    """One middleware, which renders errors too, in place of Starlette's stack: every layer is memory of each request that waits."""
-
-    def __init__(self, routes: Sequence[BaseRoute], lifespan: Lifespan["_App"], options: HttpOptions) -> None:
-        super().__init__(routes=routes, lifespan=lifespan)
-        self._options = options
-
-    def build_middleware_stack(self) -> ASGIApp:
-        return HttpMiddleware(self.router.app, self._options)
 
 
 async def healthz(request: Request) -> Response:

@@ -13,6 +13,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proxy.errors import ModelNotFound
+from proxy.settings import config_folder
 
 ToolEncoding = Literal["properties", "any_of", "text"]
 _MAX_NAME: Final = 200
@@ -152,12 +153,13 @@ def make_catalog(
     return replace(catalog, default=Match(card, note))
 
 
-def load_catalog(path: Path, *, default_model: str | None = None) -> Catalog:
-    """Read the model table; the default model serves unknown names.
+def load_catalog(path: Path | None = None, *, default_model: str | None = None) -> Catalog:
+    """Read a model table, or the shipped one; the default model serves unknown names.
 
     Raises:
         CatalogError: the file cannot be read, is not as described at its top, or the default is not in it.
     """
+    path = path or config_folder() / "models.toml"
     try:
         table = _Table.model_validate(tomllib.loads(path.read_text("utf-8")))
         return make_catalog(table.models, table.prefixes, default_model=default_model)

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypedDict
@@ -45,6 +45,7 @@ from proxy.batches.records import BatchRecords
 from proxy.catalog import Catalog
 from proxy.console.routes import ConsoleServices
 from proxy.errors import InvalidApiKey, PermissionDenied, UpstreamError
+from proxy.inference.backend import Backend
 from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency
 from proxy.inference.request import Rules
@@ -63,8 +64,10 @@ _BATCH_SHARE: Final = 0.9
 
 
 class State(TypedDict):
-    """What the lifespan hands to every request."""
+    """What the lifespan hands to every request. `webhooks` is None where completions of jobs are only polled."""
 
+    store: Store
+    webhooks: Webhooks | None
     api: ApiServices
     responses: ResponsesServices
     batches: BatchServices
@@ -91,26 +94,28 @@ class Process:
     sandbox: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What is open.
-
-    Attributes:
-        webhooks: None where completions of jobs are only polled.
-    """
-
-    store: Store
-    webhooks: Webhooks | None
-    state: State
-
-
 @asynccontextmanager
-async def open_services(process: Process) -> AsyncIterator[Services]:
+async def open_services(process: Process) -> AsyncIterator[State]:
     """Opened from the storage up, and closed in reverse."""
-    settings, catalog, lifecycle = process.settings, process.catalog, process.lifecycle
-    rules, usual = _rules(settings), _usual_quota(settings)
+    settings, catalog, lifecycle, metrics = process.settings, process.catalog, process.lifecycle, process.metrics
+    access, rules, home = settings.access, _rules(settings), settings.access.home()
+    usual = Quota(
+        requests=access.requests_per_minute or None,
+        tokens=access.tokens_per_minute or None,
+        jobs=access.jobs_in_flight or None,
+    )
     async with AsyncExitStack() as stack:
-        storage = await stack.enter_async_context(_storage(process))
+        storage = await stack.enter_async_context(
+            open_storage(
+                home,
+                _plain(settings.state.url),
+                settings.state.prefix,
+                metrics.state_failed,
+                response_bytes=settings.responses.memory_bytes,
+                # What a sandbox was asked must not go on at Narrative after a restart.
+                batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory or process.sandbox else None,
+            )
+        )
         store = storage.live
         await stack.enter_async_context(process.tracer.opened(store) if process.tracer else nullcontext())
         account = await _open_sandbox(settings, stack) if process.sandbox else settings.narrative
@@ -124,65 +129,44 @@ async def open_services(process: Process) -> AsyncIterator[Services]:
         stack.enter_context(drain_on_signals(lifecycle))
         anthropic = AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s, process.tracer)
         stack.push_async_callback(anthropic.aclose)
-        keys = Keys(storage.durable, settings.access.home())
-        authenticator = _authenticator(settings, account, keys, client, sandbox=process.sandbox)
-        limits = RateLimits(store, wait_s=settings.access.wait_s, lease_s=settings.jobs.deadline_s + 60.0)
-        secret = Cipher(_plain(settings.access.secret_key), settings.access.home() / "secret.key")
+        authenticator = _authenticator(settings, account, Keys(storage.durable, home), client, sandbox=process.sandbox)
+        limits = RateLimits(store, wait_s=access.wait_s, lease_s=settings.jobs.deadline_s + 60.0)
+        secret = Cipher(_plain(access.secret_key), home / "secret.key")
         endpoints = Endpoints(storage.durable, secret)
-        router = Router(
-            catalog,
-            endpoints,
-            {"narrative": narrative, "anthropic": anthropic},
-            limits,
-            rules,
-            usual=usual,
-            own_token=bool(own_token),
-        )
+        backends: dict[str, Backend] = {"narrative": narrative, "anthropic": anthropic}
+        router = Router(catalog, endpoints, backends, limits, rules, usual=usual, own_token=bool(own_token))
         stack.push_async_callback(router.aclose)
-        backend = await stack.enter_async_context(Idempotency(router, store, settings.state, process.metrics.repeated))
-        api = ApiServices(settings, rules, catalog, authenticator, endpoints, backend)
+        backend = await stack.enter_async_context(Idempotency(router, store, settings.state, metrics.repeated))
+        common = (settings, rules, catalog, authenticator, endpoints, backend)
+        api = ApiServices(*common)
         background = Background(backend, ResponseStore(storage.responses, secret, settings.responses), rules, settings)
         stack.push_async_callback(background.aclose)
         responses = ResponsesServices(api, background)
         # The lines of batches go the way of all requests; their submissions are recorded where a restart does not lose them.
-        lines = replace(router, backends={**router.backends, "narrative": replace(narrative, store=storage.lines)})
+        lines = replace(router, backends={**backends, "narrative": replace(narrative, store=storage.lines)})
         stack.push_async_callback(lines.aclose)
         batches = await stack.enter_async_context(
-            running_batches(_batch_options(responses, storage, Vault(secret), lines, jobs), process.metrics)
+            running_batches(_batch_options(responses, storage, Vault(secret), lines, jobs), metrics)
         )
         lifecycle.on_drain(batches.drain)
         elastic = ElasticServices(
-            settings,
-            rules,
-            catalog,
-            authenticator,
-            endpoints,
-            backend,
+            *common,
             decode_chat=partial(decode_streamed, rules=rules, reasoning_object=settings.chat.reasoning_object),
             verify={"narrative": partial(_verify_narrative, client), "anthropic": anthropic.verify},
             own_token=bool(own_token),
             own_plane=account.data_plane_id,
         )
-        console = ConsoleServices(
-            authenticator,
-            catalog,
-            rules,
-            client,
-            process.recent,
-            # Keys from the settings have full access, including to other keys' requests; as does everyone where no key is needed.
-            frozenset({ANONYMOUS, *(caller_id(key) for key in _client_keys(settings))}),
-            settings.server,
-            limits,
-            usual,
-        )
-        state: State = {
+        # Keys from the settings have full access, including to other keys' requests; as does everyone where no key is needed.
+        operators = frozenset({ANONYMOUS, *map(caller_id, _client_keys(settings))})
+        yield {
+            "store": store,
+            "webhooks": webhooks,
             "api": api,
             "responses": responses,
             "batches": BatchServices(api, batches),
             "elastic": elastic,
-            "console": console,
+            "console": ConsoleServices(*common, client, process.recent, operators, limits, usual),
         }
-        yield Services(store, webhooks, state)
 
 
 def keys_of(settings: Settings) -> tuple[str, ...]:
@@ -191,33 +175,36 @@ def keys_of(settings: Settings) -> tuple[str, ...]:
     return (*_client_keys(settings), *filter(None, map(_plain, others)))
 
 
-def _storage(process: Process) -> AbstractAsyncContextManager[Storage]:
-    settings = process.settings
-    return open_storage(
-        settings.access.home(),
-        _plain(settings.state.url),
-        settings.state.prefix,
-        process.metrics.state_failed,
-        response_bytes=settings.responses.memory_bytes,
-        # What a sandbox was asked must not go on at Narrative after a restart.
-        batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory or process.sandbox else None,
-    )
-
-
 async def _open_narrative(
     process: Process, account: NarrativeSettings, rules: Rules, store: Store, stack: AsyncExitStack
 ) -> NarrativeBackend:
-    settings, metrics, tracer = process.settings, process.metrics, process.tracer
+    settings, metrics, lifecycle, tracer = process.settings, process.metrics, process.lifecycle, process.tracer
     options = ClientOptions(account.connect_timeout_s, account.read_timeout_s, max_connections=account.max_connections)
+    key, environment = _plain(account.api_key) or "", account.environment
     client = await stack.enter_async_context(
-        NarrativeClient(
-            _plain(account.api_key) or "", environment=account.environment, options=options, observe=metrics.observe
-        )
+        NarrativeClient(key, environment=environment, options=options, observe=metrics.observe)
     )
-    observe = metrics.observe if tracer is None else partial(_observe, metrics, tracer)
-    jobs = await stack.enter_async_context(Jobs(_jobs_options(settings), observe=observe, store=store))
-    _watch(metrics, process.lifecycle, jobs, store)
-    process.lifecycle.on_drain(jobs.drain)
+
+    def observe(event: Event) -> None:
+        metrics.observe(event)
+        if tracer is not None and isinstance(event, EndedElsewhere):
+            tracer.settle(event.job_id, "webhook")
+
+    jobs_options = JobsOptions(
+        max_in_flight=settings.jobs.max_in_flight,
+        queue_timeout=settings.jobs.place_wait_s,
+        max_submissions=settings.jobs.max_submissions,
+        in_doubt=settings.jobs.in_doubt,
+        reads_per_second=settings.jobs.reads_per_second,
+    )
+    jobs = await stack.enter_async_context(Jobs(jobs_options, observe=observe, store=store))
+    metrics.watch("proxy_requests_in_flight", "Requests being answered.", lambda: lifecycle.in_flight)
+    metrics.watch("proxy_jobs_in_flight", "Jobs that are waited for.", lambda: jobs.in_flight)
+    metrics.watch("proxy_submissions_waiting", "Submissions that wait for a place.", lambda: jobs.queued)
+    led = "Accounts whose jobs this replica reads, for the others too."
+    metrics.watch("proxy_accounts_led", led, lambda: sum(membership.leads for membership in jobs.memberships))
+    metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
+    lifecycle.on_drain(jobs.drain)
     return NarrativeBackend(
         process.catalog,
         rules,
@@ -225,30 +212,12 @@ async def _open_narrative(
         jobs,
         store,
         Fallbacks(),
-        process.lifecycle,
+        lifecycle,
         metrics,
         deadline_s=settings.jobs.deadline_s,
         repair_tries=settings.chat.repair_tries,
         tracer=tracer,
     )
-
-
-def _observe(metrics: Metrics, tracer: Tracer, event: Event) -> None:
-    metrics.observe(event)
-    if isinstance(event, EndedElsewhere):
-        tracer.settle(event.job_id, "webhook")
-
-
-def _watch(metrics: Metrics, lifecycle: Lifecycle, jobs: Jobs, store: Store) -> None:
-    metrics.watch("proxy_requests_in_flight", "Requests being answered.", lambda: lifecycle.in_flight)
-    metrics.watch("proxy_jobs_in_flight", "Jobs that are waited for.", lambda: jobs.in_flight)
-    metrics.watch("proxy_submissions_waiting", "Submissions that wait for a place.", lambda: jobs.queued)
-    metrics.watch(
-        "proxy_accounts_led",
-        "Accounts whose jobs this replica reads, for the others too.",
-        lambda: sum(membership.leads for membership in jobs.memberships),
-    )
-    metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
 
 
 async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> NarrativeSettings:
@@ -316,26 +285,6 @@ def _batch_options(
         max_line_bytes=server.max_body_bytes,
         room=lambda: not jobs.queued and jobs.in_flight < _BATCH_SHARE * settings.jobs.max_in_flight,
         current=services.authenticator.current,
-    )
-
-
-def _usual_quota(settings: Settings) -> Quota:
-    access = settings.access
-    return Quota(
-        requests=access.requests_per_minute or None,
-        tokens=access.tokens_per_minute or None,
-        jobs=access.jobs_in_flight or None,
-    )
-
-
-def _jobs_options(settings: Settings) -> JobsOptions:
-    jobs = settings.jobs
-    return JobsOptions(
-        max_in_flight=jobs.max_in_flight,
-        queue_timeout=jobs.place_wait_s,
-        max_submissions=jobs.max_submissions,
-        in_doubt=jobs.in_doubt,
-        reads_per_second=jobs.reads_per_second,
     )
 
 

@@ -22,7 +22,6 @@ from proxy.backends.narrative.types import encoded
 from proxy.catalog import load_catalog
 from proxy.inference.request import Rules
 from proxy.inference.result import Result, Usage, result_events
-from proxy.settings import config_folder
 from tests.contract import assert_submission_keeps_the_contract
 from tests.folding import assert_completion_is_openais, fold
 from tests.messages_folding import as_messages, assert_message_is_anthropics, fold_messages, stream_events
@@ -30,7 +29,7 @@ from tests.records import job_of
 from tests.responses_folding import as_responses, assert_response_is_openais, fold_items, response_events
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.json"))
-CATALOG = load_catalog(config_folder() / "models.toml")
+CATALOG = load_catalog()
 RULES = Rules(efforts={"low": 2048, "medium": 4096})
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "function_call": "tool_use"}
 JOB_ID = "a81e1460-fbdc-4204-bd76-a9e496bf760d"

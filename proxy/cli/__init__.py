@@ -18,7 +18,7 @@ from proxy.cli.common import config_option, fail, read_settings
 from proxy.cli.keys import keys_group, with_keys
 from proxy.cli.launch import KEY_VARIABLE, launch
 from proxy.errors import ProxyError
-from proxy.settings import NarrativeSettings, Settings, config_folder
+from proxy.settings import NarrativeSettings, Settings
 
 
 @click.group(
@@ -133,8 +133,7 @@ def _check(settings: Settings, *, sandbox: bool = False) -> None:
     """Exits, with a sentence for each reason, when the server cannot start."""
     faults = [] if sandbox else _missing(settings)
     try:
-        file = settings.chat.models_file or config_folder() / "models.toml"
-        load_catalog(file, default_model=settings.chat.default_model)
+        load_catalog(settings.chat.models_file, default_model=settings.chat.default_model)
     except CatalogError as error:
         faults.append(str(error))
     if faults:

@@ -19,11 +19,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from proxy.access.authentication import Authenticator, Caller
+from proxy.access.authentication import Caller
 from proxy.access.limits import Quota, RateLimits
 from proxy.api.anthropic import routes as messages
 from proxy.api.http.middleware import RequestRecord
-from proxy.api.http.requests import credentials_digest, read_object, validated
+from proxy.api.http.requests import ApiServices, credentials_digest, read_object, validated
 from proxy.api.http.responses import json_response
 from proxy.api.openai import routes as chat
 from proxy.api.openai.responses.decode import Decoding
@@ -31,13 +31,11 @@ from proxy.api.openai.responses.decode import decode as decode_response
 from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.prompt import prepare
-from proxy.catalog import Catalog
 from proxy.errors import InvalidRequest, PermissionDenied
 from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.router import check
 from proxy.schemas import Budget
-from proxy.settings import ServerSettings
 
 RECENT_REQUESTS: Final = 200
 """Requests that are remembered."""
@@ -66,24 +64,19 @@ _TYPES: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ConsoleServices:
-    """What the calls need.
+class ConsoleServices(ApiServices):
+    """What the calls need in addition; `request.state.console`.
 
     Attributes:
-        recent: the last requests of this process, without their content; the middleware fills them in.
         client: carries the proxy's own token; callers with tokens of their own get a copy of it.
+        recent: the last requests of this process, without their content; the middleware fills them in.
         operators: ids of the callers who are shown everyone's requests; others are shown their own.
-        server: bounds on request bodies.
         usual: the limits of callers whose keys have none of their own.
     """
 
-    authenticator: Authenticator
-    catalog: Catalog
-    rules: Rules
     client: NarrativeClient
     recent: deque[RequestRecord]
     operators: frozenset[str]
-    server: ServerSettings
     limits: RateLimits
     usual: Quota
 
@@ -118,7 +111,7 @@ async def plan(request: Request) -> Response:
     caller = await services.authenticator.authenticate(request.headers)
     # It makes no job, but is work: it counts as a request.
     await services.limits.enter([caller.rule(services.usual)], tokens=0, jobs=0)
-    decoded = await read_object(request, partial(decode, services.rules), services.server)
+    decoded = await read_object(request, partial(decode, services.rules), services.settings.server)
     check(decoded, services.rules)
     found = services.catalog.match(decoded.model)
     if not caller.may_use({decoded.model, found.card.id, *found.card.names}):
@@ -139,10 +132,6 @@ async def plan(request: Request) -> Response:
         raise
 
 
-def _decode_chat(rules: Rules, body: JsonObject, body_bytes: int) -> InferenceRequest:
-    return chat.decode_body(body, body_bytes, rules=rules, reasoning_object="never")[0]
-
-
 def _decode_message(rules: Rules, body: JsonObject, body_bytes: int) -> InferenceRequest:
     decoded = messages.decode_body(body, body_bytes, rules=rules)[0]
     if decoded.refusal is not None:
@@ -150,15 +139,13 @@ def _decode_message(rules: Rules, body: JsonObject, body_bytes: int) -> Inferenc
     return decoded
 
 
-def _decode_response(rules: Rules, body: JsonObject, body_bytes: int) -> InferenceRequest:
-    return decode_response(validated(ResponsesRequest, body), body, body_bytes, Decoding(rules))[0]
-
-
 _CHAT: Final = "/v1/chat/completions"
 _DECODERS: Final[Mapping[str, Callable[[Rules, JsonObject, int], InferenceRequest]]] = {
-    _CHAT: _decode_chat,
+    _CHAT: lambda rules, body, size: chat.decode_body(body, size, rules=rules, reasoning_object="never")[0],
     "/v1/messages": _decode_message,
-    "/v1/responses": _decode_response,
+    "/v1/responses": lambda rules, body, size: decode_response(
+        validated(ResponsesRequest, body), body, size, Decoding(rules)
+    )[0],
 }
 
 

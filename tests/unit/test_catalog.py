@@ -6,10 +6,9 @@ import pytest
 
 from proxy.catalog import CatalogError, load_catalog
 from proxy.errors import ModelNotFound
-from proxy.settings import config_folder
 from tests.contract import MODELS
 
-SHIPPED = load_catalog(config_folder() / "models.toml")
+SHIPPED = load_catalog()
 
 
 def load(folder: Path, text: str):
@@ -99,12 +98,12 @@ def test_hostile_names_are_unknown(name: str) -> None:
 
 
 def test_unknown_names_are_served_by_the_default_model_which_is_reported() -> None:
-    catalog = load_catalog(config_folder() / "models.toml", default_model="Claude-4-5-Haiku")
+    catalog = load_catalog(default_model="Claude-4-5-Haiku")
     match = catalog.match("gpt-99")
     assert (match.card.public_name, "claude-4-5-haiku" in match.adjusted) == ("claude-4-5-haiku", True)
     assert catalog.match("gpt-4.1").adjusted == ""
     with pytest.raises(CatalogError, match=r"chat\.default_model"):
-        load_catalog(config_folder() / "models.toml", default_model="gpt-99")
+        load_catalog(default_model="gpt-99")
 
 
 def test_an_unknown_model_is_a_404_that_names_the_field() -> None:

@@ -25,7 +25,6 @@ from proxy.inference.request import (
     ToolResult,
 )
 from proxy.schemas import Budget, SchemaLimits
-from proxy.settings import config_folder
 from tests.unit.schemas.test_budget import entangled
 
 CARD = ModelCard(id="anthropic.claude-haiku-4.5", names=("haiku",), max_tokens=4096)
@@ -103,7 +102,7 @@ def test_reply_headroom_and_thinking_stay_within_the_models_largest_output(
 
 
 def test_every_model_of_the_table_has_a_largest_output_above_its_usual_limit() -> None:
-    for card in load_catalog(config_folder() / "models.toml").cards:
+    for card in load_catalog().cards:
         assert card.max_output_tokens is not None
         assert card.context_tokens is not None
         assert card.max_tokens + 64 < card.max_output_tokens < card.context_tokens
@@ -145,7 +144,7 @@ def test_only_the_sampling_parameters_that_the_model_accepts_are_sent(
 
 
 def test_claude_takes_one_sampling_parameter_and_o4_mini_none() -> None:
-    cards = {card.id: card.sampling for card in load_catalog(config_folder() / "models.toml").cards}
+    cards = {card.id: card.sampling for card in load_catalog().cards}
     assert {accepted for id_, accepted in cards.items() if "claude" in id_} == {"one"}
     assert cards["openai.o4-mini"] == "none"
     assert cards["openai.gpt-4.1"] == "both"
