@@ -18,7 +18,7 @@ from anthropic import AsyncAnthropic, AsyncStream
 from anthropic.types import Message, RawContentBlockDeltaEvent, RawMessageStartEvent, RawMessageStreamEvent
 
 from proxy.access.authentication import Caller
-from proxy.backends.anthropic.request import MessagesCall, prepare
+from proxy.backends.anthropic.request import prepare
 from proxy.backends.anthropic.response import MessageReader
 from proxy.errors import (
     ContextLengthExceeded,
@@ -39,7 +39,6 @@ from proxy.inference.result import ChoiceEnded, Ended, Event, NativeEvent, Resul
 from proxy.settings import AnthropicSettings
 from proxy.tracing import JobSpan, Tracer, job_span
 
-BASE_URL = "https://api.anthropic.com"
 _SDK_ERRORS = (anthropic.AnthropicError, httpx2.HTTPError)
 _TOO_LONG = re.compile(r"prompt is too long|context (window|length|limit)|input length and `?max_tokens", re.IGNORECASE)
 _TOO_LATE = "Anthropic's answer did not end in time."
@@ -55,7 +54,7 @@ class AnthropicClient:
         self._tracer = tracer
         self.sdk = AsyncAnthropic(
             api_key="none",
-            base_url=settings.base_url or BASE_URL,
+            base_url=settings.base_url or "https://api.anthropic.com",
             timeout=httpx2.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s),
             max_retries=settings.max_retries,
             default_headers={"anthropic-version": settings.version},
@@ -94,46 +93,51 @@ class AnthropicClient:
                 raise _refused(error, key) from error
         message_id = first.message.id if isinstance(first, RawMessageStartEvent) else ""
         started = Started(message_id.removeprefix("msg_"), int(time.time()), self._fingerprint, 1, call.native)
-        return AnthropicRun(call, stream, started, first, key, deadline, span)
+        return AnthropicRun(MessageReader(call), stream, started, first, key, deadline, span)
 
 
 @dataclass(slots=True)
 class AnthropicRun:
     """An answer whose first event has arrived; see `proxy.inference.backend.Run`. Its deadline is in the time of the event loop."""
 
-    _call: MessagesCall
+    _reader: MessageReader
     _stream: AsyncStream[RawMessageStreamEvent]
     _started: Started
     _first: RawMessageStreamEvent
     _api_key: str
     _deadline: float
     _span: JobSpan | None = None
-    _unmatched: str = ""
     _closing: asyncio.Task[None] | None = None
 
     @property
     def report(self) -> Report:
-        call = self._call
-        return Report(str(call.body["model"]), (), call.ignored, call.adjusted, self._unmatched)
+        call = self._reader.call
+        return Report(str(call.body["model"]), (), call.ignored, call.adjusted, self._reader.unmatched)
 
     async def result(self) -> Result:
         return fold([event async for batch in self.events() for event in batch])
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
         """See `Run`. PaidFailure `anthropic_failed`: the message broke off before its end; JobTimeout: that did not come in time."""
-        reader, event = MessageReader(self._call), self._first
+        reader, call, event = self._reader, self._reader.call, self._first
+        has_schemas = call.answer is not None or bool(call.parameters)
         with self._span or nullcontext():
             yield (self._started,)
             try:
                 while True:
-                    read = await self._read(reader, event)
-                    if self._call.native:
+                    # One that may end a call or structured output, which a schema applies to, is read in a worker thread.
+                    heavy = has_schemas and not isinstance(event, RawContentBlockDeltaEvent)
+                    added = reader.read(event)
+                    read = await asyncio.to_thread(tuple, added) if heavy else tuple(added)
+                    if call.native:
                         ends = [each for each in read if isinstance(each, ChoiceEnded | Ended)]
                         read = (NativeEvent(event.to_dict(mode="json", warnings=False)), *ends)
-                    if reader.ended:
-                        self._end_span(read)
+                    if reader.ended and self._span is not None:
+                        finish = next((event.finish_reason for event in read if isinstance(event, ChoiceEnded)), "")
+                        usage = next((event.usage for event in read if isinstance(event, Ended)), Usage())
+                        self._span.answered(self._started.id, usage.input_tokens, usage.output_tokens)
+                        self._span.end(finish_reason=finish)
                     if read:
-                        self._unmatched = reader.unmatched
                         yield read
                     if reader.ended:
                         return
@@ -148,20 +152,6 @@ class AnthropicRun:
                 raise PaidFailure(message, code="anthropic_failed") from error
             finally:
                 self.close(delivered=False)
-
-    async def _read(self, reader: MessageReader, event: RawMessageStreamEvent) -> tuple[Event, ...]:
-        """What an event adds. One that may end a call or structured output is read in a worker thread where a schema applies to that."""
-        has_schemas = self._call.answer is not None or bool(self._call.parameters)
-        if has_schemas and not isinstance(event, RawContentBlockDeltaEvent):
-            return await asyncio.to_thread(lambda: tuple(reader.read(event)))
-        return tuple(reader.read(event))
-
-    def _end_span(self, last: Iterable[Event]) -> None:
-        if self._span is not None:
-            finish = next((event.finish_reason for event in last if isinstance(event, ChoiceEnded)), "")
-            usage = next((event.usage for event in last if isinstance(event, Ended)), Usage())
-            self._span.answered(self._started.id, usage.input_tokens, usage.output_tokens)
-            self._span.end(finish_reason=finish)
 
     def close(self, *, delivered: bool) -> None:
         if self._closing is None:

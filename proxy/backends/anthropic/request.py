@@ -17,7 +17,6 @@ from proxy.schemas import Budget, CompiledSchema, compile_schema
 _JSON_ONLY: Final = "Answer with one JSON object and nothing else: no prose around it, no code fences."
 _LEAST_TOP_P_WITH_THINKING: Final = 0.95
 _MAX_USER: Final = 256
-_WIRE: Final = "anthropic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> Messa
     Raises:
         InvalidRequest: something in it cannot be expressed; `param` is its path.
     """
-    if request.native is not None and request.native.wire == _WIRE:
+    if request.native is not None and request.native.wire == "anthropic":
         return _native(request, request.native)
     if request.refusal is not None:
         raise request.refusal
