@@ -4,7 +4,7 @@ Tools, thinking, stop sequences and structured output are native there. Sources:
 section Request (the meaning of fields).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -64,15 +64,15 @@ def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> Messa
         raise InvalidRequest(f"`n` is {request.choices}; this model gives one choice for each request.", param="n")
     if "top_k" in request.ignored:  # it has an effect here, which is why one that cannot be used is not passed over
         raise InvalidRequest("Invalid `top_k`: expected a whole number from 1.", param="top_k")
-    budget = Budget()
+    compiled = partial(compile_schema, limits=rules.schema_limits, budget=Budget())
     names = upstream_names(request.tools, request.messages)
     body: dict[str, Any] = {"model": request.model, "max_tokens": request.max_tokens or default_max_tokens}
-    parameters = _add_tools(body, request, names, rules, budget) if request.tools else {}
+    parameters = _add_tools(body, request, names, compiled) if request.tools else {}
     conversation = repair(request.messages, names, rules, tool_blocks=bool(request.tools))
     body["messages"] = [
         {"role": turn.role, "content": [_block(block) for block in turn.content]} for turn in conversation.turns
     ]
-    answer, encoded = _add_format(body, request, rules, budget)
+    answer, encoded = _add_format(body, request, compiled)
     instruction = "" if answer is None or "output_config" in body else _JSON_ONLY
     if system := "\n\n".join(text for text in (conversation.system, instruction) if text):
         body["system"] = system
@@ -107,7 +107,7 @@ def _native(request: Request, native: Native) -> MessagesCall:
 
 
 def _add_tools(
-    body: dict[str, Any], request: Request, names: Mapping[str, str], rules: Rules, budget: Budget
+    body: dict[str, Any], request: Request, names: Mapping[str, str], compiled: Callable[..., CompiledSchema]
 ) -> dict[str, CompiledSchema]:
     """Tools with their own schemas, or with the compiled ones where names of properties are refused upstream; these are returned."""
     wanted = request.tool_choice
@@ -115,17 +115,10 @@ def _add_tools(
     renamed: dict[str, CompiledSchema] = {}
     body["tools"] = []
     for tool in request.tools:
-        compiled = compile_schema(
-            tool.parameters,
-            param=tool.schema_path,
-            parameters=True,
-            dialect="full",
-            limits=rules.schema_limits,
-            budget=budget,
-        )
+        schema = compiled(tool.parameters, param=tool.schema_path, parameters=True, dialect="full")
         parameters = tool.parameters if isinstance(tool.parameters, dict) else {}
-        if compiled.aliases:
-            renamed[tool.name], parameters = compiled, compiled.schema
+        if schema.aliases:
+            renamed[tool.name], parameters = schema, schema.schema
         if not offered or wanted.names is None or tool.name in wanted.names:
             written = {"name": names[tool.name], "input_schema": {**parameters, "type": "object"}}
             described = {"description": tool.description.strip()} if tool.description.strip() else {}
@@ -154,20 +147,19 @@ def _block(block: Text | ToolCall | ToolResult) -> dict[str, Any]:
 
 
 def _add_format(
-    body: dict[str, Any], request: Request, rules: Rules, budget: Budget
+    body: dict[str, Any], request: Request, compiled: Callable[..., CompiledSchema]
 ) -> tuple[CompiledSchema | None, bool]:
     """The schema of the answer, which is in the body where the model takes it, and whether the answer must be decoded by it."""
     output = request.output
     if output is None:
         return None, False
     schema = {"type": "object"} if output.schema is None else output.schema
-    compiled_to = partial(compile_schema, schema, param=output.path, limits=rules.schema_limits, budget=budget)
-    compiled = compiled_to(dialect="anthropic")
-    if compiled.is_object and compiled.schema["type"] == "string":
+    answer = compiled(schema, param=output.path, dialect="anthropic")
+    if answer.is_object and answer.schema["type"] == "string":
         # Any JSON object: closed, as that dialect has it, it could only be empty.
-        return compiled_to(dialect="full"), False
-    body["output_config"] = {"format": {"type": "json_schema", "schema": compiled.schema}}
-    return compiled, bool(compiled.aliases or compiled.json_texts)
+        return compiled(schema, param=output.path, dialect="full"), False
+    body["output_config"] = {"format": {"type": "json_schema", "schema": answer.schema}}
+    return answer, bool(answer.aliases or answer.json_texts)
 
 
 def _add_thinking(body: dict[str, Any], request: Request, adjusted: list[str]) -> bool:
