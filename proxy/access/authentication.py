@@ -67,11 +67,7 @@ class Caller:
         return self.endpoints and self.may_use({name})
 
     def plane(self) -> str:
-        """Where its jobs run.
-
-        Raises:
-            InvalidRequest: `missing_data_plane`, nobody named one.
-        """
+        """Where its jobs run. Raises InvalidRequest `missing_data_plane`: nobody named one."""
         if not self.data_plane_id:
             raise InvalidRequest(
                 "No data plane is known: send its id, a uuid, in the `OpenAI-Project` header (the SDKs' `project` option).",
@@ -160,10 +156,7 @@ class Authenticator:
     async def current(self, caller: Caller) -> Caller | None:
         """A caller as its key stands now, for work that goes on without requests; None if the key is not valid any more.
 
-        Narrative itself judges clients' own tokens.
-
-        Raises:
-            StoreUnavailable: the stored keys cannot be read.
+        Narrative itself judges clients' own tokens. Raises StoreUnavailable: the stored keys cannot be read.
         """
         if caller.upstream_key is not None:
             return caller
@@ -216,12 +209,7 @@ class TokenVerifier:
     _pending: dict[bytes, asyncio.Task[bool]] = field(default_factory=dict, init=False)
 
     async def accepts(self, token: str) -> bool:
-        """Whether Narrative accepts a token.
-
-        Raises:
-            Overloaded: too many checks are pending.
-            ProxyError: Narrative could not be asked; nothing is remembered.
-        """
+        """Whether Narrative accepts a token. Raises ProxyError: too many checks wait, or it could not be asked; nothing is remembered."""
         digest = hashlib.sha256(token.encode()).digest()
         for verdicts in (self._accepted, self._refused):
             if verdicts.get(digest, 0.0) > self.clock():
@@ -304,8 +292,8 @@ def caller_id(key: str) -> str:
 def presented_keys(headers: Mapping[str, str]) -> list[str]:
     """What may be the key of a request, likeliest first; empty when there is none.
 
-    Read are `Authorization`, with `Bearer` and the key, with `ApiKey` and base64 of an id and the key or the key itself, or with `Basic`
-    and base64 of a name and the key; and only where that has none `x-api-key` and `api-key`.
+    `Authorization` has `Bearer` and the key, `ApiKey` and base64 of an id and the key or the key itself, or `Basic` and base64 of a name
+    and the key. Where it has none, `x-api-key` and `api-key` are read.
     """
     scheme, _, value = headers.get("authorization", "").partition(" ")
     value, scheme = value.strip(), scheme.lower()

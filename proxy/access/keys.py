@@ -55,8 +55,7 @@ class Key(BaseModel):
 class Keys:
     """Keys in a store. Every call raises StoreUnavailable when it cannot be reached.
 
-    Args:
-        folder: gets a file that records that a key was ever made, so that the loss of the store does not open the server to everyone.
+    A file in `folder` records that a key was ever made, so that the loss of the store does not open the server to everyone.
     """
 
     def __init__(self, records: Records, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
@@ -75,11 +74,7 @@ class Keys:
         quota: Quota = NO_QUOTA,
         expires_at: int | None = None,
     ) -> tuple[Key, str]:
-        """Make a key.
-
-        Returns:
-            What is stored of it, and the key itself, which nobody can read again.
-        """
+        """Make a key. Returns what is stored of it, and the key itself, which nobody can read again."""
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         key = Key(
             id=f"{KEY_ID_PREFIX}{secrets.token_hex(6)}",
@@ -106,10 +101,7 @@ class Keys:
         return sorted(keys, key=lambda key: (key.created_at, key.id))
 
     async def exist(self) -> bool:
-        """Whether a key was ever made, as far as this machine knows.
-
-        One that another process makes is noticed at once by the file, or within a second by the store.
-        """
+        """Whether a key was ever made. One that another process makes is noticed at once by the file, or within a second by the store."""
         if not self._existed:
             self._existed = self._marker is not None and self._marker.exists()
         if not self._existed and abs(self._clock() - self._asked_at) >= _ASK_AGAIN_S:
@@ -126,11 +118,7 @@ class Keys:
                 self._marker.write_text("Keys were made here: requests without a key are refused.\n", "utf-8")
 
     async def revoke(self, id_or_name: str) -> list[Key]:
-        """Revoke the key of that id, or all of that name, for good.
-
-        Returns:
-            The keys that were revoked by this call.
-        """
+        """Revoke the key of that id, or all of that name, for good. Returns the keys that were revoked by this call."""
         revoked = []
         for digest, stored in (await self._records.read(_RECORD)).items():
             key = Key.model_validate_json(stored)

@@ -22,13 +22,7 @@ _RECHECK_S = 0.05
 
 
 class Quota(BaseModel):
-    """What one scope may use. None is no limit.
-
-    Attributes:
-        requests: a minute.
-        tokens: a minute, prompt and answer together.
-        jobs: in flight at a time.
-    """
+    """What one scope may use: requests a minute, tokens a minute (prompt and answer together) and jobs in flight. None is no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,11 +36,7 @@ NO_QUOTA = Quota()
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One quota and the scope that shares it.
-
-    Args:
-        scope: such as `caller:key_0123`, `model:gpt-4.1`, `endpoint:support-bot`.
-    """
+    """One quota and the scope that shares it, such as `caller:key_0123`, `model:gpt-4.1`, `endpoint:support-bot`."""
 
     scope: str
     quota: Quota
@@ -56,8 +46,7 @@ class Rule:
 class Lease:
     """What a request takes of its limits. Must be released once; may be settled before. Further calls of either do nothing.
 
-    Attributes:
-        headers: OpenAI's `x-ratelimit-*`, of the tightest rule; empty where nothing is limited.
+    `headers` are OpenAI's `x-ratelimit-*`, of the tightest rule; empty where nothing is limited.
     """
 
     headers: Mapping[str, str]

@@ -62,11 +62,7 @@ class Cipher:
             raise CannotDecrypt from None
 
     def secret(self, purpose: str) -> bytes:
-        """32 bytes that depend on the purpose and the key alone: all processes with that passphrase, or that file, have the same.
-
-        Raises:
-            NoSecret.
-        """
+        """32 bytes that depend on the purpose and the key alone, and so are the same in all processes. Raises NoSecret."""
         return hmac.digest(self._derived(f"secret:{purpose}"), purpose.encode(), "sha256")
 
     def is_quick(self, sealed: str) -> bool:
@@ -100,10 +96,7 @@ class Cipher:
 def seal(key: bytes, plain: bytes, context: bytes, nonce: bytes | None = None) -> str:
     """Encrypt what is stored or carried by clients: AES in GCM mode, as base64.
 
-    Args:
-        key: 32 bytes, such as derive from `Cipher.secret`.
-        context: must be the same when it is opened.
-        nonce: 12 bytes that no other text has under this key; None is random ones.
+    The key has 32 bytes, as derive from `Cipher.secret`; `context` must be the same when it is opened; None is a random nonce.
     """
     nonce = nonce or secrets.token_bytes(NONCE_BYTES)
     return base64.b64encode(nonce + _aes(key).encrypt(nonce, plain, context)).decode()

@@ -36,12 +36,7 @@ class Records(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """A replica's part in a group.
-
-    Attributes:
-        leads: it acts for all.
-        members: how many there are, this one included.
-    """
+    """A replica's part in a group of so many members, this one included: whether it `leads`, and so acts for all."""
 
     leads: bool
     members: int
@@ -119,17 +114,12 @@ class Store(Ledger, Protocol):
         """Whether other processes see what is written here."""
 
     async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
-        """Take the amounts of all limits, or of none. Atomic.
-
-        Args:
-            lease: a unique id, under which the amounts can be changed and given back.
-        """
+        """Take the amounts of all limits, or of none; `lease` is a unique id, under which they can be changed and given back. Atomic."""
 
     async def resize(self, counter: str, lease: str, amount: int, *, ttl_s: float | None = None) -> None:
         """Set what a lease takes of one counter, whatever its limit; 0 gives it back.
 
-        Args:
-            ttl_s: the life of a lease that is made by this call; with None, one that has ended stays ended.
+        A lease that is made by this call lives for `ttl_s` seconds; with None, one that has ended stays ended.
         """
 
     async def join(self, group: str, *, may_lead: bool = True) -> Membership:

@@ -51,11 +51,7 @@ class MessagesCall:
 
 
 def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> MessagesCall:
-    """Translate a request whose `model` is Anthropic's name for it.
-
-    Raises:
-        InvalidRequest: something in it cannot be expressed; `param` is its path.
-    """
+    """Translate a request whose `model` is Anthropic's name for it. Raises InvalidRequest: something in it cannot be expressed."""
     if request.native is not None and request.native.wire == "anthropic":
         return _native(request, request.native)
     if request.refusal is not None:

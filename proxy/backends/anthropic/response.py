@@ -26,12 +26,7 @@ _MAX_SHOWN = 500
 
 @dataclass(slots=True)
 class MessageReader:
-    """Reads one message.
-
-    Attributes:
-        ended: the whole message was read.
-        unmatched: what is wrong with structured output that does not match its schema.
-    """
+    """Reads one message, until it has `ended`. `unmatched` is what is wrong with structured output that does not match its schema."""
 
     call: MessagesCall
     ended: bool = False

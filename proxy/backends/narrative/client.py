@@ -220,8 +220,7 @@ class NarrativeClient:
     async def wait_for(self, job: Job, *, timeout: float = 60.0) -> Job:  # noqa: ASYNC109  the deadline of many reads
         """The job once it has ended, whatever its end; it is read again and again. To run many jobs, use `Jobs`.
 
-        Raises:
-            JobTimeout: it did not end within `timeout` seconds; it goes on at Narrative and can be waited for again.
+        Raises JobTimeout: it did not end within `timeout` seconds; it goes on at Narrative and can be waited for again.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -373,9 +372,7 @@ def _parse_webhook(body: bytes) -> Webhook:
 def read_answer(call: Call[T], status: int, headers: Mapping[str, str], body: bytes | None, secret: str) -> T:
     """The body of a 2xx answer, parsed; `body` is None when it broke off or was too long.
 
-    Raises:
-        ProxyError: the fault, named, with Narrative's words but without the `secret` API key. `retry_after` is set exactly when a
-            repeat of this very call can help and costs nothing.
+    Raises ProxyError: with Narrative's words, without the `secret` API key; as `failures.refused` where the answer is another one.
     """
     if not 200 <= status < 300:
         refusal = Refusal(status, words_of(body or b"", secret), retry_after(headers.get("retry-after")))

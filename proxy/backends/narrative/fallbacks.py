@@ -27,12 +27,9 @@ _MAX_REMEMBERED: Final = 4_096
 
 
 def simpler(form: Form, parts: Mapping[str, Any], cause: Cause, text: str) -> Form | None:
-    """The form for another try after a refusal, None when there is nothing simpler to try.
+    """The form for another try after `form` was refused, with its parts as of `OutputFormat`; None when there is nothing simpler to try.
 
-    Args:
-        form: the form that was refused.
-        parts: as of `OutputFormat`.
-        text: Narrative's own text, which may tell what is to blame.
+    Narrative's own text may tell what is to blame.
     """
     if cause is Cause.TOOL_BLOCKS and HISTORY not in form:
         return form | {HISTORY}
@@ -52,7 +49,7 @@ def simpler(form: Form, parts: Mapping[str, Any], cause: Cause, text: str) -> Fo
 
 @dataclass(slots=True)
 class Fallbacks:
-    """What was learned while serving, for a while and within bounds. One per process.
+    """What was learned while serving, within bounds. One per process.
 
     Attributes:
         ttl_s: seconds after which the plain form is tried again.

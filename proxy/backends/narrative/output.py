@@ -105,11 +105,7 @@ class OutputFormat:
     # ------------------------------------------------------------ reading
 
     def parse(self, output: Any, budget: Budget | None = None) -> ParsedOutput:
-        """Read a job's `structured_output`.
-
-        Tolerates what models do to an object they must fill: a bare string, JSON text, a code fence, missing fields, one level of
-        wrapping too many.
-        """
+        """Read a job's `structured_output`, which may be a bare string or JSON text, lack fields or be wrapped one level too many."""
         match output:
             case {"content": str(said)} if self.is_text and len(output) == 1:  # the usual case
                 return ParsedOutput(text=said if said.strip() else "")
@@ -207,8 +203,7 @@ class Outcome:
 def read_job(expected: OutputFormat, job: Job, failures: str, budget: Budget | None = None) -> Outcome:
     """Read an ended job; `failures` are the causes of its failure as one text, free of secrets.
 
-    Raises:
-        ProxyError: the job failed or was cancelled, in a way that is not an answer, or it has no result.
+    Raises ProxyError: the job failed or was cancelled, in a way that is not an answer, or it has no result.
     """
     if job.state == JobState.CANCELLED:
         raise PaidFailure(f"Narrative job {job.id} was cancelled.", code="narrative_job_cancelled", job_id=job.id)

@@ -87,9 +87,7 @@ class WatchedJob:
 class ReadBudget:
     """How many reads an account may cost: a token bucket that gives way to 429s and outages.
 
-    Args:
-        rate: reads a second. A fifth of it, at least one, may come at once after a rest.
-        now: loop time.
+    `rate` is in reads a second. A fifth of it, at least one, may come at once after a rest.
     """
 
     def __init__(self, rate: float, now: float) -> None:
@@ -172,11 +170,7 @@ class ListCursor:
     def next_page(self, ids: Collection[str], records: int, asked: int, size: int = 0) -> int:
         """How many records to ask for next, 0 when no later page can hold ends not shown yet.
 
-        Args:
-            ids: of the jobs of the page just read.
-            records: how many it held, those without an id among them.
-            asked: how many were asked for.
-            size: bytes of the page.
+        Of the page just read: the `ids` of its jobs, how many `records` it held and was `asked` for, and its `size` in bytes.
         """
         if records:
             self._record_bytes += (0.3 if self._record_bytes else 1.0) * (size / records - self._record_bytes)
@@ -213,9 +207,7 @@ class ListCursor:
 class Reliability:
     """Whether a source shows the ends that other sources noticed first. Each end counts for a fifth of the score.
 
-    Args:
-        reliable: at the start.
-        grace: seconds after another source noticed an end in which it may still be shown.
+    An end may still be shown for `grace` seconds after another source noticed it.
     """
 
     def __init__(self, *, reliable: bool, grace: float) -> None:
@@ -319,8 +311,7 @@ class Table:
     def update(self, membership: Membership, now: float, *, hears: bool) -> list[tuple[str, bool]]:
         """Take over what is known of the replicas, and judge the sources. Returns those that became reliable or unreliable.
 
-        Args:
-            hears: the leader published something a moment ago.
+        `hears` says whether the leader published something a moment ago.
         """
         self.members, self.leads = membership.members, membership.leads
         self.reads_lists = self.leads or not hears

@@ -40,13 +40,9 @@ def form_text(form: Form) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What to run for a request, in one form, and how to read the answer.
+    """What to run for a request, in one form, on the model of that id, and how to read the answer.
 
-    Attributes:
-        model: Narrative's id.
-        expected: the output schema and its reader.
-        ignored: request fields without effect.
-        adjusted: what was changed, as sentences for the client.
+    Request fields that are `ignored` have no effect; `adjusted` says what was changed, as sentences for the client.
     """
 
     model: str
@@ -102,10 +98,7 @@ def prepare(
     request: Request, card: ModelCard, rules: Rules, form: Form = PLAIN, budget: Budget | None = None
 ) -> Prepared:
     """Prepare a request for a model, in a form and within a budget of work; all schemas in simple form where the output schema would be
-    larger than the card allows.
-
-    Raises:
-        InvalidRequest: something in the request cannot be expressed; `param` is its path.
+    larger than the card allows. Raises InvalidRequest: something in the request cannot be expressed; `param` is its path.
     """
     budget = budget or Budget()
     names = upstream_names(request.tools, request.messages)

@@ -169,11 +169,7 @@ class Job:
         return self.state == JobState.CANCELLED or bool(self.failures)
 
     def result_as(self, model: type[M]) -> M:
-        """The structured output as a pydantic model.
-
-        Raises:
-            ValueError: there is no output, or (pydantic's `ValidationError`) it does not match the model.
-        """
+        """The structured output as a pydantic model. Raises ValueError: there is none, or it does not match (`ValidationError`)."""
         if self.result is None:
             raise ValueError(f"job {self.id} is {self.state} and has no result")
         return model.model_validate(self.result.structured_output)
@@ -293,10 +289,7 @@ _PAGE: Final = msgspec.json.Decoder(_Page)
 
 def decoded(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw | str) -> T:
     """What is received, as the decoder's type. What no strict parser takes is repaired: half a surrogate pair becomes U+FFFD, and
-    numbers that JSON does not have become null.
-
-    Raises:
-        ValueError: not JSON, or of another form. RecursionError: nested too deep.
+    numbers that JSON does not have become null. Raises ValueError: not JSON, or of another form; RecursionError: nested too deep.
     """
     try:
         return decoder.decode(body)
