@@ -78,7 +78,7 @@ class _Server:
         except urllib.error.HTTPError as error:
             return error.code != 404
         except (OSError, http.client.HTTPException):
-            return True
+            pass
         return True
 
     def json(self, path: str, body: bytes | None = None, **headers: str) -> dict[str, Any]:
@@ -126,28 +126,18 @@ def _begun(server: _Server, file: Path, state: Path) -> str:
         click.echo(f"Resuming {known['batch']}.", err=True)
         return known["batch"]
     if "input" not in known:
-        known["input"] = _upload(server, content)
+        boundary = secrets.token_hex(16)
+        part = f"--{boundary}\r\nContent-Disposition: form-data; name="
+        begin = f'{part}"purpose"\r\n\r\nbatch\r\n{part}"file"; filename="requests.jsonl"\r\n\r\n'
+        form = b"%b%b\r\n--%b--\r\n" % (begin.encode(), content, boundary.encode())
+        kind = f"multipart/form-data; boundary={boundary}"
+        known["input"] = server.json("/files", form, **{"content-type": kind})["id"]
         state.write_text(json.dumps(known))
     body = {"input_file_id": known["input"], "endpoint": _endpoint(content), "completion_window": "24h"}
     headers = {"content-type": "application/json", "idempotency-key": known["key"]}
     known["batch"] = server.json("/batches", json.dumps(body).encode(), **headers)["id"]
     state.write_text(json.dumps(known))
     return known["batch"]
-
-
-def _upload(server: _Server, content: bytes) -> str:
-    boundary = secrets.token_hex(16).encode()
-    parts = (
-        (b'name="purpose"', b"batch"),
-        (b'name="file"; filename="requests.jsonl"', content),
-    )
-    begin = b"--" + boundary + b"\r\nContent-Disposition: form-data; "
-    form = (
-        b"".join(begin + name + b"\r\n\r\n" + value + b"\r\n" for name, value in parts) + b"--" + boundary + b"--\r\n"
-    )
-    kind = f"multipart/form-data; boundary={boundary.decode()}"
-    id_: str = server.json("/files", form, **{"content-type": kind})["id"]
-    return id_
 
 
 def _endpoint(content: bytes) -> str:
@@ -162,19 +152,15 @@ def _endpoint(content: bytes) -> str:
 
 def _wait(server: _Server, id_: str, poll: float) -> dict[str, Any]:
     """The batch once it has ended; its progress is shown meanwhile."""
-    batch = server.json(f"/batches/{id_}")
-    while not batch["request_counts"]["total"] and batch["status"] not in _ENDED:
-        time.sleep(poll)
-        batch = server.json(f"/batches/{id_}")
-    counts = batch["request_counts"]
-    with click.progressbar(length=max(counts["total"], 1), label=id_, show_pos=True, width=0) as bar:
+    with click.progressbar(length=1, label=id_, show_pos=True, width=0) as bar:
         while True:
+            batch = server.json(f"/batches/{id_}")
             counts = batch["request_counts"]
+            bar.length = max(counts["total"], 1)
             bar.update(counts["completed"] + counts["failed"] - bar.pos)
             if batch["status"] in _ENDED:
                 return batch
             time.sleep(poll)
-            batch = server.json(f"/batches/{id_}")
 
 
 def _write_rows(server: _Server, batch: dict[str, Any], out: Path) -> list[str]:

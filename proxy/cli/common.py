@@ -20,8 +20,12 @@ config_option = click.option(
 
 def read_settings(config: Path | None, overrides: Mapping[tuple[str, str], object] | None = None) -> Settings:
     """The settings; exits where they cannot be used, and warns of variables that have no effect."""
+
+    def warn(warning: str) -> None:
+        click.echo(f"narrative-proxy: warning: {warning}", err=True)
+
     try:
-        return load_settings(os.environ, config=config, overrides=overrides, warn=_warn)
+        return load_settings(os.environ, config=config, overrides=overrides, warn=warn)
     except SettingsError as error:
         fail(error.faults)
 
@@ -31,7 +35,3 @@ def fail(errors: Iterable[str], code: int = CANNOT_START) -> NoReturn:
     for error in errors:
         click.echo(f"narrative-proxy: {error}", err=True)
     sys.exit(code)
-
-
-def _warn(warning: str) -> None:
-    click.echo(f"narrative-proxy: warning: {warning}", err=True)

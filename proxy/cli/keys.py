@@ -22,30 +22,22 @@ T = TypeVar("T")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
 
-class _Moment(click.ParamType[int]):
+def _moment(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     """`30d`, `12h`, `90m` from now, or a date or time in ISO 8601 (UTC where it names no zone) → seconds since 1970."""
-
-    name = "when"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Fails as click's types do, with what was expected."""
-        if span := re.fullmatch(r"(\d{1,6})([mhd])", value):
-            seconds = int(time.time()) + int(span[1]) * _UNITS[span[2]]
-        else:
-            try:
-                moment = datetime.fromisoformat(value)
-            except ValueError:
-                self.fail(f"{value!r} is neither a span such as 30d nor a date such as 2030-01-31", param, ctx)
-            seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-        if seconds <= time.time():
-            self.fail(f"{value!r} is in the past", param, ctx)
-        return seconds
-
-
-def _not_blank(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if not value.strip():
-        raise click.BadParameter("is empty")
-    return value
+    if value is None:
+        return None
+    if span := re.fullmatch(r"(\d{1,6})([mhd])", value):
+        seconds = int(time.time()) + int(span[1]) * _UNITS[span[2]]
+    else:
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            expected = "a span such as 30d nor a date such as 2030-01-31"
+            raise click.BadParameter(f"{value!r} is neither {expected}") from None
+        seconds = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    if seconds <= time.time():
+        raise click.BadParameter(f"{value!r} is in the past")
+    return seconds
 
 
 def _listed(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -61,7 +53,7 @@ def keys_group() -> None:
 
 
 @keys_group.command()
-@click.option("--name", required=True, callback=_not_blank, help="A description, such as the app's name.")
+@click.option("--name", required=True, help="A description, such as the app's name.")
 @click.option(
     "--models", callback=_listed, help="Models and named endpoints it may use, comma-separated. Default: all."
 )
@@ -69,12 +61,14 @@ def keys_group() -> None:
 @click.option("--rpm", type=click.IntRange(min=1), help="Requests a minute.")
 @click.option("--tpm", type=click.IntRange(min=1), help="Tokens a minute.")
 @click.option("--concurrency", type=click.IntRange(min=1), help="Jobs in flight at a time.")
-@click.option("--expires", type=_Moment(), help="A span (30d, 12h, 90m) or a date (2030-01-31).")
+@click.option("--expires", metavar="WHEN", callback=_moment, help="A span (30d, 12h, 90m) or a date (2030-01-31).")
 @config_option
 def create(
     config: Path | None, name: str, models: tuple[str, ...] | None, data_plane: UUID | None, **limits: Any
 ) -> None:
     """Make a key and show it, once: only its hash is stored."""
+    if not name.strip():
+        raise click.BadParameter("is empty", param_hint="'--name'")
     quota = Quota(requests=limits["rpm"], tokens=limits["tpm"], jobs=limits["concurrency"])
     plane = str(data_plane) if data_plane else None
     key, secret = _run(
