@@ -14,7 +14,11 @@ _SHORT: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 
 
 class Metrics:
-    """All of them. Its methods are quick and never raise."""
+    """All of them. Its methods are quick and never raise.
+
+    Attributes:
+        state_errors, batch_lines, batches_ended, batches_taken_over: counters for those who see what they count.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -42,10 +46,12 @@ class Metrics:
         self._repeats = _counter("upstream_retries", "Calls to Narrative that were repeated.", "operation")
         self._adopted = _counter("adoptions", "Jobs and answers that were taken up instead of paid again.", "how")
         self._tries = _counter("further_jobs", "Further jobs for the same answer.", "why")
-        self._state_errors = _counter("state_errors", "Calls to the shared state that failed.")
-        self._batch_lines = _counter("batch_lines", "Lines of batches that got their row.", "result")
-        self._batches = _counter("batches_ended", "Batches that ended, by how.", "status")
-        self._taken_over = _counter("batches_taken_over", "Batches that went on here after their replica was killed.")
+        self.state_errors = _counter("state_errors", "Calls to the shared state that failed.")
+        self.batch_lines = _counter("batch_lines", "Lines of batches that got their row.", "result")
+        self.batches_ended = _counter("batches_ended", "Batches that ended, by how.", "status")
+        self.batches_taken_over = _counter(
+            "batches_taken_over", "Batches that went on here after their replica was killed."
+        )
         self._occurrences: dict[type[events.Event], Counter] = {
             events.Resubmitted: _counter("jobs_resubmitted", "Submissions of unknown outcome that were made again."),
             events.Unreadable: _counter("unreadable_records", "Reads of a job whose record could not be read."),
@@ -94,22 +100,6 @@ class Metrics:
     def spent(self, stage: str, seconds: float) -> None:
         """Part of the time of a request that was answered."""
         self._stages.labels(stage).observe(max(seconds, 0.0))
-
-    def state_failed(self) -> None:
-        """A call to the shared state failed, or timed out."""
-        self._state_errors.inc()
-
-    def batch_line(self, *, ok: bool) -> None:
-        """A line of a batch got its row."""
-        self._batch_lines.labels("answer" if ok else "error").inc()
-
-    def batch_ended(self, status: str) -> None:
-        """A batch ended."""
-        self._batches.labels(status).inc()
-
-    def batch_taken_over(self) -> None:
-        """A batch of a replica that was killed goes on here."""
-        self._taken_over.inc()
 
     def request(self, route: str, model: str, status: int, seconds: float) -> None:
         """A request ended."""

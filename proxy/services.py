@@ -110,7 +110,7 @@ async def open_services(process: Process) -> AsyncIterator[State]:
                 home,
                 _plain(settings.state.url),
                 settings.state.prefix,
-                metrics.state_failed,
+                metrics.state_errors.inc,
                 response_bytes=settings.responses.memory_bytes,
                 # What a sandbox was asked must not go on at Narrative after a restart.
                 batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory or process.sandbox else None,

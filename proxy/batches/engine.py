@@ -206,7 +206,7 @@ class Batches:
             waiting.remove(batch)
             if await self.records.take(batch):
                 if batch.replica not in ("", self._options.lines.replica):
-                    self._metrics.batch_taken_over()
+                    self._metrics.batches_taken_over.inc()
                     log.info("a batch is taken over", batch=batch.id)
                 self._begin(batch)
 

@@ -111,7 +111,7 @@ class BatchRunner:
         await self._end(batch)
 
     async def _end(self, batch: Batch) -> None:
-        self._metrics.batch_ended(batch.status)
+        self._metrics.batches_ended.labels(batch.status).inc()
         log.info("a batch ended", batch=batch.id, status=batch.status, completed=batch.completed, failed=batch.failed)
         await self._close(batch)
 
@@ -256,7 +256,7 @@ class BatchRunner:
         """Store a row; then the jobs of the line need not be known any more."""
         await _lasting(lambda: self._options.records.put_row(batch, line.number, row, done))
         if line.number not in self._done:
-            self._metrics.batch_line(ok=done.ok)
+            self._metrics.batch_lines.labels("answer" if done.ok else "error").inc()
         self._done[line.number] = done
         await _lasting(lambda: self._options.lines.remove(record_name(line)))
 

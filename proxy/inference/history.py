@@ -210,7 +210,17 @@ class _History:
         placeholder = self._rules.media_placeholder and message is not self._last_user
         match message.role:
             case "assistant":
-                self._add_assistant(message, placeholder)
+                turn = self._turn("assistant")
+                before = len(turn.texts) + len(turn.calls)
+                for text in _texts(message.content, placeholder):  # without the reasoning that clients send back in it
+                    reasoning = _REASONING.match(text.text)
+                    if kept := text.text[reasoning.end() if reasoning else 0 :].rstrip():
+                        turn.texts.append(Text(kept, text.path))
+                for block in message.content:
+                    if isinstance(block, ToolCall):
+                        self._add_call(turn, block)
+                if len(turn.texts) + len(turn.calls) == before:
+                    self._repair("an empty turn was left out", message.path, "the message has neither text nor calls")
             case "user":
                 texts = list(_texts(message.content, placeholder))
                 if not texts and not results:
@@ -246,16 +256,6 @@ class _History:
         return self._turns[-1]
 
     # ------------------------------------------------------------ calls
-
-    def _add_assistant(self, message: Message, placeholder: bool) -> None:
-        turn = self._turn("assistant")
-        before = len(turn.texts) + len(turn.calls)
-        turn.texts += _without_reasoning(_texts(message.content, placeholder))
-        for block in message.content:
-            if isinstance(block, ToolCall):
-                self._add_call(turn, block)
-        if len(turn.texts) + len(turn.calls) == before:
-            self._repair("an empty turn was left out", message.path, "the message has neither text nor calls")
 
     def _add_call(self, turn: _OpenTurn, source: ToolCall) -> None:
         arguments = source.arguments
@@ -360,9 +360,8 @@ def _question(message: Message) -> tuple[Text, ...]:
 
 def _is_users(message: Message) -> bool:
     """Whether the user wrote it; results of tools are in user messages too."""
-    if message.role != "user":
-        return False
-    return not message.content or any(not isinstance(block, ToolResult) for block in message.content)
+    blocks = message.content
+    return message.role == "user" and not (blocks and all(isinstance(block, ToolResult) for block in blocks))
 
 
 def _texts(content: Iterable[Block], placeholder: bool = False) -> Iterator[Text]:
@@ -380,14 +379,6 @@ def _texts(content: Iterable[Block], placeholder: bool = False) -> Iterator[Text
                     param=f"{block.path}.type",
                     code="unsupported_content",
                 )
-
-
-def _without_reasoning(texts: Iterable[Text]) -> Iterator[Text]:
-    """An assistant's texts without the reasoning that clients send back in them, nor white space at their end."""
-    for text in texts:
-        reasoning = _REASONING.match(text.text)
-        if kept := text.text[reasoning.end() if reasoning else 0 :].rstrip():
-            yield Text(kept, text.path)
 
 
 def _as_text(block: Text | ToolCall | ToolResult) -> Text:
