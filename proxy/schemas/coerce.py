@@ -178,16 +178,10 @@ class _Coercer:
     def _wrapped(self, schema: JsonObject, value: Json) -> Iterator[Json]:
         """The value as the one item of a list, where it is an item as it stands and no list in words."""
         keywords = self._keywords(schema)
-        items = _of_item(keywords, 0)
-        if (
-            "array" not in keywords.get("type", ())
-            or isinstance(value, list | None)
-            or isinstance(items, bool)
-            or not items
-        ):
-            return
-        if not (isinstance(value, str) and re.search(r"[,;\n]", value)):
-            yield [value]
+        if "array" in keywords.get("type", ()) and not isinstance(value, list | None):
+            items = _of_item(keywords, 0)
+            if items and items is not True and not (isinstance(value, str) and re.search(r"[,;\n]", value)):
+                yield [value]
 
     def converted(self, schema: JsonObject, value: Json) -> Json:
         """The value with whole floats as integers where a schema that it matches asks for integers, or lists them."""

@@ -94,11 +94,7 @@ def read_document(data: bytes, limits: SchemaLimits, budget: Budget) -> Document
 
 
 def _paths(root: JsonObject, limits: SchemaLimits) -> tuple[dict[int, Path], set[Draft]]:
-    """The path of each object, and the drafts named in them.
-
-    Raises:
-        SchemaError: it is nested too deeply.
-    """
+    """The path of each object, and the drafts named in them; SchemaError when they are nested too deeply."""
     paths: dict[int, Path] = {}
     drafts: set[Draft] = set()
     left: list[tuple[Json, Path]] = [(root, ())]
@@ -147,16 +143,17 @@ class _Collector:
                 continue
             self.budget.spend()
             path = self.paths.get(id(schema), ())  # a metaschema has none
-            inner = self._inspected(schema, draft, path)
+            if path and {"$id", "id"} & schema.keys() and draft_named(schema.get("$schema")) not in {None, draft}:
+                raise SchemaError("expected the same draft of JSON Schema all through", (*path, "$schema"))
+            inner = check_forms(schema, draft, path)
+            self._check_limits_and_patterns(schema, path)
+            self.document.keywords[id(schema)] = keywords = normalized_keywords(schema, draft)
+            self.document.names.update(keywords.get("properties", ()), keywords.get("required", ()))
             base = self._base(schema, base, draft, path)
             self.seen[id(schema)] = (base, draft)
             left.extend((member, base) for member in inner if isinstance(member, dict))
 
-    def _inspected(self, schema: JsonObject, draft: Draft, path: Path) -> list[Json]:
-        """The schemas directly inside a schema, whose own keywords are right."""
-        if path and {"$id", "id"} & schema.keys() and draft_named(schema.get("$schema")) not in {None, draft}:
-            raise SchemaError("expected the same draft of JSON Schema all through", (*path, "$schema"))
-        inner = check_forms(schema, draft, path)
+    def _check_limits_and_patterns(self, schema: JsonObject, path: Path) -> None:
         for keyword in ("anyOf", "oneOf", "allOf"):
             if len(schema.get(keyword, ())) > self.limits.max_alternatives:
                 raise SchemaError(f"more than {self.limits.max_alternatives} alternatives", (*path, keyword))
@@ -171,9 +168,6 @@ class _Collector:
         self.properties += len(schema.get("properties", ()))
         if self.properties > self.limits.max_properties:
             raise SchemaError(f"the schema declares more than {self.limits.max_properties} properties", path)
-        self.document.keywords[id(schema)] = keywords = normalized_keywords(schema, draft)
-        self.document.names.update(keywords.get("properties", ()), keywords.get("required", ()))
-        return inner
 
     def _base(self, schema: JsonObject, base: str, draft: Draft, path: Path) -> str:
         """The base URI of references in a schema, which may have an id of its own. Notes its id and anchors."""
@@ -251,8 +245,9 @@ class _Collector:
                 return self.anchors[url, fragment]
             target: Json = self.resources[url]
             inner_base, draft = self.seen[id(target)]
-            for token in fragment.split("/")[1:]:
-                target = _member(target, token)
+            for token in fragment.split("/")[1:]:  # a JSON pointer (RFC 6901)
+                is_index = isinstance(target, list) and token.isdecimal()
+                target = target[int(token) if is_index else token.replace("~1", "/").replace("~0", "~")]
                 inner_base, draft = self.seen.get(id(target), (inner_base, draft))
         except (ValueError, LookupError, TypeError):
             outside = f"{shown} is outside the schema, and other documents are not fetched: put it under `$defs`"
@@ -262,15 +257,6 @@ class _Collector:
         if isinstance(target, dict) and id(target) not in self.seen:
             self.add_resource(target, draft, inner_base)
         return target
-
-
-def _member(value: Json, token: str) -> Json:
-    """One step of a JSON pointer (RFC 6901)."""
-    if isinstance(value, list):
-        if not token.isdecimal():
-            raise LookupError(token)
-        return value[int(token)]
-    return value[token.replace("~1", "/").replace("~0", "~")]
 
 
 def on_cycles(graph: Mapping[int, Sequence[int]]) -> frozenset[int]:

@@ -35,8 +35,8 @@ _NOT_SPACE = (
     r"\x{0}-\x{8}\x{e}-\x{1f}!-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027}\x{202a}-\x{202e}"
     r"\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{fefe}\x{ff00}-\x{10ffff}"
 )
-_DOT = r"[^\n\r\x{2028}\x{2029}]"
-
+_CHARS = {".": r"[^\n\r\x{2028}\x{2029}]", "{": r"\{", "}": r"\}"}
+"""What single characters are in RE2's spelling, where it differs."""
 
 _CATEGORIES = {
     name: short
@@ -85,7 +85,7 @@ class Pattern:
         """Whether the pattern matches somewhere in the text; None when that cannot be decided in bounded time."""
         data = text.encode("utf-8", "replace")
         for source, wanted in self.conditions or ():
-            expression = _expression(source)
+            expression, _ = _expression(source)
             if expression is None or expression.programsize * (len(data) + 1) > _MAX_WORK:
                 return None
             if (expression.search(data) is not None) is not wanted:
@@ -105,7 +105,11 @@ def pattern(source: str) -> Pattern:
         try:
             conditions = ((_translated(source), True),) if plain else _conditions(source)
             for condition, _ in conditions if size <= _COMPILED_AT_ONCE else ():
-                _check_compiles(condition)
+                _, error = _expression(condition)
+                if "character class range" in error and r"\p" not in condition.lower():
+                    raise BadPattern("a range in a character set runs backwards")
+                if error:
+                    raise _Unsupported
             return Pattern(plain, conditions, size)
         except _Unsupported:
             continue
@@ -128,21 +132,15 @@ def _conditions(source: str) -> tuple[tuple[str, bool], ...]:
 
 
 @lru_cache(maxsize=256)
-def _expression(source: str) -> Any:
-    """The compiled expression; None where RE2 does not take it."""
+def _expression(source: str) -> tuple[Any, str]:
+    """An expression in RE2's own spelling, compiled within bounded memory, which searches bytes of UTF-8; or why it is refused."""
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MAX_MEMORY
     try:
-        return _linear(source)
-    except (re2.error, UnicodeEncodeError):
-        return None
-
-
-def _check_compiles(source: str) -> None:
-    try:
-        _linear(source)
-    except (re2.error, UnicodeEncodeError) as error:
-        if "character class range" in str(error) and r"\p" not in source.lower():
-            raise BadPattern("a range in a character set runs backwards") from None
-        raise _Unsupported from error
+        return re2.compile(source, options), ""
+    except (re2.error, UnicodeEncodeError) as error:  # wrong, too large, or with half of a character
+        return None, str(error) or "unknown"
 
 
 _TOKEN = re.compile(
@@ -165,17 +163,13 @@ def _tokens(source: str) -> Iterator[tuple[str, int, str]]:
             raise BadPattern("it ends in a lone backslash")
         kind, start, position = match.lastgroup or "char", position, match.end()
         if kind == "set":
-            position = _set_end(source, position)
+            while source[position : position + 1] not in {"]", ""}:
+                position += 2 if source[position] == "\\" else 1
+            if position >= len(source):
+                raise BadPattern("a character set is not closed")
+            position += 1
         text = source[start:position]
         yield ("char" if kind == "open" and text.endswith(")") else kind), start, text  # `(?i)` opens nothing
-
-
-def _set_end(source: str, position: int) -> int:
-    while position < len(source) and source[position] != "]":
-        position += 2 if source[position] == "\\" else 1
-    if position >= len(source):
-        raise BadPattern("a character set is not closed")
-    return position + 1
 
 
 def _checked_size(source: str) -> int:
@@ -220,19 +214,6 @@ def _outside_groups(source: str) -> Iterator[tuple[int, str]]:
             yield start, text
 
 
-def _linear(source: str) -> Any:
-    """An expression in RE2's own spelling, compiled within bounded memory; it searches bytes of UTF-8.
-
-    Raises:
-        re2.error: it is wrong, or too large.
-        UnicodeEncodeError: it has half of a character.
-    """
-    options = re2.Options()
-    options.log_errors = False
-    options.max_mem = _MAX_MEMORY
-    return re2.compile(source, options)
-
-
 def _translated(source: str) -> str:
     """The pattern in RE2's spelling."""
     out: list[str] = []
@@ -245,11 +226,17 @@ def _translated(source: str) -> str:
             case "close":
                 atom = opened.pop()
                 out.append(text)
+            case "open":
+                if text in {"(?=", "(?!", "(?<=", "(?<!"}:
+                    raise _Unsupported
+                atom = len(out)
+                opened.append(atom)
+                out.append(text.replace("(?<", "(?P<").replace("$", "_"))
             case _:
                 atom = len(out)
-                out.append(_TRANSLATE[kind](text))
-                if kind == "open":
-                    opened.append(atom)
+                out.append(
+                    _escape(text) if kind == "escape" else _set(text) if kind == "set" else _CHARS.get(text, text)
+                )
     return "".join(out)
 
 
@@ -299,54 +286,36 @@ def _set(text: str) -> str:
     if text in {"[]", "[^]"}:
         return r"[^\x{0}-\x{10ffff}]" if text == "[]" else r"[\x{0}-\x{10ffff}]"
     head = "[^" if text.startswith("[^") else "["
-    return head + _TOKEN.sub(_set_token, text[len(head) : -1]) + "]"
-
-
-def _set_token(token: re.Match[str]) -> str:
-    return _escape(token[0], in_set=True) if token.lastgroup == "escape" else token[0].replace("[", r"\[")
-
-
-def _open(text: str) -> str:
-    if text in {"(?=", "(?!", "(?<=", "(?<!"}:
-        raise _Unsupported
-    return text.replace("(?<", "(?P<").replace("$", "_")
-
-
-_CHARS = {".": _DOT, "{": r"\{", "}": r"\}"}
-_TRANSLATE: Mapping[str, Callable[[str], str]] = {
-    "escape": _escape,
-    "set": _set,
-    "open": _open,
-    "char": lambda text: _CHARS.get(text, text),
-}
+    inner = _TOKEN.sub(
+        lambda token: _escape(token[0], in_set=True) if token.lastgroup == "escape" else token[0].replace("[", r"\["),
+        text[len(head) : -1],
+    )
+    return f"{head}{inner}]"
 
 
 # ---------------------------------------------------------------- formats
 
 _MAX_TEXT = 65_536
 """Longer texts are not checked."""
-_MAX_HOSTNAME = 253
 
 _DATE = r"\d{4}-\d\d-\d\d"
 _TIME = r"(?:[01]\d|2[0-3]):[0-5]\d:(?:[0-5]\d|60)(?:\.\d+)?(?:[Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
 _CLOCK = r"T(?:\d+H(?:\d+M(?:\d+S)?)?|\d+M(?:\d+S)?|\d+S)"
 _DAYS = r"\d+Y(?:\d+M(?:\d+D)?)?|\d+M(?:\d+D)?|\d+D"
-_DURATION = rf"P(?:\d+W|{_CLOCK}|(?:{_DAYS})(?:{_CLOCK})?)"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _IDN_LABEL = r"[\pL\pN\pM](?:[\pL\pN\pM\x{b7}\x{30fb}\x{200c}\x{200d}-]*[\pL\pN\pM])?"
 _POINTER = r"(?:/(?:[^~/]|~[01])*)*"
 _TEMPLATE = r"(?:[^\s{}\"'<>\\^`|]|\{[+#./;?&=,!@|]?[\w.%]+(?::\d{1,4}|\*)?(?:,[\w.%]+(?::\d{1,4}|\*)?)*\})*"
-_ESCAPED = r"%[0-9A-Fa-f]{2}"
 
 
 def _uri(extra: str, *, reference: bool) -> str:
     """RFC 3986; `extra` are the characters that RFC 3987 adds."""
-    char = rf"(?:[A-Za-z0-9._~!$&'()*+,;=:@{extra}-]|{_ESCAPED})"
-    host = rf"(?:\[[0-9A-Fa-f:.v]+\]|(?:[A-Za-z0-9._~!$&'()*+,;={extra}-]|{_ESCAPED})*)"
-    user = rf"(?:(?:[A-Za-z0-9._~!$&'()*+,;=:{extra}-]|{_ESCAPED})*@)?"
-    path = rf"(?://{user}{host}(?::\d*)?(?:/{char}*)*|/?(?:{char}+(?:/{char}*)*)?)"
-    first = rf"(?:[A-Za-z0-9._~!$&'()*+,;=@{extra}-]|{_ESCAPED})+"  # a colon here would make it a scheme
-    relative = rf"(?://{user}{host}(?::\d*)?(?:/{char}*)*|/(?:{char}+(?:/{char}*)*)?|{first}(?:/{char}*)*)?"
+    plain, char, login, first = (
+        rf"(?:[A-Za-z0-9._~!$&'()*+,;={more}{extra}-]|%[0-9A-Fa-f]{{2}})" for more in ("", ":@", ":", "@")
+    )  # first: a colon in the first segment of a relative path would make it a scheme
+    host = rf"//(?:{login}*@)?(?:\[[0-9A-Fa-f:.v]+\]|{plain}*)(?::\d*)?(?:/{char}*)*"
+    path = rf"(?:{host}|/?(?:{char}+(?:/{char}*)*)?)"
+    relative = rf"(?:{host}|/(?:{char}+(?:/{char}*)*)?|{first}+(?:/{char}*)*)?"
     tail = rf"(?:\?(?:{char}|[/?])*)?(?:#(?:{char}|[/?])*)?"
     whole = rf"[A-Za-z][A-Za-z0-9+.-]*:{path}{tail}"
     return rf"(?:{whole}|{relative}{tail})" if reference else whole
@@ -358,7 +327,7 @@ _EXPRESSIONS: Mapping[str, str] = {
     "date-time": rf"{_DATE}[Tt]{_TIME}",
     "date": _DATE,
     "time": _TIME,
-    "duration": _DURATION,
+    "duration": rf"P(?:\d+W|{_CLOCK}|(?:{_DAYS})(?:{_CLOCK})?)",
     "email": r"""(?:"[^"\r\n]+"|[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*)@(?:\[[^\s\[\]]+\]|"""
     + rf"{_LABEL}(?:\.{_LABEL})*)",
     "idn-email": r"""(?:"[^"\r\n]+"|[^\s@"(),:;<>\[\]\\]+)@(?:\[[^\s\[\]]+\]|""" + rf"{_IDN_LABEL}(?:\.{_IDN_LABEL})*)",
@@ -386,21 +355,18 @@ _PARSERS: Mapping[str, Callable[[str], object]] = {
 """What raises ValueError for a text that has not the format, beside the expressions."""
 
 
-@lru_cache(maxsize=len(_EXPRESSIONS))
-def _format_expression(name: str) -> Any:
-    return _linear(_EXPRESSIONS[name])
-
-
 def has_format(text: str, name: str) -> bool | None:
     """Whether a text has a format; true for formats that JSON Schema does not define. None: the text is too long to tell."""
     if name not in _EXPRESSIONS and name not in _PARSERS:
         return True
     if len(text) > _MAX_TEXT:
         return None
-    if name in _EXPRESSIONS and _format_expression(name).fullmatch(text.encode("utf-8", "replace")) is None:
-        return False
+    if name in _EXPRESSIONS:
+        expression, _ = _expression(_EXPRESSIONS[name])
+        if expression.fullmatch(text.encode("utf-8", "replace")) is None:
+            return False
     try:
         _PARSERS.get(name, str)(text)
     except ValueError:
         return False
-    return name != "hostname" or len(text) <= _MAX_HOSTNAME
+    return name != "hostname" or len(text) <= 253  # RFC 1123

@@ -23,6 +23,8 @@ _STEPS_OF_LIGHT = 8_000
 _MAX_ERRORS = 10
 _MAX_NOTES = 10
 _CHUNK = 128
+_EXCLUDING = {"": 1_000, "type": 0, "const": 1, "enum": 1}
+"""Keywords whose failure, at most so many levels deep, means that the alternative was not meant: another type, another listed value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +90,16 @@ def _validation_error(failure: Failure) -> ValidationError:
     """The failure; of failed alternatives, the first one of the alternative that was meant, where only one has the right type."""
     path = list(failure.path)
     while failure.branches:
-        meant = [branch for branch in failure.branches if not any(map(_excludes, branch))]
+        meant = [
+            branch
+            for branch in failure.branches
+            if not any(len(inner.path) <= _EXCLUDING.get(inner.keyword, -1) for inner in branch)
+        ]
         if len(meant) != 1:
             break
         failure = meant[0][0]
         path = [*failure.path, *path]
     return ValidationError(format_path("$", reversed(path)), cut(failure.message, 200))
-
-
-def _excludes(failure: Failure) -> bool:
-    """Whether an alternative was not meant: the value has another type, or a property another of the listed values."""
-    deepest = {"": 1_000, "type": 0, "const": 1, "enum": 1}.get(failure.keyword, -1)
-    return len(failure.path) <= deepest
 
 
 class Evaluator:
