@@ -23,11 +23,11 @@ from starlette.routing import Route
 
 from proxy.access.authentication import Caller
 from proxy.api.anthropic.encode import error_out, message_body
-from proxy.api.anthropic.routes import decode_body, error_response, find_card, for_model, rfc3339
-from proxy.api.http.batches import BatchServices, asked, following, streamed
+from proxy.api.anthropic.routes import PAGE, decode_body, error_response, find_card, for_model, rfc3339
+from proxy.api.http.batches import BatchServices, asked, streamed
 from proxy.api.http.batches import enter as enter_batches
 from proxy.api.http.middleware import AsgiHandler
-from proxy.api.http.requests import ApiServices, parse_object, query_number
+from proxy.api.http.requests import ApiServices, page_of, parse_object
 from proxy.api.http.responses import json_line, json_response
 from proxy.batches.engine import NewBatch
 from proxy.batches.files import computed
@@ -40,7 +40,6 @@ from proxy.inference.result import Result
 MESSAGES: Final = "/v1/messages"
 _PATH: Final = "/v1/messages/batches"
 _PREFIX: Final = "msgbatch_"
-_MAX_PAGE: Final = 1000
 _MAX_SKELETON: Final = 1 << 20
 _MAX_TOKENS: Final = 4_000_000
 """Strings and brackets of a body; finding one takes less than a microsecond."""
@@ -122,20 +121,8 @@ def _checked(text: bytes, path: str, seen: set[str], max_values: int) -> bytes:
 async def list_batches(request: Request) -> Response:
     """`GET /v1/messages/batches`: one's own batches, newest first, in pages."""
     services, owner, _ = await _enter(request)
-    query, limit = request.query_params, query_number(request, "limit", 20, _MAX_PAGE)
-    after, before = query.get("after_id"), query.get("before_id")
-    if after and before:
-        raise InvalidRequest("Invalid `before_id`: expected only one of it and `after_id`.", param="before_id")
     batches = await services.batches.records.all(owner)
-    if before:  # the page that ends where this one begins
-        left = [*reversed(following(batches[::-1], before, "before_id", lambda batch: batch.id))]
-        page = left[-limit:]
-    else:
-        left = [*following(batches, after, "after_id", lambda batch: batch.id)]
-        page = left[:limit]
-    ids: list[str | None] = [batch.id for batch in page] or [None]
-    data = [batch_out(batch) for batch in page]
-    return json_response({"data": data, "has_more": len(left) > len(page), "first_id": ids[0], "last_id": ids[-1]})
+    return json_response(page_of(request, [batch_out(batch) for batch in batches], *PAGE))
 
 
 async def retrieve(request: Request) -> Response:

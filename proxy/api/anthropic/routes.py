@@ -20,7 +20,7 @@ from proxy.api.anthropic.decode import WIRE, MessagesReply, body_digest, decode
 from proxy.api.anthropic.encode import MessageStream, error_out, error_status, message_body
 from proxy.api.anthropic.types import MessagesRequest
 from proxy.api.http.middleware import AsgiHandler
-from proxy.api.http.requests import ApiServices, enter, query_number, read_request, shown_model, terms_of, validated
+from proxy.api.http.requests import ApiServices, enter, page_of, read_request, shown_model, terms_of, validated
 from proxy.api.http.responses import (
     RunResponse,
     StreamResponse,
@@ -30,11 +30,11 @@ from proxy.api.http.responses import (
 )
 from proxy.batches.files import computed
 from proxy.catalog import ModelCard
-from proxy.errors import InvalidRequest, ModelNotFound, ProxyError, error_headers
+from proxy.errors import ModelNotFound, ProxyError, error_headers
 from proxy.inference.backend import Report
 from proxy.inference.endpoints import Endpoint, usable_models
+from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest
-from proxy.inference.request import Rules
 
 API: Final = "anthropic"
 """Its name in the digests of equal requests."""
@@ -44,7 +44,8 @@ _SESSION: Final = "x-claude-code-session-id"
 _MAX_HEADER: Final = 2_000
 _PATH: Final = "/v1/messages"
 _MODELS: Final = "/v1/models"
-_DEFAULT_PAGE, _MAX_PAGE = 20, 1000
+PAGE: Final = (20, 1000, ("after_id", "before_id"))
+"""The usual and the largest page of a list, and the query's names of the items that it follows or precedes."""
 _ANY_LENGTH: Final = 2**31 - 1
 _CREATED: Final = "2025-10-01T00:00:00Z"
 """Of models: when they were made is not known."""
@@ -149,7 +150,7 @@ def for_model(
     return replace(decoded, native=replace(decoded.native, headers=sent))
 
 
-def decode_body(body: dict[str, Any], body_bytes: int, *, rules: Rules) -> tuple[InferenceRequest, MessagesReply, str]:
+def decode_body(body: JsonObject, body_bytes: int, *, rules: Rules) -> tuple[InferenceRequest, MessagesReply, str]:
     """A body's request, what its reply looks like, and its digest; done in a thread where it is large. Raises InvalidRequest."""
     decoded, reply = decode(validated(MessagesRequest, body), body, rules, body_bytes)
     return decoded, reply, body_digest(body)
@@ -171,25 +172,7 @@ async def list_models(request: Request) -> Response:
     services, caller = await enter(request)
     usable = await usable_models(caller, services.catalog, services.endpoints)
     listed = [_model_out(name, found) for name, found in usable]
-    query = request.query_params
-    limit = query_number(request, "limit", _DEFAULT_PAGE, _MAX_PAGE)
-    after, before = query.get("after_id"), query.get("before_id")
-    if after and before:
-        raise InvalidRequest("Invalid `before_id`: expected only one of it and `after_id`.", param="before_id")
-    ids = [model["id"] for model in listed]
-    if cursor := after or before:
-        if cursor not in ids:
-            param = "after_id" if after else "before_id"
-            raise InvalidRequest(f"Invalid `{param}`: there is no such model.", param=param)
-        listed = listed[ids.index(cursor) + 1 :] if after else listed[: ids.index(cursor)]
-    page = listed[-limit:] if before else listed[:limit]
-    body = {
-        "data": page,
-        "has_more": len(page) < len(listed),
-        "first_id": page[0]["id"] if page else None,
-        "last_id": page[-1]["id"] if page else None,
-    }
-    return json_response(body, {"vary": _VERSION})
+    return json_response(page_of(request, listed, *PAGE), {"vary": _VERSION})
 
 
 async def retrieve_model(request: Request) -> Response:
@@ -199,7 +182,7 @@ async def retrieve_model(request: Request) -> Response:
     return json_response(_model_out(name, await find_card(name, services, caller)), {"vary": _VERSION})
 
 
-def _model_out(name: str, found: ModelCard | Endpoint) -> dict[str, Any]:
+def _model_out(name: str, found: ModelCard | Endpoint) -> JsonObject:
     created = _CREATED
     if isinstance(found, Endpoint) and found.created_at:
         created = rfc3339(datetime.fromtimestamp(found.created_at, UTC))

@@ -1,8 +1,7 @@
-"""What the batches of every API share: who asks, pages of lists, contents as responses."""
+"""What the batches of every API share: who asks, contents as responses."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
@@ -10,10 +9,7 @@ from starlette.responses import StreamingResponse
 from proxy.access.authentication import ANONYMOUS, Caller
 from proxy.api.http.requests import ApiServices, canonical_digest, credentials_digest, terms_of
 from proxy.batches.engine import Asked, Batches
-from proxy.errors import InvalidRequest
 from proxy.inference.request import JsonObject
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +34,6 @@ def asked(request: Request, services: BatchServices, owner: str, caller: Caller,
     terms, _ = terms_of(request.headers, 0.0)
     ttl_s = services.api.settings.state.idempotency_ttl_s
     return Asked(owner, caller, canonical_digest(what), terms.key, terms.is_retry, ttl_s)
-
-
-def following(items: Sequence[T], id_: str | None, name: str, id_of: Callable[[T], str]) -> Sequence[T]:
-    """The items that follow the one of that id. Raises InvalidRequest: there is no such item."""
-    if not id_:
-        return items
-    for index, item in enumerate(items):
-        if id_of(item) == id_:
-            return items[index + 1 :]
-    raise InvalidRequest(f"Invalid `{name}`: there is no such item.", param=name)
 
 
 async def streamed(content: AsyncIterator[bytes], media_type: str, size: int) -> StreamingResponse:

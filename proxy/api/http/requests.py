@@ -340,6 +340,25 @@ def query_number(request: Request, name: str, default: int, most: int, least: in
     return int(text)
 
 
+def page_of(
+    request: Request, items: Sequence[JsonObject], default: int, most: int, names: Sequence[str] = ("after",)
+) -> JsonObject:
+    """A page of a list: as many of its objects as the query's `limit` says, which follow the one whose id the query has under the first
+    name, or precede the one under the second. Raises InvalidRequest."""
+    limit, query = query_number(request, "limit", default, most), request.query_params
+    given = [name for name in names if query.get(name)]
+    if len(given) > 1:
+        raise InvalidRequest(f"Invalid `{given[1]}`: expected only one of it and `{given[0]}`.", param=given[1])
+    for name in given:
+        index = next((index for index, item in enumerate(items) if item["id"] == query[name]), None)
+        if index is None:
+            raise InvalidRequest(f"Invalid `{name}`: there is no such item.", param=name)
+        items = items[index + 1 :] if name == names[0] else items[:index]
+    page = items[:limit] if not given or given[0] == names[0] else items[-limit:]
+    ids = [item["id"] for item in page] or [None]
+    return {"data": page, "has_more": len(page) < len(items), "first_id": ids[0], "last_id": ids[-1]}
+
+
 def credentials_digest(headers: Mapping[str, str]) -> str:
     """Tells clients apart by the key they present, in whatever header, and reveals nothing of it: 64 hexadecimal digits."""
     return hashlib.sha256("\0".join(presented_keys(headers)[:1]).encode()).hexdigest()

@@ -13,15 +13,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from proxy.access.authentication import Caller
-from proxy.api.http.batches import asked, enter, following
-from proxy.api.http.requests import ApiServices, query_number, read_object, validated
+from proxy.api.http.batches import asked, enter
+from proxy.api.http.requests import ApiServices, read_object, validated
 from proxy.api.http.responses import json_bytes, json_line, json_response
-from proxy.api.openai.encode import completion_body, error_body, page_out
+from proxy.api.openai.encode import completion_body, error_body
 from proxy.api.openai.files import seconds_kept
 from proxy.api.openai.responses.background import ResponsesServices
 from proxy.api.openai.responses.encode import finished
 from proxy.api.openai.responses.store import StoredResponse, response_id
-from proxy.api.openai.routes import decode_body, error_response, route
+from proxy.api.openai.routes import decode_body, error_response, page_response, route
 from proxy.api.openai.types import RequestModel
 from proxy.batches.engine import NewBatch
 from proxy.batches.files import computed
@@ -97,10 +97,8 @@ async def create(request: Request) -> Response:
 async def list_batches(request: Request) -> Response:
     """`GET /v1/batches`: one's own batches, newest first, in pages."""
     services, owner, _ = await enter(request)
-    limit = query_number(request, "limit", 20, 100)
     batches = await services.batches.records.all(owner)
-    left = following(batches, request.query_params.get("after"), "after", lambda batch: batch.id)
-    return json_response(page_out([batch_out(batch) for batch in left[:limit]], has_more=len(left) > limit))
+    return page_response(request, [batch_out(batch) for batch in batches])
 
 
 async def retrieve(request: Request) -> Response:

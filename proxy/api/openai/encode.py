@@ -1,4 +1,4 @@
-"""Results → chat completions; events → the chunks of a stream; pages of lists; errors. Source: contract `heroku-chat.md`.
+"""Results → chat completions; events → the chunks of a stream; errors. Source: contract `heroku-chat.md`.
 
 Clients join the strings of a stream's deltas: `role` and everything of a call are sent exactly once. The whole `arguments` of a call are
 in its first delta, since some clients join deltas of calls by `id`, which later ones do not repeat.
@@ -152,12 +152,6 @@ def _usage(usage: Usage) -> JsonObject:
         "completion_tokens": usage.output_tokens,
         "total_tokens": usage.total_tokens,
     }
-
-
-def page_out(data: list[JsonObject], *, has_more: bool) -> JsonObject:
-    """A page of a list of objects with ids, oldest or newest first."""
-    ids = [item["id"] for item in data] or [None]
-    return {"object": "list", "data": data, "first_id": ids[0], "last_id": ids[-1], "has_more": has_more}
 
 
 def error_body(error: ProxyError) -> bytes:

@@ -8,11 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from proxy.api.http.batches import enter, following, streamed
-from proxy.api.http.requests import query_number
+from proxy.api.http.batches import enter, streamed
 from proxy.api.http.responses import json_response
-from proxy.api.openai.encode import page_out
-from proxy.api.openai.routes import route
+from proxy.api.openai.routes import page_response, route
 from proxy.batches.files import StoredFile
 from proxy.errors import InvalidRequest, RequestTooLarge
 from proxy.inference.request import JsonObject
@@ -68,15 +66,10 @@ async def upload(request: Request) -> Response:
 async def list_files(request: Request) -> Response:
     """`GET /v1/files`: one's own files, in pages."""
     services, owner, _ = await enter(request)
-    query, limit = request.query_params, query_number(request, "limit", _MAX_LIST, _MAX_LIST)
-    order, purpose = query.get("order", "desc"), query.get("purpose")
-    if order not in ("asc", "desc"):
-        raise InvalidRequest("Invalid `order`: expected 'asc' or 'desc'.", param="order")
-    files = [file for file in await services.batches.files.all(owner) if purpose in (None, file.purpose)]
-    if order == "desc":
-        files.reverse()
-    left = following(files, query.get("after"), "after", lambda file: file.id)
-    return json_response(page_out([file_out(file) for file in left[:limit]], has_more=len(left) > limit))
+    purpose = request.query_params.get("purpose")
+    files = await services.batches.files.all(owner)
+    listed = [file_out(file) for file in files if purpose in (None, file.purpose)]
+    return page_response(request, listed, _MAX_LIST, _MAX_LIST, oldest_first=True)
 
 
 async def retrieve(request: Request) -> Response:

@@ -1,6 +1,6 @@
 """Routes of the Chat Completions API, each with and without `/v1` and a trailing slash, so that nothing is ever redirected."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -12,7 +12,16 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from proxy.api.http.middleware import AsgiHandler, shown_path
-from proxy.api.http.requests import ApiServices, enter, read_request, request_digest, shown_model, terms_of, validated
+from proxy.api.http.requests import (
+    ApiServices,
+    enter,
+    page_of,
+    read_request,
+    request_digest,
+    shown_model,
+    terms_of,
+    validated,
+)
 from proxy.api.http.responses import (
     RunResponse,
     StreamResponse,
@@ -25,6 +34,7 @@ from proxy.api.openai.types import ChatRequest
 from proxy.batches.files import computed
 from proxy.catalog import ModelCard
 from proxy.errors import (
+    InvalidRequest,
     MethodNotAllowed,
     PaidFailure,
     ProxyError,
@@ -123,6 +133,21 @@ def _model_out(name: str, found: ModelCard | Endpoint) -> JsonObject:
     if isinstance(found, Endpoint):
         return {"id": name, "object": "model", "created": found.created_at, "owned_by": found.service}
     return {"id": name, "object": "model", "created": 0, "owned_by": found.owned_by}
+
+
+# ---------------------------------------------------------------- lists
+
+
+def page_response(
+    request: Request, items: Sequence[JsonObject], default: int = 20, most: int = 100, *, oldest_first: bool = False
+) -> Response:
+    """A page of a list. `oldest_first`: the items are, and the query may ask for either order. Raises InvalidRequest."""
+    if oldest_first:
+        order = request.query_params.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise InvalidRequest("Invalid `order`: expected 'asc' or 'desc'.", param="order")
+        items = items if order == "asc" else items[::-1]
+    return json_response({"object": "list", **page_of(request, items, default, most)})
 
 
 # ---------------------------------------------------------------- errors

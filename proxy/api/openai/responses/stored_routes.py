@@ -13,16 +13,15 @@ from starlette.responses import Response, StreamingResponse
 from proxy.access.authentication import Caller
 from proxy.api.http.requests import enter, query_number, terms_of
 from proxy.api.http.responses import COMMENT, EVENT_STREAM, json_response, report_headers
-from proxy.api.openai.encode import page_out
 from proxy.api.openai.responses.background import Background, ResponsesServices
 from proxy.api.openai.responses.encode import FINAL, failed, input_items
 from proxy.api.openai.responses.store import StoredResponse
 from proxy.api.openai.responses.stream import begin_events, end_events, event_bytes
+from proxy.api.openai.routes import page_response
 from proxy.batches.files import computed
 from proxy.errors import InvalidRequest, Overloaded, ProxyError
 from proxy.inference.backend import Report
 
-_MAX_PAGE: Final = 100
 _LARGE_BYTES: Final = 64 * 1024
 _STORE_AWAY_S: Final = 60.0
 """How long a stream of a background response outlasts an outage of the store."""
@@ -62,21 +61,9 @@ async def list_input_items(request: Request) -> Response:
     if stored.input is None:
         message = "The items of this response were too large to be kept."
         raise InvalidRequest(message, param="response_id", code="input_not_stored")
-    query = request.query_params
-    order, after = query.get("order", "desc"), query.get("after")
-    if order not in ("asc", "desc"):
-        raise InvalidRequest("Invalid `order`: expected 'asc' or 'desc'.", param="order")
-    limit = query_number(request, "limit", 20, _MAX_PAGE)
     # In a thread: there may be 50,000.
     items = await asyncio.to_thread(input_items, stored.id, stored.input)
-    if order == "desc":
-        items.reverse()
-    if after is not None:
-        ids = [item["id"] for item in items]
-        if after not in ids:
-            raise InvalidRequest("Invalid `after`: there is no such item.", param="after")
-        items = items[ids.index(after) + 1 :]
-    return json_response(page_out(items[:limit], has_more=len(items) > limit))
+    return page_response(request, items, oldest_first=True)
 
 
 async def _find(request: Request) -> tuple[ResponsesServices, Caller, StoredResponse]:
