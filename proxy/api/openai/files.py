@@ -1,8 +1,6 @@
 """Routes of files: uploads for batches, and the results of these. Source: contract `openai-batches.md`, Files."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,9 +13,6 @@ from proxy.batches.files import StoredFile
 from proxy.errors import InvalidRequest, RequestTooLarge
 from proxy.inference.request import JsonObject
 from proxy.settings import BatchSettings
-
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartParser
 
 SHORTEST_TTL_S: Final = 3600
 LONGEST_TTL_S: Final = 2_592_000
@@ -46,7 +41,7 @@ async def upload(request: Request) -> Response:
     settings = services.api.settings.batches
     if request.headers.get("content-encoding", "identity") != "identity":
         raise InvalidRequest("The body of an upload must not be compressed.", param="Content-Encoding")
-    form = Multipart.of(request.headers.get("content-type", ""))
+    form = Multipart(request.headers.get("content-type", ""))
     async with services.batches.files.upload(owner, settings.max_file_ttl_s) as writer:
         received = 0
         async for chunk in request.stream():
@@ -55,10 +50,12 @@ async def upload(request: Request) -> Response:
             if received > writer.size + _MAX_OVERHEAD:
                 raise RequestTooLarge(f"The form has more than {_MAX_OVERHEAD} bytes beside its file.", param="file")
         form.finish()
-        fields = form.fields
-        if fields.get("purpose") != "batch":
+        if form.fields.get("purpose") != "batch":
             raise InvalidRequest("Invalid `purpose`: expected 'batch'.", param="purpose")
-        ttl_s = _ttl(fields, settings)
+        ttl_s, seconds = settings.file_ttl_s, form.fields.get("expires_after[seconds]", "")
+        if seconds or "expires_after[anchor]" in form.fields:
+            number = int(seconds) if seconds.isdecimal() and seconds.isascii() and len(seconds) < 10 else None
+            ttl_s = seconds_kept(form.fields.get("expires_after[anchor]"), number, "expires_after", settings)
         file = await writer.finish(form.filename, ttl_s)
     return json_response(file_out(file))
 
@@ -119,61 +116,53 @@ def seconds_kept(anchor: object, seconds: object, name: str, settings: BatchSett
     return min(seconds, settings.max_file_ttl_s)
 
 
-def _ttl(fields: dict[str, str], settings: BatchSettings) -> int:
-    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]", "")
-    if anchor is None and not seconds:
-        return settings.file_ttl_s
-    number = int(seconds) if seconds.isdecimal() and seconds.isascii() and len(seconds) < 10 else None
-    return seconds_kept(anchor, number, "expires_after", settings)
-
-
 # ---------------------------------------------------------------- forms
 
 
-@dataclass(slots=True)
 class Multipart:
     """Reads a form with one file as it arrives, and keeps nothing of the file's content.
+
+    Args:
+        content_type: the header. Raises InvalidRequest: it is not that of a form.
 
     Attributes:
         fields: the other fields, so far.
         filename: of the file; "" before its part begins.
     """
 
-    fields: dict[str, str] = field(default_factory=dict)
-    filename: str = ""
-    _parser: "MultipartParser | None" = None
-    _header: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
-    _name: str = ""
-    _in_file: bool = False
-    _value: bytearray = field(default_factory=bytearray)
-    _found: list[bytes] = field(default_factory=list)
-    _ended: bool = False
-
-    @classmethod
-    def of(cls, content_type: str) -> "Multipart":
-        """For a request with that header. Raises InvalidRequest: it is no form."""
-        from python_multipart.exceptions import FormParserError  # noqa: PLC0415 (only uploads need it)
+    def __init__(self, content_type: str) -> None:
+        # Only uploads need it.
+        from python_multipart.exceptions import FormParserError  # noqa: PLC0415
         from python_multipart.multipart import MultipartParser, parse_options_header  # noqa: PLC0415
 
+        self.fields: dict[str, str] = {}
+        self.filename = ""
+        self._parse_options, self._parser_error = parse_options_header, FormParserError
+        self._header, self._header_value, self._value = bytearray(), bytearray(), bytearray()
+        self._name, self._in_file, self._ended = "", False, False
+        self._found: list[bytes] = []
         kind, options = parse_options_header(content_type)
-        form = cls()
+        callbacks: Any = {
+            "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._header_value.extend(data[start:end]),
+            "on_header_end": self._end_header,
+            "on_part_data": self._add_data,
+            "on_part_end": self._end_part,
+            "on_end": lambda: setattr(self, "_ended", True),
+        }
         try:
             if kind != b"multipart/form-data" or not options.get(b"boundary"):
                 raise FormParserError
-            form._parser = MultipartParser(options[b"boundary"], form._callbacks())
+            self._parser = MultipartParser(options[b"boundary"], callbacks)
         except FormParserError:
             message = "Invalid `Content-Type`: expected multipart/form-data with a boundary."
             raise InvalidRequest(message, param="Content-Type") from None
-        return form
 
     def feed(self, chunk: bytes) -> bytes:
         """What the chunk holds of the file. Raises InvalidRequest."""
-        from python_multipart.exceptions import FormParserError  # noqa: PLC0415 (as in `of`)
-
         try:
-            if self._parser is not None:
-                self._parser.write(chunk)
-        except FormParserError as error:
+            self._parser.write(chunk)
+        except self._parser_error as error:
             raise InvalidRequest(f"The form cannot be read: {str(error)[:200]}.") from None
         found, self._found = b"".join(self._found), []
         return found
@@ -185,36 +174,13 @@ class Multipart:
         if not self.filename:
             raise InvalidRequest("Invalid `file`: the field is required, with a name.", param="file")
 
-    def _callbacks(self) -> Any:
-        return {
-            "on_header_field": self._append_to(self._header[0]),
-            "on_header_value": self._append_to(self._header[1]),
-            "on_header_end": self._header_ended,
-            "on_part_begin": self._part_began,
-            "on_part_data": self._part_data,
-            "on_part_end": self._part_ended,
-            "on_end": self._all_ended,
-        }
-
-    def _append_to(self, target: bytearray) -> Callable[[bytes, int, int], None]:
-        def append(data: bytes, start: int, end: int) -> None:
-            target.extend(data[start:end])
-
-        return append
-
-    def _part_began(self) -> None:
-        self._name, self._in_file = "", False
-        self._value.clear()
-
-    def _header_ended(self) -> None:
-        from python_multipart.multipart import parse_options_header  # noqa: PLC0415 (as in `of`)
-
-        name, value = (bytes(part) for part in self._header)
-        for part in self._header:
-            part.clear()
-        if name.lower() != b"content-disposition":
+    def _end_header(self) -> None:
+        header, value = bytes(self._header).lower(), bytes(self._header_value)
+        self._header.clear()
+        self._header_value.clear()
+        if header != b"content-disposition":
             return
-        _, options = parse_options_header(value)
+        _, options = self._parse_options(value)
         self._name = options.get(b"name", b"").decode("utf-8", "replace")
         if b"filename" not in options and self._name != "file":
             return
@@ -225,7 +191,7 @@ class Multipart:
             raise InvalidRequest("Invalid `file`: its name must be .jsonl.", param="file")
         self.filename, self._in_file = filename, True
 
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
+    def _add_data(self, data: bytes, start: int, end: int) -> None:
         if self._in_file:
             self._found.append(data[start:end])
             return
@@ -235,11 +201,10 @@ class Multipart:
                 f"A field of the form has more than {_MAX_FIELD} bytes.", param=self._name[:64] or None
             )
 
-    def _part_ended(self) -> None:
+    def _end_part(self) -> None:
         if not self._in_file:
             self.fields[self._name] = self._value.decode("utf-8", "replace")
         if len(self.fields) > _MAX_FIELDS:
             raise InvalidRequest(f"The form has more than {_MAX_FIELDS} fields.")
-
-    def _all_ended(self) -> None:
-        self._ended = True
+        self._name, self._in_file = "", False
+        self._value.clear()

@@ -30,7 +30,7 @@ def body(content: bytes, filename: str) -> bytes:
 )
 def test_the_content_comes_out_as_it_went_in(content: bytes, sizes: list[int]) -> None:
     content = content.replace(b"\r\n--bound", b"\r\n--bounx")  # a file cannot hold the boundary
-    form, sent, found = Multipart.of(TYPE), body(content, "ä.JSONL"), b""
+    form, sent, found = Multipart(TYPE), body(content, "ä.JSONL"), b""
     while sent:
         size = sizes.pop() if sizes else len(sent)
         found += form.feed(sent[:size])
@@ -42,7 +42,7 @@ def test_the_content_comes_out_as_it_went_in(content: bytes, sizes: list[int]) -
 
 @given(noise=st.binary(max_size=200))
 def test_other_bodies_are_refused(noise: bytes) -> None:
-    form = Multipart.of(TYPE)
+    form = Multipart(TYPE)
     with pytest.raises(InvalidRequest):  # noqa: PT012 - whichever notices
         form.feed(noise)
         form.finish()
