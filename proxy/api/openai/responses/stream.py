@@ -17,7 +17,6 @@ from proxy.api.openai.responses.encode import (
     message_item,
     reasoning_item,
     response_object,
-    text_part,
     without_echo,
 )
 from proxy.errors import ProxyError
@@ -38,6 +37,15 @@ _LARGE: Final = 64 * 1024
 """Bytes of a response's first event from which the events that follow at once do not repeat what the request said."""
 
 
+_EVENTS: Final = {
+    "message": ("content", "response.output_text", "response.content_part"),
+    "reasoning": ("summary", "response.reasoning_summary_text", "response.reasoning_summary_part"),
+    "function_call": ("arguments", "response.function_call_arguments", None),
+    "custom_tool_call": ("input", "response.custom_tool_call_input", None),
+}
+"""Type of an item → its field that is streamed, and the events of its text and of its one part."""
+
+
 class _Numbered:
     """Makes events, with their numbers."""
 
@@ -50,71 +58,39 @@ class _Numbered:
 
     def opened(self, index: int, item: JsonObject) -> Iterator[JsonObject]:
         """The beginning of an item, empty but for what clients need to know at once."""
-        empty = {**item, "status": "in_progress"}
-        match item["type"]:
-            case "message":
-                yield self.event("response.output_item.added", output_index=index, item={**empty, "content": []})
-                place = {"item_id": item["id"], "output_index": index, "content_index": 0}
-                yield self.event("response.content_part.added", **place, part=text_part(""))
-            case "reasoning":
-                added = {"id": item["id"], "type": "reasoning", "summary": []}
-                yield self.event("response.output_item.added", output_index=index, item=added)
-                if item["summary"]:
-                    place = {"item_id": item["id"], "output_index": index, "summary_index": 0}
-                    part = {"type": "summary_text", "text": ""}
-                    yield self.event("response.reasoning_summary_part.added", **place, part=part)
-            case "function_call":
-                yield self.event("response.output_item.added", output_index=index, item={**empty, "arguments": ""})
-            case _:
-                yield self.event("response.output_item.added", output_index=index, item={**empty, "input": ""})
+        field, _, part_event = _EVENTS[item["type"]]
+        empty = {**item, "status": "in_progress", field: [] if part_event else ""}
+        if item["type"] == "reasoning":
+            empty = {"id": item["id"], "type": "reasoning", "summary": []}
+        yield self.event("response.output_item.added", output_index=index, item=empty)
+        for part in item[field] if part_event else ():
+            yield self.event(f"{part_event}.added", **_place(index, item), part={**part, "text": ""})
 
-    def delta(self, index: int, item_id: str, piece: str) -> JsonObject:
-        """A piece of an item's text; the prefix of its id says of which kind the item is."""
-        place: JsonObject = {"item_id": item_id, "output_index": index}
-        match item_id.partition("_")[0]:
-            case "msg":
-                members = {**place, "content_index": 0, "delta": piece, "logprobs": []}
-                return self.event("response.output_text.delta", **members)
-            case "rs":
-                return self.event("response.reasoning_summary_text.delta", **place, summary_index=0, delta=piece)
-            case "fc":
-                return self.event("response.function_call_arguments.delta", **place, delta=piece)
-            case _:
-                return self.event("response.custom_tool_call_input.delta", **place, delta=piece)
+    def delta(self, index: int, item: JsonObject, piece: str) -> JsonObject:
+        """A piece of an item's text."""
+        more: JsonObject = {"logprobs": []} if item["type"] == "message" else {}
+        return self.event(f"{_EVENTS[item['type']][1]}.delta", **_place(index, item), delta=piece, **more)
 
     def closed(self, index: int, item: JsonObject) -> Iterator[JsonObject]:
         """The end of an item that is now whole."""
-        place: JsonObject = {"item_id": item["id"], "output_index": index}
-        match item["type"]:
-            case "message":
-                place["content_index"] = 0
-                part = item["content"][0]
-                yield self.event("response.output_text.done", **place, text=part["text"], logprobs=[])
-                yield self.event("response.content_part.done", **place, part=part)
-            case "reasoning":
-                place["summary_index"] = 0
-                for part in item["summary"]:
-                    yield self.event("response.reasoning_summary_text.done", **place, text=part["text"])
-                    yield self.event("response.reasoning_summary_part.done", **place, part=part)
-            case "function_call":
-                whole = {"arguments": item["arguments"], "name": item["name"]}
-                yield self.event("response.function_call_arguments.done", **place, **whole)
-            case _:
-                yield self.event("response.custom_tool_call_input.done", **place, input=item["input"])
+        (field, text_event, part_event), place = _EVENTS[item["type"]], _place(index, item)
+        if part_event:
+            more: JsonObject = {"logprobs": []} if item["type"] == "message" else {}
+            for part in item[field]:
+                yield self.event(f"{text_event}.done", **place, text=part["text"], **more)
+                yield self.event(f"{part_event}.done", **place, part=part)
+        else:
+            more = {"name": item["name"]} if item["type"] == "function_call" else {}
+            yield self.event(f"{text_event}.done", **place, **{field: item[field]}, **more)
         yield self.event("response.output_item.done", output_index=index, item=item)
 
     def whole(self, index: int, item: JsonObject) -> Iterator[JsonObject]:
         """All events of an item."""
         yield from self.opened(index, item)
-        match item:
-            case {"type": "message", "content": [{"text": text}, *_]} | {
-                "type": "reasoning",
-                "summary": [{"text": text}],
-            }:
-                for piece in pieces(text):
-                    yield self.delta(index, item["id"], piece)
-            case {"arguments": text} | {"input": text} if text:
-                yield self.delta(index, item["id"], text)
+        field, _, part_event = _EVENTS[item["type"]]
+        for text in (part["text"] for part in item[field]) if part_event else (item[field],):
+            for piece in pieces(text) if part_event else filter(None, (text,)):
+                yield self.delta(index, item, piece)
         yield from self.closed(index, item)
 
     def last(self, response: JsonObject) -> JsonObject:
@@ -123,6 +99,11 @@ class _Numbered:
         return self.event(
             f"response.{status if status in ('completed', 'incomplete') else 'failed'}", response=response
         )
+
+
+def _place(index: int, item: JsonObject) -> JsonObject:
+    field, _, part_event = _EVENTS[item["type"]]
+    return {"item_id": item["id"], "output_index": index, **({f"{field}_index": 0} if part_event else {})}
 
 
 def begin_events(response: JsonObject, *, large: bool = False) -> Iterator[JsonObject]:
@@ -179,7 +160,7 @@ class ResponseStreamEncoder:
         self._id = ""
         self._response: JsonObject = {}
         self._slim: JsonObject = {}
-        self._open = ""  # id of the open item
+        self._open: JsonObject = {}  # the open item, without its text
         self._texts: list[str] = []
         self._blank = ""
         self._finish: FinishReason = "stop"
@@ -223,15 +204,15 @@ class ResponseStreamEncoder:
         match event:
             case ReasoningDelta(text=text):
                 if reply.summary or reply.encrypted:
-                    yield from self._added(f"rs_{self._id}{len(self.output)}", text)
+                    yield from self._added("reasoning", text)
             case TextDelta(text=text):
-                if not self._open.startswith("msg_"):
+                if self._open.get("type") != "message":
                     self._blank += text
                     if not self._blank.strip():
                         return
                     yield from self._close()
                     text, self._blank = self._blank, ""
-                yield from self._added(f"msg_{self._id}{len(self.output)}", text)
+                yield from self._added("message", text)
             case ToolCalled(call=call):
                 self._blank = ""
                 yield from self._close()
@@ -241,33 +222,33 @@ class ResponseStreamEncoder:
                 yield from numbered.whole(index, item)
             case ChoiceEnded():
                 self._finish = event.finish_reason
-                if not self._open.startswith("msg_") and all(item["type"] == "reasoning" for item in self.output):
+                if self._open.get("type") != "message" and all(item["type"] == "reasoning" for item in self.output):
                     yield from self._close()
-                    yield from self._added(f"msg_{self._id}{len(self.output)}", self._blank)
+                    yield from self._added("message", self._blank)
                 yield from self._close(event.finish_reason)
             case Ended():
                 self._usage = event.usage
 
-    def _added(self, id_: str, text: str) -> Iterator[JsonObject]:
+    def _added(self, kind: str, text: str) -> Iterator[JsonObject]:
         """A piece of the item that is open, which this opens if need be."""
         index = len(self.output)
-        shown = id_.startswith("msg_") or self._reply.summary
         if not self._open:
-            self._open = id_
-            empty = (
-                message_item(id_, "", "stop") if id_.startswith("msg_") else reasoning_item(id_, "", self._reply, str)
-            )
-            yield from self._numbered.opened(index, empty)
+            self._open = self._item(kind, "")
+            yield from self._numbered.opened(index, self._open)
         self._texts.append(text)
-        if text and shown:
-            yield self._numbered.delta(index, id_, text)
+        if text and (kind == "message" or self._reply.summary):
+            yield self._numbered.delta(index, self._open, text)
 
     def _close(self, finish: FinishReason = "stop") -> Iterator[JsonObject]:
-        id_, text = self._open, "".join(self._texts)
-        if not id_:
+        if not self._open:
             return
-        self._open, self._texts = "", []
-        is_message = id_.startswith("msg_")
-        item = message_item(id_, text, finish) if is_message else reasoning_item(id_, text, self._reply, self._seal)
+        item = self._item(self._open["type"], "".join(self._texts), finish)
+        self._open, self._texts = {}, []
         self.output.append(item)
         yield from self._numbered.closed(len(self.output) - 1, item)
+
+    def _item(self, kind: str, text: str, finish: FinishReason = "stop") -> JsonObject:
+        place = f"{self._id}{len(self.output)}"
+        if kind == "message":
+            return message_item(f"msg_{place}", text, finish)
+        return reasoning_item(f"rs_{place}", text, self._reply, self._seal)
