@@ -24,11 +24,10 @@ from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.api.anthropic.batches import MESSAGES, MessagesLines
 from proxy.api.elastic.endpoints import ElasticServices
-from proxy.api.http.batches import BatchServices
 from proxy.api.http.middleware import RequestRecord
 from proxy.api.http.requests import ApiServices, parse_object
 from proxy.api.openai.batches import line_apis
-from proxy.api.openai.responses.background import Background, ResponsesServices
+from proxy.api.openai.responses.background import Background
 from proxy.api.openai.responses.store import ResponseStore
 from proxy.api.openai.routes import decode_streamed
 from proxy.backends.anthropic import AnthropicBackend
@@ -38,7 +37,7 @@ from proxy.backends.narrative.events import EndedElsewhere, Event, JobsOptions
 from proxy.backends.narrative.fallbacks import Fallbacks
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.webhooks import Webhooks, webhook_options
-from proxy.batches.engine import running_batches
+from proxy.batches.engine import Batches, running_batches
 from proxy.batches.files import FileStore, Vault
 from proxy.batches.lines import BatchOptions
 from proxy.batches.records import BatchRecords
@@ -69,8 +68,8 @@ class State(TypedDict):
     store: Store
     webhooks: Webhooks | None
     api: ApiServices
-    responses: ResponsesServices
-    batches: BatchServices
+    responses: Background
+    batches: Batches
     elastic: ElasticServices
     console: ConsoleServices
 
@@ -139,14 +138,13 @@ async def open_services(process: Process) -> AsyncIterator[State]:
         backend = await stack.enter_async_context(Idempotency(router, store, settings.state, metrics.repeated))
         common = (settings, rules, catalog, authenticator, endpoints, backend)
         api = ApiServices(*common)
-        background = Background(backend, ResponseStore(storage.responses, secret, settings.responses), rules, settings)
+        background = Background(api, ResponseStore(storage.responses, secret, settings.responses))
         stack.push_async_callback(background.aclose)
-        responses = ResponsesServices(api, background)
         # The lines of batches go the way of all requests; their submissions are recorded where a restart does not lose them.
         lines = replace(router, backends={**backends, "narrative": replace(narrative, store=storage.lines)})
         stack.push_async_callback(lines.aclose)
         batches = await stack.enter_async_context(
-            running_batches(_batch_options(responses, storage, Vault(secret), lines, jobs), metrics)
+            running_batches(_batch_options(background, storage, Vault(secret), lines, jobs), metrics)
         )
         lifecycle.on_drain(batches.drain)
         elastic = ElasticServices(
@@ -162,8 +160,8 @@ async def open_services(process: Process) -> AsyncIterator[State]:
             "store": store,
             "webhooks": webhooks,
             "api": api,
-            "responses": responses,
-            "batches": BatchServices(api, batches),
+            "responses": background,
+            "batches": batches,
             "elastic": elastic,
             "console": ConsoleServices(*common, client, process.recent, operators, limits, usual),
         }
@@ -268,10 +266,8 @@ async def _verify_narrative(client: NarrativeClient, endpoint: Endpoint, api_key
     await own.list_jobs(type="model_inference", data_plane_id=endpoint.data_plane_id, per_page=1)
 
 
-def _batch_options(
-    responses: ResponsesServices, storage: Storage, vault: Vault, lines: Router, jobs: Jobs
-) -> BatchOptions:
-    services = responses.api
+def _batch_options(background: Background, storage: Storage, vault: Vault, lines: Router, jobs: Jobs) -> BatchOptions:
+    services = background.api
     settings, server = services.settings, services.settings.server
     return BatchOptions(
         settings=settings.batches,
@@ -280,7 +276,7 @@ def _batch_options(
         vault=vault,
         backend=lines,
         lines=storage.lines,
-        apis={**line_apis(services, responses), MESSAGES: MessagesLines(services)},
+        apis={**line_apis(background), MESSAGES: MessagesLines(services)},
         parse=partial(parse_object, max_values=server.max_body_values),
         max_line_bytes=server.max_body_bytes,
         room=lambda: not jobs.queued and jobs.in_flight < _BATCH_SHARE * settings.jobs.max_in_flight,

@@ -24,8 +24,7 @@ from starlette.routing import Route
 from proxy.access.authentication import Caller
 from proxy.api.anthropic.encode import error_out, message_body
 from proxy.api.anthropic.routes import PAGE, decode_body, error_response, find_card, for_model, rfc3339
-from proxy.api.http.batches import BatchServices, asked, streamed
-from proxy.api.http.batches import enter as enter_batches
+from proxy.api.http.batches import asked, enter, streamed
 from proxy.api.http.middleware import AsgiHandler
 from proxy.api.http.requests import ApiServices, page_of, parse_object
 from proxy.api.http.responses import json_line, json_response
@@ -40,6 +39,8 @@ from proxy.inference.result import Result
 MESSAGES: Final = "/v1/messages"
 _PATH: Final = "/v1/messages/batches"
 _PREFIX: Final = "msgbatch_"
+_APART: Final = ":messages"
+"""Keeps OpenAI's API from listing message batches and their files."""
 _MAX_SKELETON: Final = 1 << 20
 _MAX_TOKENS: Final = 4_000_000
 """Strings and brackets of a body; finding one takes less than a microsecond."""
@@ -65,20 +66,14 @@ def message_batches_routes() -> list[Route]:
     ]
 
 
-async def _enter(request: Request) -> tuple[BatchServices, str, Caller]:
-    """As for all batches, but with a separate owner, so that OpenAI's API lists neither message batches nor their files."""
-    services, owner, caller = await enter_batches(request)
-    return services, f"{owner}:messages", caller
-
-
 async def create(request: Request) -> Response:
     """`POST /v1/messages/batches`: refused as a whole if one of its requests has no name of its own, or is no object."""
-    services, owner, caller = await _enter(request)
-    settings = services.api.settings
+    batches, owner, caller = await enter(request, _APART)
+    settings = request.state.api.settings
     if request.headers.get("content-encoding", "identity") != "identity":
         raise InvalidRequest("The body of a batch must not be compressed.", param="Content-Encoding")
     splitter, digest, seen = RequestSplitter(settings.server.max_body_bytes), hashlib.sha256(), set[str]()
-    async with services.batches.files.upload(owner, settings.batches.file_ttl_s) as writer:
+    async with batches.files.upload(owner, settings.batches.file_ttl_s) as writer:
         async for chunk in request.stream():
             digest.update(chunk)
             for text in await asyncio.to_thread(splitter.feed, chunk) if chunk else ():
@@ -90,11 +85,11 @@ async def create(request: Request) -> Response:
                 await writer.write(await computed(len(text), work))
         if splitter.finish() != len(seen) or not seen:
             raise InvalidRequest("Invalid `requests`: expected a list of objects, at least one.", param="requests")
-        made = asked(request, services, owner, caller, {"body": digest.hexdigest()})
-        batch = await services.batches.repeated(made)
+        made = asked(request, owner, caller, {"body": digest.hexdigest()})
+        batch = await batches.repeated(made)
         if batch is None:
             file = await writer.finish("requests.jsonl")
-            batch = await services.batches.create(NewBatch(_PREFIX, MESSAGES, file, total=len(seen)), made)
+            batch = await batches.create(NewBatch(_PREFIX, MESSAGES, file, total=len(seen)), made)
     return json_response(batch_out(batch))
 
 
@@ -120,46 +115,46 @@ def _checked(text: bytes, path: str, seen: set[str], max_values: int) -> bytes:
 
 async def list_batches(request: Request) -> Response:
     """`GET /v1/messages/batches`: one's own batches, newest first, in pages."""
-    services, owner, _ = await _enter(request)
-    batches = await services.batches.records.all(owner)
-    return json_response(page_of(request, [batch_out(batch) for batch in batches], *PAGE))
+    batches, owner, _ = await enter(request, _APART)
+    found = await batches.records.all(owner)
+    return json_response(page_of(request, [batch_out(batch) for batch in found], *PAGE))
 
 
 async def retrieve(request: Request) -> Response:
     """`GET /v1/messages/batches/{id}`: one read."""
-    services, owner, _ = await _enter(request)
-    return json_response(batch_out(await services.batches.records.find(owner, request.path_params["id"])))
+    batches, owner, _ = await enter(request, _APART)
+    return json_response(batch_out(await batches.records.find(owner, request.path_params["id"])))
 
 
 async def cancel(request: Request) -> Response:
     """`POST …/cancel`: no more requests are begun; those with a job are awaited."""
-    services, owner, _ = await _enter(request)
-    return json_response(batch_out(await services.batches.cancel(owner, request.path_params["id"])))
+    batches, owner, _ = await enter(request, _APART)
+    return json_response(batch_out(await batches.cancel(owner, request.path_params["id"])))
 
 
 async def delete(request: Request) -> Response:
     """`DELETE /v1/messages/batches/{id}`: a batch that has ended, with its results."""
-    services, owner, _ = await _enter(request)
-    batch = await services.batches.records.find(owner, request.path_params["id"])
+    batches, owner, _ = await enter(request, _APART)
+    batch = await batches.records.find(owner, request.path_params["id"])
     if not batch.ended:
         raise BatchConflict("The batch cannot be deleted before it has ended: cancel it.", param="batch_id")
     for id_ in filter(None, (batch.input_file_id, batch.output_file_id)):
         try:
-            await services.batches.files.remove(owner, await services.batches.files.find(owner, id_))
+            await batches.files.remove(owner, await batches.files.find(owner, id_))
         except FileNotFound:
             continue
-    await services.batches.records.remove(batch)
+    await batches.records.remove(batch)
     return json_response({"id": batch.id, "type": "message_batch_deleted"})
 
 
 async def results(request: Request) -> Response:
     """`GET …/results`: a line of JSON for each request, once the batch has ended."""
-    services, owner, _ = await _enter(request)
-    batch = await services.batches.records.find(owner, request.path_params["id"])
+    batches, owner, _ = await enter(request, _APART)
+    batch = await batches.records.find(owner, request.path_params["id"])
     if batch.output_file_id is None:
         raise FileNotFound("The batch has no results yet." if not batch.ended else "The batch has no results.")
-    file = await services.batches.files.find(owner, batch.output_file_id)
-    return await streamed(services.batches.files.pieces(file.id, file.pieces), "application/x-jsonl", file.size)
+    file = await batches.files.find(owner, batch.output_file_id)
+    return await streamed(batches.files.pieces(file.id, file.pieces), "application/x-jsonl", file.size)
 
 
 def batch_out(batch: Batch) -> JsonObject:

@@ -1,38 +1,34 @@
 """What the batches of every API share: who asks, contents as responses."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from proxy.access.authentication import ANONYMOUS, Caller
-from proxy.api.http.requests import ApiServices, canonical_digest, credentials_digest, terms_of
+from proxy.api.http.requests import canonical_digest, credentials_digest, terms_of
+from proxy.api.http.requests import enter as enter_api
 from proxy.batches.engine import Asked, Batches
 from proxy.inference.request import JsonObject
 
 
-@dataclass(frozen=True, slots=True)
-class BatchServices:
-    """What the routes of batches work with: opened by the app's lifespan, the same for every request; `request.state.batches`."""
+async def enter(request: Request, apart: str = "") -> tuple[Batches, str, Caller]:
+    """The batches, whose of them and of the files the request may see, and the caller. Raises ProxyError.
 
-    api: ApiServices
-    batches: Batches
-
-
-async def enter(request: Request) -> tuple[BatchServices, str, Caller]:
-    """The services, whose files and batches the request may see, and the caller. Raises ProxyError."""
-    services: BatchServices = request.state.batches
-    caller = await services.api.authenticator.authenticate(request.headers)
-    await services.batches.open()
+    Args:
+        apart: added to the owner's name, so that other APIs do not see what is the owner's by this one.
+    """
+    _, caller = await enter_api(request)
+    batches: Batches = request.state.batches
+    await batches.open()
     owner = caller.id if caller.id != ANONYMOUS else f"{ANONYMOUS}:{credentials_digest(request.headers)}"
-    return services, owner, caller
+    return batches, f"{owner}{apart}", caller
 
 
-def asked(request: Request, services: BatchServices, owner: str, caller: Caller, what: JsonObject) -> Asked:
+def asked(request: Request, owner: str, caller: Caller, what: JsonObject) -> Asked:
     """How a request that makes a batch is recognized when it is repeated. Raises InvalidRequest: its key cannot be used."""
     terms, _ = terms_of(request.headers, 0.0)
-    ttl_s = services.api.settings.state.idempotency_ttl_s
+    ttl_s = request.state.api.settings.state.idempotency_ttl_s
     return Asked(owner, caller, canonical_digest(what), terms.key, terms.is_retry, ttl_s)
 
 

@@ -18,9 +18,9 @@ from proxy.api.http.requests import ApiServices, read_object, validated
 from proxy.api.http.responses import json_bytes, json_line, json_response
 from proxy.api.openai.encode import completion_body, error_body
 from proxy.api.openai.files import seconds_kept
-from proxy.api.openai.responses.background import ResponsesServices
+from proxy.api.openai.responses.background import Background
 from proxy.api.openai.responses.encode import finished
-from proxy.api.openai.responses.store import StoredResponse, response_id
+from proxy.api.openai.responses.store import response_id
 from proxy.api.openai.routes import decode_body, error_response, page_response, route
 from proxy.api.openai.types import RequestModel
 from proxy.batches.engine import NewBatch
@@ -65,8 +65,8 @@ class BatchRequest(RequestModel):
 
 async def create(request: Request) -> Response:
     """`POST /v1/batches`. Whether the file is right is found later."""
-    services, owner, caller = await enter(request)
-    settings = services.api.settings
+    batches, owner, caller = await enter(request)
+    settings = request.state.api.settings
 
     def read(raw: JsonObject, _: int) -> BatchRequest:
         return validated(BatchRequest, raw)
@@ -79,38 +79,38 @@ async def create(request: Request) -> Response:
     _check_metadata(body.metadata)
     kept = body.output_expires_after
     ttl_s = seconds_kept(kept.anchor, kept.seconds, "output_expires_after", settings.batches) if kept else None
-    made = asked(request, services, owner, caller, body.model_dump())
-    batch = await services.batches.repeated(made)
+    made = asked(request, owner, caller, body.model_dump())
+    batch = await batches.repeated(made)
     if batch is None:
         try:
-            file = await services.batches.files.find(owner, body.input_file_id)
+            file = await batches.files.find(owner, body.input_file_id)
         except FileNotFound as error:
             raise InvalidRequest(f"Invalid `input_file_id`: {error.message}", param="input_file_id") from None
         if file.purpose != "batch":
             message = "Invalid `input_file_id`: expected a file with the purpose 'batch'."
             raise InvalidRequest(message, param="input_file_id")
         new = NewBatch(_PREFIX, body.endpoint, file, body.metadata, ttl_s)
-        batch = await services.batches.create(new, made)
+        batch = await batches.create(new, made)
     return json_response(batch_out(batch))
 
 
 async def list_batches(request: Request) -> Response:
     """`GET /v1/batches`: one's own batches, newest first, in pages."""
-    services, owner, _ = await enter(request)
-    batches = await services.batches.records.all(owner)
-    return page_response(request, [batch_out(batch) for batch in batches])
+    batches, owner, _ = await enter(request)
+    found = await batches.records.all(owner)
+    return page_response(request, [batch_out(batch) for batch in found])
 
 
 async def retrieve(request: Request) -> Response:
     """`GET /v1/batches/{id}`: one read."""
-    services, owner, _ = await enter(request)
-    return json_response(batch_out(await services.batches.records.find(owner, request.path_params["id"])))
+    batches, owner, _ = await enter(request)
+    return json_response(batch_out(await batches.records.find(owner, request.path_params["id"])))
 
 
 async def cancel(request: Request) -> Response:
     """`POST /v1/batches/{id}/cancel`: no more lines are begun; those with a job are awaited."""
-    services, owner, _ = await enter(request)
-    return json_response(batch_out(await services.batches.cancel(owner, request.path_params["id"])))
+    batches, owner, _ = await enter(request)
+    return json_response(batch_out(await batches.cancel(owner, request.path_params["id"])))
 
 
 def _check_metadata(metadata: Mapping[str, str] | None) -> None:
@@ -203,29 +203,27 @@ class ChatLines(_Rows):
 class ResponsesLines(_Rows):
     """Lines for `/v1/responses`; see `LineApi`."""
 
-    responses: ResponsesServices
+    background: Background
 
     async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
         """See `LineApi`. What the request continues is read."""
         for name in ("stream", "background"):
             _refuse(body, name)
-        store, id_ = self.responses.store, response_id("batch", str(line.id))
-        await store.open()
-        task = await self.responses.background.decoded(body, size, caller)
+        background, id_ = self.background, response_id("batch", str(line.id))
+        await background.store.open()
+        task = await background.decoded(body, size, caller)
 
         async def answer(result: Result) -> bytes:
-            response = finished(id_, result, task.reply, partial(store.seal, caller), int(time.time()))
-            record = StoredResponse(id_, response, task.reply.input, size=size)
-            if task.reply.store and not await store.put(record, caller):
-                response = {**response, "store": False}
-            return json_bytes(response)
+            seal = partial(background.store.seal, caller)
+            response = finished(id_, result, task.reply, seal, int(time.time()))
+            return json_bytes(await background.stored(id_, response, task, caller))
 
         return LineRequest(task.request, answer)
 
 
-def line_apis(api: ApiServices, responses: ResponsesServices) -> dict[str, LineApi]:
+def line_apis(background: Background) -> dict[str, LineApi]:
     """By their endpoint."""
-    return {CHAT: ChatLines(api), RESPONSES: ResponsesLines(api, responses)}
+    return {CHAT: ChatLines(background.api), RESPONSES: ResponsesLines(background.api, background)}
 
 
 def _refuse(body: JsonObject, name: str) -> None:

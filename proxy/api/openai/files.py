@@ -37,12 +37,12 @@ def files_routes() -> list[Route]:
 
 async def upload(request: Request) -> Response:
     """`POST /v1/files`: a form with a file, stored while it arrives."""
-    services, owner, _ = await enter(request)
-    settings = services.api.settings.batches
+    batches, owner, _ = await enter(request)
+    settings = request.state.api.settings.batches
     if request.headers.get("content-encoding", "identity") != "identity":
         raise InvalidRequest("The body of an upload must not be compressed.", param="Content-Encoding")
     form = Multipart(request.headers.get("content-type", ""))
-    async with services.batches.files.upload(owner, settings.max_file_ttl_s) as writer:
+    async with batches.files.upload(owner, settings.max_file_ttl_s) as writer:
         received = 0
         async for chunk in request.stream():
             received += len(chunk)
@@ -62,32 +62,32 @@ async def upload(request: Request) -> Response:
 
 async def list_files(request: Request) -> Response:
     """`GET /v1/files`: one's own files, in pages."""
-    services, owner, _ = await enter(request)
+    batches, owner, _ = await enter(request)
     purpose = request.query_params.get("purpose")
-    files = await services.batches.files.all(owner)
+    files = await batches.files.all(owner)
     listed = [file_out(file) for file in files if purpose in (None, file.purpose)]
     return page_response(request, listed, _MAX_LIST, _MAX_LIST, oldest_first=True)
 
 
 async def retrieve(request: Request) -> Response:
     """`GET /v1/files/{id}`."""
-    services, owner, _ = await enter(request)
-    return json_response(file_out(await services.batches.files.find(owner, request.path_params["id"])))
+    batches, owner, _ = await enter(request)
+    return json_response(file_out(await batches.files.find(owner, request.path_params["id"])))
 
 
 async def delete(request: Request) -> Response:
     """`DELETE /v1/files/{id}`, unless a batch reads it."""
-    services, owner, _ = await enter(request)
-    file = await services.batches.files.find(owner, request.path_params["id"])
-    await services.batches.files.remove(owner, file)
+    batches, owner, _ = await enter(request)
+    file = await batches.files.find(owner, request.path_params["id"])
+    await batches.files.remove(owner, file)
     return json_response({"id": file.id, "object": "file", "deleted": True})
 
 
 async def content(request: Request) -> Response:
     """`GET /v1/files/{id}/content`: the bytes."""
-    services, owner, _ = await enter(request)
-    file = await services.batches.files.find(owner, request.path_params["id"])
-    return await streamed(services.batches.files.pieces(file.id, file.pieces), "application/octet-stream", file.size)
+    batches, owner, _ = await enter(request)
+    file = await batches.files.find(owner, request.path_params["id"])
+    return await streamed(batches.files.pieces(file.id, file.pieces), "application/octet-stream", file.size)
 
 
 def file_out(file: StoredFile) -> JsonObject:

@@ -25,9 +25,8 @@ from proxy.api.openai.responses.store import ResponseStore, StoredResponse, resp
 from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.batches.files import computed
 from proxy.errors import IdempotencyMismatch, InternalError, Overloaded, ProxyError, ResponseNotFound
-from proxy.inference.idempotency import Idempotency, Terms
-from proxy.inference.request import JsonObject, Request, Rules
-from proxy.settings import Settings
+from proxy.inference.idempotency import Terms
+from proxy.inference.request import JsonObject, Request
 
 API: Final = "responses"
 """Its name in the digests of equal requests."""
@@ -57,13 +56,15 @@ class DecodedRequest:
 
 
 class Background:
-    """The background responses that this replica works on, and how requests are decoded. Owns their tasks until `aclose`."""
+    """The background responses that this replica works on, and how all are decoded and stored; `request.state.responses`.
 
-    def __init__(self, backend: Idempotency, store: ResponseStore, rules: Rules, settings: Settings) -> None:
-        self.store = store
-        self._backend, self._rules = backend, rules
-        self._responses, self._state = settings.responses, settings.state
-        self._deadline_s = settings.jobs.deadline_s
+    Owns their tasks until `aclose`.
+    """
+
+    def __init__(self, api: ApiServices, store: ResponseStore) -> None:
+        self.api, self.store = api, store
+        self._responses, self._state = api.settings.responses, api.settings.state
+        self._deadline_s = api.settings.jobs.deadline_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def aclose(self) -> None:
@@ -87,12 +88,23 @@ class Background:
         """
         body = await computed(size, partial(validated, ResponsesRequest, raw))
         known = await self.store.known(body.previous_response_id, references(body), caller)
-        using = Decoding(self._rules, partial(self.store.unseal, caller), stored or self.store.available)
+        using = Decoding(self.api.rules, partial(self.store.unseal, caller), stored or self.store.available)
 
         def work() -> DecodedRequest:
             return DecodedRequest(*decode(body, raw, size, using, known), raw, request_digest(raw))
 
         return await computed(size + known.bytes, work)
+
+    async def stored(self, id_: str, response: JsonObject, asked: DecodedRequest, caller: Caller) -> JsonObject:
+        """Store a whole response, if its request wants it stored. Returns the response as it is then to be sent.
+
+        Args:
+            id_: the hexadecimal part of its id.
+        """
+        if not asked.reply.store:
+            return response
+        record = StoredResponse(id_, response, asked.reply.input, size=asked.request.body_bytes)
+        return response if await self.store.put(record, caller) else {**response, "store": False}
 
     # ------------------------------------------------------------ requests
 
@@ -262,7 +274,7 @@ class Background:
         until = time.monotonic() + self._deadline_s
         while True:
             try:
-                run = await self._backend.start(asked.request, caller, terms, api=API, body=asked.digest)
+                run = await self.api.backend.start(asked.request, caller, terms, api=API, body=asked.digest)
                 if not submitted.done():
                     submitted.set_result(None)
                 delivered = False
@@ -292,16 +304,3 @@ class Background:
             except Overloaded:
                 await asyncio.sleep(1.0)
         log.error("a background response could not be stored")
-
-
-@dataclass(frozen=True, slots=True)
-class ResponsesServices:
-    """What the routes work with: opened by the app's lifespan, the same for every request; `request.state.responses`."""
-
-    api: ApiServices
-    background: Background
-
-    @property
-    def store(self) -> ResponseStore:
-        """The stored responses."""
-        return self.background.store

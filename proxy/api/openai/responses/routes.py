@@ -23,10 +23,10 @@ from proxy.api.http.responses import (
     report_headers,
 )
 from proxy.api.openai.encode import error_body
-from proxy.api.openai.responses.background import API, DecodedRequest, ResponsesServices
+from proxy.api.openai.responses.background import API, Background, DecodedRequest
 from proxy.api.openai.responses.decode import turn_of
 from proxy.api.openai.responses.encode import finished
-from proxy.api.openai.responses.store import StoredResponse, response_id
+from proxy.api.openai.responses.store import response_id
 from proxy.api.openai.responses.stored_routes import cancel, delete, list_input_items, retrieve, stream_of
 from proxy.api.openai.responses.stream import ResponseStreamEncoder
 from proxy.api.openai.routes import route
@@ -35,6 +35,7 @@ from proxy.inference.backend import Report, Run
 from proxy.inference.idempotency import Terms
 from proxy.inference.request import JsonObject
 from proxy.inference.result import Event, Result
+from proxy.settings import ChatSettings
 
 _BEGIN_AFTER_S: Final = 0.5
 """How long the upstream may take to refuse a request before its stream begins."""
@@ -65,75 +66,68 @@ def responses_routes() -> list[Route]:
 
 async def create(request: Request) -> RunResponse | Response:
     """`POST /v1/responses`: whole, streamed, or in the background. Whatever can be refused is refused before a response begins."""
-    services: ResponsesServices = request.state.responses
-    caller, asked = await _read(request, services)
-    chat = services.api.settings.chat
-    heartbeat_s = chat.heartbeat_s if asked.reply.stream else chat.keepalive_json_s
+    background, caller, asked = await _read(request)
+    settings = background.api.settings
+    heartbeat_s = settings.chat.heartbeat_s if asked.reply.stream else settings.chat.keepalive_json_s
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
     turn = turn_of(asked.raw)
     if terms.key is None and turn is not None:
-        terms = replace(terms, key=f"turn:{turn}:{asked.digest}", derived_ttl_s=services.api.settings.state.adopt_ttl_s)
+        terms = replace(terms, key=f"turn:{turn}:{asked.digest}", derived_ttl_s=settings.state.adopt_ttl_s)
     credential = "".join(presented_keys(request.headers)[:1])
     if asked.reply.background:
-        stored = await services.background.start(asked, caller, terms, credential)
-        make = partial(stream_of, services.background, stored, caller, heartbeat_s)
+        stored = await background.start(asked, caller, terms, credential)
+        make = partial(stream_of, background, stored, caller, heartbeat_s)
         response = make() if asked.reply.stream else json_response(stored.response)
         response.headers.update(report_headers(Report(ignored=asked.request.ignored, adjusted=asked.request.adjusted)))
         return response
-    answer = _ResponseRun(services, asked, caller, terms, credential)
+    answer = _ResponseRun(background, asked, caller, terms, credential)
     if asked.reply.stream:
-        return _ResponseStream(answer, heartbeat_s, services)
+        return _ResponseStream(answer, heartbeat_s, settings.chat)
     return WholeResponse(answer.start, answer.body, error_body, heartbeat_s)
 
 
 async def count_tokens(request: Request) -> Response:
     """`POST /v1/responses/input_tokens`: an estimate, without a job. It may leave the model out."""
-    services: ResponsesServices = request.state.responses
-    _, asked = await _read(request, services, services.api.catalog.cards[0].id)
+    *_, asked = await _read(request, may_name_no_model=True)
     tokens = max(1, asked.request.body_bytes // _BYTES_PER_TOKEN)
     return json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
 
-async def _read(
-    request: Request, services: ResponsesServices, default_model: str | None = None
-) -> tuple[Caller, DecodedRequest]:
-    """The caller and the decoded body.
-
-    Args:
-        default_model: of a body that may leave it out.
+async def _read(request: Request, *, may_name_no_model: bool = False) -> tuple[Background, Caller, DecodedRequest]:
+    """The services, the caller and the decoded body.
 
     Raises:
         ProxyError: the caller is not known, the body is wrong, it refers to what is not stored, or there is no such model.
     """
+    background: Background = request.state.responses
     api, caller = await enter(request)
-    await services.store.open()
+    await background.store.open()
     raw, size, _ = await read_request(request, partial(api.find, caller=caller))
-    if default_model is not None and raw.get("model") is None:
-        raw["model"] = default_model
-    asked = await services.background.decoded(raw, size, caller)
+    if may_name_no_model and raw.get("model") is None:
+        raw["model"] = api.catalog.cards[0].id
+    asked = await background.decoded(raw, size, caller)
     echo = {**asked.reply.echo, "model": shown_model(asked.request.model, request)}
-    return caller, replace(asked, reply=replace(asked.reply, echo=echo))
+    return background, caller, replace(asked, reply=replace(asked.reply, echo=echo))
 
 
 class _ResponseRun:
     """One request on its way to a response that is not in the background; as a run, one whose response is stored before it is delivered."""
 
     def __init__(
-        self, services: ResponsesServices, asked: DecodedRequest, caller: Caller, terms: Terms, credential: str
+        self, background: Background, asked: DecodedRequest, caller: Caller, terms: Terms, credential: str
     ) -> None:
         self.asked, self.terms = asked, terms
         self.id = ""
         """The hexadecimal part of its id; empty until it is accepted."""
         self.accepted: Callable[[], None] = lambda: None
-        self._services, self._caller, self._credential = services, caller, credential
+        self._background, self._caller, self._credential = background, caller, credential
         self._run: Run | None = None
         self._response: JsonObject = {}
-        self._unstored = False
 
     async def start(self) -> Run:
         """Have the request accepted. Raises ProxyError."""
         asked = self.asked
-        self._run = await self._services.api.backend.start(
+        self._run = await self._background.api.backend.start(
             asked.request, self._caller, self.terms, api=API, body=asked.digest, accepted=self._accepted
         )
         return self
@@ -149,17 +143,12 @@ class _ResponseRun:
 
     def seal(self, text: str) -> str:
         """Seal a reasoning trace."""
-        return self._services.store.seal(self._caller, text)
+        return self._background.store.seal(self._caller, text)
 
     async def stored(self, response: JsonObject) -> JsonObject:
         """Store a whole response; as it is then to be sent."""
-        if not self.asked.reply.store:
-            return response
-        record = StoredResponse(self.id, response, self.asked.reply.input, size=self.asked.request.body_bytes)
-        if await self._services.store.put(record, self._caller):
-            return response
-        self._unstored = True
-        return {**response, "store": False}
+        self._response = await self._background.stored(self.id, response, self.asked, self._caller)
+        return self._response
 
     def body(self, result: Result) -> bytes:
         """The JSON of the response, once there is a result."""
@@ -171,7 +160,7 @@ class _ResponseRun:
     def report(self) -> Report:
         """See `Run`."""
         report = self._begun().report
-        if self._unstored:
+        if self.asked.reply.store and self._response.get("store") is False:
             sentence = "store: false, as the response could not be stored"
             report = replace(report, adjusted=(*report.adjusted, sentence))
         return report
@@ -180,7 +169,7 @@ class _ResponseRun:
         """See `Run`; the response is stored."""
         result = await self._begun().result()
         whole = finished(self.id, result, self.asked.reply, self.seal, int(time.time()))
-        self._response = await self.stored(whole)
+        await self.stored(whole)
         return result
 
     def events(self) -> AsyncIterator[Iterable[Event]]:
@@ -206,20 +195,24 @@ class _ResponseStream(StreamResponse):
 
     delivered_by_choices = False
 
-    def __init__(self, answer: _ResponseRun, heartbeat_s: float, services: ResponsesServices) -> None:
+    def __init__(self, answer: _ResponseRun, heartbeat_s: float, chat: ChatSettings) -> None:
         self._running = answer
         self._events = ResponseStreamEncoder(answer.asked.reply, answer.seal)
-        chat = services.api.settings.chat.model_copy(update={"heartbeat_style": "chunk"})
-        super().__init__(answer.start, self._events, heartbeat_s, chat)
+        chunks = chat.model_copy(update={"heartbeat_style": "chunk"})
+        super().__init__(answer.start, self._events, heartbeat_s, chunks)
 
     async def _write_all(self, send: Send) -> None:
         answer, opening = self._running, None
 
-        def open_soon() -> None:
-            nonlocal opening
-            opening = asyncio.create_task(self._open_later(send))
+        async def open_later() -> None:
+            await asyncio.sleep(_BEGIN_AFTER_S)
+            await self._open(send)
 
-        answer.accepted = open_soon
+        def accepted() -> None:
+            nonlocal opening
+            opening = asyncio.create_task(open_later())
+
+        answer.accepted = accepted
         try:
             self._run = run = await self._start()
         except PaidFailure:
@@ -235,10 +228,6 @@ class _ResponseStream(StreamResponse):
         await self._write_events(run, send)
         response = await answer.stored(self._events.finished(int(time.time())))
         await self._write(self._events.finish(response), send)
-
-    async def _open_later(self, send: Send) -> None:
-        await asyncio.sleep(_BEGIN_AFTER_S)
-        await self._open(send)
 
     async def _open(self, send: Send) -> None:
         if not self._held:

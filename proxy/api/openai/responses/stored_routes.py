@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from proxy.access.authentication import Caller
 from proxy.api.http.requests import enter, query_number, terms_of
 from proxy.api.http.responses import COMMENT, EVENT_STREAM, json_response, report_headers
-from proxy.api.openai.responses.background import Background, ResponsesServices
+from proxy.api.openai.responses.background import Background
 from proxy.api.openai.responses.encode import FINAL, failed, input_items
 from proxy.api.openai.responses.store import StoredResponse
 from proxy.api.openai.responses.stream import begin_events, end_events, event_bytes
@@ -29,29 +29,29 @@ _STORE_AWAY_S: Final = 60.0
 
 async def retrieve(request: Request) -> Response:
     """`GET /v1/responses/{id}`: a stored response, or with `stream=true` its events after `starting_after`."""
-    services, caller, stored = await _find(request)
-    stored = await services.background.revived(stored, caller)
+    background, caller, stored = await _find(request)
+    stored = await background.revived(stored, caller)
     if request.query_params.get("stream", "").lower() not in ("true", "1"):
         return await computed(stored.size, partial(json_response, stored.response))
     after = query_number(request, "starting_after", -1, 2**31, least=0)
-    _, heartbeat_s = terms_of(request.headers, services.api.settings.chat.heartbeat_s)
-    return stream_of(services.background, stored, caller, heartbeat_s, after)
+    _, heartbeat_s = terms_of(request.headers, background.api.settings.chat.heartbeat_s)
+    return stream_of(background, stored, caller, heartbeat_s, after)
 
 
 async def cancel(request: Request) -> Response:
     """`POST /v1/responses/{id}/cancel`: a background response is cancelled, unless it has ended. Its job runs on, and is paid."""
-    services, caller, stored = await _find(request)
+    background, caller, stored = await _find(request)
     if not stored.response["background"]:
         raise InvalidRequest("Only background responses can be cancelled.", param="response_id")
-    response, cancelled = await services.background.cancel(stored, caller)
+    response, cancelled = await background.cancel(stored, caller)
     adjusted = "background: the job runs on at Narrative, and is paid; its result is dropped"
     return json_response(response, report_headers(Report(adjusted=(adjusted,))) if cancelled else None)
 
 
 async def delete(request: Request) -> Response:
     """`DELETE /v1/responses/{id}`: it is removed from the store; a job of it runs on."""
-    services, _, stored = await _find(request)
-    await services.store.remove(stored.id)
+    background, _, stored = await _find(request)
+    await background.store.remove(stored.id)
     return json_response({"id": stored.response["id"], "object": "response", "deleted": True})
 
 
@@ -66,11 +66,11 @@ async def list_input_items(request: Request) -> Response:
     return page_response(request, items, oldest_first=True)
 
 
-async def _find(request: Request) -> tuple[ResponsesServices, Caller, StoredResponse]:
+async def _find(request: Request) -> tuple[Background, Caller, StoredResponse]:
     """Raises ResponseNotFound."""
-    services: ResponsesServices = request.state.responses
+    background: Background = request.state.responses
     _, caller = await enter(request)
-    return services, caller, await services.store.find(request.path_params["id"], caller)
+    return background, caller, await background.store.find(request.path_params["id"], caller)
 
 
 def stream_of(

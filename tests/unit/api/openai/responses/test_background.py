@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from proxy.access.authentication import Caller
+from proxy.api.http.requests import ApiServices
 from proxy.api.openai.responses import stored_routes
 from proxy.api.openai.responses.background import Background, DecodedRequest
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse
@@ -64,7 +66,8 @@ class Replica:
         self.memory, self.backend = memory, FakeBackend()
         self.store = ResponseStore(memory, Cipher(None, folder / "secret.key"), ResponsesSettings())
         layer = Idempotency(self.backend, memory, StateSettings())
-        self.background = Background(layer, self.store, Rules(), Settings())
+        api = SimpleNamespace(settings=Settings(), rules=Rules(), backend=layer)
+        self.background = Background(cast(ApiServices, api), self.store)
 
     async def asked(self, text: str = "Hello!", **fields: Any) -> DecodedRequest:
         raw = {"model": "first", "input": text, "background": True, **fields}
