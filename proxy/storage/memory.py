@@ -6,20 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import inf
-from typing import Final
 from uuid import uuid4
 
 from proxy.storage.store import ALONE, Level, Levels, Limit, Membership
-
-_OVERHEAD: Final = 400
-"""Bytes a record and its fields cost beside their text, about."""
 
 
 @dataclass(slots=True)
 class _Record:
     expires: float = inf
     fields: dict[str, str] = field(default_factory=dict)
-    size: int = _OVERHEAD
+    size: int = 400  # bytes: about what it costs beside its text
 
 
 class MemoryStore:

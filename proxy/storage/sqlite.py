@@ -21,8 +21,6 @@ LEASE_S: Final = 5.0
 """How long a process that was killed counts as alive."""
 _HEARTBEAT_S: Final = 1.0
 _SWEEP_S: Final = 60.0
-_SWEPT: Final = 1_000
-"""Expired records that are removed at a time."""
 _BUSY_TIMEOUT_S: Final = 5.0
 _SET_UP: Final = """
 PRAGMA journal_mode = WAL;
@@ -126,7 +124,7 @@ class SqliteStore:
             expired = connection.execute("SELECT name FROM lives WHERE name = ? AND until <= ?", (name, now)).fetchall()
             if now - self._swept_at >= _SWEEP_S:
                 self._swept_at = now
-                swept = connection.execute("SELECT name FROM lives WHERE until <= ? LIMIT ?", (now, _SWEPT))
+                swept = connection.execute("SELECT name FROM lives WHERE until <= ? LIMIT 1000", (now,))
                 expired += swept.fetchall()
             for each in expired:
                 connection.execute("DELETE FROM fields WHERE name = ?", each)

@@ -16,7 +16,6 @@ from proxy.schemas import Budget, CompiledSchema, compile_schema
 
 _JSON_ONLY: Final = "Answer with one JSON object and nothing else: no prose around it, no code fences."
 _LEAST_TOP_P_WITH_THINKING: Final = 0.95
-_MAX_USER: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def prepare(request: Request, rules: Rules, *, default_max_tokens: int) -> Messa
     if stop := [text for text in request.sampling.stop if text.strip()]:
         body["stop_sequences"] = stop
     if request.user:
-        body["metadata"] = {"user_id": request.user[:_MAX_USER]}
+        body["metadata"] = {"user_id": request.user[:256]}
     no_effect = ("metadata",) if any(tag != f"user:{request.user}" for tag in request.tags) else ()
     return MessagesCall(
         body=body,

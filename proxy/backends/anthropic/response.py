@@ -21,7 +21,6 @@ _FINISH: dict[str, FinishReason] = {
     "model_context_window_exceeded": "length",
     "refusal": "content_filter",
 }
-_MAX_SHOWN = 500
 
 
 @dataclass(slots=True)
@@ -111,7 +110,7 @@ class MessageReader:
             if self.call.encoded:
                 value = coerce(answer, value)
                 text = dump_json(value)
-            self.unmatched = "; ".join(str(error) for error in validate(answer, value).errors)[:_MAX_SHOWN]
+            self.unmatched = "; ".join(str(error) for error in validate(answer, value).errors)[:500]
         if self.call.encoded:
             yield TextDelta(0, text)
 

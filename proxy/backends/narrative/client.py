@@ -47,13 +47,8 @@ from proxy.backends.narrative.types import (
 )
 from proxy.errors import JobTimeout, ProxyError, RateLimited, UpstreamError
 
-_MOST_PER_PAGE: Final = 500
 _SUBMIT_RETRY_TIMEOUT: Final = 45.0
 """Seconds for which a submission is retried at most, even when the deadline is later: somebody waits for its first byte."""
-_MOST_RATE_LIMITED: Final = 5
-"""Attempts at a submission that are answered 429 without `Retry-After`."""
-_KEEPALIVE: Final = 15.0
-"""Seconds that an idle connection is kept. Few: a POST on one that the other side just closed has an unknown outcome."""
 # With these errors nothing can have reached Narrative.
 _NEVER_SENT: Final = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 T = TypeVar("T")
@@ -249,7 +244,7 @@ class NarrativeClient:
         `order_by` is `created_at_asc`, `created_at_desc`, `updated_at_asc` or `updated_at_desc`.
         """
         query: dict[str, str | int | None] = {"type": type, "state": state, "data_plane_id": data_plane_id}
-        query |= {"per_page": per_page and min(per_page, _MOST_PER_PAGE), "offset": offset, "order_by": order_by}
+        query |= {"per_page": per_page and min(per_page, 500), "offset": offset, "order_by": order_by}
         path = f"/jobs?{urlencode({name: value for name, value in query.items() if value is not None})}"
         return await self._call(Call(Operation.LIST_JOBS, "GET", path, parse_page), deadline)
 
@@ -286,11 +281,11 @@ class NarrativeClient:
             except ProxyError as error:
                 refusal = refusal_of(error)
                 asked = refusal.retry_after if refusal else None
-                rate_limited += isinstance(error, RateLimited) and asked is None
+                rate_limited += isinstance(error, RateLimited) and asked is None  # 429s without `Retry-After`
                 backoff = min(options.first_backoff * 2.0**attempt, options.max_backoff)
                 pause = max(random.uniform(0.0, backoff), asked or 0.0)  # noqa: S311  jitter
                 attempt += 1
-                exhausted = submits and rate_limited >= _MOST_RATE_LIMITED
+                exhausted = submits and rate_limited >= 5
                 too_late = loop.time() + pause >= retry_until
                 if not self._retries or error.retry_after is None or exhausted or too_late or abandoned():
                     raise
@@ -343,7 +338,8 @@ class NarrativeClient:
         if self.base_url.startswith("https:"):
             tls = ssl.create_default_context()
             tls.load_verify_locations(certifi.where())
-        connector = aiohttp.TCPConnector(ssl=tls, limit=self._options.max_connections, keepalive_timeout=_KEEPALIVE)
+        # An idle connection is not kept for long: a POST on one that the other side just closed has an unknown outcome.
+        connector = aiohttp.TCPConnector(ssl=tls, limit=self._options.max_connections, keepalive_timeout=15.0)
         self._connections.session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         return self._connections.session
 

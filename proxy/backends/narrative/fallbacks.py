@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -22,8 +22,6 @@ from proxy.catalog import ModelCard
 from proxy.inference.history import upstream_names
 from proxy.inference.jsontext import dump_json
 from proxy.inference.request import Request
-
-_MAX_REMEMBERED: Final = 4_096
 
 
 def simpler(form: Form, parts: Mapping[str, Any], cause: Cause, text: str) -> Form | None:
@@ -82,7 +80,7 @@ class Fallbacks:
         for what in refused:
             self.refused[card.id, what] = self.clock() + self.ttl_s
             self.refused.move_to_end((card.id, what))
-        while len(self.refused) > _MAX_REMEMBERED:
+        while len(self.refused) > 4_096:
             self.refused.popitem(last=False)
 
     def _knows(self, model: str, what: str) -> bool:

@@ -30,20 +30,11 @@ _OFTEN: Final[Shares] = dict(zip(STATES, (0.66, 0.1, 0.05), strict=True))
 _LESS_OFTEN: Final[Shares] = dict(zip(STATES, (0.25, 0.05, 0.02), strict=True))
 _NOW_AND_THEN: Final[Shares] = dict(zip(STATES, (0.05, 0.03, 0.01), strict=True))
 _PLANNED: Final = 0.95
-_SWEEP: Final = 0.2
-"""The largest part of the budget for single jobs that the lists or webhooks may have left out."""
 _FEW: Final = 8
 """Jobs that may be read each, if the budget suffices."""
 _MOST_READS: Final = 16
 """Reads of single jobs at one time."""
 _PAGE_BYTES: Final = 256 * 1024
-_STALE: Final = 300.0
-"""Seconds without a read of a list after which its cursor means nothing any more."""
-_MOST_OWED: Final = 1_000
-_QUICK: Final = 0.1
-"""Usual duration, in seconds, up to which each job is read once as soon as it is submitted."""
-_LATEST_FIRST_READ: Final = 0.3
-"""Seconds after its submission at which a lone job is first read at the latest: it may fail soon however long others take."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,10 +44,8 @@ class WatchedJob:
     Args:
         started: its submission.
         account: whose job it is, as `NarrativeClient.account`.
-        future: the ended job, or the error that ends the wait.
         on_left: called once, when it is not watched any more.
         expiry: ends the watch if nobody comes to wait.
-        read_at: start of the last read.
         urgent_at: it is read then, outside the budget: it is said to have ended, or was just submitted.
         source: what said that it ended.
         relayed: another replica passed that on.
@@ -161,7 +150,7 @@ class ListCursor:
 
     def first_page(self, now: float) -> int:
         """How many records to ask for. Further pages are few, but after an outage, which leaves much to catch up with."""
-        if now - self._read_at > _STALE:
+        if now - self._read_at > 300.0:  # a cursor that old means nothing any more
             self.known = frozenset()
         self._seen = set()
         self._pages_left = 4 if now - self._read_at < 2.0 else 20
@@ -223,7 +212,7 @@ class Reliability:
 
     def owe(self, job_id: str, now: float, cursor: ListCursor | None = None) -> None:
         """Another source noticed an end first. Two more reads of a list must pass before it counts as missed."""
-        if len(self._owed) < _MOST_OWED:
+        if len(self._owed) < 1_000:
             self._owed[job_id] = (now + self._grace, cursor, cursor.reads + 2 if cursor else 0)
 
     def shown(self, job_id: str) -> None:
@@ -330,13 +319,14 @@ class Table:
     def first_read_at(self, job: WatchedJob, now: float, rate: float) -> float | None:
         """When a new job is first read, outside the budget; None where lists or webhooks will show its end.
 
-        A lone job is not read before half the time that the shortest of the last ones took.
+        A lone job is read after half the time that the shortest of the last ones took, but soon, since it may fail however long others
+        take. Of many, each is read as soon as it is submitted where they usually end within a tenth of a second.
         """
         if self.has_webhooks:
             return None
         if not self.shares(now, rate):
-            return max(now, job.started + min((self.shortest or 0.0) / 2, _LATEST_FIRST_READ))
-        return now if self.usual <= _QUICK else None
+            return max(now, job.started + min((self.shortest or 0.0) / 2, 0.3))
+        return now if self.usual <= 0.1 else None
 
     def shares(self, now: float, rate: float) -> Shares:
         """The part of the budget that each list gets; none where each job can be read often enough."""
@@ -399,7 +389,8 @@ def _poll_jobs(table: Table, shares: Shares, now: float, budget: ReadBudget, pol
     """Add single jobs, as far as the lists leave something of the budget: those read longest ago first."""
     each = not shares or shares is _LESS_OFTEN
     part = _PLANNED - sum(shares.values())
-    rate = budget.rate * (part if each else min(part, _SWEEP)) / (table.members if table.leads else 1)
+    # What the lists or webhooks may have left out gets a fifth of the budget at most.
+    rate = budget.rate * (part if each else min(part, 0.2)) / (table.members if table.leads else 1)
     for job in list(itertools.islice(table.jobs.values(), _FEW + _MOST_READS)):
         if job.reading or job.urgent_at is not None:
             continue

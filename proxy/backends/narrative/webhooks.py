@@ -30,11 +30,9 @@ log = logging.getLogger(__name__)
 
 PATH: Final = "/narrative/webhook"
 _TOKEN_PARAM: Final = "token"  # noqa: S105  the name of the query parameter
-_SECRET_HEADER: Final = "x-narrative-webhook-secret"  # noqa: S105  the name of the header
 MAX_BODY_BYTES: Final = 256 * 1024
 _ARCHIVED: Final = frozenset({"archived", "deleted", "disabled", "inactive"})
 _ROLE: Final = "webhooks"
-_ARCHIVE_TIMEOUT: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ class Webhooks:
         """Whether a request carries the token in its URL, or the subscription's secret in a header."""
         secret = self._webhook.secret if self._webhook else None
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        shown = [headers.get(_SECRET_HEADER), bearer if scheme.lower() == "bearer" else None]
+        shown = [headers.get("x-narrative-webhook-secret"), bearer if scheme.lower() == "bearer" else None]
         return _same(token, self._options.token) or any(_same(value, secret) for value in shown)
 
     async def _follow_role(self) -> None:
@@ -167,7 +165,7 @@ class Webhooks:
         self.subscribed.clear()
         if webhook is not None:
             try:
-                async with asyncio.timeout(_ARCHIVE_TIMEOUT):
+                async with asyncio.timeout(5.0):
                     await self._client.archive_webhook(webhook.id)
             except (ProxyError, TimeoutError):
                 log.warning("the webhook subscription could not be archived", extra={"webhook_id": webhook.id})
