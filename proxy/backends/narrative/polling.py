@@ -45,6 +45,9 @@ class WatchedJob:
         started: its submission.
         account: whose job it is, as `NarrativeClient.account`.
         on_left: called once, when it is not watched any more.
+        outcome: the ended job, or the error that ends the wait; None until then.
+        closed: nobody waits for it any more.
+        waiting: one future for each who waits.
         expiry: ends the watch if nobody comes to wait.
         urgent_at: it is read then, outside the budget: it is said to have ended, or was just submitted.
         source: what said that it ended.
@@ -56,10 +59,11 @@ class WatchedJob:
     id: str
     started: float
     account: str
-    future: asyncio.Future[Job]
     model: str = ""
     on_left: Callable[[], None] | None = field(default=None, repr=False)
-    waiters: int = 0
+    outcome: Job | ProxyError | None = None
+    closed: bool = False
+    waiting: list[asyncio.Future[Job]] = field(default_factory=list, repr=False)
     expiry: asyncio.TimerHandle | None = field(default=None, repr=False)
     read_at: float = -math.inf
     reading: bool = False
@@ -71,6 +75,26 @@ class WatchedJob:
     refusals: int = 0
     unreadable_since: float | None = None
     incomplete_since: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """There is nothing more to be learnt of it."""
+        return self.closed or self.outcome is not None
+
+    def end(self, outcome: Job | ProxyError) -> None:
+        """Let everyone who waits, or will wait, have the outcome. Called once."""
+        self.outcome = outcome
+        for future in self.waiting:
+            self.deliver(future)
+
+    def deliver(self, future: asyncio.Future[Job]) -> None:
+        """Give the outcome to one who waits."""
+        if future.done():
+            return
+        if isinstance(self.outcome, ProxyError):
+            future.set_exception(self.outcome)
+        elif self.outcome is not None:
+            future.set_result(self.outcome)
 
 
 class ReadBudget:

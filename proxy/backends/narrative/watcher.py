@@ -110,9 +110,8 @@ class AccountWatcher:
 
     def fail(self, job: WatchedJob, error: ProxyError) -> None:
         """End the wait for a job with an error."""
-        if not job.future.done():
-            job.future.set_exception(error)
-            job.future.exception()  # marks it as retrieved: a job without waiters is no error to log
+        if not job.over:
+            job.end(error)
         self.table.drop(job)
 
     def _hint(self, job: WatchedJob, source: str) -> None:
@@ -124,10 +123,10 @@ class AccountWatcher:
             self._notify()
 
     def _end(self, job: WatchedJob, found: Job, source: str) -> None:
-        if job.future.done():
+        if job.over:
             return
         how = "poll" if source == "read" else "replica" if job.relayed else source
-        job.future.set_result(replace(found, noticed_by=how))
+        job.end(replace(found, noticed_by=how))
         self.table.drop(job)
         now, ended = self._loop.time(), found.ended_at or found.updated_at
         seconds = now - job.started
@@ -384,7 +383,7 @@ class Watcher:
         now = loop.time()
         started = now - _UNCLAIMED if sent is None else sent
         watcher = self._watcher(client)
-        watched = WatchedJob(job.id, started, client.account, loop.create_future(), model, on_left)
+        watched = WatchedJob(job.id, started, client.account, model, on_left)
         watched.request = str(get_contextvars().get("request", ""))
         self.jobs[job.id] = watched
         watched.expiry = loop.call_at(min(deadline, now + _UNCLAIMED), self._close, watched)
@@ -397,36 +396,29 @@ class Watcher:
     async def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Job:
         """See `proxy.backends.narrative.jobs.Jobs.wait`."""
         watched = self.open(job, client, deadline=deadline)
-        watched.waiters += 1
         if watched.expiry is not None:
             watched.expiry.cancel()
+            watched.expiry = None
         loop = asyncio.get_running_loop()
-        over = loop.create_future()
-
-        def wake(_: object = None) -> None:
-            if not over.done():
-                over.set_result(None)
-
-        # Thousands wait here: a shield within a timeout takes twice the memory.
-        watched.future.add_done_callback(wake)
-        timer = loop.call_at(deadline, wake)
+        # Thousands wait here: one future and one timer each.
+        future: asyncio.Future[Job] = loop.create_future()
+        watched.waiting.append(future)
+        watched.deliver(future)
+        timer = loop.call_at(deadline, _time_out, future, job.id)
         try:
-            await over
+            return await future
         finally:
             timer.cancel()
-            watched.future.remove_done_callback(wake)
-            watched.waiters -= 1
-            if not watched.waiters:
+            watched.waiting.remove(future)
+            if not watched.waiting:
                 self._close(watched)
-        if not watched.future.done() or watched.future.cancelled():
-            raise JobTimeout(f"Job {job.id} did not end in time", job_id=job.id)
-        return watched.future.result()
 
     def _close(self, watched: WatchedJob) -> None:
         """Watch a job no more."""
         if self.jobs.get(watched.id) is watched:
             del self.jobs[watched.id]
-            if watched.future.cancel():  # else it left the account's table with its end
+            watched.closed = True
+            if watched.outcome is None:  # else it left the account's table with its end
                 self._accounts[watched.account].table.drop(watched)
                 self.abandon(watched.id)
             if watched.on_left is not None:
@@ -448,7 +440,7 @@ class Watcher:
     def _take(self, record: JobRecord, *, relayed: bool = False) -> bool:
         """Whether the job is watched here."""
         watched = self.jobs.get(record.name or "")
-        if watched is not None and not watched.future.done():
+        if watched is not None and not watched.over:
             self._accounts[watched.account].take(watched, record.job(), "webhook", relayed=relayed)
         elif record.name:
             for account in self._accounts.values():
@@ -488,6 +480,11 @@ class Watcher:
             self._accounts[client.account] = watcher
         self._accounts.move_to_end(client.account)
         return watcher
+
+
+def _time_out(future: asyncio.Future[Job], job_id: str) -> None:
+    if not future.done():
+        future.set_exception(JobTimeout(f"Job {job_id} did not end in time", job_id=job_id))
 
 
 async def _restarting(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -1,6 +1,5 @@
 """What is read next, and how often: pure decisions, with time as an argument."""
 
-import asyncio
 from itertools import count, pairwise
 from typing import Any
 
@@ -26,21 +25,12 @@ NUMBERS = count()
 
 
 def job(started: float = 0.0, **fields: Any) -> WatchedJob:
-    future: asyncio.Future[Any] = asyncio.Future(loop=LOOP)
-    watched = WatchedJob(f"job-{next(NUMBERS)}", started, "account", future)
+    watched = WatchedJob(f"job-{next(NUMBERS)}", started, "account")
     for name, value in fields.items():
         setattr(watched, name, value)
     return watched
 
 
-class _Loop(asyncio.AbstractEventLoop):
-    """As much of an event loop as a future needs that nobody waits for."""
-
-    def get_debug(self) -> bool:
-        return False
-
-
-LOOP = _Loop()
 UNRELIABLE = {"list": False, "webhook": False}
 WEBHOOKS = {"list": True, "webhook": True}
 
