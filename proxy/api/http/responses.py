@@ -188,6 +188,13 @@ class RunResponse(ABC):
                     answering.cancel()
                 return
 
+    async def _accepted(self) -> Run:
+        """Have the request accepted. What only that needs is let go: thousands of responses wait for their runs."""
+        start = self._start
+        del self._start
+        self._run = run = await start()
+        return run
+
     async def _begin(self, send: Send, media_type: bytes, *more: tuple[bytes, bytes]) -> None:
         self._begun = True
         headers = [(b"content-type", media_type), *more]
@@ -234,8 +241,7 @@ class WholeResponse(RunResponse):
 
     async def _answer(self, send: Send) -> bool:
         try:
-            self._run = await self._start()
-            result = await self._run.result()
+            result = await (await self._accepted()).result()
             current_request().used(result.usage.input_tokens, result.usage.output_tokens)
             body = self._encode(result)
         except ProxyError as error:
@@ -308,7 +314,7 @@ class StreamResponse(RunResponse):
         return sent
 
     async def _write_all(self, send: Send) -> None:
-        self._run = run = await self._start()
+        run = await self._accepted()
         if time.monotonic() >= self._hold_until:
             await self._open(send)
         await self._write_events(run, send)

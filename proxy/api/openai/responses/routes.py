@@ -214,7 +214,7 @@ class _ResponseStream(StreamResponse):
 
         answer.accepted = accepted
         try:
-            self._run = run = await self._start()
+            run = await self._accepted()
         except PaidFailure:
             # Of what has a status Codex repeats each request four times more than of what ends a stream.
             if answer.terms.derived_ttl_s:
