@@ -109,6 +109,14 @@ class _Starts:
             loop.call_soon(self._next_turn, loop)
 
 
+class _Event(asyncio.Event):
+    """An event for few waiters: the base class makes room for 64 of them at once, 760 bytes, of which each connection has two."""
+
+    def __init__(self, *, value: bool) -> None:
+        self._value = value
+        self._waiters: list[asyncio.Future[bool]] = []  # type: ignore[assignment]
+
+
 class _Connection(H11Protocol):
     """One client's connection."""
 
@@ -119,6 +127,7 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection; at the limit the one that has waited longest for a request makes room."""
         super().connection_made(transport)
+        self.flow._is_writable_event = _Event(value=True)
         self._reading: Literal["headers", "body", "nothing"] = "nothing"  # what the client has to send in time
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -158,7 +167,10 @@ class _Connection(H11Protocol):
 
     def _read(self, data: bytes) -> None:
         """Read on, and give the client time for what it has to send next."""
+        cycle = self.cycle
         super().data_received(data)
+        if self.cycle is not cycle:  # a request has begun, and its task has not
+            self.cycle.message_event = _Event(value=self.cycle.message_event.is_set())
         self._body_bytes += len(data)
         match self.conn.their_state:
             case h11.IDLE:
