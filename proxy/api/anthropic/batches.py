@@ -23,9 +23,9 @@ from starlette.routing import Route
 
 from proxy.access.authentication import Caller
 from proxy.api.anthropic.encode import error_out, message_body
-from proxy.api.anthropic.routes import PAGE, decode_body, error_response, find_card, for_model, rfc3339
+from proxy.api.anthropic.routes import PAGE, decode_body, find_card, for_model, rfc3339
 from proxy.api.http.batches import asked, enter, streamed
-from proxy.api.http.middleware import AsgiHandler
+from proxy.api.http.middleware import ApiRoute
 from proxy.api.http.requests import ApiServices, page_of, parse_object
 from proxy.api.http.responses import json_line, json_response
 from proxy.batches.engine import NewBatch
@@ -60,9 +60,7 @@ def message_batches_routes() -> list[Route]:
         ("/{id}/results", results, "GET"),
     ]
     return [
-        Route(f"{_PATH}{path}{slash}", AsgiHandler(handler, error_response), methods=[method])
-        for path, handler, method in calls
-        for slash in ("", "/")
+        ApiRoute(f"{_PATH}{path}{slash}", handler, method) for path, handler, method in calls for slash in ("", "/")
     ]
 
 

@@ -19,7 +19,7 @@ from proxy.access.authentication import Caller
 from proxy.api.anthropic.decode import WIRE, MessagesReply, body_digest, decode
 from proxy.api.anthropic.encode import MessageStream, error_out, error_status, message_body
 from proxy.api.anthropic.types import MessagesRequest
-from proxy.api.http.middleware import AsgiHandler
+from proxy.api.http.middleware import ApiRoute
 from proxy.api.http.requests import ApiServices, enter, page_of, read_request, shown_model, terms_of, validated
 from proxy.api.http.responses import (
     RunResponse,
@@ -61,7 +61,7 @@ class _VersionedRoute(Route):
 def anthropic_routes() -> list[Route]:
     """All of them; they stand before those of other APIs."""
     return [
-        *(Route(f"{_PATH}{slash}", AsgiHandler(messages, error_response), methods=["POST"]) for slash in ("", "/")),
+        *(ApiRoute(f"{_PATH}{slash}", messages, "POST") for slash in ("", "/")),
         *(Route(f"{_PATH}/count_tokens{slash}", count_tokens, methods=["POST"]) for slash in ("", "/")),
         *(_VersionedRoute(f"{_MODELS}{slash}", list_models, methods=["GET"]) for slash in ("", "/")),
         _VersionedRoute(f"{_MODELS}/{{model:path}}", retrieve_model, methods=["GET"]),

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.access.authentication import presented_keys
@@ -26,7 +27,7 @@ from proxy.api.http.requests import credentials_digest
 from proxy.api.http.responses import CLIENT_CLOSED_REQUEST
 from proxy.errors import InternalError, ProxyError, redact
 from proxy.lifecycle import Lifecycle
-from proxy.logs import RequestLog, begin_request, current_request
+from proxy.logs import RequestLog, begin_request
 from proxy.metrics import Metrics
 from proxy.tracing import Tracer
 
@@ -87,27 +88,79 @@ class HttpOptions:
     tracer: Tracer | None = None
 
 
-class AsgiHandler:
-    """A route's handler as an ASGI application, with its API's errors. Starlette's wrapper of functions keeps four frames of a request.
-
-    Args:
-        render_error: the response to a request that failed before its first byte.
-    """
+class ApiRoute(Route):
+    """A route of one method, whose handler makes an ASGI application of a request. Starlette's own keep five frames of each."""
 
     def __init__(
         self,
+        path: str,
         handler: Callable[[Request], Awaitable[Callable[[Scope, Receive, Send], Awaitable[None]]]],
-        render_error: Callable[[Scope, ProxyError], Response],
+        method: str,
     ) -> None:
-        self._handler, self._render_error = handler, render_error
+        super().__init__(path, handler, methods=[method])
+        self._handler = handler
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            response = await self._handler(Request(scope, receive, send))
-            await response(scope, receive, send)
-        except ProxyError as error:
-            current_request().code = error.code or error.type
-            await self._render_error(scope, error)(scope, receive, send)
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the request answered. Raises HTTPException, ProxyError."""
+        if scope["method"] not in (self.methods or ()):
+            raise HTTPException(405, headers={"Allow": ", ".join(self.methods or ())})
+        response = await self._handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+class _Exchange:
+    """A request, and its response on the way to the client. A class, since functions within `_handle` take four times the memory.
+
+    Attributes:
+        operational: machines ask often for its path.
+        learnt: what the log says of it, in the context of the request's own task.
+        started: on the clock of `time.perf_counter`.
+    """
+
+    __slots__ = ("_held", "_options", "_scope", "_send", "learnt", "operational", "record", "started")
+
+    def __init__(self, options: HttpOptions, scope: Scope, send: Send) -> None:
+        self._options, self._scope, self._send = options, scope, send
+        self._held: Message | None = None
+        self.started, self.operational = time.perf_counter(), scope["path"] in _OPERATIONAL
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")
+        if not _VALID_ID.match(request_id):
+            request_id = f"req_{uuid4().hex}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        self.record = RequestRecord(time.time(), scope["method"], credentials_digest(headers), request_id)
+        recorded = self.record.method != "OPTIONS" and not scope["path"].startswith(_UNRECORDED)
+        if options.records is not None and recorded:
+            options.records.append(self.record)
+        self.learnt = begin_request(headers.get("traceparent", ""))
+        if options.tracer is not None and not self.operational:
+            options.tracer.start(self.learnt, self.record.method, headers, request_id)
+        structlog.contextvars.bind_contextvars(request=request_id)
+
+    async def send(self, message: Message) -> None:
+        """Send a message of the application on, with what is added to heads and left out of errors."""
+        if message["type"] == "http.response.start":
+            sent, record = MutableHeaders(scope=message), self.record
+            sent["x-request-id"] = sent["request-id"] = record.request_id
+            sent.update(_timing(time.perf_counter() - self.started, self.learnt))
+            if self._options.lifecycle.draining and not self.operational:
+                # A client must not be about to send another request when the connection is closed.
+                sent["connection"] = "close"
+            record.route = getattr(self._scope.get("route"), "path", "") or "unknown"
+            record.status = message["status"]
+            record.model = sent.get("x-proxy-model", "")
+            record.jobs = tuple(filter(None, sent.get("x-narrative-job-id", "").split(", ")))
+            if record.status >= 400:
+                self._held = message  # until its body shows how long it is without keys
+                return
+        elif self._held is not None:
+            start, self._held = self._held, None
+            if not message.get("more_body"):
+                keys = [*self._options.keys, *presented_keys(Headers(scope=self._scope))]
+                message["body"] = _redacted(message.get("body", b""), keys)
+                MutableHeaders(scope=start)["content-length"] = str(len(message["body"]))
+            await self._send(start)
+        await self._send(message)
 
 
 class HttpMiddleware:
@@ -125,72 +178,32 @@ class HttpMiddleware:
             expose_headers=options.exposed_headers,
         )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The application's coroutine: a frame around it would be memory of each request that waits."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         if "//" in scope["path"] or not (scope.get("raw_path") or b"/").startswith(b"/"):
             normalize_target(scope)
         # Metrics need no key, so that any page could read them.
         if scope["path"] == "/metrics" or not any(name == b"origin" for name, _ in scope["headers"]):
-            await self._handle(scope, receive, send)
-        else:
-            await self._with_cors(scope, receive, send)
+            return self._handle(scope, receive, send)
+        return self._with_cors(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = time.perf_counter()
-        options, headers, path = self._options, Headers(scope=scope), scope["path"]
-        lifecycle, operational = options.lifecycle, path in _OPERATIONAL
-        request_id = headers.get("x-request-id", "")
-        if not _VALID_ID.match(request_id):
-            request_id = f"req_{uuid4().hex}"
-        scope.setdefault("state", {})["request_id"] = request_id
-        record = RequestRecord(time.time(), scope["method"], credentials_digest(headers), request_id)
-        if options.records is not None and record.method != "OPTIONS" and not path.startswith(_UNRECORDED):
-            options.records.append(record)
-        learnt = begin_request(headers.get("traceparent", ""))
-        if options.tracer is not None and not operational:
-            options.tracer.start(learnt, record.method, headers, request_id)
-        held: Message | None = None
-
-        async def _send_on(message: Message) -> None:
-            nonlocal held
-            if message["type"] == "http.response.start":
-                sent = MutableHeaders(scope=message)
-                sent["x-request-id"] = sent["request-id"] = request_id
-                sent.update(_timing(time.perf_counter() - started, learnt))
-                if lifecycle.draining and not operational:
-                    # A client must not be about to send another request when the connection is closed.
-                    sent["connection"] = "close"
-                record.route = getattr(scope.get("route"), "path", "") or "unknown"
-                record.status = message["status"]
-                record.model = sent.get("x-proxy-model", "")
-                record.jobs = tuple(filter(None, sent.get("x-narrative-job-id", "").split(", ")))
-                if record.status >= 400:
-                    held = message  # until its body shows how long it is without keys
-                    return
-            elif held is not None:
-                start, held = held, None
-                if not message.get("more_body"):
-                    message["body"] = _redacted(message.get("body", b""), [*options.keys, *presented_keys(headers)])
-                    MutableHeaders(scope=start)["content-length"] = str(len(message["body"]))
-                await send(start)
-            await send(message)
-
-        structlog.contextvars.bind_contextvars(request=request_id)  # in the request's own task, which ends with it
-        refusal = None if operational else lifecycle.enter()
+        options, exchange = self._options, _Exchange(self._options, scope, send)
+        refusal = None if exchange.operational else options.lifecycle.enter()
         try:
             if refusal is not None:
                 raise refusal
-            await self._app(scope, receive, _send_on)
+            await self._app(scope, receive, exchange.send)
         except Exception as error:
-            response = self._response_to(error, scope, learnt, begun=record.status > 0)
-            if not record.status:
-                await response(scope, receive, _send_on)
+            response = self._response_to(error, scope, exchange.learnt, begun=exchange.record.status > 0)
+            if not exchange.record.status:
+                await response(scope, receive, exchange.send)
         finally:
-            if not operational and refusal is None:
-                lifecycle.leave()
-            self._finish(record, learnt, scope, time.perf_counter() - started)
+            if not exchange.operational and refusal is None:
+                options.lifecycle.leave()
+            self._finish(exchange.record, exchange.learnt, scope, time.perf_counter() - exchange.started)
 
     def _response_to(self, error: Exception, scope: Scope, learnt: RequestLog, *, begun: bool) -> Response:
         if isinstance(error, ClientDisconnect):

@@ -11,9 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from proxy.api.http.middleware import AsgiHandler, shown_path
+from proxy.api.http.middleware import ApiRoute, shown_path
 from proxy.api.http.requests import (
-    ApiServices,
     enter,
     page_of,
     read_request,
@@ -65,11 +64,7 @@ def model_routes() -> list[Route]:
 
 def route(path: str, endpoint: Callable[[Request], Awaitable[RunResponse | Response]], method: str) -> list[Route]:
     """The routes of a path that is written without `/v1`."""
-    return [
-        Route(f"{prefix}{path}{slash}", AsgiHandler(endpoint, _render_error), methods=[method])
-        for prefix in ("/v1", "")
-        for slash in ("", "/")
-    ]
+    return [ApiRoute(f"{prefix}{path}{slash}", endpoint, method) for prefix in ("/v1", "") for slash in ("", "/")]
 
 
 # ---------------------------------------------------------------- chat completions
@@ -161,11 +156,6 @@ def error_response(error: ProxyError, *, paid_failure_status: int = PaidFailure.
         headers=error_headers(error),
         media_type="application/json",
     )
-
-
-def _render_error(scope: Scope, error: ProxyError) -> Response:
-    services: ApiServices = scope["state"]["api"]
-    return error_response(error, paid_failure_status=services.settings.chat.paid_failure_status)
 
 
 def unrouted(scope: Scope, error: HTTPException) -> ProxyError:
