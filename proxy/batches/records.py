@@ -93,13 +93,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class OpenBatch:
-    """A batch that has not ended: its id, whose it is, with whose credentials it runs, and the replica that owns it, "" for none."""
+    """A batch that has not ended: its id, whose it is, with whose credentials it runs, and the replica that owns it, "" for none.
+
+    `sealed` holds the first three, as they are stored.
+    """
 
     id: str
     owner: str
     caller: Caller
     replica: str
-    _text: str
+    sealed: str
 
 
 class BatchRecords:
@@ -204,7 +207,7 @@ class BatchRecords:
             if value is not None:
                 fields = orjson.loads(value)
                 caller = _CALLER.validate_python(fields["caller"])
-                found.append(OpenBatch(fields["id"], fields["owner"], caller, replica, text))
+                found.append(OpenBatch(fields["id"], fields["owner"], caller, replica, sealed))
         return found
 
     async def owns(self, batch: OpenBatch) -> bool:
@@ -214,17 +217,16 @@ class BatchRecords:
 
     async def take(self, batch: OpenBatch) -> bool:
         """Become the owner of a free batch. Returns whether this replica now is."""
-        if batch.replica == self._store.replica:
-            return True
-        sealed = batch._text.partition(" ")[2]
-        mine = f"{self._store.replica} {sealed}"
-        return await self._store.compare_and_set(_OPEN, self._vault.digest(batch.id), batch._text, mine)
+        mine = self._store.replica
+        return batch.replica == mine or await self._pass_on(batch, batch.replica, mine)
 
     async def give_up(self, batch: OpenBatch) -> None:
         """Let another replica own the batch at once."""
-        sealed = batch._text.partition(" ")[2]
-        mine = f"{self._store.replica} {sealed}"
-        await self._store.compare_and_set(_OPEN, self._vault.digest(batch.id), mine, f" {sealed}")
+        await self._pass_on(batch, self._store.replica, "")
+
+    async def _pass_on(self, batch: OpenBatch, old: str, new: str) -> bool:
+        before, after = (f"{replica} {batch.sealed}" for replica in (old, new))
+        return await self._store.compare_and_set(_OPEN, self._vault.digest(batch.id), before, after)
 
     async def close(self, batch: Batch) -> None:
         """Forget what only a batch that has not ended needs."""

@@ -99,10 +99,7 @@ def upstream_names(tools: Iterable[Tool], messages: Iterable[Message]) -> Mappin
         return {}
     chosen = {name: name for name in distinct if name and _safe(name) == name}
     safe_names = _SafeNames(chosen)
-    for name in distinct:
-        if name not in chosen:
-            chosen[name] = safe_names.claim(name)
-    return chosen
+    return chosen | {name: safe_names.claim(name) for name in distinct if name not in chosen}
 
 
 class _SafeNames:
@@ -154,33 +151,6 @@ class _OpenTurn:
     answered: bool = False
 
 
-class _Waiting:
-    """Calls without results, found by a key: the newest turn's first one, since clients reuse ids from turn to turn."""
-
-    def __init__(self) -> None:
-        self._by_key: dict[tuple[str, ...], list[deque[_Call]]] = {}
-
-    def add(self, call: _Call, *keys: tuple[str, ...]) -> None:
-        """Add a call of the newest turn under some keys."""
-        for key in keys:
-            stack = self._by_key.setdefault(key, [])
-            if not stack or stack[-1][0].turn != call.turn:
-                stack.append(deque())
-            stack[-1].append(call)
-
-    def first(self, *key: str) -> _Call | None:
-        """The call that a result of this key belongs to; None when none waits."""
-        stack = self._by_key.get(key, [])
-        while stack:
-            # Every call is removed at most once from each list it is in.
-            while stack[-1] and stack[-1][0].result is not None:
-                stack[-1].popleft()
-            if stack[-1]:
-                return stack[-1][0]
-            stack.pop()
-        return None
-
-
 class _History:
     """Collects turns, pairing each result with its call wherever the client put it."""
 
@@ -195,7 +165,8 @@ class _History:
         self._ids = _SafeNames()
         self._known_ids: set[str] = set()
         self._calls_of_turn: set[tuple[str, str, str]] = set()
-        self._waiting = _Waiting()
+        # Calls without results by a key, those of each turn apart.
+        self._waiting: dict[tuple[str, ...], list[deque[_Call]]] = {}
         self._unpaired: list[tuple[ToolResult, list[Text]]] = []
 
     def add(self, message: Message) -> None:
@@ -275,7 +246,11 @@ class _History:
         block = ToolCall(self._ids.claim(source.id or "call"), self._names[source.name], arguments, source.path)
         call = _Call(block, len(self._turns), repeats)
         turn.calls.append(call)
-        self._waiting.add(call, ("id", source.id), ("name", source.name), ("any",))
+        for key in (("id", source.id), ("name", source.name), ("any",)):
+            stack = self._waiting.setdefault(key, [])
+            if not stack or stack[-1][0].turn != call.turn:
+                stack.append(deque())
+            stack[-1].append(call)
 
     def _reused_id(self, path: str) -> None:
         self._repair("a call with an id that was used before got another one", path, "its id was used before")
@@ -292,13 +267,25 @@ class _History:
 
     # ------------------------------------------------------------ results
 
+    def _first_waiting(self, *key: str) -> _Call | None:
+        """The call that a result of this key belongs to: the newest turn's first one, since clients reuse ids from turn to turn."""
+        stack = self._waiting.get(key, [])
+        while stack:
+            # Every call is removed at most once from each list it is in.
+            while stack[-1] and stack[-1][0].result is not None:
+                stack[-1].popleft()
+            if stack[-1]:
+                return stack[-1][0]
+            stack.pop()
+        return None
+
     def _add_result(self, result: ToolResult) -> None:
         texts = list(_texts(result.content, self._rules.media_placeholder)) or [Text(EMPTY_RESULT)]
         call = None
         if result.call_id:
-            call = self._waiting.first("id", result.call_id)
+            call = self._first_waiting("id", result.call_id)
         elif result.name is not None:
-            call = self._waiting.first("name", result.name)
+            call = self._first_waiting("name", result.name)
         if call is None:
             self._unpaired.append((result, texts))
         else:
@@ -310,7 +297,7 @@ class _History:
         for result, texts in unpaired:
             call = None
             if result.call_id:
-                call = self._waiting.first("id", "")
+                call = self._first_waiting("id", "")
                 if call is not None and call.turn == len(self._turns):
                     what = "a result with an unknown id was given to the call that had none"
                     self._repair(what, result.path, "no earlier call has its id")
@@ -319,7 +306,7 @@ class _History:
             elif result.name is None:
                 what = "a result without an id was given to the first call that had none"
                 self._repair(what, result.path, "it does not name its call")
-                call = self._waiting.first("id", "") or self._waiting.first("any")
+                call = self._first_waiting("id", "") or self._first_waiting("any")
             if call is not None:
                 self._pair(call, result, texts)
                 continue

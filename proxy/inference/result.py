@@ -176,22 +176,13 @@ def fold(events: Iterable[Event]) -> Result:
 
 
 def _folded(events: Sequence[Event], index: int) -> Choice:
-    texts: list[str] = []
-    reasoning: list[str] = []
-    calls: list[ToolCall] = []
-    end = ChoiceEnded(index, "stop")
-    for event in events:
-        match event:
-            case TextDelta(choice, text) if choice == index:
-                texts.append(text)
-            case ReasoningDelta(choice, text) if choice == index:
-                reasoning.append(text)
-            case ToolCalled(choice, _, call) if choice == index:
-                calls.append(call)
-            case ChoiceEnded(choice) if choice == index:
-                end = event
+    own = [event for event in events if not isinstance(event, Started | NativeEvent | Ended) and event.choice == index]
+    texts = [event.text for event in own if isinstance(event, TextDelta)]
+    reasoning = [event.text for event in own if isinstance(event, ReasoningDelta)]
+    calls = tuple(event.call for event in own if isinstance(event, ToolCalled))
+    end = next((event for event in own if isinstance(event, ChoiceEnded)), ChoiceEnded(index, "stop"))
     whole = "".join(texts) if texts or not calls else None
-    return Choice(whole, tuple(calls), "".join(reasoning) or None, end.finish_reason, end.stop_sequence)
+    return Choice(whole, calls, "".join(reasoning) or None, end.finish_reason, end.stop_sequence)
 
 
 # ---------------------------------------------------------------- pieces of texts
