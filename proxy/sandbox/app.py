@@ -65,19 +65,11 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
 def _routes(options: SandboxOptions, store: JobStore, faults: Faults, webhooks: WebhookDeliveries) -> list[Route]:
     factory = JobFactory(options, store)
 
-    def _run(_: Request, body: bytes) -> object:
-        return {options.id_name: factory.submit(body).id}
-
     def _get_job(request: Request, _: bytes) -> object:
         return store.get(request.path_params["id"]).record(store.clock())
 
     def _list_jobs(request: Request, _: bytes) -> object:
-        query = parse(JobQuery, dict(request.query_params))
-        lag: float = request.scope.get(LAG, 0.0)
-        return store.page(query, lag=lag).encoded(query, store.clock() - lag)
-
-    def _subscribe(_: Request, body: bytes) -> object:
-        return webhooks.create(body).model_dump(exclude_none=True)
+        return store.page(parse(JobQuery, dict(request.query_params)), lag=request.scope.get(LAG, 0.0))
 
     def _list_subscriptions(_: Request, __: bytes) -> object:
         records = [subscription.model_dump(exclude_none=True) for subscription in webhooks.all()]
@@ -110,10 +102,10 @@ def _routes(options: SandboxOptions, store: JobStore, faults: Faults, webhooks: 
         return route
 
     routes = [
-        _route("run", "POST", "/model-inference/run", _run),
+        _route("run", "POST", "/model-inference/run", lambda _, body: {options.id_name: factory.submit(body).id}),
         _route("list_jobs", "GET", "/jobs", _list_jobs),
         _route("get_job", "GET", "/jobs/{id}", _get_job),
-        _route("webhooks", "POST", "/webhooks", _subscribe),
+        _route("webhooks", "POST", "/webhooks", lambda _, body: webhooks.create(body).model_dump(exclude_none=True)),
         _route("webhooks", "GET", "/webhooks", _list_subscriptions),
         _route("webhooks", "GET", "/webhooks/{id}", _get_subscription),
         _route("webhooks", "DELETE", "/webhooks/{id}", _get_subscription),

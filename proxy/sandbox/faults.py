@@ -117,23 +117,20 @@ class Faults:
         if self._active:
             self.active()
         for each in self._active:
-            if self._happens(each, operation, job_id):
+            fault = each.fault
+            if (operation == "deliveries") != (fault.kind in _DELIVERY_FAULTS):
+                continue
+            if fault.operation not in (None, operation) or fault.job_id not in (None, job_id):
+                continue
+            each.seen += 1
+            number = each.seen - fault.after
+            if number <= 0 or (fault.every is not None and number % fault.every):
+                continue
+            if fault.probability is None or self.random.random() < fault.probability:
                 each.fired += 1
-                self.fired[each.fault.kind] += 1
-                return each.fault
+                self.fired[fault.kind] += 1
+                return fault
         return None
-
-    def _happens(self, each: _ActiveFault, operation: SandboxOperation, job_id: str | None) -> bool:
-        fault = each.fault
-        if (operation == "deliveries") != (fault.kind in _DELIVERY_FAULTS):
-            return False
-        if fault.operation not in (None, operation) or fault.job_id not in (None, job_id):
-            return False
-        each.seen += 1
-        number = each.seen - fault.after
-        if number <= 0 or (fault.every is not None and number % fault.every):
-            return False
-        return fault.probability is None or self.random.random() < fault.probability
 
 
 LAG, SEND = "sandbox.lag", "sandbox.send"

@@ -92,31 +92,26 @@ class SandboxJob:
         if result is not None and self.withheld_reads > 0:
             self.withheld_reads -= 1
             result = None
-        # A job that was ended by hand ends at another time than was planned.
-        head, tail = self._encoded.get((state, self.ended_at)) or self._encode(state, now)
+        key = state, self.ended_at  # a job that was ended by hand ends at another time than was planned
+        if key not in self._encoded:
+            ended = now >= self.ended_at
+            fields = {
+                self.id_name: self.id,
+                "type": JOB_TYPE,
+                "state": (self.spelling or state) if ended else state,
+                "data_plane_id": self.data_plane_id,
+                "idempotency_key": None,
+                "executor": "sandbox",
+                "request_source": "api",
+                # Narrative leaves the zone out of some times; they are UTC all the same.
+                "created_at": _iso(self.created_at) + "Z",
+                "updated_at": _iso(self.updated_at(now)),
+                "ended_at": _iso(self.ended_at) if ended else None,
+            }
+            failures = dumps(list(self.failures) if state == JobState.FAILED else [])
+            self._encoded[key] = orjson.dumps(fields)[:-1] + b',"input":', b',"failures":' + failures + b"}"
+        head, tail = self._encoded[key]
         return head, self.input_json, b',"result":', result or b"null", tail
-
-    def _encode(self, state: str, now: float) -> tuple[bytes, bytes]:
-        ended = now >= self.ended_at
-        head = {
-            self.id_name: self.id,
-            "type": JOB_TYPE,
-            "state": (self.spelling or state) if ended else state,
-            "data_plane_id": self.data_plane_id,
-            "idempotency_key": None,
-            "executor": "sandbox",
-            "request_source": "api",
-            # Narrative leaves the zone out of some times; they are UTC all the same.
-            "created_at": _iso(self.created_at) + "Z",
-            "updated_at": _iso(self.updated_at(now)),
-            "ended_at": _iso(self.ended_at) if ended else None,
-        }
-        failures = dumps(list(self.failures) if state == JobState.FAILED else [])
-        parts = self._encoded[state, self.ended_at] = (
-            orjson.dumps(head)[:-1] + b',"input":',
-            b',"failures":' + failures + b"}",
-        )
-        return parts
 
 
 def _iso(moment: float) -> str:
@@ -136,10 +131,10 @@ class JobQuery(BaseModel, frozen=True):
     offset: int = Field(default=0, ge=0, lt=10**12)
     order_by: Literal["created_at_asc", "created_at_desc", "updated_at_asc", "updated_at_desc"] = "created_at_desc"
 
-    def page_of(self, jobs: Iterable[SandboxJob], now: float) -> "ListedJobs":
-        """The page of jobs as they are at a time."""
+    def page_of(self, jobs: Iterable[SandboxJob], now: float) -> tuple[list[SandboxJob], int]:
+        """The jobs of the page as they are at a time, and how many there are on all pages."""
         if self.type is not None and self.type.replace("-", "_") != JOB_TYPE:
-            return ListedJobs([], 0)
+            return [], 0
         found = [job for job in jobs if job.created_at <= now and self.state in (None, job.state_at(now))]
         if self.data_plane_id is not None:
             found = [job for job in found if job.data_plane_id == self.data_plane_id]
@@ -147,23 +142,7 @@ class JobQuery(BaseModel, frozen=True):
         found.sort(key=lambda job: (job.updated_at(now) if by_update else 0, job.number))
         if self.order_by.endswith("_desc"):
             found.reverse()
-        return ListedJobs(found[self.offset : self.offset + self.per_page], len(found))
-
-
-class ListedJobs(NamedTuple):
-    """The jobs of one page, and how many there are on all pages."""
-
-    jobs: list[SandboxJob]
-    total: int
-
-    def encoded(self, query: JobQuery, now: float) -> bytes:
-        """The page as JSON: `records`, `current_page` (from 1), `total_pages`, `total_records`."""
-        parts = [b'{"records":[']
-        for at, job in enumerate(self.jobs):
-            parts += [b",", *job.record_parts(now)] if at else job.record_parts(now)
-        page, pages = query.offset // query.per_page + 1, -(-self.total // query.per_page)
-        counts = f'],"current_page":{page},"total_pages":{pages},"total_records":{self.total}}}'
-        return b"".join([*parts, counts.encode()])
+        return found[self.offset : self.offset + self.per_page], len(found)
 
 
 # ---------------------------------------------------------------- the table
@@ -241,12 +220,18 @@ class JobStore:
         job.running_at = min(job.running_at, job.ended_at)
         self._changed(job)
 
-    def page(self, query: JobQuery, *, lag: float = 0.0) -> ListedJobs:
-        """The jobs that a query asks for, as everything was `lag` seconds ago."""
+    def page(self, query: JobQuery, *, lag: float = 0.0) -> bytes:
+        """The page that a query asks for, as everything was `lag` seconds ago, as JSON."""
         self._expire()
         now = self.clock() - lag
         # A list of ended jobs, the usual one, does not read those that run.
-        return query.page_of(self._ended(now) if query.state in ENDED else self._jobs.values(), now)
+        jobs, total = query.page_of(self._ended(now) if query.state in ENDED else self._jobs.values(), now)
+        parts = [b'{"records":[']
+        for at, job in enumerate(jobs):
+            parts += [b",", *job.record_parts(now)] if at else job.record_parts(now)
+        page, pages = query.offset // query.per_page + 1, -(-total // query.per_page)
+        counts = f'],"current_page":{page},"total_pages":{pages},"total_records":{total}}}'
+        return b"".join([*parts, counts.encode()])
 
     def _ended(self, now: float) -> list[SandboxJob]:
         """The jobs that have ended by a time, the first first."""

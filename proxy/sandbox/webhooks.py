@@ -72,7 +72,15 @@ class WebhookDeliveries:
         Raises SandboxError: 400, the body is wrong or deliveries may not go there.
         """
         parsed = parse(SubscriptionBody, body)
-        self._check_url(parsed.url)
+        try:
+            url = urlsplit(parsed.url)
+            host = url.hostname
+        except ValueError as fault:
+            raise SandboxError(400, "url: is not a URL") from fault
+        if url.scheme != "https" and not (url.scheme == "http" and host in LOOPBACK):
+            raise SandboxError(400, "url: must be https")
+        if host not in self._options.webhook_hosts:
+            raise SandboxError(400, f"url: deliveries go to {', '.join(sorted(self._options.webhook_hosts))} only")
         if len([each for each in self.all() if each.status == "active"]) >= _MAX_SUBSCRIPTIONS:
             raise SandboxError(400, f"There are {_MAX_SUBSCRIPTIONS} subscriptions already")
         subscription = Subscription(id=str(uuid.uuid4()), secret=str(uuid.uuid4()), **parsed.model_dump())
@@ -96,17 +104,6 @@ class WebhookDeliveries:
     def all(self) -> list[Subscription]:
         """In the order of their creation, archived ones included."""
         return list(self._subscriptions.values())
-
-    def _check_url(self, url: str) -> None:
-        try:
-            parts = urlsplit(url)
-            host = parts.hostname
-        except ValueError as fault:
-            raise SandboxError(400, "url: is not a URL") from fault
-        if parts.scheme != "https" and not (parts.scheme == "http" and host in LOOPBACK):
-            raise SandboxError(400, "url: must be https")
-        if host not in self._options.webhook_hosts:
-            raise SandboxError(400, f"url: deliveries go to {', '.join(sorted(self._options.webhook_hosts))} only")
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

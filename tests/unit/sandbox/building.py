@@ -6,7 +6,7 @@ import orjson
 
 from proxy.sandbox import SANDBOX_DATA_PLANE, JobStore, SandboxOptions
 from proxy.sandbox.factory import JobFactory
-from proxy.sandbox.jobs import SandboxJob
+from proxy.sandbox.jobs import JobQuery, SandboxJob
 from proxy.sandbox.submission import SandboxTurn
 
 CONTENT: dict[str, Any] = {
@@ -117,6 +117,10 @@ class StoppedSandbox:
         result = self.submit(*messages, **more).result_json
         assert result is not None
         return orjson.loads(result)["structured_output"]
+
+    def listed(self, query: JobQuery) -> list[str]:
+        """The ids of the jobs on a page."""
+        return [record["job_id"] for record in orjson.loads(self.store.page(query))["records"]]
 
     def ended(self, *messages: dict[str, Any], **more: Any) -> dict[str, Any]:
         """The record of a job after its end."""
