@@ -19,16 +19,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.backends.narrative.types import Job, JobState
+from proxy.backends.narrative.types import ENDED, Job, JobState
 from proxy.errors import ProxyError, RateLimited
 from proxy.storage import Membership
 
-STATES: Final = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 Shares = Mapping[JobState, float]
 """Parts of the budget for each list. What is left of `_PLANNED` is for single reads."""
-_OFTEN: Final[Shares] = dict(zip(STATES, (0.66, 0.1, 0.05), strict=True))
-_LESS_OFTEN: Final[Shares] = dict(zip(STATES, (0.25, 0.05, 0.02), strict=True))
-_NOW_AND_THEN: Final[Shares] = dict(zip(STATES, (0.05, 0.03, 0.01), strict=True))
+_OFTEN: Final[Shares] = dict(zip(ENDED, (0.66, 0.1, 0.05), strict=True))
+_LESS_OFTEN: Final[Shares] = dict(zip(ENDED, (0.25, 0.05, 0.02), strict=True))
+_NOW_AND_THEN: Final[Shares] = dict(zip(ENDED, (0.05, 0.03, 0.01), strict=True))
 _PLANNED: Final = 0.95
 _FEW: Final = 8
 """Jobs that may be read each, if the budget suffices."""
@@ -275,7 +274,7 @@ class Table:
 
     jobs: OrderedDict[str, WatchedJob] = field(default_factory=OrderedDict)
     urgent: list[tuple[float, int, WatchedJob]] = field(default_factory=list)
-    lists: dict[str, ListCursor] = field(default_factory=lambda: {state: ListCursor(state.value) for state in STATES})
+    lists: dict[str, ListCursor] = field(default_factory=lambda: {state: ListCursor(state.value) for state in ENDED})
     sources: dict[str, Reliability] = field(
         default_factory=lambda: {
             "list": Reliability(reliable=True, grace=1.0),

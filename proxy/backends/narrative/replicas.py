@@ -37,29 +37,26 @@ class ListRead(msgspec.Struct):
         return frozenset(name for record in self.records if (name := record.name))
 
 
-_LIST_READ: Final = msgspec.json.Decoder(ListRead)
-
-
 def encode_read(account: str, state: str, records: Iterable[JobRecord], known: Collection[str]) -> str:
     """A message about a read, after earlier ones showed the ids in `known`. Inputs are left out; of other applications' jobs, and of
     those shown before, all but id and state."""
-    named = [record for record in records if record.name]
-    body = msgspec.json.encode(ListRead(account, state, [_outline(record, known) for record in named]))
+    named = [
+        msgspec.structs.replace(record, job_id=record.name, id=None, input=msgspec.Raw(b"null"))
+        if record.name not in known and any(tag.startswith(TAG_PREFIX) for tag in record.tags)
+        else JobRecord(job_id=record.name, state=record.state)
+        for record in records
+        if record.name
+    ]
+    body = msgspec.json.encode(ListRead(account, state, named))
     if len(body) > _MOST_BYTES:
         bare = [JobRecord(job_id=record.name, state=record.state) for record in named]
         body = msgspec.json.encode(ListRead(account, state, bare))
     return body.decode("utf-8", "replace")
 
 
-def _outline(record: JobRecord, known: Collection[str]) -> JobRecord:
-    if record.name in known or not any(tag.startswith(TAG_PREFIX) for tag in record.tags):
-        return JobRecord(job_id=record.name, state=record.state)
-    return msgspec.structs.replace(record, job_id=record.name, id=None, input=msgspec.Raw(b"null"))
-
-
 def decode_read(message: str) -> ListRead | None:
     """What `encode_read` encoded; None for messages of another version."""
     try:
-        return decoded(_LIST_READ, message)
+        return decoded(ListRead, message)
     except (ValueError, RecursionError):
         return None

@@ -8,7 +8,7 @@ until somebody waits for that very job. Source: shared contract `narrative.md`, 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -113,7 +113,7 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
-ENDED: frozenset[str] = frozenset({JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED})
+ENDED: Final = (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ class JobRecord(msgspec.Struct, omit_defaults=True):
     def tags(self) -> tuple[str, ...]:
         """The tags its request carried, as far as `input.tags` shows them."""
         try:
-            return tuple([tag for tag in _TAGS.decode(self.input).tags if isinstance(tag, str)])
+            return tuple([tag for tag in msgspec.json.decode(self.input, type=_Tagged).tags if isinstance(tag, str)])
         except (msgspec.MsgspecError, RecursionError):
             return ()
 
@@ -283,31 +283,27 @@ class _Page(msgspec.Struct):
     total_records: Any = None
 
 
-_TAGS: Final = msgspec.json.Decoder(_Tagged)
-_PAGE: Final = msgspec.json.Decoder(_Page)
-
-
-def decoded(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw | str) -> T:
-    """What is received, as the decoder's type. What no strict parser takes is repaired: half a surrogate pair becomes U+FFFD, and
+def decoded(kind: type[T], body: bytes | msgspec.Raw | str) -> T:
+    """What is received, as an object of that type. What no strict parser takes is repaired: half a surrogate pair becomes U+FFFD, and
     numbers that JSON does not have become null. Raises ValueError: not JSON, or of another form; RecursionError: nested too deep.
     """
     try:
-        return decoder.decode(body)
+        return msgspec.json.decode(body, type=kind)
     except msgspec.MsgspecError:
         text = json.dumps(json.loads(body if isinstance(body, str) else bytes(body)), ensure_ascii=False)
         found = json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-        return decoder.decode(msgspec.json.encode(found))
+        return msgspec.json.decode(msgspec.json.encode(found), type=kind)
 
 
-parse_json = partial(decoded, msgspec.json.Decoder())
+parse_json: Callable[[bytes | msgspec.Raw], Any] = partial(decoded, object)
 """JSON as Python values. Raises as `decoded`."""
-parse_record = partial(decoded, msgspec.json.Decoder(JobRecord))
+parse_record = partial(decoded, JobRecord)
 """The record of a job. Raises as `decoded`."""
 
 
 def parse_page(body: bytes) -> JobPage:
     """A page of jobs. Raises as `decoded`."""
-    page = decoded(_PAGE, body)
+    page = decoded(_Page, body)
     records = tuple([record for record in page.records if isinstance(record, JobRecord)])
     return JobPage(records, page.total_records if isinstance(page.total_records, int) else None, len(body))
 

@@ -21,8 +21,7 @@ from yarl import URL
 
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.jobs import Jobs
-from proxy.backends.narrative.polling import STATES
-from proxy.backends.narrative.types import JobRecord, Webhook, WebhookRequest, decoded
+from proxy.backends.narrative.types import ENDED, JobRecord, Webhook, WebhookRequest, decoded
 from proxy.errors import ProxyError, UnknownUrl, UpstreamError
 from proxy.storage import MemoryStore, Store
 
@@ -67,9 +66,6 @@ class _Delivery(msgspec.Struct):
     data: JobRecord
 
 
-_DELIVERY: Final = msgspec.json.Decoder(_Delivery)
-
-
 class Webhooks:
     """Keeps one subscription while it is entered and leads, and passes deliveries on to the jobs.
 
@@ -107,7 +103,7 @@ class Webhooks:
         if not self.is_genuine(headers, token):
             return 401
         try:
-            record = decoded(_DELIVERY, body).data
+            record = decoded(_Delivery, body).data
         except (ValueError, RecursionError):
             return 400
         if record.name and record.ended:
@@ -155,7 +151,7 @@ class Webhooks:
         for webhook in await self._client.list_webhooks():
             if webhook.name == self._options.name and (webhook.status or "").lower() not in _ARCHIVED:
                 await self._client.archive_webhook(webhook.id)
-        name, states = self._options.name, tuple([state.value for state in STATES])
+        name, states = self._options.name, tuple([state.value for state in ENDED])
         request = WebhookRequest(url=self._url, name=name, job_types=("model_inference",), states=states)
         self._webhook = await self._client.create_webhook(request)
         self.subscribed.set()

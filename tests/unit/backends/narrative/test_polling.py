@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.backends.narrative.polling import (
-    STATES,
     ListCursor,
     Polls,
     ReadBudget,
@@ -18,6 +17,7 @@ from proxy.backends.narrative.polling import (
     gap_at,
     next_polls,
 )
+from proxy.backends.narrative.types import ENDED
 from proxy.errors import RateLimited, UpstreamError
 
 RATE = 10.0
@@ -154,7 +154,7 @@ def test_many_jobs_cost_no_single_reads_until_they_are_past_their_usual_duration
     watching = Watching([job() for _ in range(100)], usual=10.0)
     watching.run(15.9)
     assert not watching.job_reads
-    assert {state for _, state in watching.list_reads} == set(STATES)
+    assert {state for _, state in watching.list_reads} == set(ENDED)
     watching.run(20.0)
     assert watching.job_reads
 
@@ -511,7 +511,7 @@ def first_read(*took: float, jobs: int = 1, usual: float = 3.0, **situation: Any
     """When a job that was submitted just now is first read, after jobs that took so many seconds; None for no read of its own."""
     table = Table(usual=usual, **situation)
     for seconds in took:
-        table.ended("earlier", STATES[0], "read", seconds, 0.0)
+        table.ended("earlier", ENDED[0], "read", seconds, 0.0)
     watched = [job() for _ in range(jobs)]
     table.jobs.update({each.id: each for each in watched})
     return table.first_read_at(watched[0], 0.0, RATE)
