@@ -55,15 +55,7 @@ _EXPOSED_HEADERS: Final = (
 
 
 def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
-    """The proxy as an ASGI application.
-
-    Args:
-        settings: all of them, validated.
-        sandbox: run on an embedded sandbox of its own instead of Narrative; no account is used.
-
-    Raises:
-        CatalogError: the model table cannot be used.
-    """
+    """The proxy as an ASGI application; with `sandbox`, on an embedded one. Raises CatalogError: the model table cannot be used."""
     process = Process(
         settings,
         load_catalog(settings.chat.models_file, default_model=settings.chat.default_model),

@@ -89,10 +89,7 @@ class Catalog:
 
     def match(self, name: str) -> Match:
         """The card of a public name, an alias or a Narrative id; also in another letter case, with prefixes, as a Bedrock id or a dated
-        snapshot, or as the name of a model that a card replaces.
-
-        Raises:
-            ModelNotFound: no card has that name, and there is no default.
+        snapshot, or as the name of a model that a card replaces. Raises ModelNotFound: no card has it, and there is no default.
         """
         for spelling in self._spellings(name):
             if spelling in self.matches:
@@ -128,11 +125,7 @@ class Catalog:
 def make_catalog(
     cards: tuple[ModelCard, ...], prefixes: tuple[str, ...] = (), *, default_model: str | None = None
 ) -> Catalog:
-    """Index cards by every name they answer to.
-
-    Raises:
-        CatalogError: two cards claim one name, or there is no model of the default's name.
-    """
+    """Index cards by every name. Raises CatalogError: two cards claim one, or there is no model of the default's name."""
     matches: dict[str, Match] = {}
     for card in cards:
         successor = f"model: served by {card.public_name}, the successor of the one asked for"
@@ -156,8 +149,7 @@ def make_catalog(
 def load_catalog(path: Path | None = None, *, default_model: str | None = None) -> Catalog:
     """Read a model table, or the shipped one; the default model serves unknown names.
 
-    Raises:
-        CatalogError: the file cannot be read, is not as described at its top, or the default is not in it.
+    Raises CatalogError: the file cannot be read, is not as described at its top, or the default is not in it.
     """
     path = path or config_folder() / "models.toml"
     try:

@@ -14,11 +14,7 @@ _SHORT: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 
 
 class Metrics:
-    """All of them. Its methods are quick and never raise.
-
-    Attributes:
-        state_errors, batch_lines, batches_ended, batches_taken_over: counters for those who see what they count.
-    """
+    """All of them. Its methods are quick and never raise; the public counters are incremented where something is counted."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -76,13 +76,7 @@ class State(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What a process has before anything is opened.
-
-    Attributes:
-        recent: the latest requests, for the console.
-        tracer: None where nobody traces.
-        sandbox: jobs run on an embedded sandbox instead of Narrative.
-    """
+    """What a process has before anything is opened. `sandbox`: jobs run on an embedded one instead of Narrative."""
 
     settings: Settings
     catalog: Catalog

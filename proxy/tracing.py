@@ -58,8 +58,7 @@ def link_current(traceparent: str) -> None:
 class JobSpan:
     """The client span of one job, before it is made. As a context manager it ends with the error that leaves it.
 
-    Attributes:
-        ids: as `traceparent`, with the id of its parent behind it.
+    `ids` are as in `traceparent`, with the id of its parent behind them.
     """
 
     def __init__(self, tracer: "Tracer", attributes: dict[str, Any]) -> None:
@@ -142,11 +141,7 @@ def job_span(tracer: "Tracer", model: str, request: Any, provider: str = "narrat
 
 
 class Tracer:
-    """Makes spans and sends them, while it is `opened`.
-
-    Attributes:
-        contents: prompts and outputs are sent too.
-    """
+    """Makes spans and sends them, while it is `opened`; with prompts and outputs where `contents` says so."""
 
     def __init__(self, settings: TracingSettings) -> None:
         self.contents = settings.contents

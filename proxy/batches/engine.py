@@ -28,11 +28,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class NewBatch:
-    """What a client asks for.
-
-    Attributes:
-        total: how many lines there are, where all of them are known to be right; None: they are to be checked.
-    """
+    """What a client asks for. `total` is the number of lines where all of them are known to be right; None: they are to be checked."""
 
     id_prefix: str
     endpoint: str
@@ -47,8 +43,7 @@ class Asked:
     """A request that makes a batch: whose it is, and how a repeat of it is recognized.
 
     Attributes:
-        owner: whose the batch will be.
-        caller: with whose credentials it runs.
+        owner, caller: whose the batch will be, and with whose credentials it runs.
         digest: of the request.
         key: the idempotency key, remembered for `key_ttl_s`.
         is_retry: the client's library says that it repeats a request.
@@ -63,12 +58,7 @@ class Asked:
 
 
 class Batches:
-    """The batches, and those that this replica owns and works on.
-
-    Attributes:
-        files: the files.
-        records: what is stored of batches.
-    """
+    """The batches: their `files`, `records` of what is stored, and those that this replica owns and works on."""
 
     def __init__(self, options: BatchOptions, metrics: Metrics) -> None:
         self._options, self._metrics = options, metrics

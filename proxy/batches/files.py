@@ -45,13 +45,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """What is known of a file.
-
-    Attributes:
-        size: in bytes.
-        created_at, expires_at: seconds since 1970.
-        pieces: how many there are.
-    """
+    """What is known of a file of so many pieces. Its size is in bytes, times are seconds since 1970."""
 
     id: str
     name: str
@@ -116,11 +110,7 @@ class Vault:
 
 
 class FileStore:
-    """The files. Every call raises StoreUnavailable when they cannot be reached.
-
-    Args:
-        clock: seconds since 1970.
-    """
+    """The files. Every call raises StoreUnavailable when they cannot be reached."""
 
     def __init__(
         self, store: Ledger, vault: Vault, settings: BatchSettings, clock: Callable[[], float] = time.time
@@ -169,9 +159,7 @@ class FileStore:
     async def upload(self, owner: str, ttl_s: int) -> AsyncIterator["FileWriter"]:
         """Begin a file for batches, whose pieces are kept for `ttl_s`; it is discarded if it is not finished at the end.
 
-        Raises:
-            RequestTooLarge: the owner's files have no room.
-            Overloaded: too many files are written at the moment.
+        Raises RequestTooLarge: the owner's files have no room. Raises Overloaded: too many files are being written.
         """
         files = await self.all(owner)
         room = min(self._settings.max_file_bytes, self._settings.max_key_bytes - sum(file.size for file in files))

@@ -127,11 +127,7 @@ def may_be_repeated(error: ProxyError) -> bool:
 
 
 class Pace:
-    """How many lines of one batch are worked on at a time: more with each answer, half as many after a refusal.
-
-    Attributes:
-        width: how many; 1 at least.
-    """
+    """How many lines of one batch are worked on at a time: `width`, more with each answer, half as many after a refusal."""
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._clock = most, clock

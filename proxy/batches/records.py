@@ -41,8 +41,6 @@ class Batch:
     """A batch. Times are seconds since 1970; None is not yet.
 
     Attributes:
-        id: with its API's prefix.
-        owner: whose it is.
         total, completed, failed: of its lines; those that have a row yet are completed or failed.
         input_tokens, output_tokens: used so far.
         output_ttl_s: seconds that its result files are kept.

@@ -21,12 +21,7 @@ _GC_THRESHOLDS: Final = (5000, 10, 200)
 
 
 def run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
-    """Serve until a signal says to stop.
-
-    Args:
-        app: makes the application, in each worker.
-        banner: printed once the server listens; `{url}` in it is the server's address.
-    """
+    """Serve what `app` makes in each worker, until a signal says to stop. `{url}` in the banner is the address that is listened on."""
     server = settings.server
     descriptors = raise_descriptor_limit() - settings.narrative.max_connections
     most = max(min(server.max_connections, descriptors), 1)

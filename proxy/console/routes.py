@@ -99,10 +99,7 @@ async def to_the_page(request: Request) -> Response:
 
 async def plan(request: Request) -> Response:
     """What would be submitted for a request to `path`, a query parameter: its first job, before anything is known of the answer. No job
-    is made, and stored responses are not read.
-
-    Raises:
-        ProxyError: as the request would be refused before its submission; or there is no such path.
+    is made, and stored responses are not read. Raises ProxyError as the request would be refused, or where there is no such path.
     """
     services: ConsoleServices = request.state.console
     decode = _DECODERS.get(request.query_params.get("path", _CHAT))
@@ -158,11 +155,7 @@ async def recent(request: Request) -> Response:
 
 
 async def job(request: Request) -> Response:
-    """State and times of a job that was submitted for one of the requests the caller may see; nothing of its content.
-
-    Raises:
-        InvalidRequest: there is no such request.
-    """
+    """State and times of a job that was submitted for a request the caller may see; nothing of its content. Raises ProxyError."""
     services: ConsoleServices = request.state.console
     caller = await services.authenticator.authenticate(request.headers)
     job_id = request.path_params["id"]

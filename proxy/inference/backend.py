@@ -95,19 +95,12 @@ class Run(Protocol):
         """The events, in batches of those that are known at once; a batch is cut lazily. Raises ProxyError."""
 
     def close(self, *, delivered: bool) -> None:
-        """Release what the run holds. The first call counts, further calls do nothing.
-
-        Args:
-            delivered: the client was sent the whole answer; else an equal request may take up its jobs.
-        """
+        """Release what the run holds; further calls do nothing. Unless the whole answer was `delivered`, an equal request may take up
+        its jobs."""
 
 
 class Backend(Protocol):
     """Something that answers requests: an upstream, or a layer in front of one."""
 
     async def start(self, request: Request, caller: Caller, options: RunOptions) -> Run:
-        """Have a request accepted: everything that can be refused is refused here.
-
-        Raises:
-            ProxyError: it is refused, by the proxy or upstream.
-        """
+        """Have a request accepted: everything that can be refused, by the proxy or upstream, is refused here. Raises ProxyError."""

@@ -108,11 +108,7 @@ class Endpoints:
         return await self._records.remove(_RECORD, name)
 
     def api_key(self, endpoint: Endpoint) -> str | None:
-        """An endpoint's credential, None when it runs on the proxy's own.
-
-        Raises:
-            InternalError: it was stored under another PROXY_SECRET_KEY.
-        """
+        """An endpoint's credential, None for the proxy's own. Raises InternalError: it was stored under another PROXY_SECRET_KEY."""
         if endpoint.sealed_key is None:
             return None
         try:
@@ -135,11 +131,7 @@ def _no_secret(error: NoSecret) -> Overloaded:
 
 
 async def find_model(name: str, caller: Caller, catalog: Catalog, endpoints: Endpoints) -> Match | Endpoint:
-    """What a name means to a caller, who does not learn whether there is something it may not use.
-
-    Raises:
-        ModelNotFound, PermissionDenied.
-    """
+    """What a name means to a caller, who does not learn of what it may not use. Raises ModelNotFound, PermissionDenied."""
     if name not in catalog.by_name and caller.may_use_endpoint(name):
         endpoint = await endpoints.find(name)
         if endpoint is not None:

@@ -44,12 +44,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A repaired history.
-
-    Attributes:
-        system: text of the leading system and developer messages; may be empty.
-        repairs: what was changed, as sentences for the caller, each once.
-    """
+    """A repaired history, the text of its leading system and developer messages, and what was changed, as sentences, each once."""
 
     system: str
     turns: tuple[Turn, ...]

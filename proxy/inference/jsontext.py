@@ -14,11 +14,7 @@ class NotJson(ValueError):
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
-
-    Raises:
-        NotJson: it is none.
-    """
+    """The value of a JSON text. Raises NotJson."""
     try:
         value = from_json(text, allow_inf_nan=False)
         dump_json(value)  # 1e999 is a JSON number that overflows to infinity
@@ -28,19 +24,11 @@ def parse_json(text: str) -> Any:
 
 
 def parse_loose_json(text: str) -> Any:
-    """The value of a JSON text that may stand in a Markdown code fence, as models write it.
-
-    Raises:
-        NotJson: it is none.
-    """
+    """The value of a JSON text that may stand in a Markdown code fence, as models write it. Raises NotJson."""
     fenced = _FENCE.match(text)
     return parse_json(fenced["body"] if fenced else text)
 
 
 def dump_json(value: Any) -> str:
-    """The compact JSON text of a value, in its own characters and with integers of any size.
-
-    Raises:
-        ValueError: it holds a number that JSON does not have.
-    """
+    """The compact JSON text of a value, in its own characters and with integers of any size. Raises ValueError for NaN and infinity."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -30,12 +30,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """An image, audio, a file or any other content that is not text.
-
-    Attributes:
-        kind: the client's name for the type, such as `image_url`.
-        path: of the content part; the type itself stands at `<path>.type`.
-    """
+    """Content that is not text, by the client's name for its type, such as `image_url`, which stands at `<path>.type`."""
 
     kind: str
     path: str = ""
@@ -60,12 +55,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """The result of a call, in a user turn.
-
-    Attributes:
-        call_id: the id of its call; None where the client gave none.
-        name: the tool's name, for results that name their tool instead of their call.
-    """
+    """The result of a call, in a user turn: of the call of that id, or of one of the named tool where the client gave no id."""
 
     call_id: str | None
     content: tuple[Text | Media, ...]
@@ -112,8 +102,7 @@ class ToolChoice:
 
     Attributes:
         names: the tools that may be called; None is all of them, an empty set none.
-        required: at least one call must be made.
-        single: at most one call may be made.
+        required, single: at least one call must be made, at most one may be.
     """
 
     names: frozenset[str] | None = None
@@ -123,12 +112,9 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class JsonOutput:
-    """Structured output.
+    """Structured output: the JSON Schema of the answer as the client wrote it; None is any JSON object.
 
-    Attributes:
-        schema: the JSON Schema of the answer as the client wrote it; None is any JSON object.
-        strict: an answer that does not match must not be delivered.
-        path: of the schema.
+    `strict`: an answer that does not match must not be delivered.
     """
 
     schema: Any = None
@@ -138,12 +124,7 @@ class JsonOutput:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """Thinking before the answer.
-
-    Attributes:
-        budget_tokens: tokens the model may think, in addition to the reply's limit.
-        shown: the trace is wanted in the answer.
-    """
+    """Thinking before the answer, with so many tokens in addition to the reply's limit. `shown`: the trace is wanted in the answer."""
 
     budget_tokens: int
     shown: bool = True

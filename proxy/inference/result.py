@@ -76,11 +76,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The first event: the request was accepted. Attributes as of `Result`; `choices` is their number.
-
-    Attributes:
-        native: the answer comes as `NativeEvent`s.
-    """
+    """The first event: the request was accepted; see `Result`. `choices` is their number; with `native`, `NativeEvent`s follow."""
 
     id: str
     created: int
@@ -162,11 +158,7 @@ def result_events(result: Result) -> Iterator[Event]:
 
 
 def fold(events: Iterable[Event]) -> Result:
-    """The result whose events these are.
-
-    Raises:
-        ValueError: the first or the last event is missing.
-    """
+    """The result whose events these are. Raises ValueError: the first or the last one is missing."""
     match [*events]:
         case [Started() as started, *others, Ended(usage)]:
             choices = tuple(_folded(others, index) for index in range(started.choices))
