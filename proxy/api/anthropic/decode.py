@@ -6,7 +6,7 @@ backend of the same wire format: what only that can carry makes a request that o
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -148,7 +148,9 @@ def _decoded(body: wire.MessagesRequest, raw: dict[str, Any], rules: Rules, requ
     reasoning, max_tokens, taken = _reasoning(body, rules)
     output = (body.output_config and body.output_config.format) or body.output_format
     path = "output_config.format" if body.output_config and body.output_config.format else "output_format"
-    user = _user(body)
+    user = body.metadata.user_id if body.metadata else None
+    if user and (len(user) > _MAX_USER or user.lstrip().startswith("{")):  # it holds more than a name
+        user = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return replace(
         request,
         messages=tuple(messages),
@@ -158,23 +160,11 @@ def _decoded(body: wire.MessagesRequest, raw: dict[str, Any], rules: Rules, requ
         reasoning=reasoning,
         sampling=replace(request.sampling, stop=tuple(dict.fromkeys(stops))),
         max_tokens=max_tokens,
-        user=user,
+        user=user or None,
         tags=(f"user:{user}",) if user else (),
-        ignored=_ignored(raw),
+        ignored=reportable(name for name, value in raw.items() if value is not None and name not in _SILENT),
         adjusted=(*dropped, *taken, *conversation.adjusted),
     )
-
-
-def _ignored(raw: dict[str, Any]) -> tuple[str, ...]:
-    return reportable(name for name, value in raw.items() if value is not None and name not in _SILENT)
-
-
-def _user(body: wire.MessagesRequest) -> str | None:
-    """The client's name for its end user; a digest of one that is long or holds more than a name."""
-    name = body.metadata.user_id if body.metadata else None
-    if name and (len(name) > _MAX_USER or name.lstrip().startswith("{")):
-        return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    return name or None
 
 
 def _reasoning(body: wire.MessagesRequest, rules: Rules) -> tuple[Reasoning | None, int, tuple[str, ...]]:
@@ -280,7 +270,10 @@ class _Conversation:
                 case wire.SearchResultBlock():
                     yield Text("\n".join([block.title, block.source, *(text.text for text in block.content)]), where)
                 case wire.DocumentBlock() if block.source.type in ("text", "content"):
-                    yield Text("\n".join(self._document(block, where)), where)
+                    source = block.source
+                    inner = source.data if source.type == "text" else source.content
+                    texts = [text.text for text in self._texts(inner, f"{where}.source.content")]
+                    yield Text("\n".join([*filter(None, (block.title, block.context)), *texts]), where)
                 case wire.ToolReferenceBlock():
                     self.loaded.add(block.tool_name)
                     yield Text(f"Tool loaded: {block.tool_name}", where)
@@ -294,11 +287,6 @@ class _Conversation:
                     yield Text(f"[{kind} left out: it belongs to a tool that ran elsewhere]", where)
                 case _:
                     raise invalid(f"{where}.type", f"content of type {block.type[:40]!r} is not supported here")
-
-    def _document(self, block: wire.DocumentBlock, path: str) -> Iterable[str]:
-        source = block.source
-        texts = self._texts(source.data if source.type == "text" else source.content, f"{path}.source.content")
-        return [*filter(None, (block.title, block.context)), *(text.text for text in texts)]
 
     def _change(self, block: wire.ToolChangeBlock, path: str) -> None:
         spec = block.tool.definition

@@ -6,6 +6,7 @@ A message is folded from the events of its stream, so that both say the same.
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from proxy.api.anthropic.decode import MessagesReply
@@ -87,11 +88,8 @@ class MessageStream:
                 yield {**data, "message": {**message, "model": self._reply.model}}
             case NativeEvent():
                 yield cast(JsonObject, event.data)
-            case _ if not self._native:
-                yield from self._own_events(event)
-
-    def _own_events(self, event: Event) -> Iterator[JsonObject]:
-        match event:
+            case _ if self._native:
+                pass
             case ReasoningDelta():
                 yield from self._begin_block({"type": "thinking", "thinking": "", "signature": ""})
                 if self._reply.thinking_shown:
@@ -227,19 +225,13 @@ def fold(events: Iterable[Mapping[str, Any]]) -> JsonObject:
     for (index, name), texts in pieces.items():
         text = "".join(texts)
         if name == "partial_json":
-            blocks[index]["input"] = _input(text)
+            blocks[index]["input"] = {}
+            with suppress(NotJson):  # where the token limit cut it
+                blocks[index]["input"] = parse_json(text) if text.strip() else {}
         else:
             blocks[index][name] = blocks[index].get(name, "") + text
     whole["content"] = [blocks[index] for index in sorted(blocks)]
     return whole
-
-
-def _input(text: str) -> Any:
-    """The input of a call; nothing where the token limit cut it."""
-    try:
-        return parse_json(text) if text.strip() else {}
-    except NotJson:
-        return {}
 
 
 # ---------------------------------------------------------------- errors

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final, TypeVar, get_args
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, Field, GetCoreSchemaHandler, ValidationError
-from pydantic_core import CoreSchema, ErrorDetails, core_schema, from_json
+from pydantic_core import CoreSchema, core_schema, from_json
 from starlette.requests import Request
 
 from proxy.access.authentication import Authenticator, Caller, presented_keys
@@ -34,6 +34,13 @@ REPORTABLE: Final = re.compile(r"\A[A-Za-z0-9_.-]{1,64}\Z")
 """Names from a request that may be repeated in a response header."""
 MAX_REPORTED: Final = 50
 """Ignored fields, and adjustments, that are reported of one request."""
+_PROBLEMS: Final = {
+    "missing": "the field is required",
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "expected an object"),
+    "list_type": "expected a list",
+    "too_short": "expected at least one item",
+}
+"""What pydantic's errors mean to who does not know it, by their type."""
 _MAX_KEY_LENGTH: Final = 255
 _HOW_IT_IS_SENT: Final = ("stream", "stream_options")
 _SLICE: Final = 64 * 1024
@@ -201,9 +208,18 @@ def validated(model: type[M], value: Mapping[str, Any]) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = _first_error(error.errors(include_url=False, include_input=False))
-        param = _path(first["loc"])
-        raise InvalidRequest(f"Invalid `{param}`: {_problem(first)}.", param=param) from None
+        errors = error.errors(include_url=False, include_input=False)
+        first = errors[0]
+        if str(first["loc"][-1]).startswith(UNION_TAG):
+            # Of the errors of the members of one union the one that got furthest, as of the member that was meant.
+            union = first["loc"][:-1]
+            members = [each for each in errors if each["loc"][: len(union)] == union]
+            first = max(members, key=lambda each: len(each["loc"]))
+        # Where it is, as `messages[2].content[0].type`: without the tags of unions.
+        steps = [step for step in first["loc"] if isinstance(step, int) or not step.startswith(UNION_TAG)]
+        param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+        message = first["msg"].replace("Input should be", "expected").replace("String should have", "expected")
+        raise InvalidRequest(f"Invalid `{param}`: {_PROBLEMS.get(first['type'], message)}.", param=param) from None
 
 
 def has_more_values(body: bytes, limit: int) -> bool:
@@ -289,42 +305,6 @@ def _undecodable(message: str) -> InvalidRequest:
 
 def _too_large(limit: int) -> RequestTooLarge:
     return RequestTooLarge(f"The request body is larger than {limit} bytes.")
-
-
-def _first_error(errors: list[ErrorDetails]) -> ErrorDetails:
-    """The first error; of those of the members of one union the one that got furthest, as of the member that was meant."""
-    first = errors[0]
-    union, tag = first["loc"][:-1], str(first["loc"][-1])
-    if not tag.startswith(UNION_TAG):
-        return first
-    members = [error for error in errors if error["loc"][: len(union)] == union]
-    return max(members, key=lambda error: len(error["loc"]))
-
-
-def _path(location: Sequence[int | str]) -> str:
-    """Where an error is, as `messages[2].content[0].type`: without the tags of unions."""
-    path = ""
-    for step in location:
-        if isinstance(step, int):
-            path += f"[{step}]"
-        elif not step.startswith(UNION_TAG):
-            path += f".{step}"
-    return path.removeprefix(".")
-
-
-def _problem(error: ErrorDetails) -> str:
-    match error["type"]:
-        case "missing":
-            return "the field is required"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return "expected an object"
-        case "list_type":
-            return "expected a list"
-        case "too_short":
-            return "expected at least one item"
-        case _:
-            message = error["msg"]
-            return message.replace("Input should be", "expected").replace("String should have", "expected")
 
 
 # ---------------------------------------------------------------- queries and headers

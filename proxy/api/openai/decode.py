@@ -1,7 +1,7 @@
 """A chat request → the neutral request, and what its reply must look like. Source: contract `heroku-chat.md`, section Request."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import compress
 from typing import Any, Final, Literal
 
@@ -289,23 +289,18 @@ def _reasoning(body: wire.ChatRequest, rules: Rules) -> tuple[Reasoning | None, 
             wanted = Reasoning(budget or usual, shown=not hidden)
         case wire.AnthropicThinking(type="enabled" | "adaptive", budget_tokens=budget):
             wanted = Reasoning(budget or usual)
-        case wire.ReasoningOptions() as options:
-            wanted = _reasoning_of_options(options, usual, rules)
+        case wire.ReasoningOptions(enabled=False):
+            pass
+        case wire.ReasoningOptions(max_tokens=int(budget), exclude=exclude):
+            wanted = Reasoning(max(budget, _MIN_BUDGET), exclude is not True)
+        case wire.ReasoningOptions(effort=str(effort), exclude=exclude):
+            wanted = reasoning_of_effort(effort, "reasoning.effort", rules)
+            wanted = wanted and replace(wanted, shown=exclude is not True)
+        case wire.ReasoningOptions(enabled=True, exclude=exclude):
+            wanted = Reasoning(usual, exclude is not True)
         case str(effort):
             wanted = reasoning_of_effort(effort, "reasoning_effort", rules)
     return wanted, decisive == "extended_thinking", unused
-
-
-def _reasoning_of_options(options: wire.ReasoningOptions, usual: int, rules: Rules) -> Reasoning | None:
-    shown = options.exclude is not True
-    if options.enabled is False:
-        return None
-    if options.max_tokens is not None:
-        return Reasoning(max(options.max_tokens, _MIN_BUDGET), shown)
-    if options.effort is not None:
-        wanted = reasoning_of_effort(options.effort, "reasoning.effort", rules)
-        return wanted and Reasoning(wanted.budget_tokens, shown)
-    return Reasoning(usual, shown) if options.enabled else None
 
 
 def reasoning_of_effort(effort: str, param: str, rules: Rules) -> Reasoning | None:

@@ -90,6 +90,7 @@ def decode(
         store = False
         adjusted["store: false, as no responses are stored at the moment"] = None
     reasoning = _reasoning(body, using.rules)
+    safety = (f"safety_identifier:{body.safety_identifier}",) if body.safety_identifier else ()
     request = Request(
         model=body.model,
         messages=tuple(conversation.messages),
@@ -100,7 +101,7 @@ def decode(
         sampling=Sampling(None if body.temperature is None else min(body.temperature, 1.0), body.top_p),
         max_tokens=body.max_output_tokens,
         user=body.user,
-        tags=_tags(body) if body.user or body.safety_identifier or body.metadata else (),
+        tags=(*safety, *tags_of(body.user, body.metadata)),
         body_bytes=body_bytes + known.bytes,
         ignored=_ignored(body, tools.hosted),
         adjusted=tuple(adjusted)[:MAX_REPORTED],
@@ -162,11 +163,6 @@ def _reasoning(body: ResponsesRequest, rules: Rules) -> Reasoning | None:
     wanted = reasoning_of_effort(body.reasoning.effort, "reasoning.effort", rules)
     shown = _summary(body) is not None or ENCRYPTED in (body.include or ())
     return wanted and replace(wanted, shown=shown)
-
-
-def _tags(body: ResponsesRequest) -> tuple[str, ...]:
-    tags = tags_of(body.user, body.metadata)
-    return (f"safety_identifier:{body.safety_identifier}", *tags) if body.safety_identifier else tags
 
 
 def _ignored(body: ResponsesRequest, hosted: Iterable[str]) -> tuple[str, ...]:

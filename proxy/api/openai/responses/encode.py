@@ -4,7 +4,7 @@ Its stream is encoded by `stream.py`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from proxy.api.openai.encode import custom_input
@@ -181,31 +181,23 @@ def call_item(id_: str, index: int, call: ToolCall, reply: ResponseReply) -> Jso
 # ---------------------------------------------------------------- stored items
 
 
-def input_items(id_: str, items: Sequence[JsonObject]) -> list[JsonObject]:
-    """The items of a request as they are listed: each with an id and a status, and messages with their content in parts.
+def input_item(id_: str, index: int, item: JsonObject) -> JsonObject:
+    """An item of a request as it is listed: with an id and a status, and a message with its content in parts.
 
     Args:
         id_: the hexadecimal part of the response's id.
+        index: the item's, in the input.
     """
-    return [input_item(id_, index, item) for index, item in enumerate(items)]
-
-
-def input_item(id_: str, index: int, item: JsonObject) -> JsonObject:
-    """The item of that index; see `input_items`."""
     kind = item.get("type") or ("message" if "role" in item else "item_reference")
     shown = {**item, "id": item.get("id") or f"{_ITEM_PREFIX.get(kind, 'item')}_{id_}i{index}", "type": kind}
     if kind in _ITEM_PREFIX and kind != "reasoning":
         shown["status"] = item.get("status") or "completed"
     if kind == "message":
-        shown["content"] = [_listed_part(part, item["role"]) for part in _parts(item.get("content"))]
+        content = item.get("content") or ()
+        shown["content"] = [
+            {**text_part(part["text"]), **part, "type": "output_text"}
+            if item["role"] == "assistant" and isinstance(part.get("text"), str)
+            else {"type": "input_text", **part}
+            for part in ([{"text": content}] if isinstance(content, str) else content)
+        ]
     return shown
-
-
-def _parts(content: Any) -> Sequence[JsonObject]:
-    return [{"text": content}] if isinstance(content, str) else content or ()
-
-
-def _listed_part(part: JsonObject, role: str) -> JsonObject:
-    if role == "assistant" and isinstance(part.get("text"), str):
-        return {**text_part(part["text"]), **part, "type": "output_text"}
-    return {"type": "input_text", **part}

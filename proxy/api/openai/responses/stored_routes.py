@@ -14,7 +14,7 @@ from proxy.access.authentication import Caller
 from proxy.api.http.requests import enter, query_number, terms_of
 from proxy.api.http.responses import COMMENT, EVENT_STREAM, json_response, report_headers
 from proxy.api.openai.responses.background import Background
-from proxy.api.openai.responses.encode import FINAL, failed, input_items
+from proxy.api.openai.responses.encode import FINAL, failed, input_item
 from proxy.api.openai.responses.store import StoredResponse
 from proxy.api.openai.responses.stream import begin_events, end_events, event_bytes
 from proxy.api.openai.routes import page_response
@@ -62,7 +62,7 @@ async def list_input_items(request: Request) -> Response:
         message = "The items of this response were too large to be kept."
         raise InvalidRequest(message, param="response_id", code="input_not_stored")
     # In a thread: there may be 50,000.
-    items = await asyncio.to_thread(input_items, stored.id, stored.input)
+    items = await asyncio.to_thread(lambda: [input_item(stored.id, *each) for each in enumerate(stored.input or ())])
     return page_response(request, items, oldest_first=True)
 
 

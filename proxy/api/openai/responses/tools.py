@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from proxy.api.http.requests import REPORTABLE
 from proxy.api.openai.responses import types as wire
@@ -55,7 +54,10 @@ class Tools:
             case wire.FunctionDefinition():
                 made = function_tool(tool, path)
             case wire.CustomDefinition():
-                made = custom_tool(CustomSpec(name=tool.name, description=tool.description, format=_nested(tool)), path)
+                nested = None  # a flat grammar as chat completions write it
+                if isinstance(tool.format, dict) and tool.format.get("type") == "grammar":
+                    nested = {"type": "grammar", "grammar": tool.format}
+                made = custom_tool(CustomSpec(name=tool.name, description=tool.description, format=nested), path)
             case wire.OtherKind():
                 self.hosted[tool.type if REPORTABLE.match(tool.type) else "unknown"] = None
                 return
@@ -95,22 +97,18 @@ class Tools:
             case wire.ToolReference() as named:
                 return ToolChoice(frozenset({self._chosen(named, "tool_choice.name")}), required=True, single=True)
             case wire.ToolSubset() as allowed:
-                return self._allowed(allowed, single)
+                path, required = "tool_choice.tools", allowed.mode == "required"
+                names = frozenset(
+                    self._chosen(tool, f"{path}[{index}].name")
+                    for index, tool in enumerate(allowed.tools)
+                    if isinstance(tool, wire.ToolReference)
+                )
+                if required and not names:
+                    raise self._none_offered(f"`{path}` holds no tool that can be called")
+                return ToolChoice(names, required=required, single=single) if names else NO_TOOLS
             case wire.OtherKind(type=kind):
                 message = f"`tool_choice` asks for {kind[:40]!r}, which cannot run here."
                 raise InvalidRequest(message, param="tool_choice", code="unsupported_tool")
-
-    def _allowed(self, allowed: wire.ToolSubset, single: bool) -> ToolChoice:
-        path = "tool_choice.tools"
-        names = frozenset(
-            self._chosen(tool, f"{path}[{index}].name")
-            for index, tool in enumerate(allowed.tools)
-            if isinstance(tool, wire.ToolReference)
-        )
-        required = allowed.mode == "required"
-        if required and not names:
-            raise self._none_offered(f"`{path}` holds no tool that can be called")
-        return ToolChoice(names, required=required, single=single) if names else NO_TOOLS
 
     def _none_offered(self, message: str) -> ProxyError:
         return InvalidRequest(f"{message}.", param="tool_choice", code="unsupported_tool" if self.hosted else None)
@@ -124,14 +122,6 @@ class Tools:
             return others[0]
         message = f"`{param}` is {tool.name[:128]!r}, which is not among the tools offered."
         raise InvalidRequest(message, param=param)
-
-
-def _nested(tool: wire.CustomDefinition) -> Any:
-    """A flat grammar as chat completions write it."""
-    match tool.format:
-        case {"type": "grammar", **grammar}:
-            return {"type": "grammar", "grammar": grammar}
-    return None
 
 
 def echoed_tool(tool: JsonObject) -> JsonObject:

@@ -13,7 +13,7 @@ from proxy.api.openai.responses.encode import (
     ITEM_ID,
     failed,
     finished,
-    input_items,
+    input_item,
     response_object,
 )
 from proxy.api.openai.responses.stream import ResponseStreamEncoder, begin_events, end_events, event_bytes
@@ -400,7 +400,7 @@ def test_listed_items_have_ids_and_parts() -> None:
         {"type": "function_call", "id": None, "call_id": "c", "name": "f", "arguments": "{}"},
         {"type": "function_call_output", "id": "mine", "call_id": "c", "output": "x"},
     ]
-    listed = input_items(ID, given_items)
+    listed = [input_item(ID, index, item) for index, item in enumerate(given_items)]
     assert [item["id"] for item in listed] == [f"msg_{ID}i0", f"msg_{ID}i1", f"fc_{ID}i2", "mine"]
     assert listed[0]["content"] == [{"type": "input_text", "text": "Hi."}]
     page = {"object": "list", "data": listed, "first_id": listed[0]["id"], "last_id": "mine", "has_more": False}
@@ -410,4 +410,4 @@ def test_listed_items_have_ids_and_parts() -> None:
 @pytest.mark.parametrize("content", ["x", 5, [1], None])
 def test_an_item_that_names_neither_type_nor_role_is_listed_as_the_reference_it_was_taken_for(content: Any) -> None:
     item = {"id": "rs_elsewhere", "content": content}
-    assert input_items(ID, [item]) == [{**item, "type": "item_reference"}]
+    assert input_item(ID, 0, item) == {**item, "type": "item_reference"}
