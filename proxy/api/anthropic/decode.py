@@ -136,7 +136,10 @@ def _decoded(body: wire.MessagesRequest, raw: dict[str, Any], rules: Rules, requ
         if value:
             raise invalid(name, "it would run on Anthropic's side, and cannot run here")
     conversation = _Conversation()
-    messages = [*_system(body), *conversation.decode(body.messages)]
+    given = [body.system] if isinstance(body.system, str) else [block.text for block in body.system or ()]
+    system = tuple(Text(text, "system") for text in given if text.strip() and not _is_billing(text))
+    messages = [Message("system", system, "system")] if system else []
+    messages += conversation.decode(body.messages)
     tools, dropped = decode_tools(conversation.changed(body.tools or ()), frozenset(conversation.loaded))
     choice = decode_tool_choice(body.tool_choice, frozenset(tool.name for tool in tools))
     stops = body.stop_sequences or ()
@@ -191,14 +194,6 @@ def _reasoning(body: wire.MessagesRequest, rules: Rules) -> tuple[Reasoning | No
 
 def _is_billing(text: object) -> bool:
     return isinstance(text, str) and text.startswith(_BILLING)
-
-
-def _system(body: wire.MessagesRequest) -> Iterator[Message]:
-    """The system text, if there is one."""
-    given = [body.system] if isinstance(body.system, str) else [block.text for block in body.system or ()]
-    texts = tuple(Text(text, "system") for text in given if text.strip() and not _is_billing(text))
-    if texts:
-        yield Message("system", texts, "system")
 
 
 @dataclass(slots=True)

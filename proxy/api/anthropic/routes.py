@@ -100,8 +100,12 @@ async def messages(request: Request) -> RunResponse:
         terms = replace(terms, client=f"{terms.client} {session}", is_retry=True, in_session=True)
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
     if not reply.stream:
-        encode, error = partial(message_body, reply=reply), partial(_error_body, request.state.request_id)
-        return WholeResponse(start, encode, error, most_s, _report_headers)
+        encode = partial(message_body, reply=reply)
+
+        def error_body(error: ProxyError) -> bytes:
+            return orjson.dumps(error_out(error, request.state.request_id))
+
+        return WholeResponse(start, encode, error_body, most_s, _report_headers)
     return _MessageResponse(
         start,
         MessageStream(reply, request.state.request_id),
@@ -222,10 +226,6 @@ def limit_headers(limits: Mapping[str, str], now: datetime) -> dict[str, str]:
 def _report_headers(report: Report) -> dict[str, str]:
     own = replace(report, rate_limits=limit_headers(report.rate_limits, datetime.now(UTC)))
     return report_headers(own)
-
-
-def _error_body(request_id: str, error: ProxyError) -> bytes:
-    return orjson.dumps(error_out(error, request_id))
 
 
 def error_response(scope: Scope, error: ProxyError) -> Response:

@@ -73,25 +73,23 @@ def decode_tools(
     for path, spec in given:
         if _SEARCH.match(spec.type or "") or (spec.defer_loading and not searched and spec.name not in loaded):
             continue
-        tools.append(_tool(spec, path))
+        known = _CLIENT_TOOLS.get(spec.type or "")
+        if known is None and spec.type not in (None, "custom"):
+            raise invalid(f"{path}.type", f"tools of type {(spec.type or '')[:_MAX_SHOWN]!r} cannot run here")
+        if spec.name is None:
+            raise invalid(f"{path}.name", "the field is required")
+        if known is not None:
+            tools.append(Tool(spec.name, *known, path=path, schema_path=path))
+            continue
+        if spec.input_schema is None:
+            raise invalid(f"{path}.input_schema", "the field is required")
+        description = (spec.description or "").strip()
+        if spec.input_examples:
+            examples = "\n".join(dump_json(example) for example in spec.input_examples)
+            description = f"{description}\n\nExamples of its input:\n{examples}".strip()
+        schema_path = f"{path}.input_schema"
+        tools.append(Tool(spec.name, description, spec.input_schema, bool(spec.strict), path, schema_path))
     return tuple(tools), ("tools: the tool search cannot run here, so all tools are offered",) if searched else ()
-
-
-def _tool(spec: ToolSpec, path: str) -> Tool:
-    known = _CLIENT_TOOLS.get(spec.type or "")
-    if known is None and spec.type not in (None, "custom"):
-        raise invalid(f"{path}.type", f"tools of type {(spec.type or '')[:_MAX_SHOWN]!r} cannot run here")
-    if spec.name is None:
-        raise invalid(f"{path}.name", "the field is required")
-    if known is not None:
-        return Tool(spec.name, *known, path=path, schema_path=path)
-    if spec.input_schema is None:
-        raise invalid(f"{path}.input_schema", "the field is required")
-    description = (spec.description or "").strip()
-    if spec.input_examples:
-        examples = "\n".join(dump_json(example) for example in spec.input_examples)
-        description = f"{description}\n\nExamples of its input:\n{examples}".strip()
-    return Tool(spec.name, description, spec.input_schema, bool(spec.strict), path, f"{path}.input_schema")
 
 
 def decode_tool_choice(choice: ToolChoiceSpec | None, offered: frozenset[str]) -> ToolChoice:

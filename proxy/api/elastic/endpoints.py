@@ -152,9 +152,25 @@ async def put_endpoint(request: Request, services: ElasticServices) -> Response:
         raise InvalidRequest("Invalid `service_settings.api_key`: it is required.", param="service_settings.api_key")
     if await services.endpoints.find(inference_id):
         raise exists_already(inference_id)
-    await _check_fallback(services, endpoint)
+    fallback, param = endpoint.fallback, "service_settings.fallback"
+    if fallback is not None and (fallback == inference_id or not await services.endpoints.find(fallback)):
+        try:
+            services.catalog.find(fallback)
+        except ModelNotFound:
+            message = f"Invalid `{param}`: there is no model and no other inference endpoint [{fallback[:100]}]."
+            raise InvalidRequest(message, param=param) from None
     if services.settings.elastic.verify_on_create:
-        await _verify(services, endpoint, key)
+        # What is wrong with the credentials is the caller's to correct; that the service is down is not.
+        try:
+            await services.verify[endpoint.service](endpoint, key)
+        except (InvalidRequest, InvalidApiKey, PermissionDenied, UpstreamError) as error:
+            if isinstance(error, UpstreamError) and error.code not in _REFUSALS:
+                raise
+            message = (
+                "Could not complete inference endpoint creation, as the validation call to the service failed: "
+                f"{error.message}"
+            )
+            raise InvalidRequest(message, param="service_settings") from error
     if not await services.endpoints.add(endpoint, key):
         raise exists_already(inference_id)
     return json_response(encode_endpoint(endpoint))
@@ -169,30 +185,3 @@ async def delete_endpoint(request: Request, services: ElasticServices) -> Respon
         return json_response({"acknowledged": False})
     await services.endpoints.remove(inference_id)
     return json_response({"acknowledged": True})
-
-
-async def _check_fallback(services: ElasticServices, endpoint: Endpoint) -> None:
-    """Raises InvalidRequest: the fallback is neither a model nor another endpoint."""
-    name = endpoint.fallback
-    if name is None or (name != endpoint.id and await services.endpoints.find(name)):
-        return
-    try:
-        services.catalog.find(name)
-    except ModelNotFound:
-        param = "service_settings.fallback"
-        message = f"Invalid `{param}`: there is no model and no other inference endpoint [{name[:100]}]."
-        raise InvalidRequest(message, param=param) from None
-
-
-async def _verify(services: ElasticServices, endpoint: Endpoint, key: str | None) -> None:
-    """Try the credentials. What is wrong with them is the caller's to correct; that the service is down is not."""
-    try:
-        await services.verify[endpoint.service](endpoint, key)
-    except (InvalidRequest, InvalidApiKey, PermissionDenied, UpstreamError) as error:
-        if isinstance(error, UpstreamError) and error.code not in _REFUSALS:
-            raise
-        raise InvalidRequest(
-            "Could not complete inference endpoint creation, as the validation call to the service failed: "
-            f"{error.message}",
-            param="service_settings",
-        ) from error

@@ -57,18 +57,16 @@ def elastic_routes() -> list[Route]:
     """All of them."""
     routes: list[tuple[str, Handler, str]] = [
         ("/_inference", get_endpoints, "GET"),
-        ("/_inference/{inference_id}", get_endpoints, "GET"),
-        ("/_inference/{task_type}/{inference_id}", get_endpoints, "GET"),
-        ("/_inference/{inference_id}", put_endpoint, "PUT"),
-        ("/_inference/{task_type}/{inference_id}", put_endpoint, "PUT"),
-        ("/_inference/{inference_id}", delete_endpoint, "DELETE"),
-        ("/_inference/{task_type}/{inference_id}", delete_endpoint, "DELETE"),
         ("/_inference/chat_completion/{inference_id}/_stream", partial(stream, chat=True), "POST"),
-        ("/_inference/{inference_id}/_stream", stream, "POST"),
-        ("/_inference/{task_type}/{inference_id}/_stream", stream, "POST"),
-        ("/_inference/{inference_id}", complete, "POST"),
-        ("/_inference/{task_type}/{inference_id}", complete, "POST"),
     ]
+    for path in ("/_inference/{inference_id}", "/_inference/{task_type}/{inference_id}"):
+        routes += [
+            (path, get_endpoints, "GET"),
+            (path, put_endpoint, "PUT"),
+            (path, delete_endpoint, "DELETE"),
+            (f"{path}/_stream", stream, "POST"),
+            (path, complete, "POST"),
+        ]
     return [Route(path, _ElasticEndpoint(handler), methods=[method]) for path, handler, method in routes]
 
 
@@ -136,7 +134,10 @@ async def complete(request: Request, services: ElasticServices) -> RunResponse:
     async def _start() -> Run:
         return _JoinedRun(starts)
 
-    return WholeResponse(_start, _completion_body, _error_body)
+    def _encode(result: Result) -> bytes:
+        return orjson.dumps({"completion": [{"result": choice.text or ""} for choice in result.choices]})
+
+    return WholeResponse(_start, _encode, lambda error: orjson.dumps(error_out(error)))
 
 
 class _JoinedRun:
@@ -177,14 +178,6 @@ class _JoinedRun:
         run = await start()
         self._runs.append(run)
         return await run.result()
-
-
-def _completion_body(result: Result) -> bytes:
-    return orjson.dumps({"completion": [{"result": choice.text or ""} for choice in result.choices]})
-
-
-def _error_body(error: ProxyError) -> bytes:
-    return orjson.dumps(error_out(error))
 
 
 async def stream(request: Request, services: ElasticServices, *, chat: bool = False) -> RunResponse:

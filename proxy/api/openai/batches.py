@@ -1,7 +1,6 @@
 """Routes of batches, and how their lines are read and written. Source: contract `openai-batches.md`."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
@@ -68,15 +67,15 @@ async def create(request: Request) -> Response:
     batches, owner, caller = await enter(request)
     settings = request.state.api.settings
 
-    def read(raw: JsonObject, _: int) -> BatchRequest:
-        return validated(BatchRequest, raw)
-
-    body = await read_object(request, read, settings.server)
+    body = await read_object(request, lambda raw, _: validated(BatchRequest, raw), settings.server)
     if body.endpoint not in (CHAT, RESPONSES):
         raise InvalidRequest(f"Invalid `endpoint`: expected {CHAT!r} or {RESPONSES!r}.", param="endpoint")
     if body.completion_window != _WINDOW:
         raise InvalidRequest(f"Invalid `completion_window`: expected {_WINDOW!r}.", param="completion_window")
-    _check_metadata(body.metadata)
+    pairs = body.metadata or {}
+    if len(pairs) > _MAX_PAIRS or any(len(key) > _MAX_KEY or len(pairs[key]) > _MAX_VALUE for key in pairs):
+        expected = f"{_MAX_PAIRS} pairs at most, with keys of {_MAX_KEY} and values of {_MAX_VALUE} characters"
+        raise InvalidRequest(f"Invalid `metadata`: expected {expected}.", param="metadata")
     kept = body.output_expires_after
     ttl_s = seconds_kept(kept.anchor, kept.seconds, "output_expires_after", settings.batches) if kept else None
     made = asked(request, owner, caller, body.model_dump())
@@ -111,13 +110,6 @@ async def cancel(request: Request) -> Response:
     """`POST /v1/batches/{id}/cancel`: no more lines are begun; those with a job are awaited."""
     batches, owner, _ = await enter(request)
     return json_response(batch_out(await batches.cancel(owner, request.path_params["id"])))
-
-
-def _check_metadata(metadata: Mapping[str, str] | None) -> None:
-    pairs = metadata or {}
-    if len(pairs) > _MAX_PAIRS or any(len(key) > _MAX_KEY or len(pairs[key]) > _MAX_VALUE for key in pairs):
-        expected = f"{_MAX_PAIRS} pairs at most, with keys of {_MAX_KEY} and values of {_MAX_VALUE} characters"
-        raise InvalidRequest(f"Invalid `metadata`: expected {expected}.", param="metadata")
 
 
 def batch_out(batch: Batch) -> JsonObject:

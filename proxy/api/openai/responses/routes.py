@@ -121,7 +121,7 @@ class _ResponseRun:
         """The hexadecimal part of its id; empty until it is accepted."""
         self.accepted: Callable[[], None] = lambda: None
         self._background, self._caller, self._credential = background, caller, credential
-        self._run: Run | None = None
+        self._run: Run
         self._response: JsonObject = {}
 
     async def start(self) -> Run:
@@ -159,7 +159,7 @@ class _ResponseRun:
     @property
     def report(self) -> Report:
         """See `Run`."""
-        report = self._begun().report
+        report = self._run.report
         if self.asked.reply.store and self._response.get("store") is False:
             sentence = "store: false, as the response could not be stored"
             report = replace(report, adjusted=(*report.adjusted, sentence))
@@ -167,23 +167,18 @@ class _ResponseRun:
 
     async def result(self) -> Result:
         """See `Run`; the response is stored."""
-        result = await self._begun().result()
+        result = await self._run.result()
         whole = finished(self.id, result, self.asked.reply, self.seal, int(time.time()))
         await self.stored(whole)
         return result
 
     def events(self) -> AsyncIterator[Iterable[Event]]:
         """See `Run`."""
-        return self._begun().events()
+        return self._run.events()
 
     def close(self, *, delivered: bool) -> None:
         """See `Run`."""
-        self._begun().close(delivered=delivered)
-
-    def _begun(self) -> Run:
-        if self._run is None:
-            raise RuntimeError("the request has not been accepted")
-        return self._run
+        self._run.close(delivered=delivered)
 
 
 class _ResponseStream(StreamResponse):

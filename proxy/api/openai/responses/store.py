@@ -13,7 +13,9 @@ import hmac
 import re
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -24,6 +26,7 @@ from proxy.access.authentication import Caller
 from proxy.api.http.responses import json_bytes
 from proxy.api.openai.responses.encode import ITEM_ID, input_item, without_echo
 from proxy.api.openai.responses.items import Known
+from proxy.batches.files import computed
 from proxy.errors import InvalidRequest, ResponseNotFound, StoreUnavailable
 from proxy.inference.request import JsonObject
 from proxy.settings import ResponsesSettings
@@ -188,17 +191,13 @@ class ResponseStore:
 
     async def _sealed(self, stored: StoredResponse, caller: Caller) -> str:
         """The record; made in a thread where it is large."""
-        output = json_bytes(stored.response.get("output"))
-        if stored.size < _LARGE and len(output) < _LARGE:
-            return self._pack(stored, caller)
-        return await asyncio.to_thread(self._pack, stored, caller)
+        size = max(stored.size, len(json_bytes(stored.response.get("output"))))
+        return await computed(size, partial(self._pack, stored, caller))
 
     def _pack(self, stored: StoredResponse, caller: Caller) -> str:
         """The record; of one that is too large only the output, unless it is needed to end the response."""
-        settings, response, items, request = (
-            self._settings,
-            *map(json_bytes, (stored.response, stored.input, stored.request)),
-        )
+        settings = self._settings
+        response, items, request = map(json_bytes, (stored.response, stored.input, stored.request))
         for _ in range(3):
             text = b"\n".join((response, items, request))
             packed = text if len(text) < _SMALL else zlib.compress(text, 1)
@@ -213,22 +212,22 @@ class ResponseStore:
     async def _unpacked(self, id_: str, caller: Caller, sealed: str) -> tuple[list[Any], int] | None:
         """The response, the items of its input and its request, and how many bytes they have; in a thread where these are many."""
         if len(sealed) < _LARGE:
-            packed = unseal(self._key(id_), sealed, caller.id.encode())
-            if packed is None:
-                return None
-            if packed.startswith(b"{"):
-                return _parts_of(packed)
-            inflater = zlib.decompressobj()  # 8 MiB of the same are a few KiB
-            text = inflater.decompress(packed, _LARGE)
-            if inflater.eof:
-                return _parts_of(text)
+            with suppress(OverflowError):  # 8 MiB of the same are a few KiB
+                return self._unpack(id_, caller, sealed, _LARGE)
         return await asyncio.to_thread(self._unpack, id_, caller, sealed)
 
-    def _unpack(self, id_: str, caller: Caller, sealed: str) -> tuple[list[Any], int] | None:
-        packed = unseal(self._key(id_), sealed, caller.id.encode())
-        if packed is None:
+    def _unpack(self, id_: str, caller: Caller, sealed: str, most: int = 0) -> tuple[list[Any], int] | None:
+        """Raises OverflowError: it has more bytes than `most`; 0 is no limit."""
+        text = unseal(self._key(id_), sealed, caller.id.encode())
+        if text is None:
             return None
-        return _parts_of(packed if packed.startswith(b"{") else zlib.decompress(packed))
+        if not text.startswith(b"{"):
+            inflater = zlib.decompressobj()
+            text = inflater.decompress(text, most)
+            if not inflater.eof:
+                raise OverflowError
+        # One after the other: each holds up every thread.
+        return [from_json(part) for part in text.split(b"\n")], len(text)
 
     def _key(self, id_: str) -> bytes:
         return hmac.digest(self._secret or b"", b"record" + id_.encode("utf-8", "surrogatepass"), "sha256")
@@ -252,9 +251,8 @@ class ResponseStore:
             stored = await self.get(id_, caller)
             if stored is None:
                 continue
-            many = stored.size >= _LARGE or len(wanted) >= _MANY
-            found = await asyncio.to_thread(_referred, stored, wanted) if many else _referred(stored, wanted)
-            for reference, item, count in found:
+            work = partial(_referred, stored, wanted)
+            for reference, item, count in await computed(_LARGE if len(wanted) >= _MANY else stored.size, work):
                 items[reference] = item
                 size += count
             self._check(size, "input")
@@ -292,11 +290,6 @@ class ResponseStore:
         for number, most, what in limits:
             if number > most:
                 raise InvalidRequest(f"`{param}` leads to more than {most} {what}.", param=param)
-
-
-def _parts_of(text: bytes) -> tuple[list[Any], int]:
-    # One after the other: each holds up every thread.
-    return [from_json(part) for part in text.split(b"\n")], len(text)
 
 
 def _referred(stored: StoredResponse, wanted: Sequence[re.Match[str]]) -> list[tuple[str, JsonObject, int]]:

@@ -169,10 +169,6 @@ Item = Annotated[
 # ---------------------------------------------------------------- parameters
 
 
-class _TextFormat(RequestModel):
-    type: Literal["text"]
-
-
 class JsonText(RequestModel):
     """Any JSON object."""
 
@@ -189,12 +185,12 @@ class SchemaText(RequestModel):
     strict: bool | None = None
 
 
-class _UnknownFormat(RequestModel):
+class _TextFormat(RequestModel):
     type: Literal["text", "json_object", "json_schema"]
 
 
 class _TextOptions(RequestModel):
-    format: Annotated[_TextFormat | JsonText | SchemaText | _UnknownFormat, TaggedBy("type")] | None = None
+    format: Annotated[JsonText | SchemaText | _TextFormat, TaggedBy("type")] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 

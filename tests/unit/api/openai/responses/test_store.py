@@ -284,7 +284,7 @@ async def test_what_is_large_is_read_in_a_thread_however_small_it_was_packed(
     to_thread = asyncio.to_thread
 
     async def noted(work: Any, *arguments: Any) -> Any:
-        threads.append(work.__name__)
+        threads.append(getattr(work, "func", work).__name__)
         return await to_thread(work, *arguments)
 
     store: ResponseStore = await make()
