@@ -11,7 +11,7 @@ import orjson
 from proxy.backends.narrative.types import ENDED, JobState
 from proxy.sandbox.http import INVALID_SCHEMA, ModelRejection, SandboxError, SandboxOptions, dumps
 from proxy.sandbox.jobs import NEVER, JobStore, SandboxJob
-from proxy.sandbox.model import SchemaModel
+from proxy.sandbox.model import reply
 from proxy.sandbox.submission import (
     AttemptCounter,
     Directive,
@@ -48,8 +48,13 @@ class JobFactory:
             raise SandboxError(400, f"model: unknown model {run.model!r}")
         check_turns(run.messages)
         schema = dumps(run.inference_config.output_format_schema)
-        prompt_tokens = _tokens(len(schema) + _size(run))
-        rejection = self._schema_rejection(run, schema) or self._prompt_rejection(run, prompt_tokens)
+        characters = sum(
+            len(block.name) + len(dumps(block.input)) if isinstance(block, ToolUseContent) else len(block.text)
+            for turn in run.messages
+            for block in turn.content
+        )
+        prompt_tokens = _tokens(len(schema) + characters)
+        rejection = self._rejection(run, schema, prompt_tokens)
         if rejection is not None and self._options.refusals == "reject":
             raise SandboxError(400, str(rejection), error=rejection.cause)
         directive, calls_made = Directive(), False
@@ -74,7 +79,8 @@ class JobFactory:
         self._store.add(job)
         return job
 
-    def _schema_rejection(self, run: RunBody, schema: bytes) -> ModelRejection | None:
+    def _rejection(self, run: RunBody, schema: bytes, tokens: int) -> ModelRejection | None:
+        """What the model does not accept: the schema, the history or the length."""
         key = hashlib.blake2b(schema, digest_size=16).digest()
         if key not in self._checked:
             self._checked[key] = None
@@ -84,9 +90,8 @@ class JobFactory:
                 self._checked[key] = rejection
             if len(self._checked) > _MAX_SCHEMAS:
                 self._checked.popitem(last=False)
-        return self._checked[key]
-
-    def _prompt_rejection(self, run: RunBody, tokens: int) -> ModelRejection | None:
+        if self._checked[key] is not None:
+            return self._checked[key]
         if not self._options.tool_blocks and any(turn.calls or turn.results for turn in run.messages):
             return ModelRejection("Tool blocks not supported", f"{run.model} takes no tool_use and tool_result blocks")
         most = self._options.context_tokens
@@ -101,17 +106,23 @@ class JobFactory:
         if directive.fail is not None:
             raise ModelRejection(str(directive.fail))
         try:
-            output = dumps(_output(run, directive, calls_made=calls_made))
+            calls = None if calls_made else directive.calls
+            text = "" if calls is not None and directive.text is None else directive.text
+            output = dumps(
+                directive.output
+                if "output" in directive.model_fields_set
+                else reply(run.inference_config.output_format_schema, run.messages, text=text, calls=calls)
+            )
         except (Unsatisfiable, RecursionError) as fault:
             raise ModelRejection(INVALID_SCHEMA, f"No output can be made for this schema: {fault}") from fault
-        text, most = output.decode(), run.inference_config.max_tokens
-        tokens = _tokens(len(text))
+        written, most = output.decode(), run.inference_config.max_tokens
+        tokens = _tokens(len(written))
         if most is not None and tokens > most:
             message = f"The response would exceed max_tokens ({tokens} of {most})"
             raise ModelRejection("Token limit exceeded", message)
         # The model writes JSON, so a stop sequence inside it ends it in the middle.
         for stop in run.inference_config.stop_sequences or ():
-            if stop and stop in text:
+            if stop and stop in written:
                 message = f"Generation ended at the stop sequence {stop!r}, before the output was complete"
                 raise ModelRejection("Invalid output", message)
         usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
@@ -150,26 +161,6 @@ class JobFactory:
         return job
 
 
-def _output(run: RunBody, directive: Directive, *, calls_made: bool) -> Any:
-    if "output" in directive.model_fields_set:
-        return directive.output
-    model = SchemaModel(run.inference_config.output_format_schema)
-    calls = None if calls_made else directive.calls
-    if calls is not None and model.offer is None:
-        raise SandboxError(400, "Malformed sandbox directive: calls: the schema offers no tool_calls")
-    text = "" if calls is not None and directive.text is None else directive.text
-    return model.reply(run.messages, text=text, calls=calls)
-
-
 def _tokens(characters: int) -> int:
     """Four characters a token, at least one token, so that tests can predict the count."""
     return max(1, -(-characters // 4))
-
-
-def _size(run: RunBody) -> int:
-    """Characters of the content of all turns."""
-    return sum(
-        len(block.name) + len(dumps(block.input)) if isinstance(block, ToolUseContent) else len(block.text)
-        for turn in run.messages
-        for block in turn.content
-    )

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from proxy.sandbox.submission import SandboxTurn, ScriptedCall, TextContent, without_directives
+from proxy.sandbox.http import SandboxError
+from proxy.sandbox.submission import SandboxTurn, ScriptedCall, TextContent, ToolResultContent, without_directives
 from proxy.sandbox.values import READ_CHARACTERS, ValueMaker, words_of
 
 _MAX_ECHO = 400
@@ -33,12 +34,6 @@ _OPENING_TAG, _CLOSING_TAG = re.compile(r"<[a-z]+[-_][a-z_-]+>"), re.compile(r"<
 _INSIGNIFICANT = frozenset(
     ("a", "an", "the", "and", "or", "by", "do", "for", "from", "get", "in", "is", "my", "of", "on", "to", "your")
 )
-
-
-def _significant(name: str) -> frozenset[str]:
-    """The words of a tool's name, in the singular; without articles, prepositions and the like, unless there is nothing else."""
-    words = frozenset(words_of(name))
-    return frozenset(map(_singular, words - _INSIGNIFICANT or words))
 
 
 def _singular(word: str) -> str:
@@ -69,19 +64,34 @@ class ToolOffer:
             arguments = json.dumps(arguments, ensure_ascii=False)
         return {"name": name, "arguments": arguments}
 
-    def choose(self, question: str, done: Set[str], *, wanted: bool) -> list[str]:
-        """The tools to call: those that the question names and that are not done, and as many as the schema demands.
-        With `wanted=False` only the latter.
+    def choose(
+        self, question: str, turns: Sequence[SandboxTurn], done: Set[str], *, wanted: bool
+    ) -> list[dict[str, Any]]:
+        """The items of `tool_calls`: calls of the tools that the question names and that are not done, and as many as the schema
+        demands. With `wanted=False` only the latter.
         """
+        question = question[:READ_CHARACTERS]
+        # Where the history is written as text, a past call is the tool's name and then its arguments.
+        answer = next((turn.text for turn in reversed(turns) if turn.role == "assistant"), "")[:READ_CHARACTERS]
+        done = done | {name for name in self.tools if _find(name, answer, then=r"[^\n{]{0,40}\{")}
         said = frozenset(map(_singular, words_of(question)))
-        words = {name: _significant(name) for name in self.tools}
+        words = {}
+        for name in self.tools:
+            all_words = frozenset(words_of(name))
+            words[name] = frozenset(map(_singular, all_words - _INSIGNIFICANT or all_words))
         named = [name for name in self.tools if (words[name] and words[name] <= said) or _find(name, question)]
         # "weather forecast" means get_weather_forecast, not get_weather.
         named = [name for name in named if not any(words[name] < words[other] for other in named)]
         chosen = [name for name in named if wanted and name not in done][: self.at_most]
         fresh = [name for name in self.tools if name not in done] or self.tools
         nearest = max(fresh, key=lambda name: len(words[name] & said) / (len(words[name]) or 1))
-        return chosen + [nearest] * (self.at_least - len(chosen))
+        system = "\n".join(turn.text for turn in turns if turn.role == "system")
+        calls = []
+        for name in chosen + [nearest] * (self.at_least - len(chosen)):
+            parameters = self.tools[name] or _described_parameters(name, system)
+            maker = ValueMaker(question, optional=False, ignored=words_of(name))
+            calls.append(self.encode(name, maker.make({"type": "object", **parameters})))
+        return calls
 
 
 def read_offer(schema: Mapping[str, Any]) -> ToolOffer | None:
@@ -118,34 +128,6 @@ def _described_parameters(name: str, text: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) and value.get("type") == "object" else {}
 
 
-class ConversationState:
-    """What the model knows of a conversation, given as checked turns: `question` is what the user wrote in the last user turn
-    without tool results, `done` the tools whose results came since, and `answer` what it says when it calls no tool.
-    """
-
-    def __init__(self, turns: Sequence[SandboxTurn]) -> None:
-        names = {call.tool_use_id: call.name for turn in turns for call in turn.calls}
-        user_turns = [at for at, turn in enumerate(turns) if turn.role == "user"]
-        asked = next((at for at in reversed(user_turns) if not turns[at].results), user_turns[-1])
-        results = [(names.get(each.tool_use_id, "The tool"), each) for turn in turns[asked:] for each in turn.results]
-        self.question = without_directives(_users_text(turns[asked])).strip()
-        self.done = {name for name, _ in results}
-        self.last_answer = next((turn.text for turn in reversed(turns) if turn.role == "assistant"), "")
-        self.system = "\n".join(turn.text for turn in turns if turn.role == "system")
-        self.answer = _answer(self.question)
-        if turns[-1].results:
-            self.answer = "\n".join(
-                f"{name} {'failed' if each.is_error else 'returned'}: {without_directives(each.text).strip() or 'nothing'}"
-                for name, each in results
-            )
-
-
-def _users_text(turn: SandboxTurn) -> str:
-    """The text of a user turn without the blocks that an agent added; all of it if there is nothing else."""
-    texts = [block.text for block in turn.content if isinstance(block, TextContent)]
-    return "\n".join([text for text in texts if not _is_added(text)] or texts)
-
-
 def _is_added(text: str) -> bool:
     text = text.strip()
     if _OPENING_TAG.match(text):
@@ -153,7 +135,13 @@ def _is_added(text: str) -> bool:
     return _OTHER_ROLE.match(text) is not None
 
 
-def _answer(question: str) -> str:
+def _answer(question: str, results: Sequence[tuple[str, ToolResultContent]]) -> str:
+    """What is said where no tool is called, given the results of tools by name where they came last."""
+    if results:
+        return "\n".join(
+            f"{name} {'failed' if each.is_error else 'returned'}: {without_directives(each.text).strip() or 'nothing'}"
+            for name, each in results
+        )
     if _GREETING.fullmatch(question):
         return _HELLO
     if len(question) > _MAX_ECHO:
@@ -165,76 +153,67 @@ def _answer(question: str) -> str:
     return f"You said: {question}" if question else "Your message is empty."
 
 
-class SchemaModel:
-    """The model for one output schema, which has an object at its root."""
-
-    def __init__(self, schema: Mapping[str, Any]) -> None:
-        self._schema = schema
-        self._properties: Mapping[str, Any] = schema.get("properties", {})
-        self.offer = read_offer(schema)
-
-    def reply(
-        self, turns: Sequence[SandboxTurn], *, text: str | None = None, calls: Sequence[ScriptedCall] | None = None
-    ) -> Any:
-        """An output that matches the schema, or has the scripted text and calls, which need not match it.
-        Raises Unsatisfiable: nothing matches the schema.
-        """
-        conversation = ConversationState(turns)
-        chosen = self._calls(conversation, calls, wanted=text is None)
-        said = text if text is not None else "" if chosen else conversation.answer
-        given = self._given(said, chosen, scripted=text is not None)
-        rest = {
-            **self._schema,
-            "properties": {name: part for name, part in self._properties.items() if name not in given},
-            "required": [name for name in self._schema.get("required", ()) if name not in given],
-        }
-        made: dict[str, Any] = {}
-        if rest["properties"] or rest["required"]:
-            made = ValueMaker(conversation.question, optional=True).make(rest)
-        if not given and not made and self._schema.get("additionalProperties", True) is True:
-            return {"message": said}
-        made |= given
-        # In the order of the schema, as models write it.
-        return {name: made[name] for name in dict.fromkeys([*self._properties, *made]) if name in made}
-
-    def _given(self, said: str, chosen: list[dict[str, Any]], *, scripted: bool) -> dict[str, Any]:
-        """Root properties whose value is not made from the schema: the calls, the reasoning, the text."""
-        given: dict[str, Any] = {} if self.offer is None else {"tool_calls": chosen}
-        texts = [name for name, part in self._properties.items() if _is_free_text(part)]
-        if "reasoning" in texts:
-            given["reasoning"] = "A tool can answer this." if chosen else "I can answer this without calling a tool."
-            texts.remove("reasoning")
-        answer = self._properties.get("answer")
-        if isinstance(answer, Mapping):
-            if chosen and "null" in answer.get("type", ()):
-                return given | {"answer": None}
-            if answer.get("type") == "object" and not answer.get("properties"):
-                return given | {"answer": {"message": said}}
-        name = next((name for name in _TEXT_PROPERTIES if name in texts), None)
-        if name is None and texts and (scripted or len(self._properties) == 1):
-            name = texts[0]
-        return given if name is None else given | {name: said}
-
-    def _calls(
-        self, conversation: ConversationState, scripted: Sequence[ScriptedCall] | None, *, wanted: bool
-    ) -> list[dict[str, Any]]:
-        offer = self.offer
-        if offer is None:
-            return []
-        if scripted is not None:
-            return [offer.encode(call.name, call.arguments) for call in scripted]
-        question = conversation.question[:READ_CHARACTERS]
-        # Where the history is written as text, a past call is the tool's name and then its arguments.
-        last_answer = conversation.last_answer[:READ_CHARACTERS]
-        done = conversation.done | {name for name in offer.tools if _find(name, last_answer, then=r"[^\n{]{0,40}\{")}
-        calls = []
-        for name in offer.choose(question, done, wanted=wanted):
-            parameters = offer.tools[name] or _described_parameters(name, conversation.system)
-            maker = ValueMaker(question, optional=False, ignored=words_of(name))
-            calls.append(offer.encode(name, maker.make({"type": "object", **parameters})))
-        return calls
+def reply(
+    schema: Mapping[str, Any],
+    turns: Sequence[SandboxTurn],
+    *,
+    text: str | None = None,
+    calls: Sequence[ScriptedCall] | None = None,
+) -> Any:
+    """An output that matches a schema, which has an object at its root, or has the scripted text and calls, which need not match it.
+    Raises Unsatisfiable: nothing matches the schema. SandboxError: 400, there are scripted calls and it offers no tools.
+    """
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    offer = read_offer(schema)
+    if calls is not None and offer is None:
+        raise SandboxError(400, "Malformed sandbox directive: calls: the schema offers no tool_calls")
+    # The question is what the user wrote in the last user turn without tool results, without what an agent added.
+    user_turns = [at for at, turn in enumerate(turns) if turn.role == "user"]
+    asked = next((at for at in reversed(user_turns) if not turns[at].results), user_turns[-1])
+    texts = [block.text for block in turns[asked].content if isinstance(block, TextContent)]
+    question = without_directives("\n".join([each for each in texts if not _is_added(each)] or texts)).strip()
+    names = {call.tool_use_id: call.name for turn in turns for call in turn.calls}
+    results = [(names.get(each.tool_use_id, "The tool"), each) for turn in turns[asked:] for each in turn.results]
+    chosen: list[dict[str, Any]] = []
+    if offer is not None and calls is not None:
+        chosen = [offer.encode(call.name, call.arguments) for call in calls]
+    elif offer is not None:
+        chosen = offer.choose(question, turns, {name for name, _ in results}, wanted=text is None)
+    answer = _answer(question, results if turns[-1].results else ())
+    said = text if text is not None else "" if chosen else answer
+    given = ({} if offer is None else {"tool_calls": chosen}) | _texts(
+        properties, said, chosen, scripted=text is not None
+    )
+    rest = {
+        **schema,
+        "properties": {name: part for name, part in properties.items() if name not in given},
+        "required": [name for name in schema.get("required", ()) if name not in given],
+    }
+    made: dict[str, Any] = {}
+    if rest["properties"] or rest["required"]:
+        made = ValueMaker(question, optional=True).make(rest)
+    if not given and not made and schema.get("additionalProperties", True) is True:
+        return {"message": said}
+    made |= given
+    # In the order of the schema, as models write it.
+    return {name: made[name] for name in dict.fromkeys([*properties, *made]) if name in made}
 
 
-def _is_free_text(schema: Mapping[str, Any]) -> bool:
-    """Whether a property may hold any text."""
-    return "string" in schema.get("type", ()) and {"type", "title", "description"}.issuperset(schema)
+def _texts(properties: Mapping[str, Any], said: str, chosen: Sequence[Any], *, scripted: bool) -> dict[str, Any]:
+    """Root properties whose value is not made from the schema: the reasoning and the text."""
+    given: dict[str, Any] = {}
+    plain = {"type", "title", "description"}
+    texts = [name for name, part in properties.items() if "string" in part.get("type", ()) and plain.issuperset(part)]
+    if "reasoning" in texts:
+        given["reasoning"] = "A tool can answer this." if chosen else "I can answer this without calling a tool."
+        texts.remove("reasoning")
+    answer = properties.get("answer")
+    if isinstance(answer, Mapping):
+        if chosen and "null" in answer.get("type", ()):
+            return given | {"answer": None}
+        if answer.get("type") == "object" and not answer.get("properties"):
+            return given | {"answer": {"message": said}}
+    name = next((name for name in _TEXT_PROPERTIES if name in texts), None)
+    if name is None and texts and (scripted or len(properties) == 1):
+        name = texts[0]
+    return given if name is None else given | {name: said}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from proxy.sandbox.model import SchemaModel
+from proxy.sandbox import model
 from tests.unit.sandbox.building import CONTENT, TOOLS, as_text, calls, keyed, results, says, tagged, turns
 from tests.unit.sandbox.schema_strategies import documented_objects
 
@@ -20,7 +20,7 @@ SHAPES = pytest.mark.parametrize("shape", [keyed, tagged, as_text])
 
 
 def reply(schema: dict[str, Any], *messages: dict[str, Any]) -> dict[str, Any]:
-    output = SchemaModel(schema).reply(turns(*messages))
+    output = model.reply(schema, turns(*messages))
     Draft202012Validator(schema).validate(output)
     assert isinstance(output, dict)
     return output
