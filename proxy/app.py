@@ -38,8 +38,6 @@ from proxy.settings import Settings
 from proxy.storage import Store
 from proxy.tracing import tracer_of
 
-_WORKERS: Final = 1
-"""Threads for what takes long to compute. They share the interpreter with the event loop: it waits longer with each, and none is faster."""
 _LIMITS: Final = ("limit", "remaining", "reset")
 _EXPOSED_HEADERS: Final = (
     "x-request-id",
@@ -68,7 +66,8 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_WORKERS, thread_name_prefix="worker"))
+        # One thread for what takes long to compute: it shares the interpreter with the event loop, which would wait longer with more.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="worker"))
         async with open_services(process) as state:
             app.state.store, app.state.webhooks = state["store"], state["webhooks"]
             yield state

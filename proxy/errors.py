@@ -13,8 +13,6 @@ REDACTED: Final = "[redacted]"
 _MIN_KEY_LENGTH: Final = 12
 _LOOKS_LIKE_KEY: Final = re.compile(r"\b(?:sk|np|pk|rk)-[A-Za-z0-9_-]{9,}")
 _MAX_RETRY_AFTER_S: Final = 60
-_RESUME_AFTER_S: Final = 1.0
-"""Seconds after which a client is asked to repeat a request whose jobs go on without it."""
 _RESUMABLE_CODES: Final = frozenset({"job_timeout", "narrative_unavailable", "narrative_submit_unknown"})
 """Errors that leave a job running, or one that may exist, whose result a repeat can still get."""
 
@@ -76,7 +74,7 @@ class ProxyError(Exception):
         if not resumable:
             self.retry_after = None
         elif self.retry_after is None and self.code in _RESUMABLE_CODES:
-            self.retry_after = _RESUME_AFTER_S
+            self.retry_after = 1.0  # its jobs go on without the client
 
 
 def error_headers(error: ProxyError) -> dict[str, str]:

@@ -61,15 +61,8 @@ class RequestLog:
 
     def fields(self) -> dict[str, str | int]:
         """What is known, as a log line has it: stages in milliseconds, nothing that is empty."""
-        found: dict[str, str | int] = {}
-        for name, value in (
-            ("trace", self.trace_id),
-            ("key", self.key_id),
-            ("code", self.code),
-            ("repeat", self.repeat),
-        ):
-            if value:
-                found[name] = value
+        named = {"trace": self.trace_id, "key": self.key_id, "code": self.code, "repeat": self.repeat}
+        found: dict[str, str | int] = {name: value for name, value in named.items() if value}
         if self.input_tokens or self.output_tokens:
             found["input_tokens"], found["output_tokens"] = self.input_tokens, self.output_tokens
         for stage in STAGES if self.proxy else ():

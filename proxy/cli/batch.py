@@ -20,7 +20,6 @@ import click
 from proxy.cli.common import fail
 
 _ENDED: Final = ("failed", "completed", "cancelled", "expired")
-_TIMEOUT_S: Final = 60.0
 _RETRIES: Final = 30
 _RETRY_S: Final = 2.0
 _SHOWN: Final = 20
@@ -101,7 +100,7 @@ class _Server:
         """An answer, to be read. Raises OSError, of which HTTPError is one."""
         headers = {"authorization": f"Bearer {self._key}", **headers}
         request = urllib.request.Request(f"{self._url}/v1{path}", data=body, headers=headers)  # noqa: S310
-        return urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310 - the user names the server
+        return urllib.request.urlopen(request, timeout=60.0)  # noqa: S310 - the user names the server
 
 
 def _refused(error: urllib.error.HTTPError) -> NoReturn:

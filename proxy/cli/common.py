@@ -4,14 +4,11 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import click
 
 from proxy.settings import Settings, SettingsError, load_settings
-
-CANNOT_START: Final = 2
-"""Exit code when a setting is missing or wrong."""
 
 config_option = click.option(
     "--config", type=click.Path(path_type=Path), help="Settings file [env: PROXY_CONFIG; default: config/proxy.toml]."
@@ -30,8 +27,8 @@ def read_settings(config: Path | None, overrides: Mapping[tuple[str, str], objec
         fail(error.faults)
 
 
-def fail(errors: Iterable[str], code: int = CANNOT_START) -> NoReturn:
-    """Print the errors, a line each, and exit."""
+def fail(errors: Iterable[str], code: int = 2) -> NoReturn:
+    """Print the errors, a line each, and exit: with 2 where a setting is missing or wrong."""
     for error in errors:
         click.echo(f"narrative-proxy: {error}", err=True)
     sys.exit(code)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import click
 
-from proxy.access.keys import Key, Keys
+from proxy.access.keys import Keys
 from proxy.access.limits import Quota
 from proxy.cli.common import config_option, fail, read_settings
 from proxy.errors import ProxyError
@@ -86,7 +86,12 @@ def create(
 def list_(config: Path | None) -> None:
     """Show every key that was made, without the keys themselves."""
     rows: list[tuple[str, ...]] = [("ID", "NAME", "STATUS", "EXPIRES", "RPM", "TPM", "JOBS", "DATA PLANE", "MODELS")]
-    rows += [_row(key) for key in _run(config, Keys.all)]
+    for key in _run(config, Keys.all):
+        status = "revoked" if key.revoked_at else "works" if key.works_at(time.time()) else "expired"
+        expires = datetime.fromtimestamp(key.expires_at, UTC).strftime("%Y-%m-%d %H:%MZ") if key.expires_at else "-"
+        limits = (str(limit or "-") for limit in (key.quota.requests, key.quota.tokens, key.quota.jobs))
+        models = ", ".join(key.models or ["all"])
+        rows.append((key.id, key.name, status, expires, *limits, key.data_plane_id or "-", models))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -117,11 +122,3 @@ def _run(config: Path | None, work: Callable[[Keys], Awaitable[T]]) -> T:
         return asyncio.run(with_keys(read_settings(config), work))
     except ProxyError as error:
         fail([error.message])
-
-
-def _row(key: Key) -> tuple[str, ...]:
-    status = "revoked" if key.revoked_at else "works" if key.works_at(time.time()) else "expired"
-    expires = datetime.fromtimestamp(key.expires_at, UTC).strftime("%Y-%m-%d %H:%MZ") if key.expires_at else "-"
-    limits = (key.quota.requests, key.quota.tokens, key.quota.jobs)
-    named = [str(limit) if limit else "-" for limit in limits]
-    return (key.id, key.name, status, expires, *named, key.data_plane_id or "-", ", ".join(key.models or ["all"]))

@@ -5,7 +5,6 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Final
 
 import click
 import uvicorn
@@ -15,9 +14,6 @@ from uvicorn.supervisors import Multiprocess
 from proxy.api.http.server import ServerConfig, raise_descriptor_limit
 from proxy.logs import configure_logging
 from proxy.settings import Settings
-
-_GC_THRESHOLDS: Final = (5000, 10, 200)
-"""Python's own, 700 objects for the youngest generation, visit the whole heap again and again while a large request is parsed."""
 
 
 def run(app: Callable[[], Starlette], settings: Settings, banner: str) -> None:
@@ -55,7 +51,8 @@ def settled(app: Callable[[], Starlette]) -> Starlette:
     """
     made = app()
     gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
+    # Python's 700 objects for the youngest generation visit the whole heap again and again while a large request is parsed.
+    gc.set_threshold(5000, 10, 200)
     gc.enable()
     return made
 

@@ -84,17 +84,13 @@ class ConsoleServices(ApiServices):
 def console_routes() -> list[BaseRoute]:
     """All of them."""
     return [
-        Route("/console", to_the_page, methods=["GET"]),
+        # Relative, so that it also holds behind a prefix.
+        Route("/console", RedirectResponse("console/", headers={"cache-control": "no-cache"}), methods=["GET"]),
         Route("/console/api/plan", plan, methods=["POST"]),
         Route("/console/api/recent", recent, methods=["GET"]),
         Route("/console/api/jobs/{id}", job, methods=["GET"]),
-        Mount("/console", Pages()),
+        Mount("/console", Pages(directory=FOLDER, html=True)),
     ]
-
-
-async def to_the_page(request: Request) -> Response:
-    """`/console` → `/console/`, relative, so that it also holds behind a prefix."""
-    return RedirectResponse("console/", headers={"cache-control": "no-cache"})
 
 
 async def plan(request: Request) -> Response:
@@ -109,6 +105,8 @@ async def plan(request: Request) -> Response:
     # It makes no job, but is work: it counts as a request.
     await services.limits.enter([caller.rule(services.usual)], tokens=0, jobs=0)
     decoded = await read_object(request, partial(decode, services.rules), services.settings.server)
+    if decoded.refusal is not None:
+        raise decoded.refusal
     check(decoded, services.rules)
     found = services.catalog.match(decoded.model)
     if not caller.may_use({decoded.model, found.card.id, *found.card.names}):
@@ -129,17 +127,10 @@ async def plan(request: Request) -> Response:
         raise
 
 
-def _decode_message(rules: Rules, body: JsonObject, body_bytes: int) -> InferenceRequest:
-    decoded = messages.decode_body(body, body_bytes, rules=rules)[0]
-    if decoded.refusal is not None:
-        raise decoded.refusal
-    return decoded
-
-
 _CHAT: Final = "/v1/chat/completions"
 _DECODERS: Final[Mapping[str, Callable[[Rules, JsonObject, int], InferenceRequest]]] = {
     _CHAT: lambda rules, body, size: chat.decode_body(body, size, rules=rules, reasoning_object="never")[0],
-    "/v1/messages": _decode_message,
+    "/v1/messages": lambda rules, body, size: messages.decode_body(body, size, rules=rules)[0],
     "/v1/responses": lambda rules, body, size: decode_response(
         validated(ResponsesRequest, body), body, size, Decoding(rules)
     )[0],
@@ -183,9 +174,6 @@ def _json(value: object) -> Response:
 
 class Pages(StaticFiles):
     """Serves the console's files. A browser asks each time whether they changed."""
-
-    def __init__(self) -> None:
-        super().__init__(directory=FOLDER, html=True)
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
