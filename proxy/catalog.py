@@ -99,10 +99,6 @@ class Catalog:
             raise ModelNotFound(f"The model `{name[:100]}` does not exist here. Available: {offered}.", param="model")
         return self.default
 
-    def find(self, name: str) -> ModelCard:
-        """The card of `match`."""
-        return self.match(name).card
-
     def _spellings(self, name: str) -> Iterator[str]:
         """The name with less and less around it: an ARN's path, prefixes, the version of a Bedrock id, a snapshot's date."""
         if len(name) > _MAX_NAME:
@@ -139,7 +135,7 @@ def make_catalog(
     if default_model is None:
         return catalog
     try:
-        card = catalog.find(default_model)
+        card = catalog.match(default_model).card
     except ModelNotFound as error:
         raise CatalogError(f"chat.default_model: {error.message}") from error
     note = f"model: the name is unknown; served by the default, {card.public_name}"

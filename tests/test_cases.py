@@ -43,7 +43,7 @@ def case(request: pytest.FixtureRequest) -> dict[str, Any]:
 def prepared(case: dict[str, Any], **fields: Any) -> tuple[Prepared, ChatReply]:
     body = ChatRequest.model_validate({**case["request"], **fields})
     request, reply = decode(body, RULES, len(json.dumps(case["request"])))
-    return prepare(request, CATALOG.find(request.model), RULES), reply
+    return prepare(request, CATALOG.match(request.model).card, RULES), reply
 
 
 def run_body(made: Prepared) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def test_the_job_becomes_the_completion_and_its_chunks_fold_back_to_it(
 
 
 def test_the_same_through_the_messages_api(case: dict[str, Any]) -> None:
-    card = CATALOG.find(case["request"]["model"])
+    card = CATALOG.match(case["request"]["model"]).card
     body = as_messages(case["request"], card.max_tokens)
     request, reply, _ = decode_body(body, len(json.dumps(body)), rules=RULES)
     made = prepare(request, card, RULES)
@@ -129,7 +129,7 @@ def test_the_same_through_the_responses_api(case: dict[str, Any]) -> None:
     raw = as_responses(case["request"])
     rules = Rules(efforts={"low": 2000})
     request, reply = decode_response(ResponsesRequest.model_validate(raw), raw, len(json.dumps(raw)), Decoding(rules))
-    made = prepare(request, CATALOG.find(request.model), rules)
+    made = prepare(request, CATALOG.match(request.model).card, rules)
     sent = run_body(made)
     assert_submission_keeps_the_contract(sent)
     assert {name: sent[name] for name in case["run"]} == case["run"]

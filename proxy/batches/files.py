@@ -90,6 +90,10 @@ class Vault:
         """The digest that replaces an id or an owner in the names of records."""
         return sha256(b"batches" + text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
+    def name(self, kind: str, text: str) -> str:
+        """The name of a record of that kind, of an id or an owner."""
+        return f"{kind}:{self.digest(text)}"
+
     def seal(self, name: str, data: bytes) -> str:
         """Compress and seal what is stored under a name."""
         return seal(self._secret(), zlib.compress(data, 1), name.encode())
@@ -122,14 +126,14 @@ class FileStore:
 
     async def all(self, owner: str) -> list[StoredFile]:
         """An owner's files that have not expired, oldest first."""
-        name = self._index(owner)
+        name = self._vault.name("batch-files", owner)
         files = [self._file(name, sealed) for sealed in (await self._store.read(name)).values()]
         now = self.clock()
         return sorted((file for file in files if file and file.expires_at > now), key=lambda f: (f.created_at, f.id))
 
     async def find(self, owner: str, id_: str) -> StoredFile:
         """Raises FileNotFound."""
-        name = self._index(owner)
+        name = self._vault.name("batch-files", owner)
         sealed = await self._store.get(name, self._vault.digest(id_))
         file = None if sealed is None else self._file(name, sealed)
         if file is None or file.expires_at <= self.clock():
@@ -138,20 +142,21 @@ class FileStore:
 
     async def remove(self, owner: str, file: StoredFile) -> None:
         """Delete a file. Raises BatchConflict: a batch reads it."""
-        if await self._store.read(self._uses(file.id)):
+        if await self._store.read(self._vault.name("batch-uses", file.id)):
             raise BatchConflict("A batch that has not ended reads this file: cancel it, or wait for its end.")
-        await self._store.remove(self._index(owner), self._vault.digest(file.id))
-        await self._store.remove(self._pieces(file.id))
+        await self._store.remove(self._vault.name("batch-files", owner), self._vault.digest(file.id))
+        await self._store.remove(self._vault.name("batch-file", file.id))
 
     async def use(self, file: StoredFile, batch: str, ttl_s: float) -> None:
         """Keep a file's content while a batch reads it, for `ttl_s` at most."""
-        await self._store.put(self._uses(file.id), self._vault.digest(batch), "", ttl_s=ttl_s + _MARGIN_S)
+        uses = self._vault.name("batch-uses", file.id)
+        await self._store.put(uses, self._vault.digest(batch), "", ttl_s=ttl_s + _MARGIN_S)
         left_s = file.expires_at - self.clock()
-        await self._store.put(self._pieces(file.id), "used", "", ttl_s=max(ttl_s, left_s) + _MARGIN_S)
+        await self._store.put(self._vault.name("batch-file", file.id), "used", "", ttl_s=max(ttl_s, left_s) + _MARGIN_S)
 
     async def leave(self, file_id: str, batch: str) -> None:
         """The batch reads the file no more."""
-        await self._store.remove(self._uses(file_id), self._vault.digest(batch))
+        await self._store.remove(self._vault.name("batch-uses", file_id), self._vault.digest(batch))
 
     # ------------------------------------------------------------ contents
 
@@ -174,7 +179,7 @@ class FileStore:
         finally:
             self._uploads -= Counter((owner,))  # which also forgets who has none
             if not writer.finished:
-                await self._store.remove(self._pieces(writer.id))
+                await self._store.remove(self._vault.name("batch-file", writer.id))
 
     def _full(self) -> RequestTooLarge:
         most = f"{self._settings.max_key_bytes} bytes, or are more than {MOST_FILES}"
@@ -183,7 +188,7 @@ class FileStore:
 
     async def pieces(self, id_: str, count: int) -> AsyncIterator[bytes]:
         """The content of a file of so many pieces. Raises FileNotFound: it is gone, or was sealed with another secret."""
-        name = self._pieces(id_)
+        name = self._vault.name("batch-file", id_)
         for number in range(count):
             sealed = await self._store.get(name, str(number))
             piece = None if sealed is None else await asyncio.to_thread(self._vault.unseal, name, sealed)
@@ -218,13 +223,13 @@ class FileStore:
 
     async def put_piece(self, id_: str, number: int, piece: bytes, ttl_s: int) -> None:
         """Store a piece of a file that is being written."""
-        name = self._pieces(id_)
+        name = self._vault.name("batch-file", id_)
         sealed = await asyncio.to_thread(self._vault.seal, name, piece)
         await self._store.put(name, str(number), sealed, ttl_s=ttl_s + _MARGIN_S)
 
     async def finish(self, owner: str, file: StoredFile) -> None:
         """Make a file known, and forget those that have expired. Raises RequestTooLarge: others were written meanwhile."""
-        index, now = self._index(owner), self.clock()
+        index, now = self._vault.name("batch-files", owner), self.clock()
         size, count = file.size, 1
         for key, sealed in (await self._store.read(index)).items():
             known = self._file(index, sealed)
@@ -241,15 +246,6 @@ class FileStore:
     def _file(self, name: str, sealed: str) -> StoredFile | None:
         text = self._vault.unseal(name, sealed)
         return None if text is None else known_fields(StoredFile, orjson.loads(text))
-
-    def _index(self, owner: str) -> str:
-        return f"batch-files:{self._vault.digest(owner)}"
-
-    def _pieces(self, id_: str) -> str:
-        return f"batch-file:{self._vault.digest(id_)}"
-
-    def _uses(self, id_: str) -> str:
-        return f"batch-uses:{self._vault.digest(id_)}"
 
 
 class FileWriter:

@@ -121,7 +121,7 @@ class BatchRecords:
 
     async def add(self, batch: Batch, caller: Caller) -> Batch:
         """Store a new batch, owned by this replica. Returns what is stored under its id. Raises RateLimited: its owner has too many."""
-        name = self._index(batch.owner)
+        name = self._vault.name("batches", batch.owner)
         batches = await self.all(batch.owner)
         most = self._settings.max_key_batches
         if sum(not each.ended for each in batches) >= most or len(batches) >= MOST_BATCHES:
@@ -145,7 +145,7 @@ class BatchRecords:
     async def all(self, owner: str) -> list[Batch]:
         """An owner's batches, newest first."""
         batches: list[Batch] = []
-        for number, sealed in enumerate((await self._store.read(self._index(owner))).values(), 1):
+        for number, sealed in enumerate((await self._store.read(self._vault.name("batches", owner))).values(), 1):
             if (batch := self._unsealed(owner, sealed)) is not None:
                 batches.append(batch)
             if number % _OF_A_TURN == 0:
@@ -154,7 +154,7 @@ class BatchRecords:
 
     async def change(self, owner: str, id_: str, change: Callable[[Batch], Batch]) -> Batch:
         """Replace a batch by what a function makes of it. Returns the new one. Raises FileNotFound."""
-        name, field = self._index(owner), self._vault.digest(id_)
+        name, field = self._vault.name("batches", owner), self._vault.digest(id_)
         while True:
             old, batch = await self._stored(owner, id_)
             new = change(batch)
@@ -163,29 +163,26 @@ class BatchRecords:
 
     async def remove(self, batch: Batch) -> None:
         """Forget a batch that has ended."""
-        await self._store.remove(self._index(batch.owner), self._vault.digest(batch.id))
+        await self._store.remove(self._vault.name("batches", batch.owner), self._vault.digest(batch.id))
 
     async def _stored(self, owner: str, id_: str) -> tuple[str, Batch]:
-        sealed = await self._store.get(self._index(owner), self._vault.digest(id_))
+        sealed = await self._store.get(self._vault.name("batches", owner), self._vault.digest(id_))
         batch = None if sealed is None else self._unsealed(owner, sealed)
         if sealed is None or batch is None:
             raise FileNotFound(f"No batch has the id {id_[:100]!r}.", param="batch_id")
         return sealed, batch
 
     def _sealed(self, batch: Batch) -> str:
-        return self._vault.seal(self._index(batch.owner), orjson.dumps(asdict(batch)))
+        return self._vault.seal(self._vault.name("batches", batch.owner), orjson.dumps(asdict(batch)))
 
     def _unsealed(self, owner: str, sealed: str) -> Batch | None:
-        text = self._vault.unseal(self._index(owner), sealed)
+        text = self._vault.unseal(self._vault.name("batches", owner), sealed)
         if text is None:
             return None
         values = orjson.loads(text)
         batch = known_fields(Batch, {**values, "errors": tuple(values["errors"])})
         kept_until = batch.expires_at + self._settings.file_ttl_s
         return batch if kept_until > self._clock() else None
-
-    def _index(self, owner: str) -> str:
-        return f"batches:{self._vault.digest(owner)}"
 
     # ------------------------------------------------------------ owners
 
@@ -228,7 +225,7 @@ class BatchRecords:
 
     async def close(self, batch: Batch) -> None:
         """Forget what only a batch that has not ended needs."""
-        for name in (self._rows(batch.id), self._done(batch.id)):
+        for name in (self._vault.name("batch-rows", batch.id), self._vault.name("batch-done", batch.id)):
             await self._store.remove(name)
         await self._store.remove(_OPEN, self._vault.digest(batch.id))
 
@@ -236,15 +233,15 @@ class BatchRecords:
 
     async def put_row(self, batch: Batch, line: int, row: bytes, done: Done) -> None:
         """Store the row of a line; the same for a line that has one already."""
-        name = self._rows(batch.id)
+        name = self._vault.name("batch-rows", batch.id)
         sealed = await computed(len(row), partial(self._vault.seal, name, row))
         await self._store.put(name, str(line), sealed, ttl_s=self._ttl_s)
         text = f"{int(done.ok)} {done.input_tokens} {done.output_tokens}"
-        await self._store.put(self._done(batch.id), str(line), text, ttl_s=self._ttl_s)
+        await self._store.put(self._vault.name("batch-done", batch.id), str(line), text, ttl_s=self._ttl_s)
 
     async def row(self, batch: Batch, line: int) -> bytes:
         """Raises FileNotFound: it is gone."""
-        name = self._rows(batch.id)
+        name = self._vault.name("batch-rows", batch.id)
         sealed = await self._store.get(name, str(line))
         row = None if sealed is None else await computed(len(sealed), partial(self._vault.unseal, name, sealed))
         if row is None:
@@ -254,37 +251,28 @@ class BatchRecords:
     async def done(self, batch: Batch) -> dict[int, Done]:
         """The lines that have a row."""
         found = {}
-        for line, text in (await self._store.read(self._done(batch.id))).items():
+        for line, text in (await self._store.read(self._vault.name("batch-done", batch.id))).items():
             ok, input_tokens, output_tokens = map(int, text.split())
             found[int(line)] = Done(bool(ok), input_tokens, output_tokens)
         return found
-
-    def _rows(self, id_: str) -> str:
-        return f"batch-rows:{self._vault.digest(id_)}"
-
-    def _done(self, id_: str) -> str:
-        return f"batch-done:{self._vault.digest(id_)}"
 
     # ------------------------------------------------------------ repeats
 
     async def noted(self, what: str) -> str | None:
         """What is remembered of a request."""
-        name = self._note(what)
+        name = self._vault.name("batch-key", what)
         return self._opened(name, await self._store.get(name, "value"))
 
     async def note(self, what: str, value: str, ttl_s: float) -> str | None:
         """Remember something of a request, unless something is remembered; returns what then is."""
-        name = self._note(what)
+        name = self._vault.name("batch-key", what)
         sealed = self._vault.seal(name, value.encode())
         return self._opened(name, await self._store.add(name, "value", sealed, ttl_s=ttl_s))
 
     async def note_latest(self, what: str, value: str, ttl_s: float) -> None:
         """Remember something of a request in place of what is remembered."""
-        name = self._note(what)
+        name = self._vault.name("batch-key", what)
         await self._store.put(name, "value", self._vault.seal(name, value.encode()), ttl_s=ttl_s)
-
-    def _note(self, what: str) -> str:
-        return f"batch-key:{self._vault.digest(what)}"
 
     def _opened(self, name: str, sealed: str | None) -> str | None:
         value = None if sealed is None else self._vault.unseal(name, sealed)

@@ -35,7 +35,7 @@ def test_every_narrative_model_is_offered_and_no_other() -> None:
     ],
 )
 def test_public_names_aliases_and_narrative_ids_find_their_card(name: str, id_: str, max_tokens: int) -> None:
-    card = SHIPPED.find(name)
+    card = SHIPPED.match(name).card
     assert (card.id, card.max_tokens) == (id_, max_tokens)
 
 
@@ -108,7 +108,7 @@ def test_unknown_names_are_served_by_the_default_model_which_is_reported() -> No
 
 def test_an_unknown_model_is_a_404_that_names_the_field() -> None:
     with pytest.raises(ModelNotFound) as caught:
-        SHIPPED.find("gpt-99")
+        SHIPPED.match("gpt-99")
     assert (caught.value.status, caught.value.code, caught.value.param) == (404, "model_not_found", "model")
 
 
@@ -116,7 +116,7 @@ def test_an_operator_adds_a_model_by_data_alone(tmp_path: Path) -> None:
     catalog = load(
         tmp_path, '[[models]]\nid = "new.model-1"\nnames = ["new"]\nmax_tokens = 10\ntool_encoding = "any_of"\n'
     )
-    assert catalog.find("new").tool_encoding == "any_of"
+    assert catalog.match("new").card.tool_encoding == "any_of"
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ async def put_endpoint(request: Request, services: ElasticServices) -> Response:
     fallback, param = endpoint.fallback, "service_settings.fallback"
     if fallback is not None and (fallback == inference_id or not await services.endpoints.find(fallback)):
         try:
-            services.catalog.find(fallback)
+            services.catalog.match(fallback)
         except ModelNotFound:
             message = f"Invalid `{param}`: there is no model and no other inference endpoint [{fallback[:100]}]."
             raise InvalidRequest(message, param=param) from None
