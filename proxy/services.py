@@ -26,7 +26,7 @@ from proxy.api.anthropic.batches import MESSAGES, MessagesLines
 from proxy.api.elastic.endpoints import ElasticServices
 from proxy.api.http.middleware import RequestRecord
 from proxy.api.http.requests import ApiServices, parse_object
-from proxy.api.openai.batches import line_apis
+from proxy.api.openai.batches import CHAT, RESPONSES, OpenAILines
 from proxy.api.openai.responses.background import Background
 from proxy.api.openai.responses.store import ResponseStore
 from proxy.api.openai.routes import decode_streamed
@@ -270,7 +270,10 @@ def _batch_options(background: Background, storage: Storage, vault: Vault, lines
         vault=vault,
         backend=lines,
         lines=storage.lines,
-        apis={**line_apis(background), MESSAGES: MessagesLines(services)},
+        apis={
+            **{endpoint: OpenAILines(background, endpoint) for endpoint in (CHAT, RESPONSES)},
+            MESSAGES: MessagesLines(services),
+        },
         parse=partial(parse_object, max_values=server.max_body_values),
         max_line_bytes=server.max_body_bytes,
         room=lambda: not jobs.queued and jobs.in_flight < _BATCH_SHARE * settings.jobs.max_in_flight,

@@ -249,11 +249,7 @@ class _Conversation:
                     yield from (Text(text.text, where) for text in self._texts([block], where, own=True))
 
     def _texts(self, content: wire.Content | None, path: str, *, own: bool = False) -> Iterator[Text]:
-        """What the content of a result or a document says to a model that reads text.
-
-        Args:
-            own: `path` is that of the only block.
-        """
+        """What the content of a result or a document says to a model that reads text. `own`: `path` is that of the only block."""
         if isinstance(content, str):
             yield Text(content, path)
             return

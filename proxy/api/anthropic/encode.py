@@ -59,11 +59,7 @@ _PIECES: Final = {"text_delta": "text", "thinking_delta": "thinking", "input_jso
 
 
 class MessageStream:
-    """The events of one stream, and their bytes; see `proxy.api.http.responses.StreamEncoder`.
-
-    Args:
-        request_id: stands in an error event.
-    """
+    """The events of one stream, and their bytes; see `proxy.api.http.responses.StreamEncoder`. `request_id`: stands in an error event."""
 
     def __init__(self, reply: MessagesReply, request_id: str = "") -> None:
         self._reply, self._request_id = reply, request_id

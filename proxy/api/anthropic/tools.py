@@ -93,11 +93,7 @@ def decode_tools(
 
 
 def decode_tool_choice(choice: ToolChoiceSpec | None, offered: frozenset[str]) -> ToolChoice:
-    """The choice of tools.
-
-    Raises:
-        InvalidRequest: it names a tool that is not offered, or requires a call of none.
-    """
+    """The choice of tools. Raises InvalidRequest: it names a tool that is not offered, or requires a call of none."""
     if choice is None:
         return ToolChoice()
     single = bool(choice.disable_parallel_tool_use)

@@ -137,11 +137,7 @@ _SERVICES: Final[Mapping[str, tuple[type[PutNarrative | PutAnthropic], tuple[Tas
 
 
 def completion_requests(inference_id: str, body: CompletionBody, *, stream: bool) -> list[Request]:
-    """One request for each input.
-
-    Raises:
-        InvalidRequest: an input is blank, or there are several for one stream.
-    """
+    """One request for each input. Raises InvalidRequest: an input is blank, or there are several for one stream."""
     texts = [body.input] if isinstance(body.input, str) else body.input
     if stream and len(texts) > 1:
         raise InvalidRequest("Invalid `input`: a stream answers one input at a time.", param="input")
@@ -231,11 +227,7 @@ class ChatEncoder(CompletionEncoder):
 def decode_endpoint(
     task_type: str, inference_id: str, body: Mapping[str, Any], catalog: Catalog, *, now: int
 ) -> tuple[Endpoint, str | None]:
-    """The endpoint that a `PUT` asks for, and its credential in the clear.
-
-    Raises:
-        InvalidRequest: anything about it is wrong.
-    """
+    """The endpoint that a `PUT` asks for, and its credential in the clear. Raises InvalidRequest: anything about it is wrong."""
     check_id(inference_id, catalog)
     service = validated(NamedService, body).service
     if service not in _SERVICES:

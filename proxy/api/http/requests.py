@@ -200,11 +200,7 @@ def parse_object(body: bytes, max_values: int = 100_000) -> dict[str, Any]:
 
 
 def validated(model: type[M], value: Mapping[str, Any]) -> M:
-    """A JSON object as a model.
-
-    Raises:
-        InvalidRequest: a field is not what it should be; `param` is the first such field's path.
-    """
+    """A JSON object as a model. Raises InvalidRequest: a field is not what it should be; `param` is the first such field's path."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from proxy.access.authentication import Caller
 from proxy.api.http.batches import asked, enter
-from proxy.api.http.requests import ApiServices, read_object, validated
+from proxy.api.http.requests import read_object, validated
 from proxy.api.http.responses import json_bytes, json_line, json_response
 from proxy.api.openai.encode import completion_body, error_body
 from proxy.api.openai.files import seconds_kept
@@ -24,7 +24,7 @@ from proxy.api.openai.routes import decode_body, error_response, page_response, 
 from proxy.api.openai.types import RequestModel
 from proxy.batches.engine import NewBatch
 from proxy.batches.files import computed
-from proxy.batches.lines import Line, LineApi, LineRequest
+from proxy.batches.lines import Line, LineRequest
 from proxy.batches.records import Batch
 from proxy.errors import FileNotFound, InvalidRequest, ProxyError
 from proxy.inference.request import JsonObject
@@ -150,11 +150,36 @@ def batch_out(batch: Batch) -> JsonObject:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
-    """The rows of both endpoints."""
+class OpenAILines:
+    """Lines for one of the two endpoints; see `LineApi`."""
 
-    api: ApiServices
+    background: Background
+    endpoint: str
     one_file = False
+
+    async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
+        """See `LineApi`. What a request for a response continues is read."""
+        for name in ("stream", "background") if self.endpoint == RESPONSES else ("stream",):
+            if body.get(name) is True:
+                raise InvalidRequest(f"Invalid `{name}`: expected false, as the line of a batch.", param=name)
+        background, api = self.background, self.background.api
+        if self.endpoint == CHAT:
+            how = api.settings.chat.reasoning_object
+            work = partial(decode_body, body, size, rules=api.rules, reasoning_object=how)
+            decoded, reply, _ = await computed(size, work)
+
+            async def completion(result: Result) -> bytes:
+                return completion_body(result, reply)
+
+            return LineRequest(decoded, completion)
+        id_, asked_for = response_id("batch", str(line.id)), await background.decoded(body, size, caller)
+
+        async def response(result: Result) -> bytes:
+            seal = partial(background.store.seal, caller)
+            whole = finished(id_, result, asked_for.reply, seal, int(time.time()))
+            return json_bytes(await background.stored(id_, whole, asked_for, caller))
+
+        return LineRequest(asked_for.request, response)
 
     def answered(self, line: Line, body: bytes) -> bytes:
         """See `LineApi`."""
@@ -162,65 +187,15 @@ class _Rows:
 
     def failed(self, line: Line, error: ProxyError) -> bytes:
         """See `LineApi`."""
-        chat = self.api.settings.chat
+        chat = self.background.api.settings.chat
         status = error_response(error, paid_failure_status=chat.paid_failure_status).status_code
         body = orjson.Fragment(error_body(error))
         return _row(line, {"status_code": status, "request_id": f"req_{line.id.hex}", "body": body})
 
     def unsent(self, line: Line, *, cancelled: bool) -> bytes | None:
         """See `LineApi`."""
-        if cancelled:
-            return None
         message = "The batch expired before this request was begun."
-        return _row(line, None, {"code": "batch_expired", "message": message})
-
-
-class ChatLines(_Rows):
-    """Lines for `/v1/chat/completions`; see `LineApi`."""
-
-    async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
-        """See `LineApi`."""
-        _refuse(body, "stream")
-        settings, rules = self.api.settings.chat, self.api.rules
-        work = partial(decode_body, body, size, rules=rules, reasoning_object=settings.reasoning_object)
-        decoded, reply, _ = await computed(size, work)
-
-        async def answer(result: Result) -> bytes:
-            return completion_body(result, reply)
-
-        return LineRequest(decoded, answer)
-
-
-@dataclass(frozen=True, slots=True)
-class ResponsesLines(_Rows):
-    """Lines for `/v1/responses`; see `LineApi`."""
-
-    background: Background
-
-    async def decode(self, body: JsonObject, size: int, caller: Caller, line: Line) -> LineRequest:
-        """See `LineApi`. What the request continues is read."""
-        for name in ("stream", "background"):
-            _refuse(body, name)
-        background, id_ = self.background, response_id("batch", str(line.id))
-        await background.store.open()
-        task = await background.decoded(body, size, caller)
-
-        async def answer(result: Result) -> bytes:
-            seal = partial(background.store.seal, caller)
-            response = finished(id_, result, task.reply, seal, int(time.time()))
-            return json_bytes(await background.stored(id_, response, task, caller))
-
-        return LineRequest(task.request, answer)
-
-
-def line_apis(background: Background) -> dict[str, LineApi]:
-    """By their endpoint."""
-    return {CHAT: ChatLines(background.api), RESPONSES: ResponsesLines(background.api, background)}
-
-
-def _refuse(body: JsonObject, name: str) -> None:
-    if body.get(name) is True:
-        raise InvalidRequest(f"Invalid `{name}`: expected false, as the line of a batch.", param=name)
+        return None if cancelled else _row(line, None, {"code": "batch_expired", "message": message})
 
 
 def _row(line: Line, response: Any, error: JsonObject | None = None) -> bytes:

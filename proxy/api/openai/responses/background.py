@@ -8,6 +8,7 @@ A record that has not ended is replaced by compare-and-set, so a response ends o
 """
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -86,6 +87,7 @@ class Background:
         Raises:
             ProxyError: it is wrong, or what it refers to cannot be read.
         """
+        await self.store.open()
         body = await computed(size, partial(validated, ResponsesRequest, raw))
         known = await self.store.known(body.previous_response_id, references(body), caller)
         using = Decoding(self.api.rules, partial(self.store.unseal, caller), stored or self.store.available)
@@ -109,17 +111,13 @@ class Background:
     # ------------------------------------------------------------ requests
 
     async def start(self, asked: DecodedRequest, caller: Caller, terms: Terms, credential: str) -> StoredResponse:
-        """Begin to work on a request, or find what an equal one led to.
-
-        Args:
-            credential: as of `response_id`.
+        """Begin to work on a request, or find what an equal one led to. `credential`: as of `response_id`.
 
         Raises:
             IdempotencyMismatch: its key was used with another body.
             Overloaded: too many are worked on, or they cannot be stored.
             ProxyError: the request is refused.
         """
-        await self.store.open()
         equal = canonical_digest([terms.client, caller.id, caller.data_plane_id, asked.digest])
         if terms.key is not None:
             nonce = canonical_digest([terms.client, caller.id, caller.data_plane_id, terms.key])
@@ -127,20 +125,21 @@ class Background:
             if await self.store.claim(nonce, asked.digest, ttl_s) != asked.digest:
                 message = "This idempotency key was used with another request body."
                 raise IdempotencyMismatch(message, param="Idempotency-Key")
-            if (found := await self._repeated(nonce, caller, credential)) is not None:
-                return found
+            repeats = True
         else:
             # A request that failed before it was answered may have left a job: its repeat takes that up, with or without a mark.
             noted = await self.store.noted(equal) or ""
             refused = noted.startswith(_REFUSED)
             nonce = noted.removeprefix(_REFUSED) if terms.is_retry or refused else ""
-            if nonce and not refused and (found := await self._repeated(nonce, caller, credential)):
-                return found
+            repeats = bool(nonce) and not refused
             nonce = nonce or str(uuid4())
+        id_ = response_id(credential, f"background:{nonce}")
+        if repeats and (found := await self.store.get(id_, caller)) is not None:
+            return await self.revived(found, caller)
+        if terms.key is None:
             await self.store.note(equal, nonce, self._state.adopt_ttl_s)
         if len(self._tasks) >= self._responses.max_background:
             raise Overloaded("Too many background responses are worked on; try again later.", retry_after=2.0)
-        id_ = response_id(credential, f"background:{nonce}")
         response = response_object(id_, int(time.time()), asked.reply, "queued")
         kept = {"body": asked.raw, "bytes": asked.request.body_bytes, "nonce": nonce, "client": terms.client}
         stored = StoredResponse(id_, response, asked.reply.input, kept, size=asked.request.body_bytes)
@@ -155,10 +154,6 @@ class Background:
             await self.store.note(equal, f"{_REFUSED}{nonce}", self._state.adopt_ttl_s)
             raise error
         return stored
-
-    async def _repeated(self, nonce: str, caller: Caller, credential: str) -> StoredResponse | None:
-        stored = await self.store.get(response_id(credential, f"background:{nonce}"), caller)
-        return None if stored is None else await self.revived(stored, caller)
 
     async def revived(self, stored: StoredResponse, caller: Caller) -> StoredResponse:
         """What is stored, as clients see it; this replica goes on with a response whose replica was killed."""
@@ -175,21 +170,20 @@ class Background:
         Raises:
             ResponseNotFound: it was deleted.
         """
-        until = time.monotonic() + timeout_s if timeout_s else None
+        until = time.monotonic() + (timeout_s or math.inf)
         while True:
-            task = self._tasks.get(stored.id)
-            pause = _POLL_S if until is None else min(max(until - time.monotonic(), 0.0), _POLL_S)
-            if task is not None:
-                await asyncio.wait({task}, timeout=None if until is None else max(until - time.monotonic(), 0.0))
+            left = max(until - time.monotonic(), 0.0)
+            if task := self._tasks.get(stored.id):
+                await asyncio.wait({task}, timeout=left if timeout_s else None)
             else:
-                await asyncio.sleep(pause)
+                await asyncio.sleep(min(left, _POLL_S))
             found = await self.store.get(stored.id, caller)
             if found is None:
                 raise ResponseNotFound("The response was deleted.", param="response_id")
             if found.response["status"] in FINAL:
                 return found.response
             await self.revived(found, caller)
-            if until is not None and time.monotonic() >= until:
+            if time.monotonic() >= until:
                 return None
 
     async def cancel(self, stored: StoredResponse, caller: Caller) -> tuple[JsonObject, bool]:
@@ -242,7 +236,6 @@ class Background:
         self, stored: StoredResponse, asked: DecodedRequest | None, caller: Caller, submitted: asyncio.Future[None]
     ) -> None:
         try:
-            asked = asked or await self._again(stored, caller)
             response = await self._answered(stored, asked, caller, submitted)
         except ProxyError as error:
             if not submitted.done():
@@ -252,19 +245,8 @@ class Background:
             response = failed(stored.response, error)
         await self._finish(stored, response, caller)
 
-    async def _again(self, stored: StoredResponse, caller: Caller) -> DecodedRequest:
-        """The request of a response that another replica began."""
-        request, until = stored.request or {}, time.monotonic() + self._deadline_s
-        while True:
-            try:
-                return await self.decoded(request["body"], request["bytes"], caller, stored=True)
-            except Overloaded as error:  # its job may exist: it must not fail because the store is away for a moment
-                if time.monotonic() >= until:
-                    raise
-                await asyncio.sleep(error.retry_after or _POLL_S)
-
     async def _answered(
-        self, stored: StoredResponse, asked: DecodedRequest, caller: Caller, submitted: asyncio.Future[None]
+        self, stored: StoredResponse, asked: DecodedRequest | None, caller: Caller, submitted: asyncio.Future[None]
     ) -> JsonObject:
         """The response of a request. What costs nothing to repeat is repeated until the deadline."""
         request = stored.request or {}
@@ -274,6 +256,7 @@ class Background:
         until = time.monotonic() + self._deadline_s
         while True:
             try:
+                asked = asked or await self.decoded(request["body"], request["bytes"], caller, stored=True)
                 run = await self.api.backend.start(asked.request, caller, terms, api=API, body=asked.digest)
                 if not submitted.done():
                     submitted.set_result(None)
@@ -283,8 +266,8 @@ class Background:
                     delivered = True
                 finally:
                     run.close(delivered=delivered)
-                now = int(time.time())
-                whole = finished(stored.id, result, asked.reply, lambda text: self.store.seal(caller, text), now)
+                seal = partial(self.store.seal, caller)
+                whole = finished(stored.id, result, asked.reply, seal, int(time.time()))
                 return {**whole, "created_at": stored.response["created_at"]}
             except ProxyError as error:
                 pause = error.retry_after

@@ -63,11 +63,7 @@ def response_object(id_: str, created: int, reply: ResponseReply, status: str, *
 
 
 def finished(id_: str, result: Result, reply: ResponseReply, seal: Seal, now: int) -> JsonObject:
-    """The whole response of a result.
-
-    Args:
-        now: when it was finished, in seconds since 1970 (UTC).
-    """
+    """The whole response of a result. `now`: when it was finished, in seconds since 1970 (UTC)."""
     choice = result.choices[0]
     end = end_fields(choice.finish_reason, result.usage, now)
     output = list(_output(id_, choice, reply, seal))

@@ -82,11 +82,7 @@ def items_of(body: wire.ResponsesRequest, known: Known) -> Iterator[tuple[str, w
 
 
 def stored_input(given: object, known: Known) -> Iterator[JsonObject]:
-    """The items of a request as they are stored: a text as a message, references replaced.
-
-    Args:
-        given: the field `input`, as it was sent.
-    """
+    """The items of a request as they are stored: a text as a message, references replaced. `given`: the field `input`, as it was sent."""
     if isinstance(given, str):
         yield {"type": "message", "role": "user", "content": [{"type": "input_text", "text": given}]}
     elif isinstance(given, list):

@@ -101,7 +101,6 @@ async def _read(request: Request, *, may_name_no_model: bool = False) -> tuple[B
     """
     background: Background = request.state.responses
     api, caller = await enter(request)
-    await background.store.open()
     raw, size, _ = await read_request(request, partial(api.find, caller=caller))
     if may_name_no_model and raw.get("model") is None:
         raw["model"] = api.catalog.cards[0].id

@@ -107,11 +107,7 @@ def _place(index: int, item: JsonObject) -> JsonObject:
 
 
 def begin_events(response: JsonObject, *, large: bool = False) -> Iterator[JsonObject]:
-    """The first events of a stored response, a function of what its request said.
-
-    Args:
-        large: only the first one repeats the request.
-    """
+    """The first events of a stored response, a function of what its request said. `large`: only the first one repeats the request."""
     numbered = _Numbered()
     begun: JsonObject = {"completed_at": None, "error": None, "incomplete_details": None, "output": [], "usage": None}
     status = "queued" if response["background"] else "in_progress"
@@ -124,11 +120,7 @@ def begin_events(response: JsonObject, *, large: bool = False) -> Iterator[JsonO
 
 
 def end_events(response: JsonObject, first: int) -> Iterator[JsonObject]:
-    """The other events of a stored response that has ended, a function of the response.
-
-    Args:
-        first: number of the first of them.
-    """
+    """The other events of a stored response that has ended, a function of the response. `first`: number of the first of them."""
     numbered = _Numbered()
     numbered.next = first
     for index, item in enumerate(response["output"]):
