@@ -76,11 +76,9 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """Admits requests within their limits.
+    """Admits requests within their limits, after `wait_s` seconds at most where a limit frees soon.
 
-    Attributes:
-        wait_s: how long a request may wait for a limit that frees soon, in seconds.
-        lease_s: after how many seconds a job's lease ends even if nobody released it.
+    A job's lease ends after `lease_s` seconds even if nobody released it.
     """
 
     store: Store

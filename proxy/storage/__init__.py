@@ -32,8 +32,7 @@ class Storage:
     Attributes:
         live: for idempotency, limits and leadership. It fails open: the replica serves on by itself, and `/readyz` says `degraded`.
         durable: for keys and named endpoints. It fails closed: 503 `state_unavailable`, but for what was read in the last ten minutes.
-        responses: for stored responses. Every call raises StoreUnavailable.
-        batches: for files and batches. Every call raises StoreUnavailable.
+        responses, batches: for stored responses; for files and batches. Every call raises StoreUnavailable.
         lines: for what is submitted for the lines of batches; it fails as `live` does.
     """
 

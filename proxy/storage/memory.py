@@ -19,14 +19,9 @@ class _Record:
 
 
 class MemoryStore:
-    """See `proxy.storage.store.Store`. Beyond its bounds it drops the record that was written longest ago.
+    """See `proxy.storage.store.Store`. Beyond `max_records`, or about `max_bytes`, it drops the record that was written longest ago.
 
-    Args:
-        max_records: how many are kept.
-        max_bytes: how much they may hold together, about.
-        max_counters: how many counters of leases are kept.
-        clock: seconds; any origin.
-        replica: the id of this process, if it has one already.
+    The counters of leases are bounded too. `replica` is the id of this process, if it has one already.
     """
 
     shared = False

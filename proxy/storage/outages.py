@@ -16,10 +16,7 @@ MIRRORED_S: Final = 600.0
 
 
 class FailOpen:
-    """A store that never raises: during an outage this replica serves on with what it wrote itself lately.
-
-    Everything that is written is written to memory too.
-    """
+    """A store that never raises: during an outage this replica serves on with what it wrote itself lately, which is kept in memory too."""
 
     shared = True
 

@@ -118,12 +118,8 @@ log = structlog.get_logger(__name__)
 class RedisStore:
     """See `proxy.storage.store.Store`. An async context manager that owns the connection pool and two tasks.
 
-    After a call that could not reach Redis, all calls raise StoreUnavailable at once until a heartbeat, once a second, gets through.
-
-    Args:
-        url: `redis://…` or `rediss://…`.
-        prefix: start of every name.
-        on_failure: called after each call that failed.
+    All names start with the prefix. After a call that could not reach Redis, all calls raise StoreUnavailable at once until a heartbeat,
+    once a second, gets through. `on_failure` is called after each call that failed.
     """
 
     shared = True

@@ -18,11 +18,8 @@ if TYPE_CHECKING:
 class AnthropicBackend:
     """Serves requests whose caller brings an Anthropic API key; see `proxy.inference.backend.Backend`. Must be closed.
 
-    The SDK is imported at the first use: that takes a second and 40 MB, for nothing where no endpoint needs it.
-
-    Args:
-        deadline_s: seconds a request may take overall.
-        tracer: makes a span of each call; None where nobody traces.
+    A request may take `deadline_s` seconds overall; the tracer makes a span of each call. The SDK is imported at the first use: that takes
+    a second and 40 MB, for nothing where no endpoint needs it.
     """
 
     def __init__(

@@ -182,9 +182,7 @@ class NarrativeClient:
         A caller that is cancelled leaves the submission to finish by itself: cancelled in the middle, it would have an unknown outcome.
         After the deadline (loop time; None means `options.retry_timeout` from now) nothing is tried any more.
 
-        Raises:
-            UpstreamError: `narrative_submit_unknown` when a job may exist but no id came back.
-            JobTimeout: the deadline had passed before anything was sent.
+        Raises UpstreamError `narrative_submit_unknown`: a job may exist but no id came back; JobTimeout: nothing was sent in time.
         """
         task = asyncio.create_task(self.enqueue(request, deadline=deadline))
         self._submissions.add(task)

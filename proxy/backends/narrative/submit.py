@@ -74,11 +74,7 @@ class SubmissionRecord:
     A slot holds nothing (nobody has submitted here, or Narrative refused it), a reservation (a replica is about to submit; if it was
     killed, the job is looked up by its tag before anything is sent), or a job id, and later requests wait for that job.
     Preparing and reading are pure, so the ids are all that is needed to resume a request: the prompt comes again with its retry.
-
-    Args:
-        store: where the slots are, shared with all who may work on the same request.
-        record: which they are; None when nobody can repeat the request.
-        wait_s: how long another replica's reservation is waited for.
+    Without a record nobody can repeat the request. Another replica's reservation delays this one by `wait_s` seconds at most.
     """
 
     def __init__(self, store: Ledger | None = None, record: Record | None = None, *, wait_s: float = 10.0) -> None:
@@ -219,8 +215,7 @@ class PendingSubmission:
     Args:
         make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
         deadline, retry_until: loop time.
-        span: ids of the job's span.
-        queued: seconds that it waited for its turn.
+        span, queued: as of `Submission`.
         client_left: nobody waits for it any more, so nothing is sent again.
     """
 

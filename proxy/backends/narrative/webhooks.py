@@ -81,17 +81,15 @@ class Webhooks:
         self._webhook: Webhook | None = None
         self.subscribed = asyncio.Event()
         """Set while there is a subscription."""
-        self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         """Starts to subscribe, or to stand by, without waiting for it: jobs are polled until deliveries prove reliable."""
-        self._task = asyncio.create_task(self._follow_role())
+        self._task: asyncio.Task[None] = asyncio.create_task(self._follow_role())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
         await self._archive()
         await self._store.leave(_ROLE)
 
