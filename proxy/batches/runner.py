@@ -76,7 +76,7 @@ class BatchRunner:
             if batch.status == "validating":
                 errors, total = await check_lines(self._options, batch)
                 if errors:
-                    await self._failed(errors)
+                    await self._end("failed", errors=tuple(errors))
                     return
                 fields: dict[str, Any] = {"in_progress_at": self._now(), "total": total}
 
@@ -90,7 +90,7 @@ class BatchRunner:
                 return
         except FileNotFound as error:
             log.error("a batch failed, since its content is gone", batch=self.batch.id)
-            await self._failed([problem("input_file_gone", error.message)])
+            await self._end("failed", errors=(problem("input_file_gone", error.message),))
             return
         await self._close(batch)  # its owner died in the middle of that
 
@@ -102,15 +102,12 @@ class BatchRunner:
 
     # ------------------------------------------------------------ ends
 
-    async def _failed(self, errors: list[JsonObject]) -> None:
-        fields: dict[str, Any] = {"status": "failed", "failed_at": self._now(), "errors": tuple(errors)}
+    async def _end(self, status: str, **fields: Any) -> None:
+        fields |= {"status": status, f"{status}_at": self._now()}
         try:
             batch = await self._change(lambda batch: batch if batch.ended else replace(batch, **fields))
         except FileNotFound:  # the batch itself is gone
             batch = Batch(self.batch.id, self.batch.owner, "", "", "failed", 0, 0, 0)
-        await self._end(batch)
-
-    async def _end(self, batch: Batch) -> None:
         self._metrics.batches_ended.labels(batch.status).inc()
         log.info("a batch ended", batch=batch.id, status=batch.status, completed=batch.completed, failed=batch.failed)
         await self._close(batch)
@@ -285,11 +282,12 @@ class BatchRunner:
                 ok = api.one_file or (unsent is None and done[number].ok)
                 await files["output" if ok else "error"].write(row + b"\n")
         status = "cancelled" if batch.cancelling_at else "expired" if batch.total > len(done) else "completed"
-        fields: dict[str, Any] = {"status": status, f"{status}_at": self._now()}
-        for part, file in files.items():
-            if file.size:
-                fields[f"{part}_file_id"] = (await file.finish(f"{batch.id}_{part}.jsonl")).id
-        await self._end(await self._change(lambda found: found if found.ended else replace(batch, **fields)))
+        ids = {
+            f"{part}_file_id": (await file.finish(f"{batch.id}_{part}.jsonl")).id
+            for part, file in files.items()
+            if file.size
+        }
+        await self._end(status, **ids)
 
     async def _rows(self, batch: Batch) -> AsyncIterator[tuple[int, Line | None]]:
         """The numbers of the lines, with the lines that have no row."""
