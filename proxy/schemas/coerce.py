@@ -48,12 +48,8 @@ def coerce(compiled: CompiledSchema, instance: object, budget: Budget | None = N
 
 
 def _restored(compiled: CompiledSchema, schemas: list[JsonObject], value: Json) -> Json:
-    """The value with the client's property names, and with the values that were asked for as JSON text.
-
-    Free property names are left alone, even where one equals an alias.
-
-    Args:
-        schemas: the compiled schemas that apply to the value; alternatives may all apply.
+    """The value with the client's property names, and with the values that were asked for as JSON text, by the compiled schemas that apply
+    to it (of alternatives all). Free property names are left alone, even where one equals an alias.
     """
     schemas = [*schemas, *(option for schema in schemas for option in schema.get("anyOf", ()))]
     if isinstance(value, str) and any(id(schema) in compiled.json_texts for schema in schemas):

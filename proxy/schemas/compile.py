@@ -153,13 +153,8 @@ _CACHE = _Cache(_CACHE_BYTES)
 
 
 def _written(document: Document, options: _Options, budget: Budget) -> tuple[CompiledSchema, int]:
-    """The most detailed form: recursive definitions to as many levels as fit; else fewer references followed; else the types alone.
-
-    Returns:
-        The form and its bytes.
-
-    Raises:
-        SchemaError: it accepts no value.
+    """The most detailed form, and its bytes: recursive definitions to as many levels as fit; else fewer references followed; else the
+    types alone. Raises SchemaError: it accepts no value.
     """
     most_steps = _STEPS + document.size // _BYTES_PER_STEP
     largest = min(_MAX_COMPILED, max(_MAX_GROWN, 4 * document.size))

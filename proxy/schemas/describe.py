@@ -38,11 +38,8 @@ def sentence(text: str) -> str:
 
 
 def describe(shape: Shape, depth: int = _DEPTH, room: int = _ROOM) -> str:
-    """A shape in a few words, such as `{kind: "cat", lives?: integer} | null`.
-
-    Args:
-        depth: levels of nesting described.
-        room: about how many characters are wanted; a longer description may be incomplete.
+    """A shape in a few words, such as `{kind: "cat", lives?: integer} | null`, to `depth` levels of nesting. A description of more than
+    about `room` characters may be incomplete.
     """
     if shape.options:
         text = alternatives(shape.options, depth, room)

@@ -65,10 +65,7 @@ class Document:
 
 def read_document(data: bytes, limits: SchemaLimits, budget: Budget) -> Document:
     """Read a schema from JSON.
-
-    Raises:
-        SchemaError: it is malformed, refers to what is not there, means nothing, or is over a limit.
-        SchemaTooComplex: the budget is used up.
+    Raises SchemaError: it is malformed, refers to what is not there, means nothing, or is over a limit. SchemaTooComplex.
     """
     document = Document(json.loads(data), len(data))
     root = document.root
@@ -171,22 +168,22 @@ class _Collector:
 
     def _base(self, schema: JsonObject, base: str, draft: Draft, path: Path) -> str:
         """The base URI of references in a schema, which may have an id of its own. Notes its id and anchors."""
-        keyword = "$id" if draft.rank > 4 else "id"
+        keyword = "$id" if draft > 4 else "id"
         own = schema.get(keyword)
-        if isinstance(own, str) and not own.startswith("#") and (draft.rank > 7 or "$ref" not in schema):
+        if isinstance(own, str) and not own.startswith("#") and (draft > 7 or "$ref" not in schema):
             try:
                 base = urldefrag(urljoin(base, own)).url
             except ValueError:
                 raise SchemaError("expected a URI", (*path, keyword)) from None
             self.resources.setdefault(base, schema)
-        if draft.rank <= 7 and isinstance(own, str) and "#" in own and not own.endswith("#"):
+        if draft <= 7 and isinstance(own, str) and "#" in own and not own.endswith("#"):
             self.anchors[base, own.partition("#")[2]] = schema
-        if draft.rank >= 2019 and "$anchor" in schema:
+        if draft >= 2019 and "$anchor" in schema:
             self.anchors[base, schema["$anchor"]] = schema
-        if draft.rank >= 2020 and "$dynamicAnchor" in schema:
+        if draft >= 2020 and "$dynamicAnchor" in schema:
             name = schema["$dynamicAnchor"]
             self.anchors[base, name] = self.document.anchors[base, name] = schema
-        if draft.rank == 2019 and schema.get("$recursiveAnchor") is True:
+        if draft == 2019 and schema.get("$recursiveAnchor") is True:
             self.document.anchors[base, ""] = schema
         return base
 
@@ -260,10 +257,8 @@ class _Collector:
 
 
 def on_cycles(graph: Mapping[int, Sequence[int]]) -> frozenset[int]:
-    """The nodes on cycles, and those between two cycles: what is left when dead ends are removed from both sides.
-
-    Args:
-        graph: node → the nodes it leads to.
+    """The nodes on cycles, and those between two cycles: what is left of a graph (node → the nodes it leads to) when dead ends are removed
+    from both sides.
     """
     left: Mapping[int, Sequence[int]] = graph
     for _ in ("ends", "starts"):

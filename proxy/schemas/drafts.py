@@ -1,41 +1,36 @@
 """The five drafts of JSON Schema: the form of each keyword's value, where subschemas stand, and every draft's keywords as those of 2020-12.
 
 Checking forms is a walk of our own, not a run of the metaschema: it takes a tenth of the time, cannot overflow the stack, and its messages
-name the path and the form expected. Annotations (`title`, `examples`, …) of a wrong form are ignored, as they constrain no value. What
-generators commonly write into the wrong draft is accepted in all: boolean `exclusiveMinimum`, `items` as a list, `required` on a
-property, `type: "any"`, repeated values, boolean subschemas, `dependencies`.
+name the path and the form expected. It accepts what generators commonly write into the wrong draft (`docs/schemas.md`).
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from typing import Literal
 
 from proxy.schemas.values import Json, JsonObject, Path, SchemaError, is_integer, type_of
 
 _TYPE_NAMES = ("array", "boolean", "integer", "null", "number", "object", "string")
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """One draft: its name in the `$schema` URI, and 4, 6, 7, 2019 or 2020."""
+Draft = Literal[4, 6, 7, 2019, 2020]
 
-    name: str
-    rank: int
-
-    def knows(self, keyword: str) -> bool:
-        """Whether the draft gives the keyword a meaning; `nullable` (OpenAPI) and `dependencies` have one in all."""
-        last = 2019 if keyword == "$recursiveRef" else 2020
-        return keyword in _KEYWORDS and _KEYWORDS[keyword][0] <= self.rank <= last
-
-
-LATEST = Draft("draft/2020-12", 2020)
-_DRAFTS = (Draft("draft-04", 4), Draft("draft-06", 6), Draft("draft-07", 7), Draft("draft/2019-09", 2019), LATEST)
+LATEST: Draft = 2020
+_DRAFTS: Mapping[str, Draft] = {
+    "draft-04": 4, "draft-06": 6, "draft-07": 7, "draft/2019-09": 2019, "draft/2020-12": 2020
+}  # fmt: skip
 
 
 def draft_named(uri: object) -> Draft | None:
     """The draft that a `$schema` names, whatever its scheme and trailing `#`; None when it names none of the five."""
     if not isinstance(uri, str):
         return None
-    return next((draft for draft in _DRAFTS if f"json-schema.org/{draft.name}/schema" in uri), None)
+    return next((draft for name, draft in _DRAFTS.items() if f"json-schema.org/{name}/schema" in uri), None)
+
+
+def _knows(draft: Draft, keyword: str) -> bool:
+    """Whether the draft gives the keyword a meaning; `nullable` (OpenAPI) and `dependencies` have one in all."""
+    last = 2019 if keyword == "$recursiveRef" else 2020
+    return keyword in _KEYWORDS and _KEYWORDS[keyword][0] <= draft <= last
 
 
 def _is_schema(value: Json) -> bool:
@@ -111,17 +106,12 @@ SUBSCHEMAS = (
 
 
 def check_forms(schema: JsonObject, draft: Draft, path: Path) -> list[Json]:
-    """Check the keywords of one schema, not those of its subschemas.
-
-    Returns:
-        All schemas directly inside it, those of definitions too.
-
-    Raises:
-        SchemaError: a keyword has a value that neither its draft's metaschema allows nor generators commonly write.
+    """Check the keywords of one schema, not those of its subschemas; gives all schemas directly inside it, those of definitions too.
+    Raises SchemaError: a keyword has a value that neither its draft's metaschema allows nor generators commonly write.
     """
     inner = []
     for keyword, value in schema.items():
-        if not draft.knows(keyword):
+        if not _knows(draft, keyword):
             continue
         _, expected, holds = _KEYWORDS[keyword]
         if not holds(value):
@@ -150,10 +140,10 @@ _NO_CONSTRAINTS = frozenset(
 
 def normalized_keywords(schema: JsonObject, draft: Draft) -> JsonObject:
     """The keywords of one schema that constrain values, as draft 2020-12 spells them; `type` is a list. Subschemas are the schema's own."""
-    if draft.rank <= 7 and "$ref" in schema:
+    if draft <= 7 and "$ref" in schema:
         return {"$ref": schema["$ref"]}  # up to draft 7, keywords beside `$ref` are ignored
     keywords = {
-        keyword: value for keyword, value in schema.items() if draft.knows(keyword) and keyword not in _NO_CONSTRAINTS
+        keyword: value for keyword, value in schema.items() if _knows(draft, keyword) and keyword not in _NO_CONSTRAINTS
     }
     if "if" not in keywords:
         keywords.pop("then", None)

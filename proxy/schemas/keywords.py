@@ -227,7 +227,7 @@ def _evaluated(evaluator: Evaluator, keywords: JsonObject, value: Json, *, top: 
             found |= {name for name in value if evaluator.found_in(source, name) is not False}
     else:
         found = set(range(len(keywords.get("prefixItems", ()))))
-        if "contains" in keywords and evaluator.document.draft.rank >= 2020:
+        if "contains" in keywords and evaluator.document.draft >= 2020:
             outcomes = (evaluator.outcome(keywords["contains"], item, exact=True) for item in value)
             found |= {index for index, outcome in enumerate(outcomes) if outcome is not False}
     for member in _applied(evaluator, keywords, value):

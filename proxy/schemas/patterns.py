@@ -1,8 +1,8 @@
 """Clients' regular expressions and formats, matched in linear time.
 
 JSON Schema means ECMA-262 patterns, found anywhere in the text. RE2 matches without backtracking, so no pattern can stall the
-server; what it spells differently is translated. It knows no look-around and no back-references: look-ahead at the very start,
-the common case (`^(?!internal_)…`, `^(?=.*[0-9])…`), is a condition of its own and is split off; a pattern with any other is not checked.
+server; what it spells differently is translated. It knows no look-around and no back-references: look-ahead at the very start
+is split off as a condition of its own; a pattern with any other is not checked.
 
 Formats are those of draft 2020-12, asserted in every draft. Written here because the checkers that `jsonschema` can be installed with
 differ by draft, take most of a second to import, and one of them (IRIs) takes seconds on a hostile text. Sources: RFC 3339 (dates,
@@ -95,11 +95,7 @@ class Pattern:
 
 @lru_cache(maxsize=1_024)
 def pattern(source: str) -> Pattern:
-    """Prepare an ECMA-262 pattern.
-
-    Raises:
-        BadPattern: it is no regular expression.
-    """
+    """Prepare an ECMA-262 pattern. Raises BadPattern: it is no regular expression."""
     size = _checked_size(source) if len(source) <= _MAX_PATTERN else _MAX_EXPANDED + 1
     for plain in (True, False) if size <= _MAX_EXPANDED else ():
         try:
@@ -173,11 +169,7 @@ def _tokens(source: str) -> Iterator[tuple[str, int, str]]:
 
 
 def _checked_size(source: str) -> int:
-    """About how many instructions the pattern takes, each repeat written out.
-
-    Raises:
-        BadPattern: its brackets or repeats are wrong.
-    """
+    """About how many instructions the pattern takes, each repeat written out. Raises BadPattern: its brackets or repeats are wrong."""
     sizes = [0]
     last, repeatable = 0, False
     for kind, _, text in _tokens(source):

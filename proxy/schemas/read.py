@@ -27,12 +27,8 @@ MAX_LEVELS = 48
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """How far nesting and references are still followed.
-
-    Attributes:
-        levels: levels of nesting.
-        recursions: references to definitions that contain themselves.
-        references: other references; None: any number.
+    """How many levels of nesting, references to definitions that contain themselves, and other references (None: any number) are still
+    followed.
     """
 
     levels: int
@@ -42,13 +38,7 @@ class Expansion:
 
 @dataclass(slots=True)
 class Reader:
-    """Reads the schemas of one document.
-
-    Attributes:
-        document: where they stand.
-        keep_unions: leave `anyOf` where it says more than one shape can.
-        memo: steps left.
-    """
+    """Reads the schemas of one document; with `keep_unions` leaves `anyOf` where it says more than one shape can."""
 
     document: Document
     keep_unions: bool
@@ -58,12 +48,7 @@ class Reader:
     _lowest: int = MAX_LEVELS
 
     def read(self, schema: Json, expansion: Expansion) -> Shape:
-        """The shape of a schema: what all its keywords say together.
-
-        Raises:
-            TooLarge: the steps of this attempt are used up.
-            SchemaTooComplex: the budget of the request is used up.
-        """
+        """The shape of a schema: what all its keywords say together. Raises as `Memo.spend`."""
         if isinstance(schema, bool):
             return ANYTHING if schema else NOTHING
         self.memo.spend()

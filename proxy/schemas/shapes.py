@@ -2,9 +2,6 @@
 
 A schema of those keywords says, for each JSON type on its own, which values of the type it accepts, or lists the values. A shape holds just
 that, so writing one as a schema loses nothing; what is lost between a schema and its shape is always in the direction of more values.
-
-    read.py    reads a schema as a shape          unions.py   the union of shapes (anyOf, oneOf)
-    write.py   writes a shape as a schema         here        the intersection of two shapes (allOf, $ref, keywords beside each other)
 """
 
 import math
@@ -66,11 +63,6 @@ BOUNDS: Mapping[str, tuple[JsonType, Callable[[Any, Any], Any], Callable[[Any, A
     "uniqueItems": ("array", and_, and_),
 }
 """Bound → the type it is about, what two of them mean together, and what is left where one of them holds (None: nothing)."""
-
-
-def bounds_of(shape: "Shape", kind: JsonType) -> Bounds:
-    """The bounds that are about one type."""
-    return {keyword: bound for keyword, bound in shape.bounds.items() if BOUNDS[keyword][0] == kind}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,6 @@
 """The union of several shapes: what `anyOf` and `oneOf` mean.
 
-The documented keywords have no union, so the shapes become one that accepts all their values and as few others as possible:
-
-    scalars             a list of types, or one list of values
-    null and another    the other, and null: `type: [X, "null"]`
-    objects             all properties of all; required where all require it; a property is the union of what each says of it,
-                        so that a discriminator becomes a list of values
-    others              type by type
+The documented keywords have no union, so the shapes become one that accepts all their values and as few others as possible.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +15,6 @@ from proxy.schemas.shapes import (
     Bounds,
     Objects,
     Shape,
-    bounds_of,
     intersect,
     normalized,
     of_values,
@@ -35,12 +28,8 @@ _MAX_DESCRIPTION = 1_000
 
 
 def union(shapes: Sequence[Shape], memo: Memo, *, keep: bool = False) -> Shape:
-    """The values that at least one of the shapes accepts.
-
-    Args:
-        shapes: the alternatives.
-        memo: steps left.
-        keep: leave the alternatives as they are where one shape does not say the same, to be written as `anyOf`.
+    """The values that at least one of the shapes accepts. With `keep`, the alternatives are left as they are where one shape does not say
+    the same, to be written as `anyOf`.
     """
     possible = [shape for shape in shapes if not shape.empty]
     if not possible:
@@ -212,7 +201,7 @@ def _accepts_no_more(joined: Shape, shapes: Sequence[Shape], memo: Memo) -> bool
 
 def _same(name: JsonType, one: Shape, other: Shape, memo: Memo) -> bool:
     """Whether two shapes accept the same values of a type."""
-    if bounds_of(one, name) != bounds_of(other, name):
+    if any(one.bounds.get(key) != other.bounds.get(key) for key, (kind, _, _) in BOUNDS.items() if kind == name):
         return False
     if name == "array":
         return memo.key(one.items, structure) == memo.key(other.items, structure)

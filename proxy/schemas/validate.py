@@ -29,11 +29,8 @@ _EXCLUDING = {"": 1_000, "type": 0, "const": 1, "enum": 1}
 
 @dataclass(frozen=True, slots=True)
 class ValidationError:
-    """One way in which a value does not match.
-
-    Attributes:
-        path: where, such as `$.items[2].price`.
-        message: what is wrong, in a few words; quotes nothing of the value but the names of its properties.
+    """One way in which a value does not match: where, such as `$.items[2].price`, and what is wrong, in a few words that quote nothing of
+    the value but the names of its properties.
     """
 
     path: str
@@ -103,12 +100,8 @@ def _validation_error(failure: Failure) -> ValidationError:
 
 
 class Evaluator:
-    """Evaluates schemas of one document.
-
-    Args:
-        document: the schemas.
-        value: what is to be evaluated; its size and that of the schemas decide how many keywords may be, over all calls.
-        budget: the request's, which pays for them.
+    """Evaluates schemas of one document. The size of the value and of the schemas decides how many keywords may be evaluated over all
+    calls, for which the request's budget pays.
     """
 
     def __init__(self, document: Document, value: Json, budget: Budget) -> None:
@@ -124,12 +117,7 @@ class Evaluator:
         """Whether several matching alternatives of a `oneOf` are an error: where accepting them would refuse the value elsewhere."""
 
     def spend(self, steps: int = 1) -> None:
-        """Take steps.
-
-        Raises:
-            TooLarge: this evaluation has none left.
-            SchemaTooComplex: the request has none left.
-        """
+        """Take steps. Raises TooLarge: this evaluation has none left. SchemaTooComplex: the request has none left."""
         self._chunk -= steps
         if self._chunk < 0:
             taken = _CHUNK - self._chunk
@@ -140,12 +128,7 @@ class Evaluator:
             self._budget.spend(taken // 3)  # one takes about a third of a step of compilation
 
     def failures(self, schema: Json, value: Json) -> Iterator[Failure]:
-        """Why a value does not match a schema of the document, and notes.
-
-        Raises:
-            TooLarge, SchemaTooComplex: as `spend`.
-            RecursionError: the value is nested too deeply.
-        """
+        """Why a value does not match a schema of the document, and notes. Raises as `spend`, and RecursionError."""
         if schema is True:
             return
         if schema is False:

@@ -40,9 +40,7 @@ def is_integer(value: Json) -> bool:
 
 def identity(value: Json) -> str:
     """A text that two values share exactly when JSON Schema calls them equal: 1 equals 1.0 but not true; the order of keys is ignored.
-
-    Raises:
-        RecursionError: the value is nested some hundreds deep.
+    Raises RecursionError: the value is nested some hundreds deep.
     """
     if isinstance(value, str):
         return f'"{value}'
@@ -61,10 +59,7 @@ def _plain(value: Json) -> Json:
 
 def json_bytes(value: object) -> bytes:
     """A value as compact JSON, halves of characters replaced.
-
-    Raises:
-        TypeError, ValueError: it is no JSON value.
-        RecursionError: it is nested too deeply.
+    Raises TypeError or ValueError: it is no JSON value. RecursionError: it is nested too deeply.
     """
     try:
         return orjson.dumps(value)
@@ -87,11 +82,8 @@ def format_path(root: str, path: Iterable[str | int]) -> str:
 
 
 class SchemaError(Exception):
-    """A schema is malformed or over a limit. Raised and caught inside this package: callers see `InvalidRequest`.
-
-    Args:
-        message: what is wrong, without a full stop.
-        path: where in the schema.
+    """A schema is malformed or over a limit, by a message without a full stop and a path in the schema. Raised and caught inside this
+    package: callers see `InvalidRequest`.
     """
 
     def __init__(self, message: str, path: Path = ()) -> None:
@@ -136,9 +128,7 @@ def is_heavy(size: int) -> bool:
 
 class Budget:
     """The work that one request may cause, shared by all its schemas, values and retries. May be used from several threads.
-
-    Args:
-        steps: units of work; one takes about 9 µs, so that the default is some 2 s of CPU time.
+    A step takes about 9 µs, so that the default is some 2 s of CPU time.
     """
 
     def __init__(self, steps: int = 250_000) -> None:
@@ -146,11 +136,7 @@ class Budget:
         self._abandoned = False
 
     def spend(self, steps: int = 1) -> None:
-        """Take steps.
-
-        Raises:
-            SchemaTooComplex: not enough are left, or `abandon` was called.
-        """
+        """Take steps. Raises SchemaTooComplex: not enough are left, or `abandon` was called."""
         self.left -= steps
         if self.left < 0 or self._abandoned:
             raise SchemaTooComplex(
@@ -163,10 +149,8 @@ class Budget:
 
 
 class Memo:
-    """The steps of one attempt to compile a schema, and results that are shared within it.
-
-    Results are known by the identity of the operands, which are kept, so that their ids stay theirs. The budget is the request's, which
-    pays for the steps.
+    """The steps of one attempt to compile a schema, for which the request's budget pays, and results that are shared within it. They are
+    known by the identity of the operands, which are kept, so that their ids stay theirs.
     """
 
     def __init__(self, steps: int, budget: Budget) -> None:
@@ -177,12 +161,7 @@ class Memo:
         self._numbers: dict[Any, int] = {}
 
     def spend(self, steps: int = 1) -> None:
-        """Take steps.
-
-        Raises:
-            TooLarge: none is left for this attempt.
-            SchemaTooComplex: none is left for this request.
-        """
+        """Take steps. Raises TooLarge: none is left for this attempt. SchemaTooComplex: none is left for this request."""
         self._budget.spend(steps)
         self._left -= steps
         if self._left < 0:
@@ -205,10 +184,8 @@ class Memo:
         return found
 
     def key(self, value: T, structure: "Callable[[T, Memo], Any]") -> int:
-        """A number that two values share exactly when their structures are equal; computed once for each object.
-
-        Args:
-            structure: the value as something hashable, its parts replaced by their own keys.
+        """A number that two values share exactly when their structures are equal; computed once for each object. `structure` gives a
+        value as something hashable, its parts replaced by their own keys.
         """
         known = self._keys.get(id(value))
         if known is None:

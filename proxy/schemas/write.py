@@ -1,10 +1,6 @@
-"""Writing a shape as a schema of a dialect.
+"""Writing a shape as a schema of a dialect; `docs/schemas.md` lists them.
 
-    documented   what contract narrative.md lists under "What output_format_schema may use"
-    full         also `anyOf`, `const` and `format`
-    anthropic    what Anthropic's structured outputs accept: one type a schema, closed objects, `anyOf`, no bounds
-
-Source of the last: `transform_schema` of the `anthropic` package, and the structured outputs of Anthropic's Messages API.
+Source of `anthropic`: `transform_schema` of the `anthropic` package, and the structured outputs of Anthropic's Messages API.
 """
 
 import re
@@ -36,13 +32,8 @@ _SUBSCHEMAS = ("properties", "additionalProperties", "items", "anyOf")
 
 @dataclass(slots=True)
 class Written:
-    """A shape as a schema; parts of it may be shared with others.
-
-    Attributes:
-        shape: the shape, kept so that its id stays its own.
-        schema: the schema.
-        notes: what it does not say.
-        size: its bytes as compact JSON, a few more at most.
+    """A shape, kept so that its id stays its own, as a schema whose parts may be shared with others; what the schema does not say; and its
+    bytes as compact JSON, a few more at most.
     """
 
     shape: Shape
@@ -77,11 +68,7 @@ class Writer:
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def write(self, shape: Shape) -> Written:
-        """The shape as a schema.
-
-        Raises:
-            TooLarge: it is over `max_bytes`, or takes too many steps.
-        """
+        """The shape as a schema. Raises TooLarge: it is over `max_bytes`, or takes too many steps."""
         known = self._known.get(id(shape))
         if known is None:
             self.memo.spend()
