@@ -253,7 +253,9 @@ class NarrativeClient:
 
     async def get_webhook(self, webhook_id: str) -> Webhook:
         """`GET /webhooks/{id}`. Raises UpstreamError `narrative_webhook_lost` when there is none."""
-        return await self._call(Call(Operation.WEBHOOKS, "GET", _webhook_path(webhook_id), _parse_webhook))
+        return await self._call(
+            Call(Operation.WEBHOOKS, "GET", f"/webhooks/{quote(webhook_id, safe='')}", _parse_webhook)
+        )
 
     async def list_webhooks(self) -> list[Webhook]:
         """`GET /webhooks`: the subscriptions that can be read."""
@@ -261,7 +263,7 @@ class NarrativeClient:
 
     async def archive_webhook(self, webhook_id: str) -> None:
         """`DELETE /webhooks/{id}`. Raises UpstreamError `narrative_webhook_lost` when there is none."""
-        await self._call(Call(Operation.WEBHOOKS, "DELETE", _webhook_path(webhook_id), bytes))
+        await self._call(Call(Operation.WEBHOOKS, "DELETE", f"/webhooks/{quote(webhook_id, safe='')}", bytes))
 
     # ------------------------------------------------------------ one request, and its retries
 
@@ -353,10 +355,6 @@ async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes | No
     except (aiohttp.ClientError, OSError):
         return None
     return bytes(body)
-
-
-def _webhook_path(webhook_id: str) -> str:
-    return f"/webhooks/{quote(webhook_id, safe='')}"
 
 
 def _parse_webhook(body: bytes) -> Webhook:

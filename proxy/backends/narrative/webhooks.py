@@ -113,7 +113,8 @@ class Webhooks:
         secret = self._webhook.secret if self._webhook else None
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         shown = [headers.get("x-narrative-webhook-secret"), bearer if scheme.lower() == "bearer" else None]
-        return _same(token, self._options.token) or any(_same(value, secret) for value in shown)
+        pairs = [(token, self._options.token), *((value, secret) for value in shown)]
+        return any(value and known and hmac.compare_digest(value.encode(), known.encode()) for value, known in pairs)
 
     async def _follow_role(self) -> None:
         """Subscribe while this replica leads, and again whenever the subscription is gone."""
@@ -185,7 +186,3 @@ async def take_delivery(request: Request) -> Response:
     except ClientDisconnect:
         return Response(status_code=400)
     return Response(status_code=webhooks.deliver(request.headers, token, bytes(body)))
-
-
-def _same(shown: str | None, expected: str | None) -> bool:
-    return bool(shown and expected) and hmac.compare_digest(str(shown).encode(), str(expected).encode())
