@@ -17,7 +17,6 @@ from proxy.settings import config_folder
 
 ToolEncoding = Literal["properties", "any_of", "text"]
 _MAX_NAME: Final = 200
-_MAX_PREFIXES: Final = 4
 _BEDROCK_VERSION: Final = re.compile(r"(?:-v?[0-9]{1,2}:[0-9]{1,2}|-v[0-9]{1,2})\Z")
 _SNAPSHOT: Final = re.compile(r"(?:[-@]20[0-9]{6}|-20[0-9]{2}-[0-9]{2}-[0-9]{2}|[-@]latest|\[1m\])\Z")
 
@@ -107,7 +106,7 @@ class Catalog:
         yield name
         if name.startswith("arn:"):
             name = name.rpartition("/")[2]
-        for _ in range(_MAX_PREFIXES):
+        for _ in range(4):
             prefix = next((prefix for prefix in self.prefixes if name.startswith(prefix)), None)
             if prefix is None:
                 break

@@ -57,7 +57,6 @@ from proxy.storage import Storage, Store, open_storage
 from proxy.storage.cipher import Cipher
 from proxy.tracing import Tracer
 
-_TOKEN_CHECK_S: Final = 10.0
 _BATCH_SHARE: Final = 0.9
 """Part of `jobs.max_in_flight` beyond which batches begin nothing: the rest is for requests that somebody waits for."""
 
@@ -236,7 +235,7 @@ def _authenticator(
 
 async def _check_token(client: NarrativeClient, token: str) -> None:
     """One cheap call with a client's token. Raises InvalidApiKey when Narrative does not know it; a 403 is for later calls to judge."""
-    deadline = asyncio.get_running_loop().time() + _TOKEN_CHECK_S
+    deadline = asyncio.get_running_loop().time() + 10.0
     try:
         await client.with_api_key(token).list_jobs(type="model_inference", per_page=1, deadline=deadline)
     except PermissionDenied:

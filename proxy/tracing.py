@@ -33,12 +33,8 @@ log = structlog.get_logger(__name__)
 
 _NAME: Final = "narrative-chat-proxy"
 _KEPT: Final = "span:"
-_KEPT_S: Final = 3600.0
 _MAX_CONTENT: Final = 64 * 1024
 """Bytes of a prompt or an output in a span."""
-_MOST_TASKS: Final = 2_000
-_DEAD_S: Final = 10.0
-"""Seconds after which a replica that was killed no longer counts as alive."""
 
 
 def current_span() -> str:
@@ -229,11 +225,11 @@ class Tracer:
         """Store the span of a job that was submitted."""
         if self._store.shared:
             kept = {"ids": ids, "started": started, "attributes": attributes}
-            self._do(self._store.put(_KEPT + job_id, self._store.replica, json.dumps(kept), ttl_s=_KEPT_S))
+            self._do(self._store.put(_KEPT + job_id, self._store.replica, json.dumps(kept), ttl_s=3600.0))
 
     def settle(self, job_id: str, noticed_by: str) -> None:
         """A job or its span ended. If a replica submitted the job that was killed, one of those who call this makes its span."""
-        if self._store.shared and len(self._tasks) < _MOST_TASKS:
+        if self._store.shared and len(self._tasks) < 2_000:
             self._do(self._settle(_KEPT + job_id, noticed_by))
 
     async def _settle(self, name: str, noticed_by: str) -> None:
@@ -241,7 +237,7 @@ class Tracer:
         for owner, text in (await store.read(name)).items():
             others = owner != store.replica
             if others and await store.alive(owner):
-                await asyncio.sleep(_DEAD_S)
+                await asyncio.sleep(10.0)  # one that was killed no longer counts as alive then
             if not (others and await store.alive(owner)) and await store.remove(name) and others:
                 kept = json.loads(text)
                 attributes = {**kept["attributes"], "narrative.job.noticed_by": noticed_by}

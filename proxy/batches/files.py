@@ -37,8 +37,6 @@ MOST_FILES: Final = 1_000
 _MARGIN_S: Final = 3600.0
 _MARK: Final = b"\xef\xbb\xbf"
 """The byte order mark, which some programs write in front."""
-_MAX_UPLOADS: Final = 64
-_MAX_OWN_UPLOADS: Final = 4
 
 log = structlog.get_logger(__name__)
 
@@ -170,7 +168,7 @@ class FileStore:
         room = min(self._settings.max_file_bytes, self._settings.max_key_bytes - sum(file.size for file in files))
         if room <= 0 or len(files) >= MOST_FILES:
             raise self._full()
-        if self._uploads[owner] >= _MAX_OWN_UPLOADS or self._uploads.total() >= _MAX_UPLOADS:
+        if self._uploads[owner] >= 4 or self._uploads.total() >= 64:
             raise Overloaded("Too many files are being uploaded; try again later.", retry_after=2.0)
         self._uploads[owner] += 1
         writer = FileWriter(self, owner, f"file-{uuid4().hex}", ttl_s, room)

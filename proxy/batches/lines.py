@@ -24,9 +24,6 @@ from proxy.storage import Ledger
 MAX_ID: Final = 512
 """Characters of a `custom_id`."""
 MAX_ERRORS: Final = 100
-_FIRST_WIDTH: Final = 8
-_SLOWED_S: Final = 1.0
-_FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 30.0
 _LASTING: Final = frozenset({"narrative_submit_unknown", "narrative_unavailable", "narrative_unauthorized"})
 """Codes of refusals that end, and of outcomes that a repeat learns."""
@@ -131,7 +128,7 @@ class Pace:
 
     def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._most, self._clock = most, clock
-        self.width = float(min(_FIRST_WIDTH, most))
+        self.width = float(min(8, most))
         self._slowed_at = -math.inf
 
     def answered(self) -> None:
@@ -141,10 +138,10 @@ class Pace:
     def pause(self, error: ProxyError, tries: int) -> float:
         """Seconds until a line that was refused so many times is tried again. Refusals within a second count as one."""
         now = self._clock()
-        if not error.job_may_exist and now >= self._slowed_at + _SLOWED_S:
+        if not error.job_may_exist and now >= self._slowed_at + 1.0:
             self._slowed_at = now
             self.width = max(self.width / 2, 1.0)
-        backoff = min(_FIRST_PAUSE_S * 2.0 ** min(tries - 1, 10), _LONGEST_PAUSE_S)
+        backoff = min(0.5 * 2.0 ** min(tries - 1, 10), _LONGEST_PAUSE_S)
         return max(min(error.retry_after or 0.0, _LONGEST_PAUSE_S), backoff * random.uniform(0.5, 1.0))  # noqa: S311
 
 
@@ -165,8 +162,8 @@ async def check_lines(options: BatchOptions, batch: Batch) -> tuple[list[JsonObj
             total += 1
             if total > options.settings.max_lines or len(errors) >= MAX_ERRORS:
                 return
-            if fault := _fault(text, batch.endpoint, seen, options):
-                errors.append(problem(*fault[:2], number, fault[2]))
+            if fault := _fault(number, text, batch.endpoint, seen, options):
+                errors.append(fault)
 
     async for lines in options.input_lines(batch):
         await asyncio.to_thread(check, lines)
@@ -179,26 +176,26 @@ async def check_lines(options: BatchOptions, batch: Batch) -> tuple[list[JsonObj
     return errors, total
 
 
-def _fault(
-    text: bytes | None, endpoint: str, seen: set[str], options: BatchOptions
-) -> tuple[str, str, str | None] | None:
-    """What is wrong with a line: code, message and param."""
+def _fault(number: int, text: bytes | None, endpoint: str, seen: set[str], options: BatchOptions) -> JsonObject | None:
+    """What is wrong with a line."""
     if text is None:
-        return "invalid_request", f"The line has more than {options.max_line_bytes} bytes.", None
+        return problem("invalid_request", f"The line has more than {options.max_line_bytes} bytes.", number)
     try:
         value = options.parse(text)
     except InvalidRequest as error:
-        return "invalid_json_line", error.message.replace("request body", "line"), None
+        return problem("invalid_json_line", error.message.replace("request body", "line"), number)
     custom_id = value.get("custom_id")
     if not isinstance(custom_id, str) or not 0 < len(custom_id) <= MAX_ID:
-        return "invalid_request", f"`custom_id`: expected a text of 1 to {MAX_ID} characters.", "custom_id"
+        message = f"`custom_id`: expected a text of 1 to {MAX_ID} characters."
+        return problem("invalid_request", message, number, "custom_id")
     if custom_id in seen:
-        return "duplicate_custom_id", f"A line before has the `custom_id` {custom_id[:100]!r}.", "custom_id"
+        message = f"A line before has the `custom_id` {custom_id[:100]!r}."
+        return problem("duplicate_custom_id", message, number, "custom_id")
     seen.add(custom_id)
     if value.get("method") != "POST":
-        return "invalid_request", "`method`: expected 'POST'.", "method"
+        return problem("invalid_request", "`method`: expected 'POST'.", number, "method")
     if value.get("url") != endpoint:
-        return "url_mismatch", f"`url`: expected {endpoint!r}, the batch's endpoint.", "url"
+        return problem("url_mismatch", f"`url`: expected {endpoint!r}, the batch's endpoint.", number, "url")
     if not isinstance(value.get("body"), dict):
-        return "invalid_request", "`body`: expected an object.", "body"
+        return problem("invalid_request", "`body`: expected an object.", number, "body")
     return None
