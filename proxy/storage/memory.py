@@ -48,8 +48,6 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self._records)
 
-    # ------------------------------------------------------------ records
-
     async def get(self, name: str, field: str) -> str | None:
         record = self._live(name)
         return record.fields.get(field) if record else None
@@ -107,8 +105,6 @@ class MemoryStore:
     def _drop(self, name: str) -> None:
         self._bytes -= self._records.pop(name).size
 
-    # ------------------------------------------------------------ counters
-
     async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
         now = self._clock()
         counters = [self._counter(limit.counter, now) for limit in limits]
@@ -138,8 +134,6 @@ class MemoryStore:
             if self._counters[name].leases and len(self._counters) <= self._max_counters:
                 return
             del self._counters[name]
-
-    # ------------------------------------------------------------ replicas: there is only this one
 
     async def alive(self, replica: str) -> bool:
         return replica == self.replica

@@ -133,9 +133,6 @@ def error_for(text: str, *, code: str, job_id: str | None = None) -> ProxyError:
     return kind(message, job_id=job_id, **fields)
 
 
-# ---------------------------------------------------------------- answers to calls
-
-
 class Operation(StrEnum):
     """What is asked; it decides what a missing answer means."""
 

@@ -71,8 +71,6 @@ class OutputFormat:
         parts = {tool.upstream_name: tool.compiled.schema for tool in self.tools.tools} if self.tools else {}
         return parts | {ANSWER: self.answer.compiled.schema} if self.answer else parts
 
-    # ------------------------------------------------------------ writing
-
     def schema(self) -> JsonObject:
         """The `output_format_schema`; documented keywords only, unless the model's card allows more."""
         if self.answer is not None and self.is_bare:
@@ -101,8 +99,6 @@ class OutputFormat:
             schema = dump_json(self.answer.compiled.schema)
             parts.append(f"Write your answer as the text of a JSON value that matches this JSON Schema: {schema}")
         return "\n".join(parts)
-
-    # ------------------------------------------------------------ reading
 
     def parse(self, output: Any, budget: Budget | None = None) -> ParsedOutput:
         """Read a job's `structured_output`, which may be a bare string or JSON text, lack fields or be wrapped one level too many."""
@@ -186,9 +182,6 @@ def _text(value: Any) -> str | None:
         return None
     text = value if isinstance(value, str) else dump_json(value)
     return text if text.strip() else None
-
-
-# ---------------------------------------------------------------- jobs
 
 
 @dataclass(frozen=True, slots=True)

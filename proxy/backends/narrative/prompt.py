@@ -156,9 +156,6 @@ def _simplified(form: Form, card: ModelCard, expected: OutputFormat) -> list[str
     return sentences
 
 
-# ---------------------------------------------------------------- schemas and turns
-
-
 def _compile(  # noqa: PLR0913, PLR0917
     request: Request, names: Mapping[str, str], card: ModelCard, rules: Rules, form: Form, budget: Budget
 ) -> tuple[Toolset | None, Part | None]:
@@ -217,9 +214,6 @@ def _renamed(value: Any, aliases: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
         return {aliases.get(name, name): _renamed(item, aliases) for name, item in value.items()}
     return [_renamed(item, aliases) for item in value] if isinstance(value, list) else value
-
-
-# ---------------------------------------------------------------- numbers
 
 
 def _token_limits(request: Request, card: ModelCard, rules: Rules) -> tuple[int, int | None, int, list[str]]:

@@ -45,9 +45,6 @@ _SLACK: Final = 5.0
 _SLACK_WITHOUT_DATE: Final = 120.0
 
 
-# ---------------------------------------------------------------- slots
-
-
 class Slot(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a slot holds.
 
@@ -121,9 +118,6 @@ def _text(slot: Slot) -> str:
     return msgspec.json.encode(slot).decode()
 
 
-# ---------------------------------------------------------------- looking for a job whose submission was not answered
-
-
 class TagLookup:
     """Reads one account's list of jobs in one data plane, once for all who wait for it. `known` jobs are other submissions'."""
 
@@ -182,9 +176,6 @@ class TagLookup:
 def _older(record: JobRecord, than: float) -> bool:
     created = read_time(record.created_at)
     return created is not None and created.timestamp() < than
-
-
-# ---------------------------------------------------------------- submissions
 
 
 @dataclass(frozen=True, slots=True)
