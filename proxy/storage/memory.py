@@ -18,6 +18,7 @@ class _Record:
     size: int = 400  # bytes: about what it costs beside its text
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class MemoryStore:
     """See `proxy.storage.store.Store`. Beyond `max_records`, or about `max_bytes`, it drops the record that was written longest ago.
 
@@ -27,23 +28,14 @@ class MemoryStore:
     shared = False
     healthy = True
 
-    def __init__(
-        self,
-        *,
-        max_records: int = 100_000,
-        max_bytes: int = 64 << 20,
-        max_counters: int = 100_000,
-        clock: Callable[[], float] = time.monotonic,
-        replica: str | None = None,
-    ) -> None:
-        self.replica = replica or uuid4().hex
-        self._records: OrderedDict[str, _Record] = OrderedDict()
-        self._bytes = 0
-        self._max_records = max_records
-        self._max_bytes = max_bytes
-        self._counters: OrderedDict[str, _Counter] = OrderedDict()
-        self._max_counters = max_counters
-        self._clock = clock
+    max_records: int = 100_000
+    max_bytes: int = 64 << 20
+    max_counters: int = 100_000
+    clock: Callable[[], float] = time.monotonic
+    replica: str = field(default_factory=lambda: uuid4().hex)
+    _records: OrderedDict[str, _Record] = field(default_factory=OrderedDict, init=False)
+    _bytes: int = field(default=0, init=False)
+    _counters: "OrderedDict[str, _Counter]" = field(default_factory=OrderedDict, init=False)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -69,12 +61,12 @@ class MemoryStore:
             self._bytes += record.size
         self._records.move_to_end(name)
         if ttl_s is not None:
-            record.expires = self._clock() + ttl_s
+            record.expires = self.clock() + ttl_s
         more = len(value) - len(record.fields[field]) if field in record.fields else len(field) + len(value)
         record.fields[field] = value
         record.size += more
         self._bytes += more
-        while len(self._records) > self._max_records or (self._bytes > self._max_bytes and len(self._records) > 1):
+        while len(self._records) > self.max_records or (self._bytes > self.max_bytes and len(self._records) > 1):
             self._drop(next(iter(self._records)))
 
     async def compare_and_set(self, name: str, field: str, old: str | None, new: str) -> bool:
@@ -97,7 +89,7 @@ class MemoryStore:
 
     def _live(self, name: str) -> _Record | None:
         record = self._records.get(name)
-        if record is not None and record.expires <= self._clock():
+        if record is not None and record.expires <= self.clock():
             self._drop(name)
             return None
         return record
@@ -106,7 +98,7 @@ class MemoryStore:
         self._bytes -= self._records.pop(name).size
 
     async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
-        now = self._clock()
+        now = self.clock()
         counters = [self._counter(limit.counter, now) for limit in limits]
         waits = [counter.wait(limit, now) for counter, limit in zip(counters, limits, strict=True)]
         if not any(waits):
@@ -117,7 +109,7 @@ class MemoryStore:
         return not any(waits), levels
 
     async def resize(self, counter: str, lease: str, amount: int, *, ttl_s: float | None = None) -> None:
-        now = self._clock()
+        now = self.clock()
         self._counter(counter, now).set(lease, amount, None if ttl_s is None else now + ttl_s)
         self._drop_counters(1, now)
 
@@ -131,7 +123,7 @@ class MemoryStore:
         """Drop counters without leases, and beyond the bound those used longest ago: up to one more than a call may have made."""
         for name in list(islice(self._counters, used + 1)):
             self._counters[name].expire(now)
-            if self._counters[name].leases and len(self._counters) <= self._max_counters:
+            if self._counters[name].leases and len(self._counters) <= self.max_counters:
                 return
             del self._counters[name]
 

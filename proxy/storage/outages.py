@@ -85,7 +85,7 @@ class FailOpen:
         self._store.subscribe(topic, on_message)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class FailClosed:
     """Records that raise during an outage, but for what was read of them lately.
 
