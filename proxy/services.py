@@ -188,7 +188,8 @@ async def _open_narrative(
         in_doubt=settings.jobs.in_doubt,
         reads_per_second=settings.jobs.reads_per_second,
     )
-    jobs = await stack.enter_async_context(Jobs(jobs_options, observe=observe, store=store))
+    observed = observe if tracer else metrics.observe
+    jobs = await stack.enter_async_context(Jobs(jobs_options, observe=observed, store=store))
     metrics.watch("proxy_requests_in_flight", "Requests being answered.", lambda: lifecycle.in_flight)
     metrics.watch("proxy_jobs_in_flight", "Jobs that are waited for.", lambda: jobs.in_flight)
     metrics.watch("proxy_submissions_waiting", "Submissions that wait for a place.", lambda: jobs.queued)
