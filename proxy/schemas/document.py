@@ -1,13 +1,12 @@
 """A schema read once: its form checked, its references resolved, its cycles known.
 
-References are resolved here for good: later readers of the document follow `targets` and need no base URI. Nothing is ever fetched:
+References are resolved here for good: later readers of the document need no base URI. Nothing is ever fetched:
 beside the schema itself only the metaschemas can be referred to, which the `jsonschema-specifications` package brings. All walks use a
 list of what is left to do, not the call stack.
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
@@ -124,7 +123,7 @@ class _Collector:
     anchors: dict[tuple[str, str], JsonObject] = field(default_factory=dict)
     inner: dict[int, list[int]] = field(default_factory=dict)
     """Schema that a value can reach → the schemas it leads to."""
-    in_place: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    in_place: dict[int, list[int]] = field(default_factory=dict)
     """The same, only those that apply to the same value."""
     named: set[int] = field(default_factory=set)
     """Schemas that references name."""
@@ -143,17 +142,20 @@ class _Collector:
             if path and {"$id", "id"} & schema.keys() and draft_named(schema.get("$schema")) not in {None, draft}:
                 raise SchemaError("expected the same draft of JSON Schema all through", (*path, "$schema"))
             inner = check_forms(schema, draft, path)
-            self._check_limits_and_patterns(schema, path)
+            for keyword in ("anyOf", "oneOf", "allOf"):
+                if len(schema.get(keyword, ())) > self.limits.max_alternatives:
+                    raise SchemaError(f"more than {self.limits.max_alternatives} alternatives", (*path, keyword))
+            self.properties += len(schema.get("properties", ()))
+            if self.properties > self.limits.max_properties:
+                raise SchemaError(f"the schema declares more than {self.limits.max_properties} properties", path)
+            self._check_patterns(schema, path)
             self.document.keywords[id(schema)] = keywords = normalized_keywords(schema, draft)
             self.document.names.update(keywords.get("properties", ()), keywords.get("required", ()))
             base = self._base(schema, base, draft, path)
             self.seen[id(schema)] = (base, draft)
             left.extend((member, base) for member in inner if isinstance(member, dict))
 
-    def _check_limits_and_patterns(self, schema: JsonObject, path: Path) -> None:
-        for keyword in ("anyOf", "oneOf", "allOf"):
-            if len(schema.get(keyword, ())) > self.limits.max_alternatives:
-                raise SchemaError(f"more than {self.limits.max_alternatives} alternatives", (*path, keyword))
+    def _check_patterns(self, schema: JsonObject, path: Path) -> None:
         sources = [("patternProperties", source) for source in schema.get("patternProperties", ())]
         for keyword, source in [("pattern", schema["pattern"]), *sources] if "pattern" in schema else sources:
             self.budget.spend(1 + len(source) // 4)
@@ -162,9 +164,6 @@ class _Collector:
                     self.document.plain_patterns.add(source)
             except BadPattern as error:
                 raise SchemaError(f"expected a regular expression ({error})", (*path, keyword)) from None
-        self.properties += len(schema.get("properties", ()))
-        if self.properties > self.limits.max_properties:
-            raise SchemaError(f"the schema declares more than {self.limits.max_properties} properties", path)
 
     def _base(self, schema: JsonObject, base: str, draft: Draft, path: Path) -> str:
         """The base URI of references in a schema, which may have an id of its own. Notes its id and anchors."""
@@ -194,35 +193,28 @@ class _Collector:
             schema = left.pop()
             if id(schema) in self.inner:
                 continue
-            self.inner[id(schema)] = []
-            for member, is_in_place in self._led_to(schema):
-                if isinstance(member, dict):
-                    self.inner[id(schema)].append(id(member))
-                    if is_in_place:
-                        self.in_place[id(schema)].append(id(member))
-                    left.append(member)
-
-    def _led_to(self, schema: JsonObject) -> Iterable[tuple[Json, bool]]:
-        """(schema, whether it applies to the same value)"""
-        keywords = self.document.keywords[id(schema)]
-        if "$ref" in keywords:
-            target = keywords["$ref"] = self._resolved(schema, "$ref")
-            self.named.add(id(target))
-            yield target, True
-        if "$dynamicRef" in keywords:
-            keyword = "$dynamicRef" if "$dynamicRef" in schema else "$recursiveRef"
-            initial = self._resolved(schema, keyword)
-            anchor = "" if keyword == "$recursiveRef" else schema[keyword].partition("#")[2]
-            base = self.seen[id(initial)][0] if isinstance(initial, dict) else ""
-            redefinable = self.document.anchors.get((base, anchor)) is initial
-            keywords["$dynamicRef"] = (initial, anchor if redefinable else None)
-            targets = self.document.dynamic_targets(*keywords["$dynamicRef"])
+            keywords = self.document.keywords[id(schema)]
+            targets: list[Json] = []
+            if "$ref" in keywords:
+                keywords["$ref"] = self._resolved(schema, "$ref")
+                targets.append(keywords["$ref"])
+            if "$dynamicRef" in keywords:
+                keyword = "$dynamicRef" if "$dynamicRef" in schema else "$recursiveRef"
+                initial = self._resolved(schema, keyword)
+                anchor = "" if keyword == "$recursiveRef" else schema[keyword].partition("#")[2]
+                base = self.seen[id(initial)][0] if isinstance(initial, dict) else ""
+                redefinable = self.document.anchors.get((base, anchor)) is initial
+                keywords["$dynamicRef"] = (initial, anchor if redefinable else None)
+                targets += self.document.dynamic_targets(*keywords["$dynamicRef"])
             self.named.update(map(id, targets))
-            yield from ((target, True) for target in targets)
-        for keyword, value in keywords.items():
-            if keyword in SUBSCHEMAS:
-                for _, member in steps_to(keyword, value):
-                    yield member, keyword in IN_PLACE
+            members = [(target, True) for target in targets]
+            for keyword, value in keywords.items():
+                if keyword in SUBSCHEMAS:
+                    members += [(member, keyword in IN_PLACE) for _, member in steps_to(keyword, value)]
+            self.inner[id(schema)] = [id(member) for member, _ in members if isinstance(member, dict)]
+            if same := [id(member) for member, in_place in members if in_place and isinstance(member, dict)]:
+                self.in_place[id(schema)] = same
+            left += [member for member, _ in members if isinstance(member, dict)]
 
     def _resolved(self, schema: JsonObject, keyword: str) -> Json:
         reference = schema[keyword]

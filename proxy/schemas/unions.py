@@ -35,7 +35,14 @@ def union(shapes: Sequence[Shape], memo: Memo, *, keep: bool = False) -> Shape:
     if not possible:
         return NOTHING
     joined = _joined(possible, memo)
-    exact = _accepts_no_more(joined, possible, memo)
+    # Whether it accepts no value that none of the shapes accepts: for each type, one of them alone accepts all that it does.
+    exact = not any(shape.options for shape in possible) and (
+        joined.values is not None
+        or all(
+            name == "null" or any(shape.values is None and _same(name, joined, shape, memo) for shape in possible)
+            for name in joined.types
+        )
+    )
     other_than_null = [shape for shape in possible if shape.types != {"null"}]
     if len(other_than_null) <= 1:
         return _with_texts(joined, other_than_null or possible)
@@ -186,21 +193,10 @@ def _either(one: Shape | None, other: Shape | None, memo: Memo) -> Shape | None:
     return None if one is None or other is None else unite(one, other, memo)
 
 
-def _accepts_no_more(joined: Shape, shapes: Sequence[Shape], memo: Memo) -> bool:
-    """Whether the union accepts no value that none of the shapes accepts: for each type, one of them alone accepts all that it does."""
-    if any(shape.options for shape in shapes):
-        return False
-    if joined.values is not None:
-        return True
-    return all(
-        name == "null"
-        or any(name in shape.types and shape.values is None and _same(name, joined, shape, memo) for shape in shapes)
-        for name in joined.types
-    )
-
-
 def _same(name: JsonType, one: Shape, other: Shape, memo: Memo) -> bool:
-    """Whether two shapes accept the same values of a type."""
+    """Whether two shapes accept the same values of a type, which the first one has."""
+    if name not in other.types:
+        return False
     if any(one.bounds.get(key) != other.bounds.get(key) for key, (kind, _, _) in BOUNDS.items() if kind == name):
         return False
     if name == "array":

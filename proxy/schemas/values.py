@@ -76,8 +76,7 @@ def format_path(root: str, path: Iterable[str | int]) -> str:
         elif _PLAIN_KEY.match(step):
             text += f".{step}"
         else:
-            quoted = step.replace("\\", "\\\\").replace('"', '\\"')
-            text += f'["{quoted}"]'
+            text += '["' + step.replace("\\", "\\\\").replace('"', '\\"') + '"]'
     return text
 
 
@@ -115,15 +114,12 @@ class SchemaLimits:
     recursion_depth: int = 3
 
 
-_HEAVY_BYTES = 4_096
-
-
 def is_heavy(size: int) -> bool:
     """Whether work on `size` bytes of JSON, of all the schemas and values concerned, can hold an event loop for more than 50 ms.
 
     Callers on an event loop run such work in a worker thread (`asyncio.to_thread`): everything in this package may run there.
     """
-    return size > _HEAVY_BYTES
+    return size > 4_096
 
 
 class Budget:
