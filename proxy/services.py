@@ -23,7 +23,7 @@ from proxy.access.authentication import (
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.api.anthropic.batches import MESSAGES, MessagesLines
-from proxy.api.elastic.endpoints import ElasticServices
+from proxy.api.elastic.routes import ElasticServices
 from proxy.api.http.middleware import RequestRecord
 from proxy.api.http.requests import ApiServices, parse_object
 from proxy.api.openai.batches import CHAT, RESPONSES, OpenAILines

@@ -65,14 +65,10 @@ class MessagesReply:
 def decode(
     body: wire.MessagesRequest, raw: dict[str, Any], rules: Rules, body_bytes: int
 ) -> tuple[Request, MessagesReply]:
-    """Decode a request.
+    """Decode a request, given as a model and, `raw`, as it came.
 
     What is wrong with it beyond the shape of its fields becomes its `refusal`: a backend that sends the body as it is leaves that to its
     upstream.
-
-    Args:
-        raw: the body as it came.
-        body_bytes: its size.
     """
     request = Request(
         model=body.model,

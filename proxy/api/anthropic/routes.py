@@ -21,13 +21,7 @@ from proxy.api.anthropic.encode import MessageStream, error_out, error_status, m
 from proxy.api.anthropic.types import MessagesRequest
 from proxy.api.http.middleware import ApiRoute
 from proxy.api.http.requests import ApiServices, enter, page_of, read_request, shown_model, terms_of, validated
-from proxy.api.http.responses import (
-    RunResponse,
-    StreamResponse,
-    WholeResponse,
-    json_response,
-    report_headers,
-)
+from proxy.api.http.responses import RunResponse, StreamResponse, WholeResponse, json_response, report_headers
 from proxy.batches.files import computed
 from proxy.catalog import ModelCard
 from proxy.errors import ModelNotFound, ProxyError, error_headers
@@ -127,13 +121,9 @@ async def count_tokens(request: Request) -> Response:
 async def _read(
     request: Request, fixed: Mapping[str, Any]
 ) -> tuple[ApiServices, Caller, InferenceRequest, MessagesReply, str]:
-    """The caller and the decoded body. A request that no upstream of this API can get does without its native form.
+    """The caller and the decoded body, with `fixed` fields whatever it has in them. Raises ProxyError.
 
-    Args:
-        fixed: fields whatever the body has in them.
-
-    Raises:
-        ProxyError: the caller is not known, the body is wrong, or there is no such model.
+    A request that no upstream of this API can get does without its native form.
     """
     services, caller = await enter(request)
     body, size, found = await read_request(request, partial(find_card, services=services, caller=caller))

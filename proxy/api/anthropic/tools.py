@@ -59,14 +59,11 @@ _SEARCH: Final = re.compile(r"tool_search_tool_(?:regex|bm25)")
 def decode_tools(
     given: Sequence[tuple[str, ToolSpec]], loaded: frozenset[str]
 ) -> tuple[tuple[Tool, ...], tuple[str, ...]]:
-    """The tools on offer, and sentences about those that were left out.
+    """The tools on offer, and sentences about those that were left out. Raises InvalidRequest: a tool runs on servers, or has no schema.
 
     Args:
         given: each with its path.
         loaded: names of the deferred tools that the messages refer to.
-
-    Raises:
-        InvalidRequest: a tool runs on servers, or has no schema.
     """
     searched = any(_SEARCH.match(spec.type or "") for _, spec in given)
     tools: list[Tool] = []

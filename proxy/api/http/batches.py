@@ -13,10 +13,10 @@ from proxy.inference.request import JsonObject
 
 
 async def enter(request: Request, apart: str = "") -> tuple[Batches, str, Caller]:
-    """The batches, whose of them and of the files the request may see, and the caller. Raises ProxyError.
+    """The batches, the name of the caller as an owner of batches and files, and the caller. Raises ProxyError.
 
     Args:
-        apart: added to the owner's name, so that other APIs do not see what is the owner's by this one.
+        apart: ends the name, so that other APIs do not see what is the caller's by this one.
     """
     _, caller = await enter_api(request)
     batches: Batches = request.state.batches

@@ -131,23 +131,15 @@ class TaggedBy:
 
 
 async def read_object(request: Request, work: Callable[[JsonObject, int], T], server: ServerSettings) -> T:
-    """What some pure work makes of the body's JSON object and the body's size in bytes, in a thread where it is large.
-
-    Raises:
-        ProxyError: as of `read_body`, or of the work.
-    """
+    """What some pure work makes of `read_body`, in a thread where that is large. Raises ProxyError: as of both."""
     value, size = await read_body(request, server)
     return await computed(size, partial(work, value, size))
 
 
 async def read_request(request: Request, find: Callable[[str], Awaitable[F]]) -> tuple[JsonObject, int, F | None]:
-    """The body, its size in bytes, and what its model's name means: an unknown model is refused before the body is decoded.
+    """As `read_body`; and what its model's name means, None where it has none. Raises ProxyError: as of `read_body` and `find`.
 
-    Args:
-        find: what the name means; not called where the body has none.
-
-    Raises:
-        ProxyError: as of `read_body`, or of `find`.
+    So an unknown model is refused before the body is decoded.
     """
     services: ApiServices = request.state.api
     body, size = await read_body(request, services.settings.server)

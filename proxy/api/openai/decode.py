@@ -60,15 +60,11 @@ class ChatReply:
 def decode(
     body: wire.ChatRequest, rules: Rules, body_bytes: int, *, reasoning_object: ReasoningObject = "auto"
 ) -> tuple[Request, ChatReply]:
-    """Decode a request.
+    """Decode a request. Raises InvalidRequest: something in it cannot be expressed; `param` is its path.
 
     Args:
         body_bytes: size of the request body.
         reasoning_object: who gets Heroku's `reasoning` object; `auto` is callers of `extended_thinking`.
-
-    Raises:
-        InvalidRequest: something in the request cannot be expressed; `param` is its path. The router checks limits that hold for
-            every API.
     """
     given = body.model_fields_set
     offered = OfferedTools() if given.isdisjoint(_TOOL_FIELDS) else decode_tools(body, rules.drop_hosted_tools)

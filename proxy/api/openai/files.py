@@ -120,13 +120,10 @@ def seconds_kept(anchor: object, seconds: object, name: str, settings: BatchSett
 
 
 class Multipart:
-    """Reads a form with one file as it arrives, and keeps nothing of the file's content.
-
-    Args:
-        content_type: the header. Raises InvalidRequest: it is not that of a form.
+    """Reads a form with one file as it arrives, and keeps nothing of the file's content. Raises InvalidRequest.
 
     Attributes:
-        fields: the other fields, so far.
+        fields: those beside the file, so far.
         filename: of the file; "" before its part begins.
     """
 

@@ -12,34 +12,14 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from proxy.api.http.middleware import ApiRoute, shown_path
-from proxy.api.http.requests import (
-    enter,
-    page_of,
-    read_request,
-    request_digest,
-    shown_model,
-    terms_of,
-    validated,
-)
-from proxy.api.http.responses import (
-    RunResponse,
-    StreamResponse,
-    WholeResponse,
-    json_response,
-)
+from proxy.api.http.requests import enter, page_of, read_request, request_digest, shown_model, terms_of, validated
+from proxy.api.http.responses import RunResponse, StreamResponse, WholeResponse, json_response
 from proxy.api.openai.decode import ChatReply, ReasoningObject, decode
 from proxy.api.openai.encode import ChatStreamEncoder, completion_body, error_body
 from proxy.api.openai.types import ChatRequest
 from proxy.batches.files import computed
 from proxy.catalog import ModelCard
-from proxy.errors import (
-    InvalidRequest,
-    MethodNotAllowed,
-    PaidFailure,
-    ProxyError,
-    UnknownUrl,
-    error_headers,
-)
+from proxy.errors import InvalidRequest, MethodNotAllowed, PaidFailure, ProxyError, UnknownUrl, error_headers
 from proxy.inference.endpoints import Endpoint, usable_models
 from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest

@@ -43,12 +43,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DecodedRequest:
-    """A decoded request.
-
-    Attributes:
-        raw: its body.
-        digest: of the body, as equal requests have it.
-    """
+    """A decoded request, with its body and the digest of that, which equal requests have, too."""
 
     request: Request
     reply: ResponseReply
@@ -78,14 +73,10 @@ class Background:
     # ------------------------------------------------------------ decoding
 
     async def decoded(self, raw: JsonObject, size: int, caller: Caller, *, stored: bool = False) -> DecodedRequest:
-        """The request of a body, with what it continues and refers to.
+        """The request of a body of `size` bytes, with what it continues and refers to. Raises ProxyError: it is wrong, or cannot be read.
 
         Args:
-            size: of the body, in bytes.
             stored: it is that of a response which is stored already.
-
-        Raises:
-            ProxyError: it is wrong, or what it refers to cannot be read.
         """
         await self.store.open()
         body = await computed(size, partial(validated, ResponsesRequest, raw))
@@ -98,11 +89,7 @@ class Background:
         return await computed(size + known.bytes, work)
 
     async def stored(self, id_: str, response: JsonObject, asked: DecodedRequest, caller: Caller) -> JsonObject:
-        """Store a whole response, if its request wants it stored. Returns the response as it is then to be sent.
-
-        Args:
-            id_: the hexadecimal part of its id.
-        """
+        """Store a whole response, given with the hexadecimal part of its id, if its request wants that; as it is then to be sent."""
         if not asked.reply.store:
             return response
         record = StoredResponse(id_, response, asked.reply.input, size=asked.request.body_bytes)
@@ -165,11 +152,7 @@ class Background:
         return replace(stored, response={**stored.response, "status": "in_progress"})
 
     async def ended(self, stored: StoredResponse, caller: Caller, timeout_s: float) -> JsonObject | None:
-        """The response once it has ended; None if it has not after some seconds (0 is no limit).
-
-        Raises:
-            ResponseNotFound: it was deleted.
-        """
+        """The response once it has ended; None if it has not after some seconds (0: no limit). Raises ResponseNotFound: it was deleted."""
         until = time.monotonic() + (timeout_s or math.inf)
         while True:
             left = max(until - time.monotonic(), 0.0)
@@ -202,14 +185,11 @@ class Background:
     def _spawn(
         self, stored: StoredResponse, asked: DecodedRequest | None, caller: Caller, *, refusable: bool
     ) -> asyncio.Future[None]:
-        """Work on a response in a task of its own.
+        """Work on a response in a task of its own. What is returned is done once it cannot be refused any more, or has that error.
 
         Args:
             asked: None where another replica decoded the request.
             refusable: the client has not been answered yet.
-
-        Returns:
-            It is done once the request cannot be refused any more, or has the error of its refusal.
         """
         submitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not refusable:

@@ -58,14 +58,11 @@ class Decoding:
 def decode(
     body: ResponsesRequest, raw: JsonObject, body_bytes: int, using: Decoding, known: Known = NOTHING
 ) -> tuple[Request, ResponseReply]:
-    """Decode a request.
+    """Decode a request. Raises InvalidRequest: something in it cannot be expressed; `param` is its path.
 
     Args:
         raw: the JSON object that `body` was read from.
-        body_bytes: size of the request body.
-
-    Raises:
-        InvalidRequest: something in the request cannot be expressed; `param` is its path.
+        body_bytes: its size.
     """
     _check(body, using)
     items = list(items_of(body, known))

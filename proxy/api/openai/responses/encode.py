@@ -1,6 +1,6 @@
 """Results → the response object and its items, and how stored items are listed. Source: contract `openai-responses.md`, Response.
 
-Its stream is encoded by `stream.py`.
+Its stream is encoded by `stream.py`. An `id_` is the hexadecimal part of a response's id; times are seconds since 1970 (UTC).
 """
 
 import re
@@ -41,12 +41,7 @@ _INCOMPLETE: Final[Mapping[str, str]] = {"length": "max_output_tokens", "content
 
 
 def response_object(id_: str, created: int, reply: ResponseReply, status: str, **fields: Any) -> JsonObject:
-    """A response without output, usage or end, but for what `fields` say.
-
-    Args:
-        id_: the hexadecimal part of its id.
-        created: seconds since 1970 (UTC).
-    """
+    """A response, given with the hexadecimal part of its id and when it began, without output, usage or end, but for what `fields` say."""
     return {
         "id": f"resp_{id_}",
         "object": "response",
@@ -63,7 +58,7 @@ def response_object(id_: str, created: int, reply: ResponseReply, status: str, *
 
 
 def finished(id_: str, result: Result, reply: ResponseReply, seal: Seal, now: int) -> JsonObject:
-    """The whole response of a result. `now`: when it was finished, in seconds since 1970 (UTC)."""
+    """The whole response of a result. `now`: when it was finished."""
     choice = result.choices[0]
     end = end_fields(choice.finish_reason, result.usage, now)
     output = list(_output(id_, choice, reply, seal))
@@ -76,7 +71,7 @@ def failed(response: JsonObject, error: ProxyError) -> JsonObject:
 
 
 def end_fields(finish: FinishReason, usage: Usage, now: int) -> JsonObject:
-    """The fields that say how a response ended. `now`: seconds since 1970 (UTC)."""
+    """The fields that say how a response ended."""
     reason = _INCOMPLETE.get(finish)
     return {
         "status": "incomplete" if reason else "completed",
@@ -155,12 +150,7 @@ def text_part(text: str) -> JsonObject:
 
 
 def call_item(id_: str, index: int, call: ToolCall, reply: ResponseReply) -> JsonObject:
-    """The item of a tool call, with the name and the shape that the request gave the tool.
-
-    Args:
-        id_: the hexadecimal part of the response's id.
-        index: the item's, in the output.
-    """
+    """The item of that index in the output for a tool call, with the name and the shape that the request gave the tool."""
     tool = reply.tools.get(call.name)
     item: JsonObject = {
         "status": "completed",
@@ -178,12 +168,7 @@ def call_item(id_: str, index: int, call: ToolCall, reply: ResponseReply) -> Jso
 
 
 def input_item(id_: str, index: int, item: JsonObject) -> JsonObject:
-    """An item of a request as it is listed: with an id and a status, and a message with its content in parts.
-
-    Args:
-        id_: the hexadecimal part of the response's id.
-        index: the item's, in the input.
-    """
+    """The item of that index in the input as it is listed: with an id and a status, and a message with its content in parts."""
     kind = item.get("type") or ("message" if "role" in item else "item_reference")
     shown = {**item, "id": item.get("id") or f"{_ITEM_PREFIX.get(kind, 'item')}_{id_}i{index}", "type": kind}
     if kind in _ITEM_PREFIX and kind != "reasoning":

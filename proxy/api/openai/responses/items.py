@@ -66,11 +66,9 @@ def items_of(body: wire.ResponsesRequest, known: Known) -> Iterator[tuple[str, w
     Raises:
         ResponseNotFound: an item is referred to that is not stored.
     """
-    if known.history:
-        for item in _STORED_ITEMS.validate_python(known.history):
-            yield "previous_response_id", item
-    stored = _STORED_ITEMS.validate_python(list(known.items.values())) if known.items else []
-    by_id = dict(zip(known.items, stored, strict=True))
+    for item in _STORED_ITEMS.validate_python(known.history):
+        yield "previous_response_id", item
+    by_id = dict(zip(known.items, _STORED_ITEMS.validate_python([*known.items.values()]), strict=True))
     for index, item in enumerate(body.input if isinstance(body.input, list) else ()):
         path = f"input[{index}]"
         if isinstance(item, wire.ReferenceItem) and item.id in by_id:
@@ -92,14 +90,9 @@ def stored_input(given: object, known: Known) -> Iterator[JsonObject]:
 
 
 class ItemMessages:
-    """Makes messages of items.
-
-    Args:
-        unseal: opens what this server sealed; None for anything else.
-        tools: all that the request names, those of its items too.
+    """Makes messages of items. `tools`: all that the request names, those of its items too.
 
     Attributes:
-        messages: those made so far.
         adjusted: what was changed, as sentences for the caller.
     """
 
@@ -131,16 +124,14 @@ class ItemMessages:
             case wire.MessageItem():
                 media = item.role == "user" and last_turn
                 self.add(item.role, self._content(item.content, f"{path}.content", media), path)
-            case wire.FunctionCallItem():
-                arguments = past_arguments(item.arguments)
+            case wire.FunctionCallItem() | wire.CustomCallItem():
+                given = {CUSTOM_INPUT: item.input or ""} if isinstance(item, wire.CustomCallItem) else item.arguments
+                arguments = past_arguments(given)
                 if not isinstance(arguments, dict):
                     self.adjusted["input: past arguments that are no JSON object were wrapped"] = None
                     arguments = {"_": arguments}
                 name = self._tools.name(item.namespace, item.name)
                 self.add("assistant", (ToolCall(item.call_id, name, arguments, path),), path)
-            case wire.CustomCallItem():
-                name = self._tools.name(item.namespace, item.name)
-                self.add("assistant", (ToolCall(item.call_id, name, {CUSTOM_INPUT: item.input or ""}, path),), path)
             case wire.CallOutputItem():
                 self._add_result(item.call_id, self._content(item.output, f"{path}.output", media=False), path)
             case wire.ReasoningItem():
@@ -152,30 +143,25 @@ class ItemMessages:
                 self.add("user", (Text(f"[{item.type} {dump_json({'tools': names})}]", path),), path)
             case wire.ReferenceItem():
                 self.adjusted["input: a reference to unknown reasoning was left out"] = None
-            case wire.OtherKind():
-                self._add_other(item, path)
+            case wire.OtherKind(type=kind, model_extra=dict(extra)) if _NOTED.match(kind):
+                noted = {name: _without_media(extra[name]) for name in _NOTED_FIELDS if extra.get(name) is not None}
+                role = "user" if kind.endswith("_output") else "assistant"
+                self.add(role, (Text(f"[{kind} {dump_json(noted)[:_MAX_NOTE]}]", path),), path)
+                self.adjusted[f"input: items of type {kind[:40]} were kept as text"] = None
+            case wire.OtherKind(model_extra={"call_id": str(id_), "output": output}) if id_ and output is not None:
+                text = output if isinstance(output, str) else dump_json(_without_media(output))
+                self._add_result(id_, (Text(text, f"{path}.output"),), path)
+            case wire.OtherKind(type="compaction", model_extra={"encrypted_content": str(sealed)}) if (
+                summary := self._unseal(sealed)
+            ):
+                self.add("user", (Text(summary, path),), path)
+            case wire.OtherKind(type=kind):
+                shown = kind if REPORTABLE.match(kind) else "an unknown type"
+                self.adjusted[f"input: items of type {shown} were left out"] = None
 
     def _add_result(self, call_id: str, content: Iterable[Block], path: str) -> None:
         kept = tuple(block for block in content if isinstance(block, Text))
         self.add("user", (ToolResult(call_id, kept, path=path),), path)
-
-    def _add_other(self, item: wire.OtherKind, path: str) -> None:
-        extra = item.model_extra or {}
-        if _NOTED.match(item.type):
-            noted = {name: _without_media(extra[name]) for name in _NOTED_FIELDS if extra.get(name) is not None}
-            role = "user" if item.type.endswith("_output") else "assistant"
-            self.add(role, (Text(f"[{item.type} {dump_json(noted)[:_MAX_NOTE]}]", path),), path)
-            self.adjusted[f"input: items of type {item.type[:40]} were kept as text"] = None
-            return
-        match extra:
-            case {"call_id": str(call_id), "output": output} if call_id and output is not None:
-                text = output if isinstance(output, str) else dump_json(_without_media(output))
-                self._add_result(call_id, (Text(text, f"{path}.output"),), path)
-            case {"encrypted_content": str(sealed)} if item.type == "compaction" and (summary := self._unseal(sealed)):
-                self.add("user", (Text(summary, path),), path)
-            case _:
-                shown = item.type if REPORTABLE.match(item.type) else "an unknown type"
-                self.adjusted[f"input: items of type {shown} were left out"] = None
 
     def _content(self, content: str | list[wire.ContentPart] | None, path: str, media: bool) -> Iterator[Text | Media]:
         """Args: media: leave it to be refused, else a placeholder stands in."""

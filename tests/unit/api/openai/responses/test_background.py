@@ -12,10 +12,10 @@ import pytest
 
 from proxy.access.authentication import Caller
 from proxy.api.http.requests import ApiServices
-from proxy.api.openai.responses import stored_routes
+from proxy.api.openai.responses import routes
 from proxy.api.openai.responses.background import Background, DecodedRequest
+from proxy.api.openai.responses.routes import _events_of
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse
-from proxy.api.openai.responses.stored_routes import _events_of
 from proxy.errors import IdempotencyMismatch
 from proxy.inference.idempotency import Idempotency, Terms
 from proxy.inference.request import Rules
@@ -149,7 +149,7 @@ async def test_a_stream_outlasts_an_outage_of_the_store(tmp_path: Path, monkeypa
 
         stored = await here.start(terms=replace(KEYED, key="order-2"))
         here.backend.hold.clear()
-        monkeypatch.setattr(stored_routes, "_STORE_AWAY_S", 0.0)
+        monkeypatch.setattr(routes, "_STORE_AWAY_S", 0.0)
         here.memory.away = True
         lasting = [data async for data in _events_of(here.background, stored, ME, 0.01, -1)]
         assert response_events(b"".join(lasting))[-1]["type"] == "response.failed"
