@@ -17,22 +17,10 @@ import httpx2
 from anthropic import AsyncAnthropic, AsyncStream
 from anthropic.types import Message, RawContentBlockDeltaEvent, RawMessageStartEvent, RawMessageStreamEvent
 
+from proxy import errors
 from proxy.access.authentication import Caller
 from proxy.backends.anthropic.request import prepare
 from proxy.backends.anthropic.response import MessageReader
-from proxy.errors import (
-    ContextLengthExceeded,
-    InvalidApiKey,
-    InvalidRequest,
-    JobTimeout,
-    ModelNotFound,
-    PaidFailure,
-    ProxyError,
-    RateLimited,
-    RequestTooLarge,
-    UpstreamError,
-    redact,
-)
 from proxy.inference.backend import Report, RunOptions
 from proxy.inference.request import Request, Rules
 from proxy.inference.result import ChoiceEnded, Ended, Event, NativeEvent, Result, Started, Usage, fold
@@ -67,7 +55,7 @@ class AnthropicClient:
     async def start(self, request: Request, caller: Caller, options: RunOptions) -> "AnthropicRun":
         key = caller.upstream_key
         if key is None:
-            raise InvalidApiKey("No Anthropic API key.")
+            raise errors.InvalidApiKey("No Anthropic API key.")
         call = await asyncio.to_thread(self._prepare, request) if request.is_heavy else self._prepare(request)
         if options.accepted is not None:
             options.accepted()
@@ -86,9 +74,9 @@ class AnthropicClient:
                     )
                     first = await anext(stream)  # which closes the stream when it fails
             except TimeoutError:
-                raise JobTimeout(_TOO_LATE) from None
+                raise errors.JobTimeout(_TOO_LATE) from None
             except StopAsyncIteration:
-                raise PaidFailure("Anthropic's answer is empty.", code="anthropic_failed") from None
+                raise errors.PaidFailure("Anthropic's answer is empty.", code="anthropic_failed") from None
             except _SDK_ERRORS as error:
                 raise _refused(error, key) from error
         message_id = first.message.id if isinstance(first, RawMessageStartEvent) else ""
@@ -144,12 +132,12 @@ class AnthropicRun:
                     async with asyncio.timeout_at(self._deadline):
                         event = await anext(self._stream)
             except TimeoutError:
-                raise JobTimeout(_TOO_LATE) from None
+                raise errors.JobTimeout(_TOO_LATE) from None
             except StopAsyncIteration:
-                raise PaidFailure("Anthropic's answer broke off.", code="anthropic_failed") from None
+                raise errors.PaidFailure("Anthropic's answer broke off.", code="anthropic_failed") from None
             except _SDK_ERRORS as error:
                 message = f"Anthropic's answer broke off: {_text(error, self._api_key)}"
-                raise PaidFailure(message, code="anthropic_failed") from error
+                raise errors.PaidFailure(message, code="anthropic_failed") from error
             finally:
                 self.close(delivered=False)
 
@@ -158,38 +146,38 @@ class AnthropicRun:
             self._closing = asyncio.get_running_loop().create_task(self._stream.close())
 
 
-def _refused(error: Exception, api_key: str) -> ProxyError:
+def _refused(error: Exception, api_key: str) -> errors.ProxyError:
     """The error for a request that was not accepted: nothing was generated, nothing is paid."""
     if not isinstance(error, anthropic.APIStatusError):
         message = f"Anthropic cannot be reached ({type(error).__name__})."
-        return UpstreamError(message, code="anthropic_unavailable", retry_after=_DEFAULT_PAUSE_S)
+        return errors.UpstreamError(message, code="anthropic_unavailable", retry_after=_DEFAULT_PAUSE_S)
     text = _text(error, api_key)
     message = f"Anthropic refused the request: {text}"
     match error.status_code:
         case 400 | 422 if _TOO_LONG.search(text):
-            return ContextLengthExceeded(message, param="messages")
+            return errors.ContextLengthExceeded(message, param="messages")
         case 400 | 422:
-            return InvalidRequest(message)
+            return errors.InvalidRequest(message)
         case 401:
-            return InvalidApiKey("Anthropic does not accept the API key.")
+            return errors.InvalidApiKey("Anthropic does not accept the API key.")
         case 404:
-            return ModelNotFound(message, param="model")
+            return errors.ModelNotFound(message, param="model")
         case 413:
-            return RequestTooLarge(message)
+            return errors.RequestTooLarge(message)
         case 429:
-            return RateLimited(message, retry_after=_pause(error))
+            return errors.RateLimited(message, retry_after=_pause(error))
         case status if status >= 500 or status == 408:
             message = f"Anthropic is not available: {text}"
-            return UpstreamError(message, code="anthropic_unavailable", retry_after=_pause(error))
+            return errors.UpstreamError(message, code="anthropic_unavailable", retry_after=_pause(error))
         case _:
-            return UpstreamError(message, code="anthropic_rejected")
+            return errors.UpstreamError(message, code="anthropic_rejected")
 
 
 def _text(error: Exception, api_key: str) -> str:
     """Anthropic's own message, without keys that it may repeat; else the kind of error."""
     match error:
         case anthropic.APIError(body={"error": {"message": str(message)}}) if message:
-            return redact(message, [api_key])[:1_000]
+            return errors.redact(message, [api_key])[:1_000]
     return type(error).__name__
 
 

@@ -18,33 +18,10 @@ import aiohttp
 import certifi
 from yarl import URL
 
+from proxy.backends.narrative import failures
+from proxy.backends.narrative import types as wire
 from proxy.backends.narrative.events import Observer, Retried, UpstreamCalled, ignore
-from proxy.backends.narrative.failures import (
-    DEFAULT_RETRY_AFTER,
-    UNREADABLE,
-    Operation,
-    Refusal,
-    clean,
-    failed,
-    http_date,
-    refusal_of,
-    refused,
-    retry_after,
-    words_of,
-)
-from proxy.backends.narrative.types import (
-    BASE_URLS,
-    Job,
-    JobPage,
-    RunRequest,
-    Webhook,
-    WebhookRequest,
-    encoded,
-    parse_json,
-    parse_page,
-    parse_record,
-    parse_webhooks,
-)
+from proxy.backends.narrative.failures import Operation, Refusal
 from proxy.errors import JobTimeout, ProxyError, RateLimited, UpstreamError
 
 _SUBMIT_RETRY_TIMEOUT: Final = 45.0
@@ -119,11 +96,11 @@ class NarrativeClient:
         options: ClientOptions | None = None,
         observe: Observer = ignore,
     ) -> None:
-        self.base_url = BASE_URLS.get(environment, environment).rstrip("/")
+        self.base_url = wire.BASE_URLS.get(environment, environment).rstrip("/")
         self._options = options or ClientOptions()
         self._observe = observe
         self._connections = _Connections()
-        self._submissions: set[asyncio.Task[Job]] = set()
+        self._submissions: set[asyncio.Task[wire.Job]] = set()
         self._owner = self._retries = True
         self._use(api_key)
 
@@ -150,14 +127,14 @@ class NarrativeClient:
 
     def redact(self, text: str) -> str:
         """A text of Narrative's as one short line without the API key."""
-        return clean(text, self._api_key)
+        return failures.clean(text, self._api_key)
 
     @property
     def clock_ahead(self) -> float | None:
         """Seconds by which Narrative's clock is ahead of ours, to about a second; None before it showed its time."""
         date, at = self._connections.date
         try:
-            return http_date(date) - at
+            return failures.http_date(date) - at
         except ValueError:
             return None
 
@@ -176,7 +153,7 @@ class NarrativeClient:
 
     # ------------------------------------------------------------ calls
 
-    async def run_model_inference(self, request: RunRequest, *, deadline: float | None = None) -> Job:
+    async def run_model_inference(self, request: wire.RunRequest, *, deadline: float | None = None) -> wire.Job:
         """Enqueue one inference; the job is pending, and knows its id. It is retried only where nothing can have been enqueued.
 
         A caller that is cancelled leaves the submission to finish by itself: cancelled in the middle, it would have an unknown outcome.
@@ -190,27 +167,27 @@ class NarrativeClient:
         return await asyncio.shield(task)
 
     async def enqueue(
-        self, request: RunRequest, *, deadline: float | None = None, abandoned: Callable[[], bool] = bool
-    ) -> Job:
+        self, request: wire.RunRequest, *, deadline: float | None = None, abandoned: Callable[[], bool] = bool
+    ) -> wire.Job:
         """`run_model_inference` for a caller that is never cancelled. Nothing is sent again once `abandoned()` is true."""
-        content = encoded(request)
-        call = Call(Operation.SUBMIT, "POST", "/model-inference/run", parse_record, content)
+        content = wire.encoded(request)
+        call = Call(Operation.SUBMIT, "POST", "/model-inference/run", wire.parse_record, content)
         accepted = await self._call(call, deadline, abandoned)
         if accepted.name is None:
-            raise failed(Operation.SUBMIT, "Narrative's answer to the submission names no job")
-        return Job(accepted.name)
+            raise failures.failed(Operation.SUBMIT, "Narrative's answer to the submission names no job")
+        return wire.Job(accepted.name)
 
-    async def get_job(self, job_id: str, *, deadline: float | None = None) -> Job:
+    async def get_job(self, job_id: str, *, deadline: float | None = None) -> wire.Job:
         """`GET /jobs/{job_id}`. Raises UpstreamError `narrative_job_lost` when Narrative does not know it."""
 
-        def parse(body: bytes) -> Job | None:
-            job = parse_record(body).job()
+        def parse(body: bytes) -> wire.Job | None:
+            job = wire.parse_record(body).job()
             return job if job is not None and job.id.casefold() == job_id.casefold() else None
 
         path = f"/jobs/{quote(job_id, safe='')}"
         return await self._call(Call(Operation.READ_JOB, "GET", path, parse, job_id=job_id), deadline)
 
-    async def wait_for(self, job: Job, *, timeout: float = 60.0) -> Job:  # noqa: ASYNC109  the deadline of many reads
+    async def wait_for(self, job: wire.Job, *, timeout: float = 60.0) -> wire.Job:  # noqa: ASYNC109  the deadline of many reads
         """The job once it has ended, whatever its end; it is read again and again. To run many jobs, use `Jobs`.
 
         Raises JobTimeout: it did not end within `timeout` seconds; it goes on at Narrative and can be waited for again.
@@ -236,7 +213,7 @@ class NarrativeClient:
         offset: int | None = None,
         order_by: str | None = None,
         deadline: float | None = None,
-    ) -> JobPage:
+    ) -> wire.JobPage:
         """`GET /jobs`: one page of at most 500 of the company's jobs, newest created first by default; `offset` skips records.
 
         `order_by` is `created_at_asc`, `created_at_desc`, `updated_at_asc` or `updated_at_desc`.
@@ -244,22 +221,22 @@ class NarrativeClient:
         query: dict[str, str | int | None] = {"type": type, "state": state, "data_plane_id": data_plane_id}
         query |= {"per_page": per_page and min(per_page, 500), "offset": offset, "order_by": order_by}
         path = f"/jobs?{urlencode({name: value for name, value in query.items() if value is not None})}"
-        return await self._call(Call(Operation.LIST_JOBS, "GET", path, parse_page), deadline)
+        return await self._call(Call(Operation.LIST_JOBS, "GET", path, wire.parse_page), deadline)
 
-    async def create_webhook(self, request: WebhookRequest) -> Webhook:
+    async def create_webhook(self, request: wire.WebhookRequest) -> wire.Webhook:
         """`POST /webhooks`: subscribe. A repeat after a lost answer can leave a second subscription behind."""
-        content = encoded(request)
+        content = wire.encoded(request)
         return await self._call(Call(Operation.WEBHOOKS, "POST", "/webhooks", _parse_webhook, content))
 
-    async def get_webhook(self, webhook_id: str) -> Webhook:
+    async def get_webhook(self, webhook_id: str) -> wire.Webhook:
         """`GET /webhooks/{id}`. Raises UpstreamError `narrative_webhook_lost` when there is none."""
         return await self._call(
             Call(Operation.WEBHOOKS, "GET", f"/webhooks/{quote(webhook_id, safe='')}", _parse_webhook)
         )
 
-    async def list_webhooks(self) -> list[Webhook]:
+    async def list_webhooks(self) -> list[wire.Webhook]:
         """`GET /webhooks`: the subscriptions that can be read."""
-        return await self._call(Call(Operation.WEBHOOKS, "GET", "/webhooks", parse_webhooks))
+        return await self._call(Call(Operation.WEBHOOKS, "GET", "/webhooks", wire.parse_webhooks))
 
     async def archive_webhook(self, webhook_id: str) -> None:
         """`DELETE /webhooks/{id}`. Raises UpstreamError `narrative_webhook_lost` when there is none."""
@@ -279,7 +256,7 @@ class NarrativeClient:
             try:
                 return read_answer(call, *await self._send(call, end), self._api_key)
             except ProxyError as error:
-                refusal = refusal_of(error)
+                refusal = failures.refusal_of(error)
                 asked = refusal.retry_after if refusal else None
                 rate_limited += isinstance(error, RateLimited) and asked is None  # 429s without `Retry-After`
                 backoff = min(options.first_backoff * 2.0**attempt, options.max_backoff)
@@ -300,7 +277,7 @@ class NarrativeClient:
         timeout = min(options.total_timeout, end - asyncio.get_running_loop().time())
         if shared.closed or timeout <= 0:
             reason = "the client is closed" if shared.closed else "the deadline has passed"
-            raise failed(call.operation, f"Narrative could not be reached ({reason})", call.job_id, sent=False)
+            raise failures.failed(call.operation, f"Narrative could not be reached ({reason})", call.job_id, sent=False)
         session = shared.session or self._open_session()
         headers = {"Authorization": f"Bearer {self._api_key}", "Accept": "application/json"}
         if call.content is not None:
@@ -329,7 +306,7 @@ class NarrativeClient:
             # OSError includes every timeout; ValueError an answer that is no HTTP at all.
             sent, reason = not isinstance(error, _NEVER_SENT), type(error).__name__
             message = f"Narrative {'did not answer' if sent else 'could not be reached'} ({reason})"
-            raise failed(call.operation, message, call.job_id, sent=sent) from None
+            raise failures.failed(call.operation, message, call.job_id, sent=sent) from None
         finally:
             self._observe(UpstreamCalled(call.operation, status, time.monotonic() - started))
 
@@ -357,8 +334,8 @@ async def _read_body(response: aiohttp.ClientResponse, limit: int) -> bytes | No
     return bytes(body)
 
 
-def _parse_webhook(body: bytes) -> Webhook:
-    return Webhook.model_validate(parse_json(body))
+def _parse_webhook(body: bytes) -> wire.Webhook:
+    return wire.Webhook.model_validate(wire.parse_json(body))
 
 
 def read_answer(call: Call[T], status: int, headers: Mapping[str, str], body: bytes | None, secret: str) -> T:
@@ -367,15 +344,19 @@ def read_answer(call: Call[T], status: int, headers: Mapping[str, str], body: by
     Raises ProxyError: with Narrative's words, without the `secret` API key; as `failures.refused` where the answer is another one.
     """
     if not 200 <= status < 300:
-        refusal = Refusal(status, words_of(body or b"", secret), retry_after(headers.get("retry-after")))
-        raise refused(call.operation, refusal, call.job_id) from refusal
+        refusal = Refusal(
+            status, failures.words_of(body or b"", secret), failures.retry_after(headers.get("retry-after"))
+        )
+        raise failures.refused(call.operation, refusal, call.job_id) from refusal
     try:
         if body is not None:
             if (parsed := call.parse(body)) is not None:
                 return parsed
             if call.operation is Operation.READ_JOB:
                 message = f"Narrative's record of job {call.job_id} could not be read"
-                raise UpstreamError(message, code=UNREADABLE, retry_after=DEFAULT_RETRY_AFTER, job_id=call.job_id)
+                raise UpstreamError(
+                    message, code=failures.UNREADABLE, retry_after=failures.DEFAULT_RETRY_AFTER, job_id=call.job_id
+                )
     except (ValueError, RecursionError):
         pass
-    raise failed(call.operation, "Narrative's answer could not be read", call.job_id)
+    raise failures.failed(call.operation, "Narrative's answer could not be read", call.job_id)

@@ -15,19 +15,8 @@ from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum, auto
 from typing import Any, Final
 
+from proxy import errors
 from proxy.backends.narrative.types import parse_json
-from proxy.errors import (
-    ContextLengthExceeded,
-    InvalidRequest,
-    ModelNotFound,
-    Overloaded,
-    PaidFailure,
-    PermissionDenied,
-    ProxyError,
-    RateLimited,
-    UpstreamError,
-    redact,
-)
 
 
 class Cause(Enum):
@@ -75,15 +64,15 @@ PATTERNS: Final = (
 # fmt: on
 
 # Load goes by itself, so that these errors invite a repeat after so many seconds; any other request would fail, and be paid for, again.
-_ERRORS: Final[Mapping[Cause, tuple[type[ProxyError], dict[str, Any]]]] = {
-    Cause.THROTTLED: (RateLimited, {"retry_after": 5.0}),
-    Cause.OVERLOADED: (Overloaded, {"retry_after": 2.0}),
-    Cause.CONTEXT_LENGTH: (ContextLengthExceeded, {"param": "messages"}),
-    Cause.MAX_TOKENS: (InvalidRequest, {"param": "max_tokens"}),
-    Cause.SAMPLING: (InvalidRequest, {"param": "temperature", "code": "unsupported_parameter"}),
-    Cause.INVALID_SCHEMA: (InvalidRequest, {"code": "invalid_json_schema"}),
-    Cause.MODEL_UNAVAILABLE: (ModelNotFound, {"param": "model"}),
-    Cause.INVALID_DATA_PLANE: (PermissionDenied, {}),
+_ERRORS: Final[Mapping[Cause, tuple[type[errors.ProxyError], dict[str, Any]]]] = {
+    Cause.THROTTLED: (errors.RateLimited, {"retry_after": 5.0}),
+    Cause.OVERLOADED: (errors.Overloaded, {"retry_after": 2.0}),
+    Cause.CONTEXT_LENGTH: (errors.ContextLengthExceeded, {"param": "messages"}),
+    Cause.MAX_TOKENS: (errors.InvalidRequest, {"param": "max_tokens"}),
+    Cause.SAMPLING: (errors.InvalidRequest, {"param": "temperature", "code": "unsupported_parameter"}),
+    Cause.INVALID_SCHEMA: (errors.InvalidRequest, {"code": "invalid_json_schema"}),
+    Cause.MODEL_UNAVAILABLE: (errors.ModelNotFound, {"param": "model"}),
+    Cause.INVALID_DATA_PLANE: (errors.PermissionDenied, {}),
 }
 
 REJECTED: Final = "narrative_rejected"
@@ -107,10 +96,10 @@ def cause_of(text: str) -> Cause:
 def clean(text: str, secret: str) -> str:
     """A text of Narrative's as one line of at most `MAX_WORDS` characters that may be shown and logged, without the API key `secret`
     (one of fewer than 12 characters may be an ordinary word and is left)."""
-    return _CONTROL.sub(" ", redact(text, [secret])).strip()[:MAX_WORDS]
+    return _CONTROL.sub(" ", errors.redact(text, [secret])).strip()[:MAX_WORDS]
 
 
-def error_for(text: str, *, code: str, job_id: str | None = None) -> ProxyError:
+def error_for(text: str, *, code: str, job_id: str | None = None) -> errors.ProxyError:
     """The error that tells a client why Narrative refused or failed.
 
     Args:
@@ -121,7 +110,9 @@ def error_for(text: str, *, code: str, job_id: str | None = None) -> ProxyError:
     what = "Narrative refused the request" if code == REJECTED else f"Narrative job {job_id} failed"
     message = f"{what}: {text or 'no reason was given'}"
     cause = cause_of(text)
-    kind, fields = _ERRORS.get(cause, (UpstreamError if code == REJECTED else PaidFailure, {"code": code}))
+    kind, fields = _ERRORS.get(
+        cause, (errors.UpstreamError if code == REJECTED else errors.PaidFailure, {"code": code})
+    )
     if cause is Cause.CONTEXT_LENGTH:
         # LiteLLM recognizes the cause by this sentence alone, whatever the code is.
         message = f"The prompt is longer than the model's context length. {message}"
@@ -188,26 +179,28 @@ def words_of(body: bytes, secret: str) -> str:
     return clean(words, secret)
 
 
-def refused(operation: Operation, refusal: Refusal, job_id: str | None) -> ProxyError:
+def refused(operation: Operation, refusal: Refusal, job_id: str | None) -> errors.ProxyError:
     """The error for an answer that is not 2xx. `retry_after` is set exactly when a repeat of this very call can help and costs nothing."""
     status, said = refusal.status, f": {refusal.words}" if refusal.words else ""
     pause = DEFAULT_RETRY_AFTER if refusal.retry_after is None else refusal.retry_after
     if status == 401:
         message = f"Narrative did not accept the API key{said}"
-        return UpstreamError(message, code="narrative_unauthorized", job_id=job_id)
+        return errors.UpstreamError(message, code="narrative_unauthorized", job_id=job_id)
     if status == 403:
-        return PermissionDenied(f"Narrative denied access{said}", job_id=job_id)
+        return errors.PermissionDenied(f"Narrative denied access{said}", job_id=job_id)
     if status == 429:
-        return RateLimited(f"Narrative limits the rate of requests{said}", retry_after=pause, job_id=job_id)
+        return errors.RateLimited(f"Narrative limits the rate of requests{said}", retry_after=pause, job_id=job_id)
     if 300 <= status < 400:
-        return UpstreamError("Narrative answered with a redirect; its base URL may be wrong", code=REJECTED)
+        return errors.UpstreamError("Narrative answered with a redirect; its base URL may be wrong", code=REJECTED)
     if status >= 500 or status == 408:
         message = f"Narrative is not available (HTTP {status}){said}"
         return failed(operation, message, job_id, sent=status != 503, pause=pause)
     if status == 404 and operation is Operation.READ_JOB:
-        return UpstreamError(f"Narrative does not know job {job_id}{said}", code="narrative_job_lost", job_id=job_id)
+        return errors.UpstreamError(
+            f"Narrative does not know job {job_id}{said}", code="narrative_job_lost", job_id=job_id
+        )
     if status == 404 and operation is Operation.WEBHOOKS:
-        return UpstreamError(f"Narrative does not know the webhook{said}", code="narrative_webhook_lost")
+        return errors.UpstreamError(f"Narrative does not know the webhook{said}", code="narrative_webhook_lost")
     return error_for(refusal.words, code=REJECTED, job_id=job_id)
 
 
@@ -218,9 +211,9 @@ def failed(
     *,
     sent: bool = True,
     pause: float = DEFAULT_RETRY_AFTER,
-) -> UpstreamError:
+) -> errors.UpstreamError:
     """The error for a call without a usable answer. `sent` is false only when nothing can have been enqueued."""
     if sent and operation is Operation.SUBMIT:
         message = f"{message}; whether a job was started is unknown"
-        return UpstreamError(message, code=UNKNOWN_OUTCOME, job_may_exist=True)
-    return UpstreamError(message, code="narrative_unavailable", retry_after=pause, job_id=job_id)
+        return errors.UpstreamError(message, code=UNKNOWN_OUTCOME, job_may_exist=True)
+    return errors.UpstreamError(message, code="narrative_unavailable", retry_after=pause, job_id=job_id)
