@@ -118,8 +118,9 @@ log = structlog.get_logger(__name__)
 class RedisStore:
     """See `proxy.storage.store.Store`. An async context manager that owns the connection pool and two tasks.
 
-    All names start with the prefix. After a call that could not reach Redis, all calls raise StoreUnavailable at once until a heartbeat,
-    once a second, gets through. `on_failure` is called after each call that failed.
+    A record is a hash. Names start with the prefix; braces in them keep the keys of a script in one slot of a cluster. After a call that
+    could not reach Redis, all calls raise StoreUnavailable at once until a heartbeat, once a second, gets through. `on_failure` is called
+    after each call that failed.
     """
 
     shared = True
@@ -162,8 +163,6 @@ class RedisStore:
         with suppress(RedisError, OSError):
             await self._redis.aclose()
 
-    # ------------------------------------------------------------ records: a hash each
-
     async def get(self, name: str, field: str) -> str | None:
         return cast(str | None, await self._call(lambda: self._redis.hget(self._key(name), field)))
 
@@ -200,8 +199,6 @@ class RedisStore:
         removed = await self._call(lambda: self._redis.delete(key) if field is None else self._redis.hdel(key, field))
         return bool(removed)
 
-    # ------------------------------------------------------------ counters
-
     async def acquire(self, lease: str, limits: Sequence[Limit]) -> Levels:
         keys, arguments = [], [lease]
         for limit in limits:
@@ -217,8 +214,6 @@ class RedisStore:
     async def resize(self, counter: str, lease: str, amount: int, *, ttl_s: float | None = None) -> None:
         arguments = [lease, str(amount), str(round(1000 * (ttl_s or 0)))]
         await self._call(lambda: self._resize(keys=self._counter_keys(counter), args=arguments))
-
-    # ------------------------------------------------------------ replicas
 
     async def alive(self, replica: str) -> bool:
         if replica in ("", self.replica):
@@ -239,8 +234,6 @@ class RedisStore:
     def subscribe(self, topic: str, on_message: Callable[[str], None]) -> None:
         """Messages arrive from a second later on."""
         self._subscribers[self._key(topic)] = on_message
-
-    # ------------------------------------------------------------ outages
 
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         if not self.healthy:
@@ -306,8 +299,6 @@ class RedisStore:
                 if sender != self.replica:
                     # From the loop, which logs a subscriber that raises: the others still receive.
                     asyncio.get_running_loop().call_soon(self._subscribers[message["channel"]], text)
-
-    # ------------------------------------------------------------ names; braces keep the keys of a script in one slot of a cluster
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}{name}"

@@ -151,8 +151,6 @@ class NarrativeClient:
             if self._connections.session is not None:
                 await self._connections.session.close()
 
-    # ------------------------------------------------------------ calls
-
     async def run_model_inference(self, request: wire.RunRequest, *, deadline: float | None = None) -> wire.Job:
         """Enqueue one inference; the job is pending, and knows its id. It is retried only where nothing can have been enqueued.
 
@@ -241,8 +239,6 @@ class NarrativeClient:
     async def archive_webhook(self, webhook_id: str) -> None:
         """`DELETE /webhooks/{id}`. Raises UpstreamError `narrative_webhook_lost` when there is none."""
         await self._call(Call(Operation.WEBHOOKS, "DELETE", f"/webhooks/{quote(webhook_id, safe='')}", bytes))
-
-    # ------------------------------------------------------------ one request, and its retries
 
     async def _call(self, call: Call[T], deadline: float | None = None, abandoned: Callable[[], bool] = bool) -> T:
         options, loop = self._options, asyncio.get_running_loop()

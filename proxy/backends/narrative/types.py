@@ -32,9 +32,6 @@ _JOB_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 """A uuid by the contract; whatever else it may be, it goes into paths and response headers."""
 
 
-# ---------------------------------------------------------------- POST /model-inference/run
-
-
 class _Sent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is sent; fields that are None are left out."""
 
@@ -97,9 +94,6 @@ def encoded(body: _Sent) -> bytes:
         return msgspec.json.encode(body)
     except OverflowError:  # an integer of more than 64 bits
         return json.dumps(msgspec.to_builtins(body), ensure_ascii=False).encode()
-
-
-# ---------------------------------------------------------------- jobs
 
 
 class JobState(StrEnum):
@@ -175,9 +169,6 @@ class Job:
         return model.model_validate(self.result.structured_output)
 
 
-# ---------------------------------------------------------------- webhooks
-
-
 class WebhookRequest(_Sent, frozen=True, tag_field="type", tag="webhook_subscription_jobs"):
     """The body of `POST /webhooks`; absent filters take everything."""
 
@@ -197,8 +188,6 @@ class Webhook(BaseModel):
     secret: str | None = Field(default=None, repr=False)
     status: str | None = None
 
-
-# ---------------------------------------------------------------- reading what is received
 
 _NULL: Final = msgspec.Raw(b"null")
 _FAILURE_FIELDS: Final = (
