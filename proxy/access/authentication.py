@@ -246,9 +246,7 @@ class AllowedOrigins:
     origins that the settings name, may. A page could also have its own name resolve to this machine (DNS rebinding), and then sends no
     origin: only requests to names of this machine, and to names in the settings, are served.
 
-    Attributes:
-        origins: as browsers send them, `https://example.com`.
-        hosts: as in a `Host` header, without the port.
+    `origins` are as browsers send them, `https://example.com`; `hosts` as in a `Host` header, without the port.
     """
 
     origins: frozenset[str]

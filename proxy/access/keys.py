@@ -11,7 +11,7 @@ from contextlib import suppress
 from math import inf
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from proxy.access.limits import NO_QUOTA, Quota
 from proxy.storage import Records
@@ -24,7 +24,7 @@ _RECORD = "keys"
 _ASK_AGAIN_S = 1.0
 
 
-class Key(BaseModel):
+class Key(BaseModel, frozen=True):
     """What is stored of a key, and what it may do.
 
     Attributes:
@@ -35,8 +35,6 @@ class Key(BaseModel):
         quota: its limits; fields that are None are not limited by the key.
         created_at, expires_at, revoked_at: seconds since 1970 (UTC).
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     name: str = Field(min_length=1, max_length=200)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from proxy.errors import RateLimited
 from proxy.storage import Level, Limit, Store
@@ -21,10 +21,8 @@ MINUTE_S = 60.0
 _RECHECK_S = 0.05
 
 
-class Quota(BaseModel):
+class Quota(BaseModel, frozen=True, extra="forbid"):
     """What one scope may use: requests a minute, tokens a minute (prompt and answer together) and jobs in flight. None is no limit."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     requests: int | None = Field(default=None, ge=1)
     tokens: int | None = Field(default=None, ge=1)

@@ -49,9 +49,7 @@ def simpler(form: Form, parts: Mapping[str, Any], cause: Cause, text: str) -> Fo
 class Fallbacks:
     """What was learned while serving, within bounds. One per process.
 
-    Attributes:
-        ttl_s: seconds after which the plain form is tried again.
-        refused: (model, digest of a schema or of several together) → until when it counts as refused, by the clock.
+    `refused` maps a model and the digest of a schema, or of several together, to when the plain form is tried again: after `ttl_s` seconds.
     """
 
     ttl_s: float = 3600.0

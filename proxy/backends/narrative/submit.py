@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 _PER_PAGE: Final = 100
 _MOST_PAGES: Final = 100
 """A batch submits hundreds of jobs a second, and that a job is not there is known some ten seconds after its submission."""
-_MOST_OPAQUE: Final = 10
 _SLACK: Final = 5.0
 """Seconds that Narrative's clock may differ from what its `Date` header showed."""
 _SLACK_WITHOUT_DATE: Final = 120.0
@@ -165,7 +164,7 @@ class TagLookup:
                         opaque.add(record.name)
                 if covered := len(page.records) < _PER_PAGE or _older(page.records[-1], oldest):
                     break
-            for job_id in list(opaque)[:_MOST_OPAQUE]:  # lists may leave out what the job itself shows
+            for job_id in list(opaque)[:10]:  # lists may leave out what the job itself shows
                 job = await self._client.get_job(job_id, deadline=deadline)
                 if job.tags:
                     opaque.discard(job_id)

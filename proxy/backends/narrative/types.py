@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 BASE_URLS: Mapping[str, str] = {"prod": "https://api.narrative.io", "dev": "https://api-dev.narrative.io"}
 """Environment name → base URL."""
@@ -178,10 +178,8 @@ class WebhookRequest(_Sent, frozen=True, tag_field="type", tag="webhook_subscrip
     states: tuple[str, ...] | None = None
 
 
-class Webhook(BaseModel):
+class Webhook(BaseModel, frozen=True):
     """A subscription; `secret` comes only with the answer that made it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     name: str | None = None
@@ -190,9 +188,6 @@ class Webhook(BaseModel):
 
 
 _NULL: Final = msgspec.Raw(b"null")
-_FAILURE_FIELDS: Final = (
-    "error", "cause", "type", "code", "message", "error_description", "description", "reason"
-)  # fmt: skip
 
 
 class JobRecord(msgspec.Struct, omit_defaults=True):
@@ -336,9 +331,9 @@ def _result(fields: Mapping[str, Any]) -> RunResult:
 
 def _failures(found: Any) -> tuple[str, ...]:
     """Failures come as objects with a message under one of several names, or as bare strings, in a list or alone."""
-    texts = []
+    texts, names = [], ("error", "cause", "type", "code", "message", "error_description", "description", "reason")
     for failure in found if isinstance(found, list) else [found]:
         fields = failure if isinstance(failure, dict) else {}
-        parts = [fields[name] for name in _FAILURE_FIELDS if isinstance(fields.get(name), str) and fields[name]]
+        parts = [fields[name] for name in names if isinstance(fields.get(name), str) and fields[name]]
         texts.append(": ".join(dict.fromkeys(parts)) or str(failure))
     return tuple(texts)
