@@ -28,10 +28,6 @@ class SandboxApp(Starlette):
         await super().__call__({**scope, SEND: send}, receive, send)
 
 
-Handler = Callable[[Request, bytes], object]
-"""Answers a call, given with its body, with JSON: as bytes, or as a value."""
-
-
 def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     """An embedded Narrative, to be run by uvicorn. Its `state` has `store` (JobStore) and `faults` (Faults); its lifespan owns
     the task that delivers webhooks.
@@ -81,7 +77,11 @@ def _routes(options: SandboxOptions, store: JobStore, faults: Faults, webhooks: 
             subscription.status = "archived"
         return subscription.model_dump(exclude_none=True)
 
-    def _route(operation: SandboxOperation, method: str, path: str, handler: Handler) -> Route:
+    def _route(
+        operation: SandboxOperation, method: str, path: str, handler: Callable[[Request, bytes], object]
+    ) -> Route:
+        """`handler` answers a call, given with its body, with JSON: as bytes, or as a value."""
+
         async def _answer(request: Request) -> Response:
             store.calls[operation] += 1
             try:

@@ -13,7 +13,6 @@ from proxy.sandbox.http import INVALID_SCHEMA, ModelRejection, SandboxError, San
 from proxy.sandbox.jobs import NEVER, JobStore, SandboxJob
 from proxy.sandbox.model import reply
 from proxy.sandbox.submission import (
-    AttemptCounter,
     Directive,
     RunBody,
     ToolUseContent,
@@ -24,6 +23,8 @@ from proxy.sandbox.submission import (
 from proxy.sandbox.values import Unsatisfiable, check_schema
 
 _MAX_SCHEMAS = 512
+_MAX_KEYS = 100_000
+"""Keys of directives whose submissions are counted; beyond it, those used longest ago are forgotten."""
 
 
 class JobFactory:
@@ -34,7 +35,7 @@ class JobFactory:
         self._store = store
         # A check takes some 20 µs for each subschema, and requests repeat their schemas.
         self._checked: OrderedDict[bytes, ModelRejection | None] = OrderedDict()
-        self._attempts = AttemptCounter()
+        self._attempts: OrderedDict[str, int] = OrderedDict()
 
     def submit(self, body: bytes) -> SandboxJob:
         """Checks a submission and enqueues its job.
@@ -59,7 +60,7 @@ class JobFactory:
             raise SandboxError(400, str(rejection), error=rejection.cause)
         directive, calls_made = Directive(), False
         if (found := find_directive(run.messages)) is not None:
-            directive = self._attempts.resolve(found[0])
+            directive = self._attempt(found[0])
             # Calls are made once, in the turn that asks for them: later turns still contain the directive and continue
             # from it. A list of attempts says itself what comes next.
             calls_made = found[1] < len(run.messages) - 1 and found[0].attempts is None
@@ -78,6 +79,27 @@ class JobFactory:
         job = self._job(run, echo, directive, result, failures)
         self._store.add(job)
         return job
+
+    def _attempt(self, directive: Directive) -> Directive:
+        """The directive that holds for this submission with its `key`: `attempts`, `outputs` and `reject.times` are worked in.
+        Raises SandboxError: 400, one of them is given without `key`.
+        """
+        attempts, outputs, reject = directive.attempts, directive.outputs, directive.reject
+        times = reject.times if reject else None
+        if not (attempts or outputs or times):
+            return directive
+        if directive.key is None:
+            raise SandboxError(400, "Malformed sandbox directive: key: needed to tell attempts apart")
+        number = self._attempts.pop(directive.key, 0)
+        self._attempts[directive.key] = number + 1
+        if len(self._attempts) > _MAX_KEYS:
+            self._attempts.popitem(last=False)
+        if attempts:
+            return attempts[min(number, len(attempts) - 1)]
+        changes: dict[str, Any] = {"reject": None if times and number >= times else reject}
+        if outputs:
+            changes["output"] = outputs[min(number, len(outputs) - 1)]
+        return directive.model_copy(update=changes)
 
     def _rejection(self, run: RunBody, schema: bytes, tokens: int) -> ModelRejection | None:
         """What the model does not accept: the schema, the history or the length."""

@@ -7,7 +7,6 @@ These are the sandbox's own models, apart from the proxy's wire types, so that a
 import contextlib
 import json
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -168,7 +167,6 @@ def check_turns(turns: Sequence[SandboxTurn]) -> None:
 
 _OPENING = re.compile(r"\[\[sandbox\s+")
 _CLOSING = re.compile(r"\s*\]\]")
-_MAX_KEYS = 100_000
 
 
 class ScriptedCall(BaseModel, extra="forbid", frozen=True):
@@ -202,34 +200,6 @@ class Directive(BaseModel, extra="forbid", frozen=True):
     withhold: int = Field(default=0, ge=0)
     reject: ScriptedRejection | None = None
     usage: dict[str, Any] | Literal["absent"] | None = None
-
-
-class AttemptCounter:
-    """Counts the submissions of each `key`; past 100,000 keys, those used longest ago are forgotten."""
-
-    def __init__(self) -> None:
-        self._counts: OrderedDict[str, int] = OrderedDict()
-
-    def resolve(self, directive: Directive) -> Directive:
-        """The directive that holds for this submission: `attempts`, `outputs` and `reject.times` are worked in.
-        Raises SandboxError: 400, one of them is given without `key`.
-        """
-        attempts, outputs, reject = directive.attempts, directive.outputs, directive.reject
-        times = reject.times if reject else None
-        if not (attempts or outputs or times):
-            return directive
-        if directive.key is None:
-            raise SandboxError(400, "Malformed sandbox directive: key: needed to tell attempts apart")
-        number = self._counts.pop(directive.key, 0)
-        self._counts[directive.key] = number + 1
-        if len(self._counts) > _MAX_KEYS:
-            self._counts.popitem(last=False)
-        if attempts:
-            return attempts[min(number, len(attempts) - 1)]
-        changes: dict[str, Any] = {"reject": None if times and number >= times else reject}
-        if outputs:
-            changes["output"] = outputs[min(number, len(outputs) - 1)]
-        return directive.model_copy(update=changes)
 
 
 def find_directive(turns: Sequence[SandboxTurn]) -> tuple[Directive, int] | None:

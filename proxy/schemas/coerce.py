@@ -14,12 +14,10 @@ from itertools import islice
 from proxy.errors import SchemaTooComplex
 from proxy.schemas.compile import CompiledSchema
 from proxy.schemas.validate import Evaluator
-from proxy.schemas.values import Budget, Json, JsonObject, TooLarge, is_integer, type_of
+from proxy.schemas.values import MAX_INTEGER, Budget, Json, JsonObject, TooLarge, is_integer, type_of
 
 _MAX_ROUNDS = 4
 _MAX_ERRORS = 200
-_MAX_INTEGER = 2**63 - 1
-"""What JSON writers hold exactly."""
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2})?")
 
 
@@ -158,13 +156,12 @@ class _Coercer:
             whole = self._apply_inside(_Coercer.corrected, keywords, value)
             yield whole
             if isinstance(whole, dict):  # without what is null, which its schema forbids, and need not be there
-                optional = {name for name, item in whole.items() if item is None}.difference(
-                    keywords.get("required", ())
-                )
+                required = frozenset(keywords.get("required", ()))
                 yield {
                     name: item
                     for name, item in whole.items()
-                    if name not in optional
+                    if item is not None
+                    or name in required
                     or not any(self._count_errors(member, None) for member in self._of_property(keywords, name))
                 }
         for spelling in _spellings(keywords, value):
@@ -202,7 +199,7 @@ def _listed(keywords: JsonObject) -> list[Json]:
 
 
 def _number(keywords: JsonObject, value: float) -> int | float:
-    if not value.is_integer() or abs(value) > _MAX_INTEGER:
+    if not value.is_integer() or abs(value) > MAX_INTEGER:
         return value
     types = keywords.get("type", ())
     is_listed = any(type(item) is int and item == value for item in _listed(keywords))

@@ -22,6 +22,9 @@ JsonType = Literal["null", "boolean", "number", "string", "array", "object"]
 Path = tuple[str | int, ...]
 """Keys and indexes from the root of a JSON value."""
 
+MAX_INTEGER = 2**63 - 1
+"""What JSON writers hold exactly."""
+
 _PLAIN_KEY = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*\Z")
 
 

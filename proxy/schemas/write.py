@@ -12,13 +12,11 @@ from typing import Any, Literal
 from proxy.schemas.describe import bounds_texts, cut, describe, names, quoted, sentence
 from proxy.schemas.document import Document
 from proxy.schemas.shapes import ALL_TYPES, ANYTHING, BOUNDS, TYPES, Objects, Shape, intersect, of_values
-from proxy.schemas.values import Json, JsonObject, Memo, TooLarge, is_integer, json_bytes, type_of
+from proxy.schemas.values import MAX_INTEGER, Json, JsonObject, Memo, TooLarge, is_integer, json_bytes, type_of
 
 Dialect = Literal["documented", "full", "anthropic"]
 """What a compiled schema may use."""
 
-_MAX_INTEGER = 2**63 - 1
-"""What JSON writers hold exactly."""
 _SAFE_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}\Z")
 """Property names that Anthropic and Bedrock accept."""
 _MAX_NAME = 64
@@ -69,32 +67,29 @@ class Writer:
 
     def write(self, shape: Shape) -> Written:
         """The shape as a schema. Raises TooLarge: it is over `max_bytes`, or takes too many steps."""
-        known = self._known.get(id(shape))
-        if known is None:
+        draft = self._known.get(id(shape))
+        if draft is None:
             self.memo.spend()
-            known = self._known[id(shape)] = self._new(shape)
-        if known.size > self.max_bytes:
+            draft = Written(shape, {"title": shape.title, "description": None})
+            schema = draft.schema
+            if self.dialect == "anthropic":
+                self._closed(shape, draft)
+            elif shape.values is not None and _writable(shape.values):
+                schema["type"] = _types(shape)
+                constant = self.dialect == "full" and len(shape.values) == 1
+                schema.update({"const": shape.values[0]} if constant else {"enum": list(shape.values)})
+            else:
+                self._parts(shape, draft)
+            notes = cut(" ".join(dict.fromkeys((*shape.notes, *draft.notes))), _MAX_NOTES)
+            schema["description"] = "\n".join(filter(None, (shape.description, notes)))
+            for keyword in ("title", "description"):
+                if not schema[keyword]:
+                    del schema[keyword]
+            own = {keyword: None if keyword in _SUBSCHEMAS else value for keyword, value in schema.items()}
+            draft.size += len(json_bytes([own, *schema.get("properties", ())]))
+            self._known[id(shape)] = draft
+        if draft.size > self.max_bytes:
             raise TooLarge
-        return known
-
-    def _new(self, shape: Shape) -> Written:
-        draft = Written(shape, {"title": shape.title, "description": None})
-        schema = draft.schema
-        if self.dialect == "anthropic":
-            self._closed(shape, draft)
-        elif shape.values is not None and _writable(shape.values):
-            schema["type"] = _types(shape)
-            constant = self.dialect == "full" and len(shape.values) == 1
-            schema.update({"const": shape.values[0]} if constant else {"enum": list(shape.values)})
-        else:
-            self._parts(shape, draft)
-        notes = cut(" ".join(dict.fromkeys((*shape.notes, *draft.notes))), _MAX_NOTES)
-        schema["description"] = "\n".join(filter(None, (shape.description, notes)))
-        for keyword in ("title", "description"):
-            if not schema[keyword]:
-                del schema[keyword]
-        own = {keyword: None if keyword in _SUBSCHEMAS else value for keyword, value in schema.items()}
-        draft.size += len(json_bytes([own, *schema.get("properties", ())]))
         return draft
 
     def _inner(self, shape: Shape, draft: Written) -> JsonObject:
@@ -256,4 +251,4 @@ def _writable(value: Json) -> bool:
         return all(map(_writable, value))
     if isinstance(value, dict):
         return all(map(_writable, value.values()))
-    return not isinstance(value, int) or -_MAX_INTEGER <= value <= _MAX_INTEGER
+    return not isinstance(value, int) or -MAX_INTEGER <= value <= MAX_INTEGER
