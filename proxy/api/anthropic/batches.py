@@ -38,7 +38,6 @@ from proxy.inference.result import Result
 
 MESSAGES: Final = "/v1/messages"
 _PATH: Final = "/v1/messages/batches"
-_PREFIX: Final = "msgbatch_"
 _APART: Final = ":messages"
 """Keeps OpenAI's API from listing message batches and their files."""
 _MAX_SKELETON: Final = 1 << 20
@@ -87,7 +86,7 @@ async def create(request: Request) -> Response:
         batch = await batches.repeated(made)
         if batch is None:
             file = await writer.finish("requests.jsonl")
-            batch = await batches.create(NewBatch(_PREFIX, MESSAGES, file, total=len(seen)), made)
+            batch = await batches.create(NewBatch("msgbatch_", MESSAGES, file, total=len(seen)), made)
     return json_response(batch_out(batch))
 
 

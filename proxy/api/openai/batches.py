@@ -32,7 +32,6 @@ from proxy.inference.result import Result
 
 CHAT: Final = "/v1/chat/completions"
 RESPONSES: Final = "/v1/responses"
-_PREFIX: Final = "batch_"
 _WINDOW: Final = "24h"
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
@@ -88,7 +87,7 @@ async def create(request: Request) -> Response:
         if file.purpose != "batch":
             message = "Invalid `input_file_id`: expected a file with the purpose 'batch'."
             raise InvalidRequest(message, param="input_file_id")
-        new = NewBatch(_PREFIX, body.endpoint, file, body.metadata, ttl_s)
+        new = NewBatch("batch_", body.endpoint, file, body.metadata, ttl_s)
         batch = await batches.create(new, made)
     return json_response(batch_out(batch))
 

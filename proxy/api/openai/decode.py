@@ -28,7 +28,6 @@ from proxy.inference.request import (
 
 ReasoningObject = Literal["auto", "always", "never"]
 _MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512
-_RESERVED_TAGS: Final = frozenset({"rid"})
 _MIN_BUDGET: Final = 1024
 _MANY_ARGUMENTS: Final = 20_000
 _REASONING_FIELDS: Final = ("extended_thinking", "thinking", "reasoning", "reasoning_effort")
@@ -128,7 +127,7 @@ def tags_of(user: str | None, metadata: JsonObject | None) -> tuple[str, ...]:
             raise InvalidRequest(f"Invalid `{param}`: expected a valid string.", param=param)
         if len(value) > _MAX_VALUE:
             raise InvalidRequest(f"`{param}` is longer than {_MAX_VALUE} characters.", param=param)
-        if key.partition(":")[0].strip().lower() in _RESERVED_TAGS:
+        if key.partition(":")[0].strip().lower() == "rid":
             raise InvalidRequest(f"`{param}`: the key is reserved for the proxy's own tags.", param=param)
         tags.append(f"{key}:{value}")
     return tuple(tags)

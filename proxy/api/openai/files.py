@@ -19,7 +19,6 @@ LONGEST_TTL_S: Final = 2_592_000
 _MAX_LIST: Final = 10_000
 _MAX_FIELD: Final = 1024
 _MAX_FIELDS: Final = 16
-_MAX_NAME: Final = 255
 _MAX_OVERHEAD: Final = 64 * 1024
 """Bytes of a form beside the file's content."""
 
@@ -184,7 +183,7 @@ class Multipart:
         filename = options.get(b"filename", b"").decode("utf-8", "replace")
         if self._name != "file" or self.filename:
             raise InvalidRequest("Invalid `file`: expected one file.", param="file")
-        if not filename.lower().endswith(".jsonl") or len(filename) > _MAX_NAME:
+        if not filename.lower().endswith(".jsonl") or len(filename) > 255:
             raise InvalidRequest("Invalid `file`: its name must be .jsonl.", param="file")
         self.filename, self._in_file = filename, True
 

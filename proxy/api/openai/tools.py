@@ -72,10 +72,14 @@ def function_tool(spec: wire.FunctionSpec, path: str) -> Tool:
 
 
 def custom_tool(spec: wire.CustomSpec, path: str) -> Tool:
-    """A custom tool, whose definition stands at a path, as one with a single string argument."""
+    """A custom tool, whose definition stands at a path, as one with a single string argument. The Responses API writes grammars flat."""
     argument: dict[str, Any] = {"type": "string"}
     match spec.format:
-        case {"type": "grammar", "grammar": {"definition": str(definition), **rest}}:
+        case {"type": "grammar", "grammar": {"definition": str(definition), **rest}} | {
+            "type": "grammar",
+            "definition": str(definition),
+            **rest,
+        }:
             syntax = rest.get("syntax") if rest.get("syntax") in ("lark", "regex") else "following"
             argument["description"] = f"The input; it must match this {syntax} grammar:\n{definition}"
             if syntax == "regex":

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from proxy.api.http.requests import REPORTABLE
 from proxy.api.openai.responses import types as wire
 from proxy.api.openai.tools import NO_TOOLS, custom_tool, function_tool
-from proxy.api.openai.types import CustomSpec
 from proxy.errors import InvalidRequest, ProxyError
 from proxy.inference.request import JsonObject, Tool, ToolChoice
 
@@ -36,33 +35,24 @@ class Tools:
         self._names: dict[tuple[str | None, str], str] = {}
 
     def add_all(self, tools: Sequence[wire.ToolDefinition], path: str, *, unique: bool) -> None:
-        """Add tools whose list stands at a path.
-
-        Args:
-            unique: a second tool of one name is refused, else left out: histories repeat what was offered before.
-        """
+        """Add tools whose list stands at a path. A second one of a name is refused if names must be unique, else left out, as in histories,
+        which repeat what was offered before."""
         for index, tool in enumerate(tools):
-            match tool:
-                case wire.NamespaceDefinition():
-                    for number, inner in enumerate(tool.tools):
-                        self._add(inner, tool.name, f"{path}[{index}].tools[{number}]", unique)
-                case _:
-                    self._add(tool, None, f"{path}[{index}]", unique)
+            if isinstance(tool, wire.NamespaceDefinition):
+                for number, inner in enumerate(tool.tools):
+                    self._add(inner, tool.name, f"{path}[{index}].tools[{number}]", unique)
+            else:
+                self._add(tool, None, f"{path}[{index}]", unique)
 
-    def _add(self, tool: wire.ToolDefinition, namespace: str | None, path: str, unique: bool) -> None:
+    def _add(self, tool: wire.NamedDefinition, namespace: str | None, path: str, unique: bool) -> None:
         match tool:
             case wire.FunctionDefinition():
                 made = function_tool(tool, path)
             case wire.CustomDefinition():
-                nested = None  # a flat grammar as chat completions write it
-                if isinstance(tool.format, dict) and tool.format.get("type") == "grammar":
-                    nested = {"type": "grammar", "grammar": tool.format}
-                made = custom_tool(CustomSpec(name=tool.name, description=tool.description, format=nested), path)
+                made = custom_tool(tool, path)
             case wire.OtherKind():
                 self.hosted[tool.type if REPORTABLE.match(tool.type) else "unknown"] = None
                 return
-            case _:
-                raise InvalidRequest(f"`{path}`: a namespace cannot hold namespaces.", param=path)
         if (namespace, tool.name) in self._names:
             if not unique:
                 return

@@ -49,13 +49,16 @@ class CustomDefinition(CustomSpec):
     type: Literal["custom"]
 
 
+NamedDefinition = Annotated[FunctionDefinition | CustomDefinition | OtherKind, TaggedBy("type")]
+
+
 class NamespaceDefinition(RequestModel):
     """Functions and custom tools whose names count within the namespace only."""
 
     type: Literal["namespace"]
     name: str = Field(min_length=1, max_length=128)
     description: str | None = None
-    tools: FastList[Annotated[FunctionDefinition | CustomDefinition | OtherKind, TaggedBy("type")]]
+    tools: FastList[NamedDefinition]
 
 
 ToolDefinition = Annotated[FunctionDefinition | CustomDefinition | NamespaceDefinition | OtherKind, TaggedBy("type")]
