@@ -91,14 +91,6 @@ class _AnthropicTaskSettings(TaskSettings):
     temperature: float | None = Field(default=None, ge=0, le=1)
 
 
-class NamedService(BaseModel):
-    """The part of a `PUT` that says how to read the rest."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    service: str
-
-
 class PutNarrative(_Body):
     """The body of a `PUT` of an endpoint that runs on Narrative."""
 
@@ -124,13 +116,6 @@ class CompletionBody(_Body):
         Discriminator(lambda value: "#list" if isinstance(value, list) else "#string"),
     ]
     task_settings: TaskSettings | None = None
-
-
-_SERVICES: Final[Mapping[str, tuple[type[PutNarrative | PutAnthropic], tuple[TaskType, ...]]]] = {
-    "narrative": (PutNarrative, ("completion", "chat_completion")),
-    "anthropic": (PutAnthropic, ("completion",)),
-}
-"""The service's name → the body that creates an endpoint of it, and the task types that it may have."""
 
 
 # ---------------------------------------------------------------- inference
@@ -229,12 +214,18 @@ def decode_endpoint(
 ) -> tuple[Endpoint, str | None]:
     """The endpoint that a `PUT` asks for, and its credential in the clear. Raises InvalidRequest: anything about it is wrong."""
     check_id(inference_id, catalog)
-    service = validated(NamedService, body).service
-    if service not in _SERVICES:
-        expected = ", ".join(_SERVICES)
-        raise InvalidRequest(f"Unknown service [{service[:40]}]; expected one of {expected}.", param="service")
-    model, allowed = _SERVICES[service]
-    put = validated(model, body)
+    put: PutNarrative | PutAnthropic
+    allowed: tuple[TaskType, ...]
+    match body.get("service"):
+        case "narrative":
+            put, allowed = validated(PutNarrative, body), ("completion", "chat_completion")
+        case "anthropic":
+            put, allowed = validated(PutAnthropic, body), ("completion",)
+        case str(name):
+            message = f"Unknown service [{name[:40]}]; expected one of narrative, anthropic."
+            raise InvalidRequest(message, param="service")
+        case _:
+            raise InvalidRequest("Invalid `service`: expected the name of a service.", param="service")
     settings = put.service_settings
     if isinstance(put, PutNarrative) and settings.model_id not in catalog.by_name:
         offered = ", ".join(card.id for card in catalog.cards)
@@ -242,7 +233,7 @@ def decode_endpoint(
         raise InvalidRequest(message, param="service_settings.model_id")
     if task_type not in allowed:
         raise InvalidRequest(
-            f"The [{service}] service does not support task type [{task_type[:40]}]; expected one of {', '.join(allowed)}.",
+            f"The [{put.service}] service does not support task type [{task_type[:40]}]; expected one of {', '.join(allowed)}.",
             param="task_type",
         )
     key = settings.api_key
