@@ -93,6 +93,7 @@ def test_both_apis_on_one_base_url(deployment: Deployment) -> None:
             "messages.0.content.0",
         ),
         (asking("x", model="claude-opus-5-5"), 404, "model: claude-opus-5-5"),
+        ({"model": "claude-opus-5-5"}, 404, "model: claude-opus-5-5"),  # before the body is decoded
         (asking("x", tools=[WEATHER, WEATHER]), 400, "tools.1.name: "),
         (
             asking("x", tools=[{"type": "web_search_20250305", "name": "web_search"}]),

@@ -50,6 +50,7 @@ def test_unknown_names_are_a_404_or_served_by_the_default_model(make_deployment:
     deployment = make_deployment()
     assert deployment.chat(ask(model="gpt-99")).status_code == 404
     assert deployment.chat(ask(model="x" * 100_000)).status_code == 404
+    assert deployment.chat({"model": "gpt-99", "messages": 3}).status_code == 404  # before the body is decoded
     deployment = make_deployment({"PROXY_CHAT__DEFAULT_MODEL": "claude-4-6-sonnet"})
     answer = deployment.chat(ask(model="gpt-99"))
     assert (answer.json()["model"], answer.headers["x-proxy-model"]) == ("gpt-99", "anthropic.claude-sonnet-4.6")

@@ -179,6 +179,7 @@ def test_a_key_that_is_sent_as_the_models_name_is_neither_repeated_nor_stored(ma
     ("fields", "status", "param", "code"),
     [
         ({"model": "no-such-model"}, 404, "model", "model_not_found"),
+        ({"model": "no-such-model", "input": 3}, 404, "model", "model_not_found"),  # before the body is decoded
         ({"conversation": "conv_1"}, 400, "conversation", "unsupported_parameter"),
         ({"input": None}, 400, "input", None),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, 400, "input[0].content[0].type", "unsupported_content"),
