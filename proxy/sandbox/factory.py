@@ -12,14 +12,7 @@ from proxy.backends.narrative.types import ENDED, JobState
 from proxy.sandbox.http import INVALID_SCHEMA, ModelRejection, SandboxError, SandboxOptions, dumps
 from proxy.sandbox.jobs import NEVER, JobStore, SandboxJob
 from proxy.sandbox.model import reply
-from proxy.sandbox.submission import (
-    Directive,
-    RunBody,
-    ToolUseContent,
-    check_turns,
-    find_directive,
-    parse_submission,
-)
+from proxy.sandbox.submission import Directive, RunBody, ToolUseContent, check_turns, find_directive, parse_submission
 from proxy.sandbox.values import Unsatisfiable, check_schema
 
 _MAX_SCHEMAS = 512

@@ -167,16 +167,13 @@ class WebhookDeliveries:
         kind = fault.kind if fault else None
         if fault and kind == "late":
             await sleep(fault.delay_s)
+        body = orjson.dumps(event)
         for _ in range({"twice": 2, "lost": 0}.get(kind or "", 1)):
-            await self._post(subscription.url, orjson.dumps(event), headers)
-
-    async def _post(self, url: str, body: bytes, headers: dict[str, str]) -> None:
-        """Tries until it is answered with 2xx or the tries are used up; all have the same idempotency key."""
-        for attempt in range(self._options.webhook_attempts):
-            if attempt:
-                await sleep(self._options.webhook_retry_s * 2 ** (attempt - 1))
-            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                request = self._client.post(url, data=body, headers=headers, allow_redirects=False)
-                async with self._slots, request as response:
-                    if 200 <= response.status < 300:
-                        return
+            for attempt in range(self._options.webhook_attempts):  # until a 2xx; all have the same idempotency key
+                if attempt:
+                    await sleep(self._options.webhook_retry_s * 2 ** (attempt - 1))
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                    request = self._client.post(subscription.url, data=body, headers=headers, allow_redirects=False)
+                    async with self._slots, request as response:
+                        if 200 <= response.status < 300:
+                            break

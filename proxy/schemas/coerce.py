@@ -22,15 +22,9 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})(\.[0-9]{1,17})?([eE][+-]?[0-9]{1,2
 
 
 def coerce(compiled: CompiledSchema, instance: object, budget: Budget | None = None) -> object:
-    """Undo the aliases of property names, and correct the spelling of a value where the original schema leaves no doubt.
-
-    Args:
-        compiled: from `compile_schema`.
-        instance: a JSON value of any type and depth; not changed.
-        budget: the request's; None: a budget for this value alone.
-
-    Returns:
-        A value with fewer validation errors, or the very same instance. Whole floats are integers where the schema asks for integers.
+    """Undo the aliases of property names, and correct the spelling of a JSON value of any type and depth where the original schema leaves
+    no doubt. Gives a value with fewer validation errors, or the very same instance, which is not changed. Whole floats are integers
+    where the schema asks for integers. `budget` is the request's; None: a budget for this value alone.
     """
     if compiled.must_be_object and isinstance(instance, str):
         instance = next((value for value in _parsed(instance) if isinstance(value, dict)), instance)

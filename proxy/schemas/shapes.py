@@ -199,6 +199,9 @@ def _intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
     bounds = {**one.bounds, **other.bounds}
     for keyword in one.bounds.keys() & other.bounds.keys():
         bounds[keyword] = BOUNDS[keyword][1](one.bounds[keyword], other.bounds[keyword])
+    options = one.options or other.options
+    if one.options and other.options:  # one of the first and one of the second: the second's inside each of the first's
+        options = tuple(intersect(option, Shape(options=other.options), memo) for option in one.options)
     return normalized(
         Shape(
             types=one.types & other.types,
@@ -206,7 +209,7 @@ def _intersect(one: Shape, other: Shape, memo: Memo) -> Shape:
             bounds=bounds,
             items=_both(one.items, other.items, memo),
             objects=_objects(one.objects, other.objects, memo),
-            options=_options(one.options, other.options, memo),
+            options=options,
             title=one.title or other.title,
             description=_texts(one.description, other.description),
             notes=tuple(dict.fromkeys((*one.notes, *other.notes))) if one.notes or other.notes else (),
@@ -236,13 +239,6 @@ def _both(one: Shape | None, other: Shape | None, memo: Memo) -> Shape | None:
     if one is None or other is None:
         return other if one is None else one
     return intersect(one, other, memo)
-
-
-def _options(one: tuple[Shape, ...], other: tuple[Shape, ...], memo: Memo) -> tuple[Shape, ...]:
-    """One of the first and one of the second: the second's inside each of the first's."""
-    if not one or not other:
-        return one or other
-    return tuple(intersect(option, Shape(options=other), memo) for option in one)
 
 
 def with_note(shape: Shape, note: str) -> Shape:

@@ -39,12 +39,8 @@ class ValidationError:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What validating a value found.
-
-    Attributes:
-        errors: why the value does not match; empty: it is accepted.
-        notes: what the caller should report although the value is accepted: parts that could not be checked in bounded time, and
-            values that match several alternatives of a `oneOf`.
+    """Why a value does not match (no errors: it is accepted), and notes on what the caller should report although it is accepted: parts
+    that could not be checked in bounded time, and values that match several alternatives of a `oneOf`.
     """
 
     errors: tuple[ValidationError, ...] = ()
@@ -52,24 +48,16 @@ class Validation:
 
 
 def validate(compiled: CompiledSchema, instance: object, budget: Budget | None = None) -> Validation:
-    """Compare a value with the original schema.
-
-    Args:
-        compiled: from `compile_schema`.
-        instance: a JSON value of any type and depth, after `coerce`.
-        budget: the request's; None: a budget for this value alone.
-
-    Returns:
-        The first ten errors; none when the value matches.
+    """Compare a JSON value of any type and depth, after `coerce`, with the original schema. Gives the first ten errors, none when the value
+    matches. `budget` is the request's; None: a budget for this value alone.
     """
     if compiled.must_be_object and not isinstance(instance, dict):
         return Validation((ValidationError("$", f"expected object, got {type_of(instance)}"),))
     errors: list[ValidationError] = []
     notes: dict[str, None] = {}
     try:
-        for failure in Evaluator(compiled.document, instance, budget or Budget()).failures(
-            compiled.document.root, instance
-        ):
+        evaluator = Evaluator(compiled.document, instance, budget or Budget())
+        for failure in evaluator.failures(compiled.document.root, instance):
             if failure.note is None:
                 errors.append(_validation_error(failure))
             elif len(notes) < _MAX_NOTES:

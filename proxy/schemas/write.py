@@ -42,16 +42,9 @@ class Written:
 
 @dataclass(slots=True)
 class Writer:
-    """Writes shapes. A shape that occurs twice is written once, and the two places share the object.
-
-    Attributes:
-        dialect: what may be written.
-        bounds: lengths, bounds, counts and patterns may be written; otherwise they are described.
-        max_bytes: the size beyond which writing stops.
-        memo: steps left.
-        document: the client's schema, whose property names an alias must differ from.
-        aliases: the property names that stand for one which upstreams refuse → the client's name.
-        json_texts: id() of the schemas written for values that are asked for as JSON text.
+    """Writes shapes. A shape that occurs twice is written once, and the two places share the object. Without `bounds`, lengths, bounds,
+    counts and patterns are described. `aliases`, which differ from the property names of the client's document, and `json_texts` become
+    those of `CompiledSchema`.
     """
 
     dialect: Dialect
