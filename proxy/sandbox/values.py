@@ -290,17 +290,6 @@ class ValueMaker:
         return schema.get("type") in ("integer", "number") and self._words.issuperset(words_of(name))
 
 
-def _string(schema: Mapping[str, Any], suggested: str, variant: int) -> str:
-    least, most = int(schema.get("minLength", 0)), int(schema.get("maxLength", _MAX_LENGTH))
-    if least > min(most, _MAX_LENGTH):
-        raise Unsatisfiable("no string has that length")
-    if "pattern" in schema:
-        return _patterned(schema["pattern"], least, most, variant)
-    mark = f" {variant}" if variant else ""
-    text = (suggested or "sample")[: max(most - len(mark), 0)] + mark
-    return text[:most].ljust(least, ".")
-
-
 class _PatternStrings(Rstr):
     """Strings that match a pattern, made in a bounded number of steps, because the pattern is the client's."""
 
@@ -320,8 +309,15 @@ class _PatternStrings(Rstr):
         return "".join(self._handle_state(state) for _ in range(times) for state in value)
 
 
-def _patterned(pattern: str, least: int, most: int, variant: int) -> str:
-    strings = _PatternStrings(variant)
+def _string(schema: Mapping[str, Any], suggested: str, variant: int) -> str:
+    least, most = int(schema.get("minLength", 0)), int(schema.get("maxLength", _MAX_LENGTH))
+    if least > min(most, _MAX_LENGTH):
+        raise Unsatisfiable("no string has that length")
+    if "pattern" not in schema:
+        mark = f" {variant}" if variant else ""
+        text = (suggested or "sample")[: max(most - len(mark), 0)] + mark
+        return text[:most].ljust(least, ".")
+    pattern, strings = schema["pattern"], _PatternStrings(variant)
     for attempt in range(_MAX_TRIES):
         strings.max_repeats = 2 + attempt // 4
         try:

@@ -124,16 +124,9 @@ def _outlined(shape: Shape, anything: Shape, memo: Memo) -> Shape:
     memo.spend(len(members) // 8)
     hint = describe(replace(shape, title=None, description=None, notes=()), 1, _MAX_HINT)
     hints = (sentence(hint),) if hint != "any" and len(hint) <= _MAX_HINT else ()
-    return replace(
-        shape,
-        types=anything.types,
-        values=None,
-        bounds=anything.bounds,
-        items=None,
-        objects=Objects(members) if members else anything.objects,
-        options=(),
-        notes=(*shape.notes, *hints),
-        open=True,
+    objects = Objects(members) if members else anything.objects
+    return Shape(
+        objects=objects, title=shape.title, description=shape.description, notes=(*shape.notes, *hints), open=True
     )
 
 
