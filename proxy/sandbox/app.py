@@ -12,20 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from proxy.sandbox.factory import JobFactory
-from proxy.sandbox.faults import LAG, SEND, Faults, SandboxOperation, apply_fault
+from proxy.sandbox.faults import Faults, SandboxOperation, apply_fault
 from proxy.sandbox.http import SandboxError, SandboxOptions, check_headers, dumps, parse, read_body
 from proxy.sandbox.jobs import JobQuery, JobStore, RejectedCall
 from proxy.sandbox.webhooks import WebhookDeliveries
-
-
-class SandboxApp(Starlette):
-    """Starlette that hands on the server's own `send`, by which a fault finds the connection."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await super().__call__({**scope, SEND: send}, receive, send)
 
 
 def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
@@ -36,17 +28,12 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
     store, faults = JobStore(options), Faults()
     webhooks = WebhookDeliveries(options, store, faults)
 
-    @contextlib.asynccontextmanager
-    async def _lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with webhooks.running():
-            yield
-
     async def _on_http_exception(_: Request, error: Any) -> Response:
         return SandboxError(error.status_code, error.detail, headers=error.headers).response()
 
-    app = SandboxApp(
+    app = Starlette(
         routes=_routes(options, store, faults, webhooks),
-        lifespan=_lifespan,
+        lifespan=lambda _: webhooks.running(),
         exception_handlers={
             HTTPException: _on_http_exception,
             # The client left before its request was read, so nobody receives this.
@@ -65,7 +52,7 @@ def _routes(options: SandboxOptions, store: JobStore, faults: Faults, webhooks: 
         return store.get(request.path_params["id"]).record(store.clock())
 
     def _list_jobs(request: Request, _: bytes) -> object:
-        return store.page(parse(JobQuery, dict(request.query_params)), lag=request.scope.get(LAG, 0.0))
+        return store.page(parse(JobQuery, dict(request.query_params)), lag=getattr(request.state, "lag_s", 0.0))
 
     def _list_subscriptions(_: Request, __: bytes) -> object:
         records = [subscription.model_dump(exclude_none=True) for subscription in webhooks.all()]

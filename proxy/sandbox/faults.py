@@ -133,9 +133,6 @@ class Faults:
         return None
 
 
-LAG, SEND = "sandbox.lag", "sandbox.send"
-"""Keys of the ASGI scope: how many seconds old lists are, and the server's own `send`."""
-
 _HTML = "<html><head><title>{status}</title></head><body><center><h1>{status}</h1></center></body></html>"
 _GARBAGE = '\ufffd\x00{"job_id": <<<'
 _NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
@@ -156,7 +153,7 @@ async def apply_fault(
             # A slow server does not notice that nobody waits for it.
             return response or await answer(request)
         case "lag":
-            request.scope[LAG] = fault.delay_s
+            request.state.lag_s = fault.delay_s
             return await answer(request)
         case "status":
             # 502 and 504 come from the gateway in front, which does not write JSON.
@@ -176,8 +173,8 @@ class _Disconnect(Response):
         self._kind = kind
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # ASGI cannot end a connection. uvicorn's `send` is a method of the object that holds the transport.
-        transport: Any = scope[SEND].__self__.transport
+        # ASGI cannot end a connection. uvicorn's `receive`, which Starlette hands on, is a method of the object with the transport.
+        transport: Any = receive.__self__.transport  # type: ignore[attr-defined]
         if self._kind == "close":
             transport.close()
         else:
