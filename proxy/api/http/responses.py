@@ -6,7 +6,7 @@
     the client leaves      none                                    not delivered; the waiting is cancelled at once
     a bug                  an error event: internal_error          not delivered
 
-The request's own task has it run and writes its events; another waits for the client to leave, and sends heartbeats. Nothing is sent
+The request's own task has it run and writes its events; the server cancels it when the client leaves. Nothing is sent
 before the backend has accepted the request, so that a refusal is a status. A client that does not read is not waited for longer than the
 server's send timeout (`proxy/api/http/server.py`).
 """
@@ -123,6 +123,28 @@ class StreamEncoder(Protocol):
         """The last event of a stream that did not fail."""
 
 
+class Client:
+    """Whether the client of one request is still there. The server has one in each scope, as `proxy.client`: a task that waits for
+    `http.disconnect` takes 2 KB of each request that waits.
+
+    Attributes:
+        left: it is gone.
+        answering: the task to cancel then.
+    """
+
+    __slots__ = ("answering", "left")
+
+    def __init__(self) -> None:
+        self.answering: asyncio.Task[None] | None = None
+        self.left = False
+
+    def leave(self) -> None:
+        """Called by the server."""
+        self.left = True
+        if self.answering is not None:
+            self.answering.cancel()
+
+
 class RunResponse(ABC):
     """Has a request run and sends its answer: an ASGI application that raises ProxyError and ClientDisconnect only before it has begun.
 
@@ -141,19 +163,26 @@ class RunResponse(ABC):
     ) -> None:
         self._start, self._interval_s, self._headers = start, interval_s, headers
         self._run: Run | None = None
-        self._begun = self._complete = self._left = False
+        self._client: Client
+        self._begun = self._complete = False
         self._last_write = time.monotonic()
         self._writing = asyncio.Lock()  # events and heartbeats come from two tasks
+        self._timer: asyncio.TimerHandle | None = None
+        self._idling: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The request's body must have been read: what the client sends after it can only be that it is gone."""
+        """Answer a request, in the task that the server made for it."""
         delivered = False
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        watching = asyncio.create_task(self._watch(receive, send, task))
+        self._client = client = cast(Client, scope["proxy.client"])
+        if client.left:
+            raise ClientDisconnect
+        client.answering = task = cast("asyncio.Task[None]", asyncio.current_task())
+        if self._interval_s:
+            self._beat(send)
         try:
             delivered = await self._answer(send)
         except asyncio.CancelledError:
-            if not self._left or task.uncancel():
+            if not client.left or task.uncancel():
                 raise
             if not self._begun:
                 raise ClientDisconnect from None
@@ -163,30 +192,26 @@ class RunResponse(ABC):
                 error.headers = {**self._headers(self._run.report), **error.headers}
             raise
         finally:
-            watching.cancel()
+            client.answering = None
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._idling is not None:
+                self._idling.cancel()
             if self._run is not None:
                 self._run.close(delivered=delivered)
 
-    async def _watch(self, receive: Receive, send: Send, answering: "asyncio.Task[None]") -> None:
-        """Cancel the answering when the client leaves, and send something whenever nothing was sent for `interval_s`."""
-        while True:
-            try:
-                if self._interval_s:
-                    async with asyncio.timeout(self._last_write + self._interval_s - time.monotonic()):
-                        message = await receive()
-                else:  # a timeout takes memory even if it never comes
-                    message = await receive()
-            except TimeoutError:
-                if (now := time.monotonic()) >= self._last_write + self._interval_s:
-                    self._last_write = now
-                    if not self._complete and (self._run is not None or self._begun):
-                        await self._idle(send)
-                continue
-            if message["type"] == "http.disconnect":
-                if not self._complete:
-                    self._left = True
-                    answering.cancel()
-                return
+    def _beat(self, send: Send) -> None:
+        """Send something if nothing was sent for `interval_s`, and come again when that may be so."""
+        if not self._interval_s:
+            return
+        now = time.monotonic()
+        wait = self._last_write + self._interval_s - now
+        if wait <= 0:
+            self._last_write, wait = now, self._interval_s
+            accepted, idle = self._run is not None or self._begun, self._idling is None or self._idling.done()
+            if accepted and idle and not self._complete:
+                self._idling = asyncio.create_task(self._idle(send))
+        self._timer = asyncio.get_running_loop().call_later(wait, self._beat, send)
 
     async def _accepted(self) -> Run:
         """Have the request accepted. What only that needs is let go: thousands of responses wait for their runs."""
@@ -203,9 +228,13 @@ class RunResponse(ABC):
                 headers.append((name.encode(), value.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
+    def _complete_now(self) -> None:
+        """What is left is written whatever happens: no heartbeat comes, and a client that leaves cancels nothing."""
+        self._complete, self._client.answering = True, None
+
     async def _finish(self, send: Send, body: bytes = b"") -> None:
         async with self._writing:
-            self._complete = True  # the server reports a client gone after this, too
+            self._complete_now()
             await send({"type": "http.response.body", "body": body, "more_body": False})
 
     @abstractmethod
@@ -250,7 +279,7 @@ class WholeResponse(RunResponse):
             log.warning("answer failed after its status was sent", code=error.code, job=error.job_id)
             await self._finish(send, self._error(error))
             return False
-        self._complete = True  # no blank may come between the length and the body
+        self._complete_now()  # no blank may come between the length and the body
         if not self._begun:
             await self._begin(send, b"application/json", (b"content-length", b"%d" % len(body)))
         await self._finish(send, body)

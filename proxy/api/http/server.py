@@ -23,6 +23,7 @@ import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from proxy.api.http.responses import Client
 from proxy.settings import Settings
 
 _HARD_LIMIT_S: Final = 5
@@ -50,6 +51,7 @@ class ServerConfig(uvicorn.Config):
             app,
             # Not httptools: it drops the body of a request that offers an upgrade, as Java's HTTP client does with every first one.
             http=_Connection,
+            interface="asgi3",  # which is not to be seen of an application that returns its coroutine
             ws="none",
             log_config=None,
             access_log=False,
@@ -122,7 +124,7 @@ class _Connection(H11Protocol):
 
     config: ServerConfig
     # In slots, since the base class has nearly as many attributes as instances can share the layout of: beyond that each takes 1.2 KB.
-    __slots__ = ("_body_bytes", "_overdue", "_read_timer", "_reading", "_unread", "_write_timer")
+    __slots__ = ("_body_bytes", "_client", "_overdue", "_read_timer", "_reading", "_unread", "_write_timer")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection; at the limit the one that has waited longest for a request makes room."""
@@ -167,10 +169,7 @@ class _Connection(H11Protocol):
 
     def _read(self, data: bytes) -> None:
         """Read on, and give the client time for what it has to send next."""
-        cycle = self.cycle
         super().data_received(data)
-        if self.cycle is not cycle:  # a request has begun, and its task has not
-            self.cycle.message_event = _Event(value=self.cycle.message_event.is_set())
         self._body_bytes += len(data)
         match self.conn.their_state:
             case h11.IDLE:
@@ -180,6 +179,14 @@ class _Connection(H11Protocol):
             case _:
                 self.config.waiting.pop(self, None)
                 self._expect("nothing")
+
+    def handle_events(self) -> None:
+        """Give each request that begins what its task works with."""
+        cycle = self.cycle
+        super().handle_events()
+        if self.cycle is not cycle:  # its task has not begun
+            self.cycle.message_event = _Event(value=self.cycle.message_event.is_set())
+            self._client = self.scope["proxy.client"] = Client()  # type: ignore[typeddict-unknown-key]
 
     def on_response_complete(self) -> None:
         """The client may send another request."""
@@ -195,6 +202,7 @@ class _Connection(H11Protocol):
         if self._write_timer is not None:
             self._cancel_write_timer()
         super().connection_lost(exc)
+        self._leave()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than the response is written."""
@@ -247,6 +255,7 @@ class _Connection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+            self._leave()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
             body = json.dumps({"error": error}).encode()
@@ -259,6 +268,11 @@ class _Connection(H11Protocol):
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
+
+    def _leave(self) -> None:
+        """Have the request cancelled whose response is not complete."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._client.leave()
 
     def _watch_writing(self) -> None:
         self._cancel_write_timer()

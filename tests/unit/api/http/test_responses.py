@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from starlette.requests import ClientDisconnect
-from starlette.types import Message
+from starlette.types import Message, Scope
 
-from proxy.api.http.responses import COMMENT, StreamResponse, WholeResponse, report_headers
+from proxy.api.http.responses import COMMENT, Client, StreamResponse, WholeResponse, report_headers
 from proxy.errors import JobTimeout, Overloaded, ProxyError
 from proxy.inference.backend import Report, Run
 from proxy.inference.result import Event, Result, Started, TextDelta, Usage
@@ -16,13 +16,13 @@ from proxy.settings import ChatSettings
 from tests.waiting import OtherTurns, until
 
 
-class Client:
-    """An ASGI connection; `reads` lets that many messages through, None all."""
+class Reader(Client):
+    """A client, as an ASGI application sees it; `reads` lets that many messages through, None all."""
 
     def __init__(self, reads: int | None = None) -> None:
+        super().__init__()
         self.sent: list[Message] = []
-        self.gone = asyncio.Event()
-        self.waiting = False
+        self.scope: Scope = {"type": "http", "proxy.client": self}
         self._reads = asyncio.Semaphore(10**9 if reads is None else reads)
 
     async def send(self, message: Message) -> None:
@@ -30,9 +30,7 @@ class Client:
         self.sent.append(message)
 
     async def receive(self) -> Message:
-        self.waiting = True
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
+        raise AssertionError("the body was read")
 
     def body(self) -> bytes:
         return b"".join(message.get("body", b"") for message in self.sent)
@@ -107,8 +105,8 @@ class Stream(NumberedRun):
     async def _started(self) -> Run:
         return self
 
-    def to(self, client: Client) -> asyncio.Task[None]:
-        return asyncio.create_task(self.response({"type": "http"}, client.receive, client.send))
+    def to(self, client: Reader) -> asyncio.Task[None]:
+        return asyncio.create_task(self.response(client.scope, client.receive, client.send))
 
 
 def whole(run: NumberedRun, keep_alive_s: float = 0.0) -> WholeResponse:
@@ -119,7 +117,7 @@ def whole(run: NumberedRun, keep_alive_s: float = 0.0) -> WholeResponse:
 
 
 async def test_events_are_sent_in_order_and_then_the_end() -> None:
-    stream, client = Stream(3), Client()
+    stream, client = Stream(3), Reader()
     await stream.to(client)
     assert client.body() == b"1 2 3 end"
     assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
@@ -127,11 +125,11 @@ async def test_events_are_sent_in_order_and_then_the_end() -> None:
 
 
 async def test_an_event_is_made_only_when_the_one_before_was_taken() -> None:
-    stream, client = Stream(1000), Client(reads=4)
+    stream, client = Stream(1000), Reader(reads=4)
     task = stream.to(client)
     await until(lambda: len(client.sent) == 4)
     assert stream.made <= 4, "the status and three events were taken, and one waits"
-    client.gone.set()
+    client.leave()
     await task
     assert stream.made <= 4
     assert stream.closed == [False]
@@ -143,14 +141,14 @@ async def test_an_event_is_made_only_when_the_one_before_was_taken() -> None:
     [(Overloaded("busy"), b"error overloaded_error"), (RuntimeError("a bug"), b"error internal_error")],
 )
 async def test_a_failure_is_the_last_event(error: Exception, last: bytes) -> None:
-    stream, client = Stream(1, error), Client()
+    stream, client = Stream(1, error), Reader()
     await stream.to(client)
     assert client.body() == b"1 " + last
     assert stream.closed == [False]
 
 
 async def test_events_can_be_spread_and_others_run_in_between() -> None:
-    stream, client = Stream(20, pace_ms=300), Client()
+    stream, client = Stream(20, pace_ms=300), Reader()
     task = stream.to(client)
     await until(lambda: stream.made > 0)
     assert stream.made < 20
@@ -161,7 +159,7 @@ async def test_events_can_be_spread_and_others_run_in_between() -> None:
 async def test_a_stream_lets_others_run_between_its_events_however_fast_its_client_reads() -> None:
     turns = OtherTurns()
 
-    class Fast(Client):
+    class Fast(Reader):
         async def send(self, message: Message) -> None:
             turns.step()
             await super().send(message)
@@ -171,10 +169,10 @@ async def test_a_stream_lets_others_run_between_its_events_however_fast_its_clie
 
 
 async def test_the_waiting_is_cancelled_and_has_ended_when_the_client_leaves() -> None:
-    run, client = NumberedRun(waits=True), Client()
-    task = asyncio.create_task(whole(run)({"type": "http"}, client.receive, client.send))
+    run, client = NumberedRun(waits=True), Reader()
+    task = asyncio.create_task(whole(run)(client.scope, client.receive, client.send))
     await run.begun.wait()
-    client.gone.set()
+    client.leave()
     with pytest.raises(ClientDisconnect):
         await task
     assert run.ended
@@ -183,7 +181,7 @@ async def test_the_waiting_is_cancelled_and_has_ended_when_the_client_leaves() -
 
 
 async def test_a_request_that_is_being_accepted_is_cancelled_when_its_client_leaves() -> None:
-    client, ended = Client(), asyncio.Event()
+    client, ended = Reader(), asyncio.Event()
 
     async def start() -> Run:
         try:
@@ -193,19 +191,19 @@ async def test_a_request_that_is_being_accepted_is_cancelled_when_its_client_lea
         raise AssertionError
 
     response = WholeResponse(start, lambda result: b"", Encoder().error, keep_alive_s=0.001)
-    task = asyncio.create_task(response({"type": "http"}, client.receive, client.send))
+    task = asyncio.create_task(response(client.scope, client.receive, client.send))
     loop = asyncio.get_running_loop()
     later = loop.time() + 0.02
     await until(lambda: loop.time() > later)
     assert client.sent == [], "nothing is sent before the request was accepted"
-    client.gone.set()
+    client.leave()
     with pytest.raises(ClientDisconnect):
         await task
     assert ended.is_set()
 
 
-async def test_a_whole_answer_takes_one_more_task_and_is_delivered_with_its_report() -> None:
-    run, client = NumberedRun(), Client()
+async def test_a_whole_answer_takes_no_more_task_and_is_delivered_with_its_report() -> None:
+    run, client = NumberedRun(), Reader()
     before = asyncio.all_tasks()
     made: set[asyncio.Task[Any]] = set()
 
@@ -213,8 +211,8 @@ async def test_a_whole_answer_takes_one_more_task_and_is_delivered_with_its_repo
         made.update(asyncio.all_tasks() - before)
         return run
 
-    await WholeResponse(start, lambda result: b"[1]", Encoder().error)({"type": "http"}, client.receive, client.send)
-    assert len(made) == 1
+    await WholeResponse(start, lambda result: b"[1]", Encoder().error)(client.scope, client.receive, client.send)
+    assert not made
     assert client.body() == b"[1]"
     headers = dict(client.sent[0]["headers"])
     assert headers == {b"content-type": b"application/json", b"content-length": b"3", b"x-proxy-model": b"m"}
@@ -222,15 +220,15 @@ async def test_a_whole_answer_takes_one_more_task_and_is_delivered_with_its_repo
 
 
 async def test_an_error_before_the_answer_carries_the_report() -> None:
-    run, client = NumberedRun(error=Overloaded("busy")), Client()
+    run, client = NumberedRun(error=Overloaded("busy")), Reader()
     with pytest.raises(Overloaded) as caught:
-        await whole(run)({"type": "http"}, client.receive, client.send)
+        await whole(run)(client.scope, client.receive, client.send)
     assert caught.value.headers == {"x-proxy-model": "m"}
     assert run.closed == [False]
 
 
 async def test_a_held_stream_that_fails_before_it_says_anything_keeps_its_status() -> None:
-    stream, client = Stream(0, JobTimeout("Late."), hold_s=60), Client()
+    stream, client = Stream(0, JobTimeout("Late."), hold_s=60), Reader()
     with pytest.raises(JobTimeout) as raised:
         await stream.to(client)
     assert client.sent == []
@@ -239,7 +237,7 @@ async def test_a_held_stream_that_fails_before_it_says_anything_keeps_its_status
 
 
 async def test_a_held_stream_begins_with_its_first_words() -> None:
-    stream, client = Stream(2, JobTimeout("Late."), hold_s=60), Client()
+    stream, client = Stream(2, JobTimeout("Late."), hold_s=60), Reader()
     await stream.to(client)
     assert client.sent[0]["status"] == 200
     assert client.body() == b"1 2 error job_timeout"
@@ -253,7 +251,7 @@ async def test_a_held_stream_begins_when_its_time_is_over() -> None:
             yield self._batch()
 
     over = asyncio.Event()
-    stream, client = Waiting(2, hold_s=0.02, heartbeat_s=0.01), Client()
+    stream, client = Waiting(2, hold_s=0.02, heartbeat_s=0.01), Reader()
     task = stream.to(client)
     await until(lambda: len(client.sent) > 2)
     assert client.body().startswith(COMMENT)
@@ -263,15 +261,15 @@ async def test_a_held_stream_begins_when_its_time_is_over() -> None:
 
 
 async def test_a_held_stream_that_says_nothing_ends_as_one() -> None:
-    stream, client = Stream(0, hold_s=60), Client()
+    stream, client = Stream(0, hold_s=60), Reader()
     await stream.to(client)
     assert client.body() == b"end"
 
 
 async def test_a_request_that_is_cancelled_is_not_taken_for_a_client_that_left() -> None:
-    run, client = NumberedRun(waits=True), Client()
-    task = asyncio.create_task(whole(run)({"type": "http"}, client.receive, client.send))
-    await until(lambda: client.waiting)
+    run, client = NumberedRun(waits=True), Reader()
+    task = asyncio.create_task(whole(run)(client.scope, client.receive, client.send))
+    await until(lambda: client.answering is not None)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -279,10 +277,10 @@ async def test_a_request_that_is_cancelled_is_not_taken_for_a_client_that_left()
 
 
 async def test_a_request_that_is_cancelled_as_its_client_leaves_stays_cancelled() -> None:
-    run, client = NumberedRun(waits=True), Client()
-    task = asyncio.create_task(whole(run)({"type": "http"}, client.receive, client.send))
-    await until(lambda: client.waiting)
-    client.gone.set()
+    run, client = NumberedRun(waits=True), Reader()
+    task = asyncio.create_task(whole(run)(client.scope, client.receive, client.send))
+    await until(lambda: client.answering is not None)
+    client.leave()
     task.cancel()
     with pytest.raises((asyncio.CancelledError, ClientDisconnect)):
         await task
