@@ -48,6 +48,7 @@ _LOST: Final = "narrative_job_lost"
 _MAX_SIMPLER: Final = 2
 _MAX_SHOWN: Final = 500
 _NO_JOB: Final = Job(id="none")
+_NO_USAGE: Final = Usage()
 _UNTRACED: Final = nullcontext()
 
 
@@ -200,7 +201,7 @@ class _RequestJobs:
     deadline: float
     retry_until: float
     ids: list[str] = field(default_factory=list)
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = _NO_USAGE
 
     async def read(self, attempt: _Try, failures: str) -> Outcome:
         """What came of the try's ended job; see `_Forms.read`."""
@@ -361,18 +362,25 @@ class NarrativeRun:
 
     async def result(self) -> Result:
         """The whole answer. Raises ProxyError."""
-        choices: dict[int, Choice] = {}
-        async for number, choice in self._choices():
-            choices[number] = choice
-        started, ordered = self._started(), dict(sorted(choices.items()))
-        return Result(started.id, started.created, started.fingerprint, tuple(ordered.values()), self._jobs.usage)
+        if self._request.choices == 1:  # without the generator, since thousands wait here
+            with _Waiting(self), self._backend.lifecycle.unless_over():
+                choices = [await self._choice(0)]
+        else:
+            choices = [choice for _, choice in sorted([each async for each in self._choices()])]
+        started = self._started()
+        return Result(started.id, started.created, started.fingerprint, tuple(choices), self._jobs.usage)
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
         """The events: those of each choice when its own job has ended. Raises ProxyError, after the choices that succeeded."""
         yield (self._started(),)
-        async with aclosing(self._choices()) as ended:
-            async for number, choice in ended:
-                yield choice_events(number, choice)
+        if self._request.choices == 1:
+            with _Waiting(self), self._backend.lifecycle.unless_over():
+                choice = await self._choice(0)
+            yield choice_events(0, choice)
+        else:
+            async with aclosing(self._choices()) as ended:
+                async for number, choice in ended:
+                    yield choice_events(number, choice)
         yield (Ended(self._jobs.usage),)
 
     def close(self, *, delivered: bool) -> None:
@@ -387,20 +395,12 @@ class NarrativeRun:
 
     async def _choices(self) -> AsyncGenerator[tuple[int, Choice], None]:
         """Each choice with its number when its jobs have ended; at the end the error of the first choice that failed, if one did."""
-        lifecycle, metrics = self._backend.lifecycle, self._backend.metrics
-        started = time.perf_counter()
-        tasks: dict[asyncio.Task[Choice], int] = {}
+        tasks = {asyncio.create_task(self._choice(number)): number for number in range(self._request.choices)}
+        pending, failed = set(tasks), dict[int, ProxyError]()
         try:
-            if self._request.choices == 1:
-                with lifecycle.unless_over():
-                    only = await self._choice(0)
-                yield 0, only
-            else:
-                tasks = {asyncio.create_task(self._choice(number)): number for number in range(self._request.choices)}
-                pending = set(tasks)
-                failed: dict[int, ProxyError] = {}
+            with _Waiting(self):
                 while pending:
-                    with lifecycle.unless_over():
+                    with self._backend.lifecycle.unless_over():
                         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                     for task in sorted(done, key=tasks.__getitem__):
                         if isinstance(error := task.exception(), ProxyError):
@@ -409,19 +409,9 @@ class NarrativeRun:
                             yield tasks[task], task.result()
                 if failed:
                     raise _failure(failed, self._request.choices, self._jobs.ids)
-            metrics.spent("proxy", self._forms.seconds)
-        except Overloaded as error:
-            error.job_id = error.job_id or next(iter(self._jobs.ids), None)
-            raise
-        except asyncio.CancelledError:
-            log.info("the client left before the answer", jobs=self._jobs.ids)
-            raise
         finally:
             for task in tasks:
                 task.cancel()
-            seconds = time.perf_counter() - started
-            metrics.spent("narrative", seconds)
-            current_request().narrative += seconds
 
     async def _choice(self, number: int) -> Choice:
         """One choice. It is tried once more when Narrative forgot the job that was taken up, or when it fails beside others."""
@@ -486,6 +476,29 @@ class NarrativeRun:
         if outcome.parsed.undeliverable:
             raise invalid_output(outcome)
         return outcome
+
+
+class _Waiting:
+    """Around the time in which a run waits for its jobs and reads them: counts it, and has errors name a job."""
+
+    __slots__ = ("_run", "_started")
+
+    def __init__(self, run: NarrativeRun) -> None:
+        self._run, self._started = run, time.perf_counter()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        ids, metrics = self._run._jobs.ids, self._run._backend.metrics
+        if error is None:
+            metrics.spent("proxy", self._run._forms.seconds)
+        elif isinstance(error, Overloaded):
+            error.job_id = error.job_id or next(iter(ids), None)
+        elif isinstance(error, asyncio.CancelledError):
+            log.info("the client left before the answer", jobs=ids)
+        seconds = time.perf_counter() - self._started
+        metrics.spent("narrative", seconds)
+        current_request().narrative += seconds
 
 
 def _failure(failed: Mapping[int, ProxyError], choices: int, job_ids: Sequence[str]) -> ProxyError:
