@@ -75,7 +75,7 @@ def test_the_job_becomes_the_completion_and_its_chunks_fold_back_to_it(
     outcome = read_job(made.expected, job, failures)
     usage = usage_of(job.result.usage) if job.result else Usage()
     result = Result(JOB_ID.replace("-", ""), 1_700_000_000, "abc", (choice_of(made.expected, outcome),), usage)
-    whole: Any = json.loads(completion_body(result, reply))
+    whole: Any = json.loads(completion_body(reply, result))
     assert_completion_is_openais(whole)
     message = dict(whole["choices"][0]["message"])
     assert message.pop("role") == "assistant"
@@ -106,7 +106,7 @@ def test_the_same_through_the_messages_api(case: dict[str, Any]) -> None:
     outcome = read_job(made.expected, job, "; ".join(job.failures))
     usage = usage_of(job.result.usage) if job.result else Usage()
     result = Result(JOB_ID.replace("-", ""), 1_700_000_000, "abc", (choice_of(made.expected, outcome),), usage)
-    whole: Any = json.loads(message_body(result, reply))
+    whole: Any = json.loads(message_body(reply, result))
     assert_message_is_anthropics(whole)
     stream = MessageStream(reply)
     raw = b"".join(data for event in result_events(result) for data in stream.encode(event)) + stream.end

@@ -201,7 +201,7 @@ class MessagesLines:
         found = await find_card(decoded.model, self.api, caller)
 
         async def answer(result: Result) -> bytes:
-            return message_body(result, reply)
+            return message_body(reply, result)
 
         return LineRequest(for_model(decoded, found, {}), answer)
 

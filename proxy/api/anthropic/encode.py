@@ -190,7 +190,7 @@ def message(result: Result, reply: MessagesReply) -> JsonObject:
     return fold(data for event in result_events(result) for data in stream.events(event))
 
 
-def message_body(result: Result, reply: MessagesReply) -> bytes:
+def message_body(reply: MessagesReply, result: Result) -> bytes:
     """The JSON of the whole message."""
     return json_bytes(message(result, reply))
 

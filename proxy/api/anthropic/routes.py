@@ -94,7 +94,7 @@ async def messages(request: Request) -> RunResponse:
         terms = replace(terms, client=f"{terms.client} {session}", is_retry=True, in_session=True)
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
     if not reply.stream:
-        encode = partial(message_body, reply=reply)
+        encode = partial(message_body, reply)
 
         def error_body(error: ProxyError) -> bytes:
             return orjson.dumps(error_out(error, request.state.request_id))

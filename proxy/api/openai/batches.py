@@ -168,7 +168,7 @@ class OpenAILines:
             decoded, reply, _ = await computed(size, work)
 
             async def completion(result: Result) -> bytes:
-                return completion_body(result, reply)
+                return completion_body(reply, result)
 
             return LineRequest(decoded, completion)
         id_, asked_for = response_id("batch", str(line.id)), await background.decoded(body, size, caller)

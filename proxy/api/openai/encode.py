@@ -31,7 +31,7 @@ from proxy.inference.result import (
 _MAX_MESSAGE: Final = 2_000
 
 
-def completion_body(result: Result, reply: ChatReply) -> bytes:
+def completion_body(reply: ChatReply, result: Result) -> bytes:
     """The JSON of the whole response, of the type `ChatCompletion` in OpenAI's library."""
     whole = _envelope("chat.completion", result, reply)
     whole["choices"] = choices = []

@@ -63,7 +63,7 @@ async def chat_completions(request: Request) -> RunResponse:
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)
     if reply.stream:
         return StreamResponse(start, ChatStreamEncoder(reply), heartbeat_s, chat)
-    return WholeResponse(start, partial(completion_body, reply=reply), error_body, heartbeat_s)
+    return WholeResponse(start, partial(completion_body, reply), error_body, heartbeat_s)
 
 
 def decode_body(

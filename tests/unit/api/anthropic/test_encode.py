@@ -147,7 +147,7 @@ def test_streams_fold_back(text: str | None, reasoning: str | None, calls: list[
 
 def test_integers_of_any_size_are_delivered() -> None:
     call = ToolCall("1", "f", {"n": 2**70})
-    assert json.loads(message_body(result_of(tool_calls=(call,), finish_reason="tool_calls"), REPLY))["content"][0] == {
+    assert json.loads(message_body(REPLY, result_of(tool_calls=(call,), finish_reason="tool_calls")))["content"][0] == {
         **message(result_of(tool_calls=(call,)), REPLY)["content"][0],
         "input": {"n": 2**70},
     }

@@ -53,7 +53,7 @@ def result(*choices: Choice) -> Result:
 
 
 def message(choice: Choice, reply: ChatReply = REPLY) -> dict[str, Any]:
-    return dict(json.loads(completion_body(result(choice), reply))["choices"][0]["message"])
+    return dict(json.loads(completion_body(reply, result(choice)))["choices"][0]["message"])
 
 
 def chunks(made: Result, reply: ChatReply = REPLY) -> list[Any]:
@@ -64,7 +64,7 @@ def chunks(made: Result, reply: ChatReply = REPLY) -> list[Any]:
 @given(RESULTS, st.booleans(), st.booleans())
 def test_folding_the_chunks_gives_the_completion(made: Result, include_usage: bool, reasoning_object: bool) -> None:
     reply = ChatReply("m", include_usage=include_usage, reasoning_object=reasoning_object)
-    whole: Any = json.loads(completion_body(made, reply))
+    whole: Any = json.loads(completion_body(reply, made))
     assert_completion_is_openais(whole)
     sent = chunks(made, reply)
     assert fold(sent) == (whole if include_usage else {**whole, "usage": None})
@@ -76,7 +76,7 @@ def test_folding_the_chunks_gives_the_completion(made: Result, include_usage: bo
 
 
 def test_a_completion() -> None:
-    assert json.loads(completion_body(result(Choice("hi")), ChatReply("my-model"))) == {
+    assert json.loads(completion_body(ChatReply("my-model"), result(Choice("hi")))) == {
         "id": "chatcmpl-r1",
         "object": "chat.completion",
         "created": 1,
@@ -119,7 +119,7 @@ def test_each_call_is_one_delta_with_its_whole_arguments() -> None:
 def test_the_retired_functions_are_answered_in_their_own_shape() -> None:
     reply = ChatReply("m", function_call=True)
     made = result(Choice(None, (ToolCall("1", "f", {"a": 1}), ToolCall("2", "g", {})), finish_reason="tool_calls"))
-    whole: Any = json.loads(completion_body(made, reply))
+    whole: Any = json.loads(completion_body(reply, made))
     assert whole["choices"][0]["message"]["function_call"] == {"name": "f", "arguments": '{"a":1}'}
     assert whole["choices"][0]["finish_reason"] == "function_call"
     assert fold(chunks(made, reply)) == {**whole, "usage": None}
