@@ -51,7 +51,6 @@ class ServerConfig(uvicorn.Config):
             app,
             # Not httptools: it drops the body of a request that offers an upgrade, as Java's HTTP client does with every first one.
             http=_Connection,
-            interface="asgi3",  # which is not to be seen of an application that returns its coroutine
             ws="none",
             log_config=None,
             access_log=False,
