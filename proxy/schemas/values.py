@@ -72,15 +72,10 @@ def json_bytes(value: object) -> bytes:
 
 def format_path(root: str, path: Iterable[str | int]) -> str:
     """`format_path("$", ("items", 2, "unit price"))` is `$.items[2]["unit price"]`."""
-    text = root
     for step in path:
-        if isinstance(step, int):
-            text += f"[{step}]"
-        elif _PLAIN_KEY.match(step):
-            text += f".{step}"
-        else:
-            text += '["' + step.replace("\\", "\\\\").replace('"', '\\"') + '"]'
-    return text
+        is_plain = isinstance(step, str) and _PLAIN_KEY.match(step)
+        root += f".{step}" if is_plain else f"[{json.dumps(step, ensure_ascii=False)}]"
+    return root
 
 
 class SchemaError(Exception):

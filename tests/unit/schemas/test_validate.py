@@ -73,6 +73,11 @@ def test_an_error_says_where_and_what_was_expected(schema: Any, instance: Any, p
     assert found(schema, instance) == [(path, message)]
 
 
+def test_a_path_is_one_line_whatever_the_names() -> None:
+    schema = {"properties": {'a\n"\\': {"items": {"type": "string"}}}}
+    assert found(schema, {'a\n"\\': ["x", 1]})[0][0] == r'$["a\n\"\\"][1]'
+
+
 def test_the_alternative_that_was_meant_tells_what_is_wrong() -> None:
     members = [
         {
