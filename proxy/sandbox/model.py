@@ -1,11 +1,5 @@
 """A small deterministic model: it greets, adds, calls tools that the user names, reports their results, echoes everything
-else, and fills any output schema.
-
-A schema offers tools by an array `tool_calls` whose items have one of three forms, recognised by their shape alone:
-
-    keyed     {"<tool>": {…arguments}}                      one property per tool
-    tagged    {"name": "<tool>", "arguments": {…}}          one alternative per tool
-    text      {"name": "<tool>", "arguments": "{…}"}        arguments as JSON text
+else, and fills any output schema; docs/sandbox.md says how.
 """
 
 import json
@@ -47,8 +41,8 @@ def _find(name: str, text: str, then: str = "") -> "re.Match[str] | None":
 
 @dataclass(frozen=True)
 class ToolOffer:
-    """The tools of one schema, by name with the schemas of their arguments where it has them; how a call is written; and how
-    many calls there may be.
+    """The tools of one schema, by name with the schemas of their arguments where it has them, and how many calls there may be. A call
+    is `{"<tool>": {…}}` (keyed), or `{"name": "<tool>", "arguments": …}` with arguments as an object (tagged) or as JSON text (text).
     """
 
     form: Literal["keyed", "tagged", "text"]

@@ -126,11 +126,7 @@ def parse_submission(body: bytes) -> tuple[RunBody, bytes]:
 
 
 def check_turns(turns: Sequence[SandboxTurn]) -> None:
-    """Refuses a conversation that the models behind Narrative would refuse.
-
-    System turns come first; then user and assistant turns alternate, beginning and ending with the user's; every call of
-    an assistant turn has its result in the very next user turn, results before text; the ids of calls are unique.
-
+    """Refuses a conversation that the models behind Narrative would refuse: docs/sandbox.md lists what is checked.
     Raises SandboxError: 400 that names the path, without the names of the blocks, by which clients recognise a model that
     does not support them at all.
     """

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 MAX_KEPT = 200
 """Failures kept of one alternative, or of one reference."""
 
-Note = Literal["unchecked", "ambiguous"]
-
 
 @dataclass(slots=True)
 class Failure:
@@ -37,7 +35,7 @@ class Failure:
     message: str
     path: list[str | int] = field(default_factory=list)
     branches: list[list[Failure]] = field(default_factory=list)
-    note: Note | None = None
+    note: Literal["unchecked", "ambiguous"] | None = None
 
 
 Failures = Iterable[Failure]
