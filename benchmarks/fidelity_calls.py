@@ -24,10 +24,11 @@ import uvicorn
 from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletionChunk
 
+from proxy.api.http.server import ServerConfig
 from proxy.app import create_app
 from proxy.logs import configure_logging
 from proxy.sandbox import SANDBOX_DATA_PLANE, SandboxOptions, serve_sandbox
-from proxy.settings import load_settings
+from proxy.settings import Settings, load_settings
 
 Encoding = Literal["properties", "any_of", "text"]
 Json = Any
@@ -82,15 +83,16 @@ async def house(encoding: Encoding) -> AsyncIterator[str]:
                     "NARRATIVE_API_KEY": "any",
                     "NARRATIVE_DATA_PLANE_ID": SANDBOX_DATA_PLANE,
                     "PROXY_CHAT__MODELS_FILE": models.name,
+                    "PROXY_SERVER__PORT": "0",
                 }
             )
-            async with _served(create_app(settings)) as url:
+            async with _served(create_app(settings), settings) as url:
                 yield url
 
 
 @asynccontextmanager
-async def _served(app: Any) -> AsyncIterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+async def _served(app: Any, settings: Settings) -> AsyncIterator[str]:
+    server = uvicorn.Server(ServerConfig(app, settings))
     server.capture_signals = _no_signals  # type: ignore[method-assign]
     task = asyncio.create_task(server.serve())
     while not server.started:
