@@ -3,9 +3,8 @@
 The documented keywords have no union, so the shapes become one that accepts all their values and as few others as possible.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from proxy.schemas.describe import alternatives, cut, describe, sentence
 from proxy.schemas.shapes import (
@@ -95,7 +94,15 @@ def _unite(one: Shape, other: Shape, memo: Memo) -> Shape:
         memo.spend((len(one.values) + len(other.values)) // 8)
         joined = of_values((*one.values, *other.values))
     else:
-        joined = _by_type(_as_types(one), _as_types(other), memo)
+        one, other = _as_types(one), _as_types(other)
+        items = one.items if "array" in one.types else other.items
+        objects = one.objects if "object" in one.types else other.objects
+        if "array" in one.types & other.types:
+            items = _either(one.items, other.items, memo)
+        if "object" in one.types & other.types:
+            objects = _objects(one.objects, other.objects, memo)
+        bounds = _bounds(one, other) if one.bounds or other.bounds else {}
+        joined = normalized(Shape(types=one.types | other.types, bounds=bounds, items=items, objects=objects))
     return _with_texts(joined, (one, other))
 
 
@@ -144,22 +151,6 @@ def _as_types(shape: Shape) -> Shape:
         return shape
     whole = all(is_integer(value) for value in shape.values if type_of(value) == "number")
     return replace(shape, values=None, bounds={"integer": True} if whole else {})
-
-
-def _by_type(one: Shape, other: Shape, memo: Memo) -> Shape:
-    def joined(name: JsonType, one_part: Any, other_part: Any, join: Callable[[Any, Any, Memo], Any]) -> Any:
-        if name in one.types and name in other.types:
-            return join(one_part, other_part, memo)
-        return one_part if name in one.types else other_part
-
-    return normalized(
-        Shape(
-            types=one.types | other.types,
-            bounds=_bounds(one, other) if one.bounds or other.bounds else {},
-            items=joined("array", one.items, other.items, _either),
-            objects=joined("object", one.objects, other.objects, _objects),
-        )
-    )
 
 
 def _bounds(one: Shape, other: Shape) -> Bounds:
