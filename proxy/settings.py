@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -328,8 +328,7 @@ def config_folder() -> Path:
 
 
 _Path = tuple[str, str]
-_Found = dict[_Path, tuple[object, str]]
-"""(section, name) → a value and where it was set."""
+"""(section, name)"""
 
 
 def load_settings(
@@ -344,7 +343,7 @@ def load_settings(
     Args:
         environ: environment variables; empty values count as unset.
         config: the file given on the command line; else `PROXY_CONFIG`, else the shipped `proxy.toml`.
-        overrides: (section, name) → value, from the command line.
+        overrides: values from the command line.
         warn: called with a sentence for each variable `PROXY_*` that is no setting: others may have set it.
 
     Raises:
@@ -353,51 +352,45 @@ def load_settings(
     environ = {name: value for name, value in environ.items() if value.strip()}
     file = config or Path(environ.get(CONFIG_VARIABLE, config_folder() / "proxy.toml"))
     faults: list[str] = []
-    found = _from_file(file, faults) | _from_environment(environ, warn)
-    found |= {path: (value, f"--{path[1]}") for path, value in (overrides or {}).items()}
-    nested: dict[str, dict[str, object]] = {}
-    for (section, name), (value, _) in found.items():
-        nested.setdefault(section, {})[name] = value
+    tables: dict[str, Any] = {}
     try:
-        settings = Settings.model_validate(nested)
+        tables = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        faults.append(f"{file}: {error}")
+    given = _from_environment(environ, warn)
+    given |= {path: (value, f"--{path[1]}") for path, value in (overrides or {}).items()}
+    for (section, name), (value, _) in given.items():
+        if isinstance(table := tables.setdefault(section, {}), dict):
+            table[name] = value
+    try:
+        settings = Settings.model_validate(tables)
     except ValidationError as error:
         for fault in error.errors(include_url=False, include_input=False, include_context=False):
-            section, name = (str(part) for part in fault["loc"][:2])
-            faults.append(f"{found[section, name][1]}: {fault['msg']}")
+            match fault["type"], fault["loc"]:
+                case "extra_forbidden", (str(section),):
+                    message = f"{file}: [{section}]: no such section{_did_you_mean(section, Settings.model_fields)}"
+                case "extra_forbidden", (str(section), str(name)):
+                    message = f"{file}: {section}.{name}: no such setting{_did_you_mean(name, _names(section))}"
+                case _, (str(section),):
+                    message = f"{file}: {section}: expected a table [{section}]"
+                case _, (str(section), str(name), *_):
+                    _, source = given.get((section, name), (None, f"{file}: {section}.{name}"))
+                    message = f"{source}: {fault['msg']}"
+            faults.append(message)
     if faults:
         raise SettingsError(faults)
     return settings
 
 
-def _from_file(file: Path, faults: list[str]) -> _Found:
-    try:
-        tables = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        faults.append(f"{file}: {error}")
-        return {}
-    found: _Found = {}
-    for section, table in tables.items():
-        if section not in Settings.model_fields:
-            faults.append(f"{file}: [{section}]: no such section{_did_you_mean(section, Settings.model_fields)}")
-        elif not isinstance(table, dict):
-            faults.append(f"{file}: {section}: expected a table [{section}]")
-        else:
-            for name, value in table.items():
-                if name in _names(section):
-                    found[section, name] = (value, f"{file}: {section}.{name}")
-                else:
-                    faults.append(f"{file}: {section}.{name}: no such setting{_did_you_mean(name, _names(section))}")
-    return found
-
-
-def _from_environment(environ: Mapping[str, str], warn: Callable[[str], None]) -> _Found:
+def _from_environment(environ: Mapping[str, str], warn: Callable[[str], None]) -> dict[_Path, tuple[object, str]]:
+    """Values, and the variables that hold them."""
     known = {
         f"PROXY_{section}__{name}".upper(): (section, name)
         for section in Settings.model_fields
         for name in _names(section)
     }
     known |= ENVIRONMENT_NAMES
-    found: _Found = {}
+    found: dict[_Path, tuple[object, str]] = {}
     links: list[str] = []
     for variable, value in environ.items():
         if not variable.startswith("PROXY_"):
