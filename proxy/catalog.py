@@ -5,8 +5,8 @@ The table is `config/models.toml`; no model is named in code.
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
@@ -69,30 +69,45 @@ class Match:
     adjusted: str = ""
 
 
-@dataclass(frozen=True, slots=True)
 class Catalog:
-    """All cards, and which name means which.
+    """All cards, and which name means which. `prefixes`, such as providers and regions, may stand before a name; the model named
+    `default_model` serves unknown names.
 
-    Attributes:
-        by_name: exact public names, aliases and ids.
-        matches: the same, and the names of the models that cards replace, all in lower case.
-        prefixes: what may stand before a name, in lower case: providers, regions.
-        default: serves unknown names.
+    Raises CatalogError: two cards claim one name, or there is no model of the default's name.
     """
 
-    cards: tuple[ModelCard, ...]
-    by_name: Mapping[str, ModelCard]
-    matches: Mapping[str, Match]
-    prefixes: tuple[str, ...] = ()
-    default: Match | None = None
+    def __init__(
+        self, cards: tuple[ModelCard, ...], prefixes: tuple[str, ...] = (), *, default_model: str | None = None
+    ) -> None:
+        self.cards = cards
+        self.names = frozenset(name for card in cards for name in (card.id, *card.names))
+        """Exact public names, aliases and ids."""
+        self.default: Match | None = None
+        """Serves unknown names."""
+        self._prefixes = tuple(prefix.lower() for prefix in prefixes if prefix)
+        # The names, and those of the models that cards replace, all in lower case.
+        self._matches: dict[str, Match] = {}
+        for card in cards:
+            successor = f"model: served by {card.public_name}, the successor of the one asked for"
+            names = {name.lower(): Match(card, successor) for name in card.replaces}
+            names |= {name.lower(): Match(card) for name in (card.id, *card.names)}
+            if twice := sorted(names.keys() & self._matches.keys()):
+                raise CatalogError(f"more than one model claims the name {', '.join(twice)}")
+            self._matches |= names
+        if default_model is not None:
+            try:
+                card = self.match(default_model).card
+            except ModelNotFound as error:
+                raise CatalogError(f"chat.default_model: {error.message}") from error
+            self.default = Match(card, f"model: the name is unknown; served by the default, {card.public_name}")
 
     def match(self, name: str) -> Match:
         """The card of a public name, an alias or a Narrative id; also in another letter case, with prefixes, as a Bedrock id or a dated
         snapshot, or as the name of a model that a card replaces. Raises ModelNotFound: no card has it, and there is no default.
         """
         for spelling in self._spellings(name):
-            if spelling in self.matches:
-                return self.matches[spelling]
+            if spelling in self._matches:
+                return self._matches[spelling]
         if self.default is None:
             offered = ", ".join(card.public_name for card in self.cards)
             raise ModelNotFound(f"The model `{name[:100]}` does not exist here. Available: {offered}.", param="model")
@@ -107,7 +122,7 @@ class Catalog:
         if name.startswith("arn:"):
             name = name.rpartition("/")[2]
         for _ in range(4):
-            prefix = next((prefix for prefix in self.prefixes if name.startswith(prefix)), None)
+            prefix = next((prefix for prefix in self._prefixes if name.startswith(prefix)), None)
             if prefix is None:
                 break
             name = name.removeprefix(prefix)
@@ -115,30 +130,6 @@ class Catalog:
         for suffix in (_BEDROCK_VERSION, _SNAPSHOT):
             name = suffix.sub("", name)
             yield name
-
-
-def make_catalog(
-    cards: tuple[ModelCard, ...], prefixes: tuple[str, ...] = (), *, default_model: str | None = None
-) -> Catalog:
-    """Index cards by every name. Raises CatalogError: two cards claim one, or there is no model of the default's name."""
-    matches: dict[str, Match] = {}
-    for card in cards:
-        successor = f"model: served by {card.public_name}, the successor of the one asked for"
-        names = {name.lower(): Match(card, successor) for name in card.replaces}
-        names |= {name.lower(): Match(card) for name in (card.id, *card.names)}
-        if twice := sorted(names.keys() & matches.keys()):
-            raise CatalogError(f"more than one model claims the name {', '.join(twice)}")
-        matches |= names
-    by_name = {name: card for card in cards for name in (card.id, *card.names)}
-    catalog = Catalog(cards, by_name, matches, tuple(prefix.lower() for prefix in prefixes if prefix))
-    if default_model is None:
-        return catalog
-    try:
-        card = catalog.match(default_model).card
-    except ModelNotFound as error:
-        raise CatalogError(f"chat.default_model: {error.message}") from error
-    note = f"model: the name is unknown; served by the default, {card.public_name}"
-    return replace(catalog, default=Match(card, note))
 
 
 def load_catalog(path: Path | None = None, *, default_model: str | None = None) -> Catalog:
@@ -149,7 +140,7 @@ def load_catalog(path: Path | None = None, *, default_model: str | None = None) 
     path = path or config_folder() / "models.toml"
     try:
         table = _Table.model_validate(tomllib.loads(path.read_text("utf-8")))
-        return make_catalog(table.models, table.prefixes, default_model=default_model)
+        return Catalog(table.models, table.prefixes, default_model=default_model)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, CatalogError) as error:
         raise CatalogError(f"{path}: {error}") from error
     except ValidationError as error:

@@ -132,7 +132,7 @@ def _no_secret(error: NoSecret) -> Overloaded:
 
 async def find_model(name: str, caller: Caller, catalog: Catalog, endpoints: Endpoints) -> Match | Endpoint:
     """What a name means to a caller, who does not learn of what it may not use. Raises ModelNotFound, PermissionDenied."""
-    if name not in catalog.by_name and caller.may_use_endpoint(name):
+    if name not in catalog.names and caller.may_use_endpoint(name):
         endpoint = await endpoints.find(name)
         if endpoint is not None:
             return endpoint

@@ -12,7 +12,7 @@ from proxy.backends.narrative.backend import NarrativeBackend, NarrativeRun
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.fallbacks import Fallbacks
 from proxy.backends.narrative.jobs import Jobs
-from proxy.catalog import ModelCard, make_catalog
+from proxy.catalog import Catalog, ModelCard
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidRequest,
@@ -76,7 +76,7 @@ async def setting(request: pytest.FixtureRequest) -> AsyncIterator[Setting]:
         Jobs(store=store) as jobs,
     ):
         backend = NarrativeBackend(
-            catalog=make_catalog((CARD,)),
+            catalog=Catalog((CARD,)),
             rules=Rules(),
             client=client,
             jobs=jobs,
@@ -195,7 +195,7 @@ WIDE = Tool("wide", parameters={"type": "object", "properties": {"v": {"anyOf": 
 async def test_only_the_refused_schema_is_simplified(setting: Setting) -> None:
     """The card promises `anyOf`, which this sandbox refuses."""
     full = CARD.model_copy(update={"schema_keywords": "full"})
-    setting.backend = replace(setting.backend, catalog=make_catalog((full,)))
+    setting.backend = replace(setting.backend, catalog=Catalog((full,)))
     calls = script(calls=[{"name": "wide", "arguments": {"v": {"x": 1}}}])
     for number in range(2):
         setting.record = replace(setting.record, name=f"run:{number}", seed=uuid4())

@@ -227,7 +227,7 @@ def decode_endpoint(
         case _:
             raise InvalidRequest("Invalid `service`: expected the name of a service.", param="service")
     settings = put.service_settings
-    if isinstance(put, PutNarrative) and settings.model_id not in catalog.by_name:
+    if isinstance(put, PutNarrative) and settings.model_id not in catalog.names:
         offered = ", ".join(card.id for card in catalog.cards)
         message = f"Unknown model [{settings.model_id[:100]}]; expected one of {offered}."
         raise InvalidRequest(message, param="service_settings.model_id")
@@ -263,7 +263,7 @@ def check_id(inference_id: str, catalog: Catalog) -> None:
             "ends with a letter or a digit, and is 100 characters long at most.",
             param="inference_id",
         )
-    if inference_id in catalog.by_name:
+    if inference_id in catalog.names:
         raise InvalidRequest(f"[{inference_id}] is the name of a model here.", param="inference_id")
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.access.authentication import Caller
 from proxy.access.limits import Quota, RateLimits
-from proxy.catalog import ModelCard, make_catalog
+from proxy.catalog import Catalog, ModelCard
 from proxy.errors import (
     InvalidApiKey,
     InvalidRequest,
@@ -71,7 +71,7 @@ class Routing:
         self.narrative, self.anthropic = FakeBackend(), FakeBackend()
         options: dict[str, Any] = {"usual": Quota(), "own_token": True, "rules": RULES, **fields}
         backends = {"narrative": self.narrative, "anthropic": self.anthropic}
-        self.router = Router(make_catalog(CARDS), ENDPOINTS, backends, limits(), **options)
+        self.router = Router(Catalog(CARDS), ENDPOINTS, backends, limits(), **options)
 
     async def start(self, request: Request, caller: Caller = ME, options: RunOptions = OPTIONS) -> Any:
         return await self.router.start(request, caller, options)
@@ -126,7 +126,7 @@ async def test_the_backend_gets_the_id_of_the_model(routing: Routing) -> None:
 
 async def test_another_model_than_the_one_asked_for_is_reported() -> None:
     routing = Routing()
-    old = make_catalog((CARDS[0].model_copy(update={"replaces": ("older",)}), CARDS[1]))
+    old = Catalog((CARDS[0].model_copy(update={"replaces": ("older",)}), CARDS[1]))
     routing.router = replace(routing.router, catalog=old)
     await routing.start(asking("older", adjusted=("temperature: lowered to 1",)))
     asked = routing.narrative.started[0][0]

@@ -18,7 +18,7 @@ from proxy.backends.narrative.failures import Refusal, error_for
 from proxy.backends.narrative.fallbacks import Fallbacks
 from proxy.backends.narrative.submit import Submission, SubmissionRecord
 from proxy.backends.narrative.types import Job, RunRequest
-from proxy.catalog import ModelCard, make_catalog
+from proxy.catalog import Catalog, ModelCard
 from proxy.errors import (
     ContextLengthExceeded,
     InvalidApiKey,
@@ -170,7 +170,7 @@ def setting() -> Setting:
 def make_setting(**options: Any) -> Setting:
     jobs, metrics, store, lifecycle = ScriptedJobs(), Metrics(), MemoryStore(), Lifecycle(1.0)
     backend = NarrativeBackend(
-        catalog=make_catalog((CARD,)),
+        catalog=Catalog((CARD,)),
         rules=Rules(),
         client=NarrativeClient(KEY, environment="http://127.0.0.1:9"),
         jobs=jobs,  # type: ignore[arg-type]
