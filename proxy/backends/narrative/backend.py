@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, Self, TypeVar
 
 import orjson
 import structlog
@@ -96,70 +96,9 @@ class NarrativeBackend:
         return run
 
 
-class _Forms:
-    """Prepares one request in one form after another, and reads the jobs, within one budget of work.
-
-    Heavy work is done in a worker thread, and abandoned with the request.
-
-    Attributes:
-        latest: the latest form of the request; None until the first one is prepared.
-        seconds: spent on preparing and reading.
-    """
-
-    def __init__(self, backend: NarrativeBackend, request: Request) -> None:
-        self.card = backend.catalog.match(request.model).card
-        self.latest: Prepared | None = None
-        self.seconds = 0.0
-        self._budget = Budget()
-        self._backend = backend
-        self._request = request
-
-    async def prepare(self, form: Form) -> Prepared:
-        """The request in a form. Raises ProxyError: it cannot be expressed."""
-        request, rules = self._request, self._backend.rules
-        self.latest = await self._compute(request.is_heavy, prepare, request, self.card, rules, form, self._budget)
-        return self.latest
-
-    async def simpler(self, prepared: Prepared, refusal: str) -> Prepared | None:
-        """The request in a simpler form after a refusal, None when there is none that differs."""
-        form = simpler(prepared.form, prepared.expected.parts, cause_of(refusal), refusal)
-        other = await self.prepare(form) if form else prepared
-        if (other.messages, other.config) == (prepared.messages, prepared.config):
-            self.latest = prepared
-            return None
-        self._backend.metrics.further_job("simpler_form")
-        return other
-
-    def learn(self, prepared: Prepared) -> None:
-        """Remember a form that worked after a plainer one was refused."""
-        self._backend.fallbacks.learn(self.card, self._request, prepared.form)
-
-    async def read(self, prepared: Prepared, job: Job, failures: str) -> Outcome:
-        """What came of an ended job; see `read_job`. Raises ProxyError."""
-        output = job.result.structured_output if job.result else None
-        only_text = prepared.expected.is_text and isinstance(output, dict) and {*map(type, output.values())} == {str}
-        try:
-            heavy = not only_text and is_heavy(len(orjson.dumps(output)))
-        except TypeError:  # integers beyond 64 bits, lone surrogates
-            heavy = True
-        return await self._compute(heavy, read_job, prepared.expected, job, failures, self._budget)
-
-    async def _compute(self, heavy: bool, work: Callable[..., T], *arguments: object) -> T:
-        started = time.perf_counter()
-        try:
-            return await asyncio.to_thread(work, *arguments) if heavy else work(*arguments)
-        except asyncio.CancelledError:
-            self._budget.abandon()
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            self.seconds += seconds
-            current_request().proxy += seconds
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Try:
-    """A try at one choice.
+    """A try at one choice: submits its jobs one after another, waits for them and reads them.
 
     Attributes:
         slot: of its first job.
@@ -171,6 +110,7 @@ class _Try:
         repaired: a wrong output has been repaired, or that was tried.
     """
 
+    run: "NarrativeRun"
     slot: str
     prepared: Prepared
     slots: list[str] = field(default_factory=list)
@@ -179,67 +119,68 @@ class _Try:
     span: JobSpan | None = None
     repaired: bool = False
 
-
-@dataclass(slots=True, eq=False)
-class _RequestJobs:
-    """The jobs of one request: submits them one after another, waits for them and reads them.
-
-    Attributes:
-        client: carries the caller's token, if it brought one.
-        record: of the submissions.
-        deadline, retry_until: loop time.
-        ids: of the jobs, in the order of their submission.
-        usage: of all jobs that have ended.
-    """
-
-    backend: NarrativeBackend
-    request: Request
-    caller: Caller
-    client: NarrativeClient
-    forms: _Forms
-    record: SubmissionRecord
-    deadline: float
-    retry_until: float
-    ids: list[str] = field(default_factory=list)
-    usage: Usage = _NO_USAGE
-
-    async def read(self, attempt: _Try, failures: str) -> Outcome:
-        """What came of the try's ended job; see `_Forms.read`."""
-        with attempt.span or _UNTRACED:
-            outcome = await self.forms.read(attempt.prepared, attempt.job, failures)
-        if attempt.span:
-            finish = "tool_calls" if outcome.parsed.calls else outcome.finish_reason
-            attempt.span.end(finish_reason=finish, result=attempt.job.result)
-        return outcome
-
-    async def begin(self, slot: str, prepared: Prepared, slots: Iterable[str] = ()) -> _Try:
-        """Submit the first job of a try. A refused form is replaced by simpler ones: nothing was enqueued, so that this costs nothing."""
-        attempt = _Try(slot, prepared, [*slots])
+    async def begin(self) -> Self:
+        """Submit the first job. A refused form is replaced by simpler ones: nothing was enqueued, so that this costs nothing."""
+        form = self.prepared.form
         while True:
             try:
-                await self.submit(attempt, attempt.slot, attempt.prepared)
+                await self._submit(self.slot, self.prepared)
             except ProxyError as error:
                 refusal = refusal_of(error)
-                other = await self.forms.simpler(attempt.prepared, refusal.words) if refusal else None
+                other = await self.run.simpler(self.prepared, refusal.words) if refusal else None
                 if other is None:
                     raise
-                attempt.prepared = other
+                self.prepared = other
                 continue
-            if attempt.new and attempt.prepared.form != prepared.form:
-                self.forms.learn(attempt.prepared)
-            return attempt
+            if self.new and self.prepared.form != form:
+                self.run.learn(self.prepared)
+            return self
 
-    async def submit(self, attempt: _Try, slot: str, prepared: Prepared, wrong: Outcome | None = None) -> None:
-        """Submit a job, or take up the one that the slot holds in whichever form it was submitted, and make it the try's.
+    async def outcome(self) -> Outcome:
+        """The first output that matches, or the last one that may be delivered.
+
+        A job whose schema or history was refused is followed by one in a simpler form, and an output that does not match by a repair.
+        """
+        run, form = self.run, self.prepared.form
+        failures = await self._wait()
+        for number in range(1, _MAX_SIMPLER + 1):
+            if self.job.state != JobState.FAILED:
+                break
+            other = await run.simpler(self.prepared, failures)
+            if other is None:
+                break
+            await self._submit(f"{self.slot}.simpler{number}", other)
+            failures = await self._wait()
+        outcome = await self._read(failures)
+        if self.prepared.form != form:
+            run.learn(self.prepared)
+        for number in range(1, run.backend.repair_tries + 1):
+            if outcome.finish_reason != "stop" or not outcome.parsed.errors:
+                break
+            try:
+                run.backend.metrics.further_job("repair")
+                self.repaired = True
+                await self._submit(f"{self.slot}.repair{number}", self.prepared, wrong=outcome)
+                outcome = await self._read(await self._wait())
+            except ProxyError:
+                if outcome.parsed.undeliverable:
+                    raise
+                break
+        if outcome.parsed.undeliverable:
+            raise invalid_output(outcome)
+        return outcome
+
+    async def _submit(self, slot: str, prepared: Prepared, wrong: Outcome | None = None) -> None:
+        """Submit a job, or take up the one that the slot holds in whichever form it was submitted.
 
         Args:
             wrong: the outcome that is shown to the model for a repair.
         """
-        by_form = {form_text(prepared.form): prepared}
+        run, by_form = self.run, {form_text(prepared.form): prepared}
 
         async def _in_form(form: str) -> Prepared:
             if form not in by_form:
-                by_form[form] = await self.forms.prepare(Form(filter(None, form.split(","))))
+                by_form[form] = await run.prepare(Form(filter(None, form.split(","))))
             return by_form[form]
 
         async def _body(form: str) -> RunRequest:
@@ -247,76 +188,101 @@ class _RequestJobs:
             if wrong is not None:
                 output = wrong.job.result.structured_output if wrong.job.result else None
                 made = made.repair(output, wrong.parsed.errors)
-            if attempt.span:
-                attempt.span.asks(made.messages)
-            return made.body(self.caller.plane(), f"{TAG_PREFIX}{self.record.tag(slot)}")
+            if self.span:
+                self.span.asks(made.messages)
+            return made.body(run.caller.plane(), f"{TAG_PREFIX}{run.record.tag(slot)}")
 
-        attempt.job = _NO_JOB
-        if tracer := self.backend.tracer:
-            if attempt.span:
-                attempt.span.end("refused")  # by a job that failed, where one in another form follows
-            attempt.span = job_span(tracer, prepared.model, self.request)
+        self.job = _NO_JOB
+        if tracer := run.backend.tracer:
+            if self.span:
+                self.span.end("refused")  # by a job that failed, where one in another form follows
+            self.span = job_span(tracer, prepared.model, run.request)
         try:
-            with attempt.span or _UNTRACED:
-                submission = await self.backend.jobs.submit_once(
+            with self.span or _UNTRACED:
+                submission = await run.backend.jobs.submit_once(
                     _body,
                     form_text(prepared.form),
-                    self.client,
-                    record=self.record,
+                    run.client,
+                    record=run.record,
                     slot=slot,
-                    deadline=self.deadline,
-                    retry_until=self.retry_until,
-                    caller=self.caller.id,
-                    span=attempt.span.ids if attempt.span else "",
+                    deadline=run.deadline,
+                    retry_until=run.retry_until,
+                    caller=run.caller.id,
+                    span=self.span.ids if self.span else "",
                 )
         except ProxyError as error:
-            if error.code == "narrative_unauthorized" and self.caller.upstream_key is not None:
+            if error.code == "narrative_unauthorized" and run.caller.upstream_key is not None:
                 raise InvalidApiKey("Narrative does not accept the API key provided.") from error
             raise
-        attempt.prepared = await _in_form(submission.form)
-        attempt.job, attempt.new = submission.job, submission.new
-        attempt.slots.append(slot)
-        if attempt.span:
-            attempt.span.submitted(submission)
+        self.prepared = await _in_form(submission.form)
+        self.job, self.new = submission.job, submission.new
+        self.slots.append(slot)
+        if self.span:
+            self.span.submitted(submission)
         current_request().queue += submission.queued
-        self.ids.append(submission.job.id)
+        run.ids.append(submission.job.id)
 
-    async def wait(self, attempt: _Try) -> str:
-        """Wait until the try's job has ended, whatever its end. Returns the causes of its failure as one text, free of secrets."""
+    async def _wait(self) -> str:
+        """Wait until the job has ended, whatever its end. Returns the causes of its failure as one text, free of secrets."""
+        run = self.run
         try:
-            with attempt.span or _UNTRACED:
-                job = await self.backend.jobs.wait(attempt.job, self.client, deadline=self.deadline)
+            with self.span or _UNTRACED:
+                self.job = job = await run.backend.jobs.wait(self.job, run.client, deadline=run.deadline)
         except ProxyError as error:
             if error.code == _LOST:
-                raise PaidFailure(error.message, code=_LOST, job_id=attempt.job.id) from error
+                raise PaidFailure(error.message, code=_LOST, job_id=self.job.id) from error
             raise
-        attempt.job = job
-        if attempt.span:
-            attempt.span.noticed(job)
+        if self.span:
+            self.span.noticed(job)
         if job.result is not None:
-            self.usage = usage_of(job.result.usage, self.usage)
-        return self.client.redact("; ".join(job.failures)) if job.failures else ""
+            run.usage = usage_of(job.result.usage, run.usage)
+        return run.client.redact("; ".join(job.failures)) if job.failures else ""
+
+    async def _read(self, failures: str) -> Outcome:
+        """What came of the ended job; see `read_job`. Raises ProxyError."""
+        expected, output = self.prepared.expected, self.job.result.structured_output if self.job.result else None
+        only_text = expected.is_text and isinstance(output, dict) and {*map(type, output.values())} == {str}
+        try:
+            heavy = not only_text and is_heavy(len(orjson.dumps(output)))
+        except TypeError:  # integers beyond 64 bits, lone surrogates
+            heavy = True
+        with self.span or _UNTRACED:
+            outcome = await self.run.compute(heavy, read_job, expected, self.job, failures)
+        if self.span:
+            finish = "tool_calls" if outcome.parsed.calls else outcome.finish_reason
+            self.span.end(finish_reason=finish, result=self.job.result)
+        return outcome
 
 
 class NarrativeRun:
-    """One request on its way; see `proxy.inference.backend.Run`."""
+    """One request on its way; see `proxy.inference.backend.Run`. Preparing and reading share one budget of work.
+
+    Attributes:
+        client: carries the caller's token, if it brought one.
+        record: of the submissions.
+        deadline, retry_until: loop time.
+        latest: the latest form of the request; None until the first one is prepared.
+        seconds: spent on preparing and reading.
+        ids: of the jobs, in the order of their submission.
+        usage: of all jobs that have ended.
+    """
 
     def __init__(self, backend: NarrativeBackend, request: Request, caller: Caller, options: RunOptions) -> None:
         own, key = backend.client, caller.upstream_key
         now = asyncio.get_running_loop().time()
-        self._backend = backend
-        self._request = request
-        self._forms = _Forms(backend, request)
-        self._jobs = _RequestJobs(
-            backend,
-            request,
-            caller,
-            own if key is None else own.with_api_key(key),
-            self._forms,
-            SubmissionRecord(backend.store, options.record),
-            deadline=now + min(backend.deadline_s, options.timeout_s),
-            retry_until=now + options.retry_s,
-        )
+        self.backend = backend
+        self.request = request
+        self.caller = caller
+        self.client = own if key is None else own.with_api_key(key)
+        self.record = SubmissionRecord(backend.store, options.record)
+        self.deadline = now + min(backend.deadline_s, options.timeout_s)
+        self.retry_until = now + options.retry_s
+        self.latest: Prepared | None = None
+        self.seconds = 0.0
+        self.ids: list[str] = []
+        self.usage = _NO_USAGE
+        self._card = backend.catalog.match(request.model).card
+        self._budget = Budget()
         self._accepted = options.accepted
         self._keep_failed = options.record is not None and options.record.keep_failed
         self._created = int(time.time())
@@ -326,10 +292,10 @@ class NarrativeRun:
     @property
     def report(self) -> Report:
         """See `proxy.inference.backend.Run`. The jobs are named in the order of their submission."""
-        prepared = self._forms.latest
+        prepared = self.latest
         return Report(
-            model=self._forms.card.id,
-            job_ids=tuple(self._jobs.ids),
+            model=self._card.id,
+            job_ids=tuple(self.ids),
             ignored=prepared.ignored if prepared else (),
             adjusted=prepared.adjusted if prepared else (),
             unmatched="; ".join(dict.fromkeys(self._unmatched))[:_MAX_SHOWN],
@@ -341,20 +307,20 @@ class NarrativeRun:
         Raises:
             ProxyError: the request is refused, by the proxy or by Narrative.
         """
-        fallbacks = self._backend.fallbacks
-        form = fallbacks.form(self._forms.card, self._request) if fallbacks.refused else PLAIN
-        prepared = await self._forms.prepare(form)
+        fallbacks = self.backend.fallbacks
+        form = fallbacks.form(self._card, self.request) if fallbacks.refused else PLAIN
+        prepared = await self.prepare(form)
         if self._accepted is not None:
             self._accepted()
-        first = await self._jobs.begin("0.first", prepared)
+        first = await _Try(self, "0.first", prepared).begin()
         self._tries = [first]
-        if self._request.choices == 1:
+        if self.request.choices == 1:
             return
         try:
             async with asyncio.TaskGroup() as group:  # the first one settled the form for all
                 others = [
-                    group.create_task(self._jobs.begin(f"{number}.first", first.prepared))
-                    for number in range(1, self._request.choices)
+                    group.create_task(_Try(self, f"{number}.first", first.prepared).begin())
+                    for number in range(1, self.request.choices)
                 ]
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
@@ -362,45 +328,46 @@ class NarrativeRun:
 
     async def result(self) -> Result:
         """The whole answer. Raises ProxyError."""
-        if self._request.choices == 1:  # without the generator, since thousands wait here
-            with _Waiting(self), self._backend.lifecycle.unless_over():
+        if self.request.choices == 1:  # without the generator, since thousands wait here
+            with _Waiting(self), self.backend.lifecycle.unless_over():
                 choices = [await self._choice(0)]
         else:
             choices = [choice for _, choice in sorted([each async for each in self._choices()])]
         started = self._started()
-        return Result(started.id, started.created, started.fingerprint, tuple(choices), self._jobs.usage)
+        return Result(started.id, started.created, started.fingerprint, tuple(choices), self.usage)
 
     async def events(self) -> AsyncIterator[Iterable[Event]]:
         """The events: those of each choice when its own job has ended. Raises ProxyError, after the choices that succeeded."""
         yield (self._started(),)
-        if self._request.choices == 1:
-            with _Waiting(self), self._backend.lifecycle.unless_over():
+        if self.request.choices == 1:
+            with _Waiting(self), self.backend.lifecycle.unless_over():
                 choice = await self._choice(0)
             yield choice_events(0, choice)
         else:
             async with aclosing(self._choices()) as ended:
                 async for number, choice in ended:
                     yield choice_events(number, choice)
-        yield (Ended(self._jobs.usage),)
+        yield (Ended(self.usage),)
 
     def close(self, *, delivered: bool) -> None:
         """Nothing is held between calls but spans: the record of the submissions belongs to who made it."""
         for attempt in self._tries:
             if attempt.span:
                 attempt.span.end("abandoned")
+        self._tries.clear()  # which refer to the run: without this cycle it is freed at once
 
     def _started(self) -> Started:
-        fingerprint = hashlib.sha256(self._jobs.client.base_url.encode()).hexdigest()[:10]
-        return Started(self._jobs.ids[0].replace("-", ""), self._created, fingerprint, self._request.choices)
+        fingerprint = hashlib.sha256(self.client.base_url.encode()).hexdigest()[:10]
+        return Started(self.ids[0].replace("-", ""), self._created, fingerprint, self.request.choices)
 
     async def _choices(self) -> AsyncGenerator[tuple[int, Choice], None]:
         """Each choice with its number when its jobs have ended; at the end the error of the first choice that failed, if one did."""
-        tasks = {asyncio.create_task(self._choice(number)): number for number in range(self._request.choices)}
+        tasks = {asyncio.create_task(self._choice(number)): number for number in range(self.request.choices)}
         pending, failed = set(tasks), dict[int, ProxyError]()
         try:
             with _Waiting(self):
                 while pending:
-                    with self._backend.lifecycle.unless_over():
+                    with self.backend.lifecycle.unless_over():
                         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                     for task in sorted(done, key=tasks.__getitem__):
                         if isinstance(error := task.exception(), ProxyError):
@@ -408,7 +375,7 @@ class NarrativeRun:
                         else:
                             yield tasks[task], task.result()
                 if failed:
-                    raise _failure(failed, self._request.choices, self._jobs.ids)
+                    raise _failure(failed, self.request.choices, self.ids)
         finally:
             for task in tasks:
                 task.cancel()
@@ -418,64 +385,63 @@ class NarrativeRun:
         attempt = self._tries[number]
         try:
             try:
-                outcome = await self._matching(attempt)
+                outcome = await attempt.outcome()
             except PaidFailure as error:
                 forgotten = error.code == _LOST and not attempt.new
-                if not forgotten and (self._request.choices == 1 or attempt.repaired):
+                if not forgotten and (self.request.choices == 1 or attempt.repaired):
                     raise
                 if forgotten:
-                    self._jobs.ids.remove(attempt.job.id)  # another job answers, and gives the answer another id
-                self._backend.metrics.further_job("retry")
-                attempt = self._tries[number] = await self._jobs.begin(
-                    f"{number}.retry", attempt.prepared, attempt.slots
-                )
-                outcome = await self._matching(attempt)
+                    self.ids.remove(attempt.job.id)  # another job answers, and gives the answer another id
+                self.backend.metrics.further_job("retry")
+                again = _Try(self, f"{number}.retry", attempt.prepared, [*attempt.slots])
+                attempt = self._tries[number] = await again.begin()
+                outcome = await attempt.outcome()
             choice = choice_of(attempt.prepared.expected, outcome)
             said_nothing = choice.finish_reason == "stop" and not (choice.tool_calls or choice.stop_sequence)
-            if self._request.needs_reply and said_nothing and not (choice.text or "").strip():
+            if self.request.needs_reply and said_nothing and not (choice.text or "").strip():
                 message = f"The answer of Narrative job {attempt.job.id} is empty."
                 raise PaidFailure(message, code="narrative_invalid_output", job_id=attempt.job.id)
         except ProxyError as error:
             if (attempt.job.ended or error.code == _LOST) and not (self._keep_failed and error.retry_after is None):
                 for slot in attempt.slots:
-                    await self._jobs.record.release(slot)
+                    await self.record.release(slot)
             raise
         self._unmatched += (*outcome.parsed.errors, *outcome.parsed.notes)
         return choice
 
-    async def _matching(self, attempt: _Try) -> Outcome:
-        """The first output that matches, or the last one that may be delivered.
+    async def prepare(self, form: Form) -> Prepared:
+        """The request in a form. Raises ProxyError: it cannot be expressed."""
+        request, rules = self.request, self.backend.rules
+        self.latest = await self.compute(request.is_heavy, prepare, request, self._card, rules, form)
+        return self.latest
 
-        A job whose schema or history was refused is followed by one in a simpler form, and an output that does not match by a repair.
-        """
-        form = attempt.prepared.form
-        failures = await self._jobs.wait(attempt)
-        for number in range(1, _MAX_SIMPLER + 1):
-            if attempt.job.state != JobState.FAILED:
-                break
-            other = await self._forms.simpler(attempt.prepared, failures)
-            if other is None:
-                break
-            await self._jobs.submit(attempt, f"{attempt.slot}.simpler{number}", other)
-            failures = await self._jobs.wait(attempt)
-        outcome = await self._jobs.read(attempt, failures)
-        if attempt.prepared.form != form:
-            self._forms.learn(attempt.prepared)
-        for number in range(1, self._backend.repair_tries + 1):
-            if outcome.finish_reason != "stop" or not outcome.parsed.errors:
-                break
-            try:
-                self._backend.metrics.further_job("repair")
-                attempt.repaired = True
-                await self._jobs.submit(attempt, f"{attempt.slot}.repair{number}", attempt.prepared, wrong=outcome)
-                outcome = await self._jobs.read(attempt, await self._jobs.wait(attempt))
-            except ProxyError:
-                if outcome.parsed.undeliverable:
-                    raise
-                break
-        if outcome.parsed.undeliverable:
-            raise invalid_output(outcome)
-        return outcome
+    async def simpler(self, prepared: Prepared, refusal: str) -> Prepared | None:
+        """The request in a simpler form after a refusal, None when there is none that differs."""
+        form = simpler(prepared.form, prepared.expected.parts, cause_of(refusal), refusal)
+        other = await self.prepare(form) if form else prepared
+        if (other.messages, other.config) == (prepared.messages, prepared.config):
+            self.latest = prepared
+            return None
+        self.backend.metrics.further_job("simpler_form")
+        return other
+
+    def learn(self, prepared: Prepared) -> None:
+        """Remember a form that worked after a plainer one was refused."""
+        self.backend.fallbacks.learn(self._card, self.request, prepared.form)
+
+    async def compute(self, heavy: bool, work: Callable[..., T], *arguments: object) -> T:
+        """Prepare or read within the request's budget; heavy work in a worker thread, which is abandoned with the request."""
+        started = time.perf_counter()
+        try:
+            arguments = (*arguments, self._budget)
+            return await asyncio.to_thread(work, *arguments) if heavy else work(*arguments)
+        except asyncio.CancelledError:
+            self._budget.abandon()
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            self.seconds += seconds
+            current_request().proxy += seconds
 
 
 class _Waiting:
@@ -489,9 +455,9 @@ class _Waiting:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        ids, metrics = self._run._jobs.ids, self._run._backend.metrics
+        ids, metrics = self._run.ids, self._run.backend.metrics
         if error is None:
-            metrics.spent("proxy", self._run._forms.seconds)
+            metrics.spent("proxy", self._run.seconds)
         elif isinstance(error, Overloaded):
             error.job_id = error.job_id or next(iter(ids), None)
         elif isinstance(error, asyncio.CancelledError):
