@@ -1,16 +1,15 @@
 """Logging: structured lines, readable on a terminal and JSON otherwise; nothing of prompts, answers or keys. And what is learnt of each
 request while it is served, for the line at its end."""
 
-import io
 import logging
 import re
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal
 
 import structlog
-from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 STAGES: Final = ("queue", "narrative", "proxy")
 """Where the time of a request goes; see `proxy_stage_seconds` in docs/operations.md."""
@@ -109,10 +108,11 @@ def configure_logging(log_format: Literal["auto", "console", "json"], level: str
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console),
         structlog.processors.StackInfoRenderer(),
     ]
+    # Plain tracebacks: prettier ones show local variables, and with them prompts and keys.
     renderers: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     if console:
-        # Plain tracebacks: prettier ones show local variables, and with them prompts and keys.
-        renderers = [_escape, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
+        plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        renderers[1:] = [_escape, plain]
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -135,19 +135,13 @@ def configure_logging(log_format: Literal["auto", "console", "json"], level: str
 
 # What moves a terminal's cursor, changes its colours, starts a line or reorders text.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_CONTROLS_IN_TRACEBACKS = re.compile(_CONTROLS.pattern.replace("\x00-\x1f", "\x00-\x09\x0b-\x1f"))
 
 
 def _escape(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    """Escape control characters in texts: a client must not write to the operator's terminal."""
-    return {key: _escaped(_CONTROLS, value) if isinstance(value, str) else value for key, value in event.items()}
+    """Escape control characters in texts, line breaks of tracebacks aside: a client must not write to the operator's terminal."""
+    return {key: _escaped(key, value) if isinstance(value, str) else value for key, value in event.items()}
 
 
-def _traceback(sink: TextIO, exc_info: ExcInfo) -> None:
-    text = io.StringIO()
-    structlog.dev.plain_traceback(text, exc_info)
-    sink.write(_escaped(_CONTROLS_IN_TRACEBACKS, text.getvalue()))
-
-
-def _escaped(controls: re.Pattern[str], text: str) -> str:
-    return controls.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+def _escaped(key: str, text: str) -> str:
+    lines = text.split("\n") if key == "exception" else [text]
+    return "\n".join(_CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), line) for line in lines)
