@@ -4,7 +4,6 @@ And what any name means to a caller: a model of the catalog or a named endpoint.
 """
 
 import asyncio
-from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
 
@@ -92,13 +91,9 @@ class Endpoints:
         return await self._records.compare_and_set(_RECORD, endpoint.id, None, stored)
 
     async def find(self, name: str) -> Endpoint | None:
-        """The endpoint of that id; its credential can then be decrypted without delay."""
+        """The endpoint of that id."""
         stored = await self._records.get(_RECORD, name)
-        endpoint = None if stored is None else Endpoint.model_validate_json(stored)
-        if endpoint and endpoint.sealed_key and not self._cipher.is_quick(endpoint.sealed_key):
-            with suppress(NoSecret, CannotDecrypt):  # `api_key` tells those who need it
-                await asyncio.to_thread(self._cipher.decrypt, endpoint.sealed_key)
-        return endpoint
+        return None if stored is None else Endpoint.model_validate_json(stored)
 
     async def all(self) -> list[Endpoint]:
         """All of them, in the order of their ids."""
@@ -107,12 +102,14 @@ class Endpoints:
     async def remove(self, name: str) -> bool:
         return await self._records.remove(_RECORD, name)
 
-    def api_key(self, endpoint: Endpoint) -> str | None:
+    async def api_key(self, endpoint: Endpoint) -> str | None:
         """An endpoint's credential, None for the proxy's own. Raises InternalError: it was stored under another PROXY_SECRET_KEY."""
         if endpoint.sealed_key is None:
             return None
         try:
-            return self._cipher.decrypt(endpoint.sealed_key)
+            if self._cipher.is_quick(endpoint.sealed_key):
+                return self._cipher.decrypt(endpoint.sealed_key)
+            return await asyncio.to_thread(self._cipher.decrypt, endpoint.sealed_key)
         except NoSecret as error:
             raise _no_secret(error) from error
         except CannotDecrypt:

@@ -142,7 +142,19 @@ class Router:
         """Where a name leads for a caller. Raises as `find_model`, and PermissionDenied."""
         found = await find_model(name, caller, self.catalog, self.endpoints)
         if isinstance(found, Endpoint):
-            return self._endpoint_target(found, request, caller)
+            key = await self.endpoints.api_key(found)
+            if found.data_plane_id is not None:
+                caller.check_plane(found.data_plane_id)
+                caller = replace(caller, data_plane_id=found.data_plane_id)
+            return Target(
+                name,
+                self.backends[found.service],
+                found.request_for(request),
+                replace(caller, upstream_key=key),
+                Rule(f"endpoint:{name}", Quota(requests=found.requests_per_minute)),
+                endpoint=True,
+                fallback=found.fallback,
+            )
         card = found.card
         if caller.upstream_key is None and not self.own_token:
             raise PermissionDenied("This API key gives access to named endpoints only.", param="model")
@@ -155,21 +167,6 @@ class Router:
             Rule(f"model:{card.id}", Quota(requests=card.requests_per_minute, tokens=card.tokens_per_minute)),
             endpoint=False,
             fallback=card.fallback,
-        )
-
-    def _endpoint_target(self, endpoint: Endpoint, request: Request, caller: Caller) -> Target:
-        key = self.endpoints.api_key(endpoint)
-        if endpoint.data_plane_id is not None:
-            caller.check_plane(endpoint.data_plane_id)
-            caller = replace(caller, data_plane_id=endpoint.data_plane_id)
-        return Target(
-            endpoint.id,
-            self.backends[endpoint.service],
-            endpoint.request_for(request),
-            replace(caller, upstream_key=key),
-            Rule(f"endpoint:{endpoint.id}", Quota(requests=endpoint.requests_per_minute)),
-            endpoint=True,
-            fallback=endpoint.fallback,
         )
 
 

@@ -77,7 +77,7 @@ async def test_a_passphrase_is_derived_beside_the_event_loop(
     for _ in range(2):
         found = await other.find("mine")
         assert found
-        assert other.api_key(found) == "the-credential"
+        assert await other.api_key(found) == "the-credential"
     assert len(threads) == 2, "once for each process"
     assert threading.main_thread() not in threads
 
@@ -96,11 +96,11 @@ async def test_an_endpoint_is_stored_with_its_credential_encrypted(records: Sqli
     found = await endpoints.find("mine")
     assert found is not None
     assert found.defaults == DEFAULTS
-    assert endpoints.api_key(found) == "the-credential"
-    assert endpoints.api_key(ENDPOINT) is None
+    assert await endpoints.api_key(found) == "the-credential"
+    assert await endpoints.api_key(ENDPOINT) is None
     assert "the-credential" not in (await records.read("endpoints"))["mine"]
     assert [each.id for each in await endpoints.all()] == ["mine"]
     with pytest.raises(InternalError, match="PROXY_SECRET_KEY"):
-        Endpoints(records, Cipher("another secret", tmp_path / "key")).api_key(found)
+        await Endpoints(records, Cipher("another secret", tmp_path / "key")).api_key(found)
     assert await endpoints.remove("mine")
     assert await endpoints.find("mine") is None

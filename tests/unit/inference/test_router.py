@@ -49,7 +49,7 @@ class StoredEndpoints:
     async def find(self, name: str) -> Endpoint | None:
         return self.by_name.get(name)
 
-    def api_key(self, endpoint: Endpoint) -> str | None:
+    async def api_key(self, endpoint: Endpoint) -> str | None:
         return endpoint.sealed_key and f"clear {endpoint.sealed_key}"
 
 
