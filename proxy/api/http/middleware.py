@@ -27,7 +27,7 @@ from proxy.api.http.requests import credentials_digest
 from proxy.api.http.responses import CLIENT_CLOSED_REQUEST
 from proxy.errors import InternalError, ProxyError, redact
 from proxy.lifecycle import Lifecycle
-from proxy.logs import RequestLog, begin_request
+from proxy.logs import begin_request
 from proxy.metrics import Metrics
 from proxy.tracing import Tracer
 
@@ -111,18 +111,15 @@ class ApiRoute(Route):
 class _Exchange:
     """A request, and its response on the way to the client. A class, since functions within `_handle` take four times the memory.
 
-    Attributes:
-        operational: machines ask often for its path.
-        learnt: what the log says of it, in the context of the request's own task.
-        started: on the clock of `time.perf_counter`.
+    `operational`: machines ask often for its path.
     """
 
-    __slots__ = ("_held", "_options", "_scope", "_send", "learnt", "operational", "record", "started")
+    __slots__ = ("_held", "_learnt", "_options", "_scope", "_send", "_started", "operational", "record")
 
     def __init__(self, options: HttpOptions, scope: Scope, send: Send) -> None:
         self._options, self._scope, self._send = options, scope, send
         self._held: Message | None = None
-        self.started, self.operational = time.perf_counter(), scope["path"] in _OPERATIONAL
+        self._started, self.operational = time.perf_counter(), scope["path"] in _OPERATIONAL
         headers = Headers(scope=scope)
         request_id = headers.get("x-request-id", "")
         if not _VALID_ID.match(request_id):
@@ -132,9 +129,9 @@ class _Exchange:
         recorded = self.record.method != "OPTIONS" and not scope["path"].startswith(_UNRECORDED)
         if options.records is not None and recorded:
             options.records.append(self.record)
-        self.learnt = begin_request(headers.get("traceparent", ""))
+        self._learnt = begin_request(headers.get("traceparent", ""))
         if options.tracer is not None and not self.operational:
-            options.tracer.start(self.learnt, self.record.method, headers, request_id)
+            options.tracer.start(self._learnt, self.record.method, headers, request_id)
         structlog.contextvars.bind_contextvars(request=request_id)
 
     async def send(self, message: Message) -> None:
@@ -142,7 +139,10 @@ class _Exchange:
         if message["type"] == "http.response.start":
             sent, record = MutableHeaders(scope=message), self.record
             sent["x-request-id"] = sent["request-id"] = record.request_id
-            sent.update(_timing(time.perf_counter() - self.started, self.learnt))
+            seconds = time.perf_counter() - self._started
+            sent["openai-processing-ms"] = str(round(seconds * 1000))
+            if timing := self._learnt.server_timing(seconds):
+                sent["server-timing"] = timing
             if self._options.lifecycle.draining and not self.operational:
                 # A client must not be about to send another request when the connection is closed.
                 sent["connection"] = "close"
@@ -161,6 +161,38 @@ class _Exchange:
                 MutableHeaders(scope=start)["content-length"] = str(len(message["body"]))
             await self._send(start)
         await self._send(message)
+
+    def response_to(self, error: Exception) -> Response:
+        """The response to a request that failed; what is unforeseen, or came after the response began, is logged."""
+        begun = self.record.status > 0
+        if isinstance(error, ClientDisconnect):
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        if begun or not isinstance(error, ProxyError | HTTPException):
+            log.error("unforeseen error", exc_info=error)
+            error = InternalError("The server had an error while processing the request.")
+        if isinstance(error, ProxyError) and not begun:
+            self._learnt.code = error.code or error.type
+        return self._options.render_error(self._scope, error)
+
+    def finish(self) -> None:
+        """Log and measure the request."""
+        record, learnt, seconds = self.record, self._learnt, time.perf_counter() - self._started
+        record.ms = round(seconds * 1000, 1)
+        route = getattr(self._scope.get("route"), "path", "")  # as it is written in the code; empty where none matched
+        self._options.metrics.request(
+            route.removeprefix("/v1").rstrip("/") or "other", record.model or "none", record.status or 500, seconds
+        )
+        fields: dict[str, object] = {"ms": round(record.ms)}
+        if record.model:
+            fields["model"] = record.model
+        if record.jobs:
+            fields["job"] = ", ".join(record.jobs)
+        if record.status:
+            fields["status"] = record.status
+        write, path = log.debug if self.operational else log.info, route or shown_path(self._scope["path"])
+        write("request", method=record.method, path=path, **fields, **learnt.fields())
+        if self._options.tracer is not None and learnt.span is not None:
+            self._options.tracer.finish(learnt, record.method, route, path, record.status or 500)
 
 
 class HttpMiddleware:
@@ -190,55 +222,20 @@ class HttpMiddleware:
         return self._with_cors(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        options, exchange = self._options, _Exchange(self._options, scope, send)
-        refusal = None if exchange.operational else options.lifecycle.enter()
+        lifecycle, exchange = self._options.lifecycle, _Exchange(self._options, scope, send)
+        refusal = None if exchange.operational else lifecycle.enter()
         try:
             if refusal is not None:
                 raise refusal
             await self._app(scope, receive, exchange.send)
         except Exception as error:
-            response = self._response_to(error, scope, exchange.learnt, begun=exchange.record.status > 0)
+            response = exchange.response_to(error)
             if not exchange.record.status:
                 await response(scope, receive, exchange.send)
         finally:
             if not exchange.operational and refusal is None:
-                options.lifecycle.leave()
-            self._finish(exchange.record, exchange.learnt, scope, time.perf_counter() - exchange.started)
-
-    def _response_to(self, error: Exception, scope: Scope, learnt: RequestLog, *, begun: bool) -> Response:
-        if isinstance(error, ClientDisconnect):
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        if begun or not isinstance(error, ProxyError | HTTPException):
-            log.error("unforeseen error", exc_info=error)
-            error = InternalError("The server had an error while processing the request.")
-        if isinstance(error, ProxyError) and not begun:
-            learnt.code = error.code or error.type
-        return self._options.render_error(scope, error)
-
-    def _finish(self, record: RequestRecord, learnt: RequestLog, scope: Scope, seconds: float) -> None:
-        record.ms = round(seconds * 1000, 1)
-        route = getattr(scope.get("route"), "path", "")  # as it is written in the code; empty where none matched
-        self._options.metrics.request(
-            route.removeprefix("/v1").rstrip("/") or "other", record.model or "none", record.status or 500, seconds
-        )
-        fields: dict[str, object] = {"ms": round(record.ms)}
-        if record.model:
-            fields["model"] = record.model
-        if record.jobs:
-            fields["job"] = ", ".join(record.jobs)
-        if record.status:
-            fields["status"] = record.status
-        write, path = log.debug if scope["path"] in _OPERATIONAL else log.info, route or shown_path(scope["path"])
-        write("request", method=record.method, path=path, **fields, **learnt.fields())
-        if self._options.tracer is not None and learnt.span is not None:
-            self._options.tracer.finish(learnt, record.method, route, path, record.status or 500)
-
-
-def _timing(seconds: float, learnt: RequestLog) -> dict[str, str]:
-    headers = {"openai-processing-ms": str(round(seconds * 1000))}
-    if timing := learnt.server_timing(seconds):
-        headers["server-timing"] = timing
-    return headers
+                lifecycle.leave()
+            exchange.finish()
 
 
 def _redacted(body: bytes, keys: Iterable[str]) -> bytes:
