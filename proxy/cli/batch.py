@@ -10,7 +10,7 @@ import secrets
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -70,24 +70,18 @@ class _Server:
     def __init__(self, url: str, key: str) -> None:
         self._url, self._key = url, key
 
-    def exists(self, path: str) -> bool:
-        """Whether the server has something there."""
-        try:
-            self.open(path).close()
-        except urllib.error.HTTPError as error:
-            return error.code != 404
-        except (OSError, http.client.HTTPException):
-            pass
-        return True
-
-    def json(self, path: str, body: bytes | None = None, **headers: str) -> dict[str, Any]:
-        """The JSON of an answer; POST with a body, else GET."""
+    def json(
+        self, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}, *, absent_ok: bool = False
+    ) -> dict[str, Any]:
+        """The JSON of an answer; POST with a body, else GET. Empty where there is nothing at the path and that is `absent_ok`."""
         for last in [False] * _RETRIES + [True]:
             try:
-                with self.open(path, body, **headers) as answer:
+                with self.open(path, body, headers) as answer:
                     found: dict[str, Any] = json.loads(answer.read())
                     return found
             except urllib.error.HTTPError as error:
+                if absent_ok and error.code == 404:
+                    return {}
                 if last or (error.code != 429 and error.code < 500) or error.code == 501:
                     _refused(error)
             except (OSError, http.client.HTTPException) as error:
@@ -96,7 +90,7 @@ class _Server:
             time.sleep(_RETRY_S)
         raise AssertionError
 
-    def open(self, path: str, body: bytes | None = None, **headers: str) -> Any:
+    def open(self, path: str, body: bytes | None = None, headers: Mapping[str, str] = {}) -> Any:
         """An answer, to be read. Raises OSError, of which HTTPError is one."""
         headers = {"authorization": f"Bearer {self._key}", **headers}
         request = urllib.request.Request(f"{self._url}/v1{path}", data=body, headers=headers)  # noqa: S310
@@ -119,7 +113,7 @@ def _begun(server: _Server, file: Path, state: Path) -> str:
     with suppress(OSError, ValueError):
         known = json.loads(state.read_text())
     begun = f"/batches/{known['batch']}" if "batch" in known else f"/files/{known.get('input')}"
-    if known.get("file") != digest or not server.exists(begun):
+    if known.get("file") != digest or not server.json(begun, absent_ok=True):
         known = {"file": digest, "key": secrets.token_hex(16)}
     if "batch" in known:
         click.echo(f"Resuming {known['batch']}.", err=True)
@@ -130,23 +124,16 @@ def _begun(server: _Server, file: Path, state: Path) -> str:
         begin = f'{part}"purpose"\r\n\r\nbatch\r\n{part}"file"; filename="requests.jsonl"\r\n\r\n'
         form = b"%b%b\r\n--%b--\r\n" % (begin.encode(), content, boundary.encode())
         kind = f"multipart/form-data; boundary={boundary}"
-        known["input"] = server.json("/files", form, **{"content-type": kind})["id"]
+        known["input"] = server.json("/files", form, {"content-type": kind})["id"]
         state.write_text(json.dumps(known))
-    body = {"input_file_id": known["input"], "endpoint": _endpoint(content), "completion_window": "24h"}
+    endpoint = "/v1/chat/completions"
+    with suppress(ValueError, KeyError, TypeError):  # the server says what is wrong with a line
+        endpoint = str(json.loads(content.lstrip().partition(b"\n")[0])["url"])
+    body = {"input_file_id": known["input"], "endpoint": endpoint, "completion_window": "24h"}
     headers = {"content-type": "application/json", "idempotency-key": known["key"]}
-    known["batch"] = server.json("/batches", json.dumps(body).encode(), **headers)["id"]
+    known["batch"] = server.json("/batches", json.dumps(body).encode(), headers)["id"]
     state.write_text(json.dumps(known))
     return known["batch"]
-
-
-def _endpoint(content: bytes) -> str:
-    """The URL of the first line; the server says what is wrong with others."""
-    for line in content.split(b"\n"):
-        if line.strip():
-            with suppress(ValueError, KeyError, TypeError):
-                return str(json.loads(line)["url"])
-            break
-    return "/v1/chat/completions"
 
 
 def _wait(server: _Server, id_: str, poll: float) -> dict[str, Any]:
@@ -166,23 +153,19 @@ def _write_rows(server: _Server, batch: dict[str, Any], out: Path) -> list[str]:
     """Write the rows of both result files. Returns a sentence for each line that failed."""
     failed: list[str] = []
     fresh = out.with_name(f"{out.name}.part")
-    with fresh.open("wb") as opened:
-        for name in ("output_file_id", "error_file_id"):
-            for row in _rows(server, batch[name]) if batch[name] else ():
-                opened.write(row)
-                if name == "error_file_id":
-                    value = json.loads(row)
-                    error = value["error"] or value["response"]["body"]["error"]
-                    failed.append(f"{value['custom_id']}: {error.get('code') or 'error'}: {error['message']}")
+    try:
+        with fresh.open("wb") as opened:
+            for name in filter(batch.get, ("output_file_id", "error_file_id")):
+                with server.open(f"/files/{batch[name]}/content") as answer:
+                    for row in answer:
+                        opened.write(row)
+                        if name == "error_file_id":
+                            value = json.loads(row)
+                            error = value["error"] or value["response"]["body"]["error"]
+                            failed.append(f"{value['custom_id']}: {error.get('code') or 'error'}: {error['message']}")
+    except urllib.error.HTTPError as refusal:
+        _refused(refusal)
+    except (OSError, http.client.HTTPException) as fault:
+        fail([f"the rows cannot be copied: {fault}; run the same command again"], code=1)
     fresh.replace(out)
     return failed
-
-
-def _rows(server: _Server, file_id: str) -> Iterator[bytes]:
-    try:
-        with server.open(f"/files/{file_id}/content") as answer:
-            yield from answer
-    except urllib.error.HTTPError as error:
-        _refused(error)
-    except (OSError, http.client.HTTPException) as error:
-        fail([f"the rows cannot be read: {error}; run the same command again"], code=1)
