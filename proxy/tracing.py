@@ -76,8 +76,8 @@ class JobSpan:
             turns = map(to_builtins, messages)
             self._prompt = _bounded([{"role": turn["role"], "parts": [*map(_part, turn["content"])]} for turn in turns])
 
-    def submitted(self, submission: Any) -> None:
-        """The job is known: a `proxy.backends.narrative.submit.Submission`."""
+    def submitted(self, submission: Any, queued: float) -> None:
+        """The job is known, after `queued` seconds in a queue: a `proxy.backends.narrative.submit.Submission`."""
         self._job_id = job_id = submission.job.id
         self._original = "" if submission.span == self.ids else submission.span
         if submission.sent is not None:
@@ -85,7 +85,7 @@ class JobSpan:
             self._started = max(self._started, time.time_ns() - round(ago * 1e9))
         self._attributes |= {"gen_ai.response.id": job_id, "narrative.job.id": job_id}
         self._attributes["narrative.job.taken_up"] = not submission.new
-        self._attributes["proxy.queue_ms"] = round(submission.queued * 1000, 1)
+        self._attributes["proxy.queue_ms"] = round(queued * 1000, 1)
         link_current(self._original)
         if submission.new:
             self._tracer.keep(job_id, self.ids, self._started, self._attributes)

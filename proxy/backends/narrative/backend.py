@@ -28,7 +28,7 @@ from proxy.backends.narrative.fallbacks import Fallbacks, simpler
 from proxy.backends.narrative.jobs import Jobs
 from proxy.backends.narrative.output import Outcome, choice_of, invalid_output, read_job, usage_of
 from proxy.backends.narrative.prompt import PLAIN, Form, Prepared, form_text, prepare
-from proxy.backends.narrative.submit import SubmissionRecord
+from proxy.backends.narrative.submit import PendingSubmission, SubmissionRecord
 from proxy.backends.narrative.types import TAG_PREFIX, Job, JobState, RunRequest
 from proxy.catalog import Catalog
 from proxy.errors import InvalidApiKey, Overloaded, PaidFailure, ProxyError
@@ -197,19 +197,20 @@ class _Try:
             if self.span:
                 self.span.end("refused")  # by a job that failed, where one in another form follows
             self.span = job_span(tracer, prepared.model, run.request)
+        pending = PendingSubmission(
+            _body,
+            form_text(prepared.form),
+            run.client,
+            run.record,
+            slot,
+            run.deadline,
+            run.retry_until,
+            run.caller.id,
+            span=self.span.ids if self.span else "",
+        )
         try:
             with self.span or _UNTRACED:
-                submission = await run.backend.jobs.submit_once(
-                    _body,
-                    form_text(prepared.form),
-                    run.client,
-                    record=run.record,
-                    slot=slot,
-                    deadline=run.deadline,
-                    retry_until=run.retry_until,
-                    caller=run.caller.id,
-                    span=self.span.ids if self.span else "",
-                )
+                submission = await run.backend.jobs.submit_once(pending)
         except ProxyError as error:
             if error.code == "narrative_unauthorized" and run.caller.upstream_key is not None:
                 raise InvalidApiKey("Narrative does not accept the API key provided.") from error
@@ -218,8 +219,8 @@ class _Try:
         self.job, self.new = submission.job, submission.new
         self.slots.append(slot)
         if self.span:
-            self.span.submitted(submission)
-        current_request().queue += submission.queued
+            self.span.submitted(submission, pending.queued)
+        current_request().queue += pending.queued
         run.ids.append(submission.job.id)
 
     async def _wait(self) -> str:

@@ -1,7 +1,7 @@
 """Runs jobs from submission to end: queue, submit once, wait.
 
     job = await jobs.submit(request, client, deadline=deadline)            # for callers that nobody can repeat
-    submission = await jobs.submit_once(make_request, form, client, record=record, slot="0.first", deadline=deadline)
+    submission = await jobs.submit_once(PendingSubmission(make_request, form, client, record, "0.first", deadline))
     job = await jobs.wait(job, client, deadline=deadline)
 
 All deadlines are absolute, in the running loop's `time()`. A caller that is cancelled stops waiting at once, and the job is left to end
@@ -11,7 +11,7 @@ by itself: Narrative cannot cancel it.
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Collection, Coroutine
 from typing import Any, Final, Self
 
 from proxy.backends.narrative.client import NarrativeClient
@@ -181,39 +181,21 @@ class Jobs:
         async def _make_request(_: str) -> RunRequest:
             return request
 
-        record = SubmissionRecord()
-        return (await self.submit_once(_make_request, "", client, record=record, slot="0", deadline=deadline)).job
+        pending = PendingSubmission(_make_request, "", client, SubmissionRecord(), "0", deadline)
+        return (await self.submit_once(pending)).job
 
-    async def submit_once(  # noqa: PLR0913
-        self,
-        make_request: Callable[[str], Awaitable[RunRequest]],
-        form: str,
-        client: NarrativeClient,
-        *,
-        record: SubmissionRecord,
-        slot: str,
-        deadline: float,
-        retry_until: float = math.inf,
-        caller: str = "",
-        span: str = "",
-    ) -> Submission:
+    async def submit_once(self, pending: PendingSubmission) -> Submission:
         """The job of a slot, enqueued and watched if there is none yet. Waits for its turn until the deadline.
-
-        Args:
-            make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
-            form: how the request is put to the model; another replica's reservation may say another one.
-            retry_until: loop time after which a submission that was surely not taken is not sent again.
-            caller: whose submission it is: the queue is fair between callers.
-            span: ids of the job's span, kept in the slot.
 
         Raises:
             Overloaded: too much is in flight, or the server is shutting down; nothing was enqueued.
             IdempotencyConflict: another replica has been submitting in this slot for too long.
             ProxyError: as `NarrativeClient.run_model_inference`.
         """
+        record, release = pending.record, self._places.release
         loop, until = asyncio.get_running_loop(), None
         while True:
-            if (found := await record.find(slot)) is not None:
+            if (found := await record.find(pending.slot)) is not None:
                 if found.job is not None:
                     return Submission(Job(found.job), found.form, new=False, span=found.span)
                 until = until or loop.time() + record.wait_s
@@ -221,8 +203,7 @@ class Jobs:
                     raise IdempotencyConflict("The same request is being submitted elsewhere.", retry_after=1.0)
                 await asyncio.sleep(_CHECK_AGAIN_S)
                 continue
-            queued = await self._take_turn(caller or client.account, deadline)
-            pending = PendingSubmission(make_request, form, client, record, slot, deadline, retry_until, span, queued)
+            await self._take_turn(pending)
             task = asyncio.create_task(self._submitter.carry(pending))
             self._tasks.add(task)
             task.add_done_callback(self._sent)
@@ -233,31 +214,31 @@ class Jobs:
                 task.add_done_callback(self._sent_for_nobody)
                 raise
             if task.cancelled() or task.exception() is not None or task.result() is None:
-                self._places.release()
+                release()
             if task.cancelled():
                 raise Overloaded("the server is stopping", job_may_exist=True)
             if (submission := task.result()) is not None:
-                model, sent, release = submission.model, submission.sent, self._places.release
-                self._watcher.open(submission.job, client, deadline=deadline, model=model, sent=sent, on_left=release)
+                model, sent, deadline = submission.model, submission.sent, pending.deadline
+                self._watcher.open(
+                    submission.job, pending.client, deadline=deadline, sent=sent, model=model, on_left=release
+                )
                 return submission
 
-    async def _take_turn(self, caller: str, deadline: float) -> float:
-        """Returns the seconds that it waited."""
-        loop = asyncio.get_running_loop()
+    async def _take_turn(self, pending: PendingSubmission) -> None:
+        loop, caller = asyncio.get_running_loop(), pending.caller or pending.client.account
         arrived = loop.time()
         try:
-            await self._places.acquire(caller, deadline)
+            await self._places.acquire(caller, pending.deadline)
             try:
-                await self._sending.acquire(caller, deadline)
+                await self._sending.acquire(caller, pending.deadline)
             except BaseException:
                 self._places.release()
                 raise
         except Overloaded:
             self._observe(Refused())
             raise
-        waited = loop.time() - arrived
-        self._observe(Queued(waited))
-        return waited
+        pending.queued = loop.time() - arrived
+        self._observe(Queued(pending.queued))
 
     def _sent(self, task: "asyncio.Task[Submission | None]") -> None:
         self._tasks.discard(task)

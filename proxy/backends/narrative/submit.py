@@ -186,7 +186,6 @@ class Submission:
         sent: loop time; None for one that was submitted a while ago.
         model: of the body, as far as it is known.
         span: as of the slot.
-        queued: seconds that it waited for its turn.
     """
 
     job: Job
@@ -195,7 +194,6 @@ class Submission:
     sent: float | None = None
     model: str = ""
     span: str = ""
-    queued: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -204,8 +202,12 @@ class PendingSubmission:
 
     Args:
         make_request: form → the body, with the tag `rid:<record.tag(slot)>`.
-        deadline, retry_until: loop time.
-        span, queued: as of `Submission`.
+        form: how the request is put to the model; another replica's reservation may say another one.
+        deadline: loop time.
+        retry_until: loop time after which a submission that was surely not taken is not sent again.
+        caller: whose submission it is, by default the client's account: the queue is fair between callers.
+        span: ids of the job's span, kept in the slot.
+        queued: seconds that it waited for its turn.
         client_left: nobody waits for it any more, so nothing is sent again.
     """
 
@@ -216,6 +218,7 @@ class PendingSubmission:
     slot: str
     deadline: float
     retry_until: float = math.inf
+    caller: str = ""
     span: str = ""
     queued: float = 0.0
     client_left: bool = False
@@ -254,8 +257,7 @@ class Submitter:
             raise
         self._observe(Submitted(request.model, adopted=sent is None))
         await record.settle(slot, reservation, job.id)
-        span, queued = reservation.span, pending.queued
-        return Submission(job, reservation.form, new=True, sent=sent, model=request.model, span=span, queued=queued)
+        return Submission(job, reservation.form, new=True, sent=sent, model=request.model, span=reservation.span)
 
     async def _send(
         self, pending: PendingSubmission, request: RunRequest, since: float | None

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,7 +15,7 @@ from proxy.backends.narrative.backend import NarrativeBackend, NarrativeRun
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.failures import Refusal, error_for
 from proxy.backends.narrative.fallbacks import Fallbacks
-from proxy.backends.narrative.submit import Submission, SubmissionRecord
+from proxy.backends.narrative.submit import PendingSubmission, Submission, SubmissionRecord
 from proxy.backends.narrative.types import Job, RunRequest
 from proxy.catalog import Catalog, ModelCard
 from proxy.errors import (
@@ -97,28 +96,17 @@ class ScriptedJobs:
     ended: list[str] = field(default_factory=list)
     _slot_of: dict[str, str] = field(default_factory=dict)
 
-    async def submit_once(
-        self,
-        make_request: Callable[[str], Awaitable[RunRequest]],
-        form: str,
-        client: NarrativeClient,
-        *,
-        record: SubmissionRecord,
-        slot: str,
-        deadline: float,
-        retry_until: float,
-        caller: str = "",
-        span: str = "",
-    ) -> Submission:
+    async def submit_once(self, pending: PendingSubmission) -> Submission:
+        record, slot = pending.record, pending.slot
         if (found := await record.find(slot)) is not None and found.job is not None:
             self._slot_of.setdefault(found.job, slot)
             return Submission(Job(id=found.job), found.form, new=False)
-        reserved = await record.reserve(slot, form)
+        reserved = await record.reserve(slot, pending.form)
         assert reserved is not None
         if self.refusals:
             await record.release(slot)
             raise self.refusals.pop(0)
-        self.bodies.append(await make_request(reserved[0].form))
+        self.bodies.append(await pending.make_request(reserved[0].form))
         self.slots.append(slot)
         job = Job(id=str(uuid4()))
         self._slot_of[job.id] = slot

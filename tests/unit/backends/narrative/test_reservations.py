@@ -9,7 +9,7 @@ import pytest
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import JobsOptions
 from proxy.backends.narrative.jobs import Jobs
-from proxy.backends.narrative.submit import Submission, SubmissionRecord
+from proxy.backends.narrative.submit import PendingSubmission, Submission, SubmissionRecord
 from proxy.backends.narrative.types import InferenceConfig, Job, RunMessage, RunRequest, TextBlock
 from proxy.errors import IdempotencyConflict, RateLimited, UpstreamError
 from proxy.inference.backend import Record
@@ -74,7 +74,7 @@ class Narrative:
         async def make_request(form_: str) -> RunRequest:
             return request(form_, record.tag("0"))
 
-        return await jobs.submit_once(make_request, form, client, record=record, slot="0", deadline=deadline)
+        return await jobs.submit_once(PendingSubmission(make_request, form, client, record, "0", deadline))
 
 
 def request(form: str, tag: str) -> RunRequest:
