@@ -124,12 +124,10 @@ class StreamEncoder(Protocol):
 
 
 class Client:
-    """Whether the client of one request is still there. The server has one in each scope, as `proxy.client`: a task that waits for
-    `http.disconnect` takes 2 KB of each request that waits.
+    """Whether the client of one request is still there; where it has `left`, the task that is `answering` is cancelled.
 
-    Attributes:
-        left: it is gone.
-        answering: the task to cancel then.
+    Our server has one in each scope, as `proxy.client`: a task that waits for `http.disconnect` takes 2 KB of each request that waits.
+    Under another server requests go on without their clients.
     """
 
     __slots__ = ("answering", "left")
@@ -173,7 +171,7 @@ class RunResponse(ABC):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, in the task that the server made for it."""
         delivered = False
-        self._client = client = cast(Client, scope["proxy.client"])
+        self._client = client = cast(Client, scope.get("proxy.client") or Client())
         if client.left:
             raise ClientDisconnect
         client.answering = task = cast("asyncio.Task[None]", asyncio.current_task())

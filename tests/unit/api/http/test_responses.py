@@ -219,6 +219,13 @@ async def test_a_whole_answer_takes_no_more_task_and_is_delivered_with_its_repor
     assert run.closed == [True]
 
 
+async def test_a_server_that_does_not_say_when_clients_leave_is_answered_too() -> None:
+    run, client = NumberedRun(), Reader()
+    await whole(run)({"type": "http"}, client.receive, client.send)
+    assert client.body() == b"r"
+    assert run.closed == [True]
+
+
 async def test_an_error_before_the_answer_carries_the_report() -> None:
     run, client = NumberedRun(error=Overloaded("busy")), Reader()
     with pytest.raises(Overloaded) as caught:
