@@ -104,7 +104,7 @@ async def plan(request: Request) -> Response:
     caller = await services.authenticator.authenticate(request.headers)
     # It makes no job, but is work: it counts as a request.
     await services.limits.enter([caller.rule(services.usual)], tokens=0, jobs=0)
-    decoded = await read_object(request, partial(decode, services.rules), services.settings.server)
+    decoded = await read_object(request, partial(decode, services.rules))
     if decoded.refusal is not None:
         raise decoded.refusal
     check(decoded, services.rules)

@@ -32,7 +32,7 @@ from proxy.api.elastic.codec import (
     exists_already,
     timeout_seconds,
 )
-from proxy.api.http.middleware import shown_path
+from proxy.api.http.middleware import ApiRoute, shown_path
 from proxy.api.http.requests import ApiServices, read_object, terms_of, validated
 from proxy.api.http.responses import RunResponse, StreamEncoder, StreamResponse, WholeResponse, json_response
 from proxy.errors import (
@@ -79,41 +79,33 @@ class ElasticServices(ApiServices):
     own_plane: str | None
 
 
-Handler = Callable[[Request, ElasticServices], Awaitable[RunResponse | Response]]
-
-
 def elastic_routes() -> list[Route]:
     """All of them."""
-    routes: list[tuple[str, Handler, str]] = [
-        ("/_inference", get_endpoints, "GET"),
-        ("/_inference/chat_completion/{inference_id}/_stream", partial(stream, chat=True), "POST"),
+    routes: list[Route] = [
+        _ElasticRoute("/_inference", get_endpoints, "GET"),
+        _ElasticRoute("/_inference/chat_completion/{inference_id}/_stream", partial(stream, chat=True), "POST"),
     ]
     for path in ("/_inference/{inference_id}", "/_inference/{task_type}/{inference_id}"):
         routes += [
-            (path, get_endpoints, "GET"),
-            (path, put_endpoint, "PUT"),
-            (path, delete_endpoint, "DELETE"),
-            (f"{path}/_stream", stream, "POST"),
-            (path, complete, "POST"),
+            _ElasticRoute(path, get_endpoints, "GET"),
+            _ElasticRoute(path, put_endpoint, "PUT"),
+            _ElasticRoute(path, delete_endpoint, "DELETE"),
+            _ElasticRoute(f"{path}/_stream", stream, "POST"),
+            _ElasticRoute(path, complete, "POST"),
         ]
-    return [Route(path, _ElasticEndpoint(handler), methods=[method]) for path, handler, method in routes]
+    return routes
 
 
-class _ElasticEndpoint:
-    """An ASGI application of a handler, whose responses have Elastic's headers."""
+class _ElasticRoute(ApiRoute):
+    """A route whose responses have Elastic's headers."""
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def _send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 _mark(MutableHeaders(scope=message), scope)
             await send(message)
 
-        request = Request(scope, receive, send)
-        response = await self._handler(request, request.state.elastic)
-        await response(scope, receive, _send_on)
+        await super().handle(scope, receive, _send_on)
 
 
 def _mark(headers: MutableHeaders, scope: Scope) -> None:
@@ -145,8 +137,8 @@ def error_response(scope: Scope, error: ProxyError | HTTPException) -> Response:
 # ---------------------------------------------------------------- who may do what
 
 
-async def _caller(services: ElasticServices, headers: Mapping[str, str], *, changes: bool = False) -> Caller:
-    """The caller behind a request's headers; the admin may do all that clients may.
+async def _enter(request: Request, *, changes: bool = False) -> tuple[ElasticServices, Caller]:
+    """The services, and the caller; the admin may do all that clients may.
 
     Args:
         changes: it is to create or delete endpoints. On a loopback address clients may, while there is no admin key.
@@ -155,29 +147,30 @@ async def _caller(services: ElasticServices, headers: Mapping[str, str], *, chan
         InvalidApiKey: no key, or not a known one.
         PermissionDenied: it may not, or its token is passed through to Narrative, and gives no access to endpoints.
     """
+    services: ElasticServices = request.state.elastic
     admin_key = services.settings.elastic.admin_key
     expected = b"" if admin_key is None else admin_key.get_secret_value().encode()
-    if expected and any(hmac.compare_digest(key.encode(), expected) for key in presented_keys(headers)):
-        return Caller(None, services.own_plane, id="admin")
-    caller = await services.authenticator.authenticate(headers)
+    if expected and any(hmac.compare_digest(key.encode(), expected) for key in presented_keys(request.headers)):
+        return services, Caller(None, services.own_plane, id="admin")
+    caller = await services.authenticator.authenticate(request.headers)
     if not caller.endpoints:
         raise PermissionDenied("Inference endpoints need one of the proxy's own keys.")
     if changes and (admin_key is not None or not is_loopback(services.settings.server.host)):
         what = "the admin key" if admin_key is not None else "an admin key here: set PROXY_ADMIN_KEY"
         raise PermissionDenied(f"Creating and deleting inference endpoints needs {what}.")
-    return caller
+    return services, caller
 
 
-async def inference_call(request: Request, services: ElasticServices) -> tuple[Caller, str]:
+async def inference_call(request: Request) -> tuple[ElasticServices, Caller, str]:
     """Who calls which endpoint. Both task types generate text: either URL serves an endpoint of either."""
-    caller = await _caller(services, request.headers)
+    services, caller = await _enter(request)
     inference_id, task_type = _named(request)
     if task_type not in (None, "completion", "chat_completion"):
         raise InvalidRequest(
             f"Task type [{task_type[:40]}] is not served; expected completion or chat_completion.", param="task_type"
         )
     await _find(services, inference_id, caller=caller)
-    return caller, inference_id
+    return services, caller, inference_id
 
 
 async def _find(
@@ -205,9 +198,9 @@ def _named(request: Request) -> tuple[str, str | None]:
 # ---------------------------------------------------------------- endpoints
 
 
-async def get_endpoints(request: Request, services: ElasticServices) -> Response:
+async def get_endpoints(request: Request) -> Response:
     """One endpoint by its id; or all that the caller may use, those of a task type where the URL names one."""
-    caller = await _caller(services, request.headers)
+    services, caller = await _enter(request)
     inference_id, task_type = _named(request)
     if inference_id != "_all":
         found = [await _find(services, inference_id, task_type, caller)]
@@ -220,16 +213,13 @@ async def get_endpoints(request: Request, services: ElasticServices) -> Response
     return json_response({"endpoints": [encode_endpoint(endpoint) for endpoint in found]})
 
 
-async def put_endpoint(request: Request, services: ElasticServices) -> Response:
+async def put_endpoint(request: Request) -> Response:
     """Create an endpoint: nothing is stored before its credentials were seen to work."""
-    await _caller(services, request.headers, changes=True)
+    services, _ = await _enter(request, changes=True)
     inference_id, task_type = _named(request)
+    kind, now = task_type or "completion", int(time.time())
     endpoint, key = await read_object(
-        request,
-        lambda body, _: decode_endpoint(
-            task_type or "completion", inference_id, body, services.catalog, now=int(time.time())
-        ),
-        services.settings.server,
+        request, lambda body, _: decode_endpoint(kind, inference_id, body, services.catalog, now=now)
     )
     if endpoint.service == "narrative" and key is None and not services.own_token:
         raise InvalidRequest("Invalid `service_settings.api_key`: it is required.", param="service_settings.api_key")
@@ -259,9 +249,9 @@ async def put_endpoint(request: Request, services: ElasticServices) -> Response:
     return json_response(encode_endpoint(endpoint))
 
 
-async def delete_endpoint(request: Request, services: ElasticServices) -> Response:
+async def delete_endpoint(request: Request) -> Response:
     """Delete an endpoint and its credential; `dry_run` only looks whether it is there."""
-    await _caller(services, request.headers, changes=True)
+    services, _ = await _enter(request, changes=True)
     inference_id, task_type = _named(request)
     await _find(services, inference_id, task_type)
     if request.query_params.get("dry_run") in ("true", ""):
@@ -273,12 +263,12 @@ async def delete_endpoint(request: Request, services: ElasticServices) -> Respon
 # ---------------------------------------------------------------- inference
 
 
-async def complete(request: Request, services: ElasticServices) -> RunResponse:
+async def complete(request: Request) -> RunResponse:
     """Answer every input, each by a request of its own."""
-    caller, inference_id = await inference_call(request, services)
+    services, caller, inference_id = await inference_call(request)
     if request.path_params.get("task_type") == "chat_completion":
         raise InvalidRequest("The [chat_completion] task type only supports streaming: use the _stream API.")
-    body = await read_object(request, lambda value, _: validated(CompletionBody, value), services.settings.server)
+    body = await read_object(request, lambda value, _: validated(CompletionBody, value))
     requests = completion_requests(inference_id, body, stream=False)
     terms, _ = _terms(request, heartbeat_s=0.0)
     if len(requests) > 1:
@@ -337,23 +327,22 @@ class _JoinedRun:
         return await run.result()
 
 
-async def stream(request: Request, services: ElasticServices, *, chat: bool = False) -> RunResponse:
+async def stream(request: Request, *, chat: bool = False) -> RunResponse:
     """Stream the answer to one input, as pieces of its text; or a chat completion, always with its usage, as Elasticsearch has it."""
-    caller, inference_id = await inference_call(request, services)
-    settings = services.settings
+    services, caller, inference_id = await inference_call(request)
     encoder: StreamEncoder = CompletionEncoder()
     if chat:
         asked, chunks, digest = await read_object(
-            request, lambda body, size: services.decode_chat({**body, "model": inference_id}, size), settings.server
+            request, lambda body, size: services.decode_chat({**body, "model": inference_id}, size)
         )
         encoder = ChatEncoder(chunks)
     else:
-        body = await read_object(request, lambda value, _: validated(CompletionBody, value), settings.server)
+        body = await read_object(request, lambda value, _: validated(CompletionBody, value))
         (asked,) = completion_requests(inference_id, body, stream=True)
         digest = completion_digest(asked)
-    terms, heartbeat_s = _terms(request, heartbeat_s=settings.chat.heartbeat_s)
+    terms, heartbeat_s = _terms(request, heartbeat_s=services.settings.chat.heartbeat_s)
     start = partial(services.backend.start, asked, caller, terms, api=API, body=digest)
-    return StreamResponse(start, encoder, heartbeat_s, settings.chat)
+    return StreamResponse(start, encoder, heartbeat_s, services.settings.chat)
 
 
 def _terms(request: Request, *, heartbeat_s: float) -> tuple[Terms, float]:

@@ -130,9 +130,9 @@ class TaggedBy:
 # ---------------------------------------------------------------- bodies
 
 
-async def read_object(request: Request, work: Callable[[JsonObject, int], T], server: ServerSettings) -> T:
+async def read_object(request: Request, work: Callable[[JsonObject, int], T]) -> T:
     """What some pure work makes of `read_body`, in a thread where that is large. Raises ProxyError: as of both."""
-    value, size = await read_body(request, server)
+    value, size = await read_body(request)
     return await computed(size, partial(work, value, size))
 
 
@@ -141,13 +141,12 @@ async def read_request(request: Request, find: Callable[[str], Awaitable[F]]) ->
 
     So an unknown model is refused before the body is decoded.
     """
-    services: ApiServices = request.state.api
-    body, size = await read_body(request, services.settings.server)
+    body, size = await read_body(request)
     name = body.get("model")
     return body, size, await find(name) if name and isinstance(name, str) else None
 
 
-async def read_body(request: Request, server: ServerSettings) -> tuple[JsonObject, int]:
+async def read_body(request: Request) -> tuple[JsonObject, int]:
     """The body's JSON object and the body's size in bytes, within the settings' limits.
 
     The body may be compressed (`Content-Encoding: gzip` or `deflate`). What is large is parsed in a thread.
@@ -159,6 +158,7 @@ async def read_body(request: Request, server: ServerSettings) -> tuple[JsonObjec
     encoding = request.headers.get("content-encoding", "identity").strip().lower() or "identity"
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
         raise _undecodable(f"The request body has the content encoding {encoding[:40]!r}; expected gzip or deflate.")
+    server: ServerSettings = request.state.api.settings.server
     limit, received = server.max_body_bytes, bytearray()
     async for chunk in request.stream():
         received += chunk

@@ -66,7 +66,7 @@ async def create(request: Request) -> Response:
     batches, owner, caller = await enter(request)
     settings = request.state.api.settings
 
-    body = await read_object(request, lambda raw, _: validated(BatchRequest, raw), settings.server)
+    body = await read_object(request, lambda raw, _: validated(BatchRequest, raw))
     if body.endpoint not in (CHAT, RESPONSES):
         raise InvalidRequest(f"Invalid `endpoint`: expected {CHAT!r} or {RESPONSES!r}.", param="endpoint")
     if body.completion_window != _WINDOW:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -203,9 +204,8 @@ async def test_a_large_body_does_not_hold_up_the_event_loop(size: int, elsewhere
     async def receive() -> Message:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    request = Request({"type": "http", "method": "POST", "headers": []}, receive)
-    thread, length = await read_object(
-        request, lambda _, length: (threading.current_thread(), length), ServerSettings()
-    )
+    api = SimpleNamespace(settings=SimpleNamespace(server=ServerSettings()))
+    request = Request({"type": "http", "method": "POST", "headers": [], "state": {"api": api}}, receive)
+    thread, length = await read_object(request, lambda _, length: (threading.current_thread(), length))
     assert (thread is not threading.current_thread()) is elsewhere
     assert length == len(body)
