@@ -106,7 +106,7 @@ class _Place:
         resumed: an earlier request made the record.
         choices: how many answers are wanted.
         record: the record's name.
-        derived: its API derived the key, see `Terms`.
+        keeps_answer: its result or failure is kept with its key, which the client sent.
         in_session: see `Terms`.
     """
 
@@ -116,7 +116,7 @@ class _Place:
     resumed: bool
     choices: int
     record: str
-    derived: bool = False
+    keeps_answer: bool = False
     in_session: bool = False
 
 
@@ -214,7 +214,7 @@ class Idempotency:
             raise IdempotencyMismatch(
                 "This idempotency key was used with another request body.", param="Idempotency-Key"
             )
-        place = _Place(id_, index, key, found != mark, choices, f"run:{id_}", terms.derived_ttl_s > 0)
+        place = _Place(id_, index, key, found != mark, choices, f"run:{id_}", terms.derived_ttl_s == 0)
         if not place.resumed and (failure := self._failure(await self._store.read(index))):
             await self._forget(place)
             raise failure
@@ -296,7 +296,18 @@ class Idempotency:
     def closed(self, place: _Place, *, delivered: bool) -> None:
         """Nobody works on a request any more that has not failed: its answer is forgotten, or its jobs are left to an equal request."""
         if place.key is None:
-            self._spawn(place, self._keep_delivered(place) if delivered else self._leave_jobs(place))
+            self._spawn(place, self._close(place, delivered=delivered))
+
+    async def _close(self, place: _Place, *, delivered: bool) -> None:
+        if delivered and place.in_session and self._options.adopt != "off":
+            # For a while a repeat in the same session may take up the record; no other request may.
+            await self._store.put(f"{place.index}:delivered", _DELIVERED, place.id, ttl_s=_DELIVERED_TTL_S)
+            await self._store.put(place.record, _DELIVERED, "", ttl_s=_DELIVERED_TTL_S)
+            await self._store.remove(place.index, place.id)
+        elif not delivered and await self._submissions(place.record):
+            await self._leave(place)
+        else:
+            await self._forget(place)
 
     async def failed(self, place: _Place, error: ProxyError) -> None:
         """Record how a request failed, and set the error's retry advice: whether jobs are left that a repeat takes up."""
@@ -319,10 +330,10 @@ class Idempotency:
             # Other requests that the index lists must not be forgotten sooner.
             ttl_s = replay_s if options.adopt == "off" else max(replay_s, options.adopt_ttl_s)
             await self._store.put(place.index, _FAILURE, text, ttl_s=ttl_s)
-        if place.key is None or place.derived:
-            await self._forget(place)
-        else:
+        if place.keeps_answer:
             await self._keep(place, _FAILURE, json.dumps(again))
+        else:
+            await self._forget(place)
 
     async def store_result(self, place: _Place, result: Result, report: Report) -> None:
         """Keep the result of a keyed request, if it is not too long."""
@@ -348,9 +359,6 @@ class Idempotency:
         """Names of a request's jobs that exist or may exist, and may be taken up."""
         return [field for field in await self._store.read(record) if not field.startswith("@")]
 
-    async def _leave_jobs(self, place: _Place) -> None:
-        await (self._leave(place) if await self._submissions(place.record) else self._forget(place))
-
     async def _leave(self, place: _Place) -> None:
         """Let an equal request take up the record. One with a key finds it anyway."""
         if place.key is not None:
@@ -360,15 +368,6 @@ class Idempotency:
             return
         since = f"{_UNDELIVERED}{self._clock():.0f}"
         await self._store.put(place.index, place.id, since, ttl_s=self._options.adopt_ttl_s)
-
-    async def _keep_delivered(self, place: _Place) -> None:
-        """Let a repeat in the same session take up the record for a while; no other request may."""
-        if not place.in_session or self._options.adopt == "off":
-            await self._forget(place)
-            return
-        await self._store.put(f"{place.index}:delivered", _DELIVERED, place.id, ttl_s=_DELIVERED_TTL_S)
-        await self._store.put(place.record, _DELIVERED, "", ttl_s=_DELIVERED_TTL_S)
-        await self._store.remove(place.index, place.id)
 
     async def _forget(self, place: _Place) -> None:
         if place.key is not None:
@@ -390,8 +389,7 @@ class RecordedRun:
     layer: Idempotency
     place: _Place
     run: Run
-    _closed: bool = False
-    _failed: bool = False
+    _recorded: bool = False
 
     @property
     def report(self) -> Report:
@@ -403,10 +401,10 @@ class RecordedRun:
         try:
             result = await self.run.result()
         except ProxyError as error:
-            self._failed = True
+            self._recorded = True
             await self.layer.failed(self.place, error)
             raise
-        if self.place.key is not None and not self.place.derived:
+        if self.place.keeps_answer:
             await self.layer.store_result(self.place, result, self.report)
         return result
 
@@ -415,9 +413,9 @@ class RecordedRun:
         seen: list[Event] = []
         try:
             async for batch in self.run.events():
-                yield batch if self.place.key is None or self.place.derived else _noted(batch, seen)
+                yield _noted(batch, seen) if self.place.keeps_answer else batch
         except ProxyError as error:
-            self._failed = True
+            self._recorded = True
             await self.layer.failed(self.place, error)
             raise
         if seen:
@@ -425,11 +423,9 @@ class RecordedRun:
 
     def close(self, *, delivered: bool) -> None:
         """See `Run`; in addition, the record is removed or left to an equal request."""
-        if self._closed:
-            return
-        self._closed = True
         self.run.close(delivered=delivered)
-        if not self._failed:
+        if not self._recorded:
+            self._recorded = True
             self.layer.closed(self.place, delivered=delivered)
 
 
