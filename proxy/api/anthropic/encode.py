@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, Final, cast
 
 from proxy.api.anthropic.decode import MessagesReply
-from proxy.api.http.responses import json_bytes, json_line
+from proxy.api.http.responses import json_line
 from proxy.errors import ContextLengthExceeded, ProxyError
 from proxy.inference.jsontext import NotJson, dump_json, parse_json
 from proxy.inference.request import JsonObject
@@ -26,6 +26,7 @@ from proxy.inference.result import (
     ToolCalled,
     result_events,
 )
+from proxy.schemas.values import json_bytes
 
 _SIGNATURE: Final = "bmFycmF0aXZlLWNoYXQtcHJveHk="
 """Clients want one on each thinking block, and give it back; it says nothing."""

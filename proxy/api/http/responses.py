@@ -18,7 +18,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from typing import ClassVar, Final, Protocol, cast
 
-import orjson
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -26,9 +25,9 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.errors import InternalError, ProxyError
 from proxy.inference.backend import Report, Run
-from proxy.inference.jsontext import dump_json
 from proxy.inference.result import ChoiceEnded, Ended, Event, Result, Started
 from proxy.logs import current_request
+from proxy.schemas.values import json_bytes
 from proxy.settings import ChatSettings
 
 EVENT_STREAM: Final = (
@@ -60,14 +59,6 @@ log = structlog.get_logger(__name__)
 
 
 # ---------------------------------------------------------------- JSON and headers
-
-
-def json_bytes(value: object) -> bytes:
-    """Compact JSON, with integers of any size."""
-    try:
-        return orjson.dumps(value)
-    except TypeError:
-        return dump_json(value).encode()
 
 
 def json_line(value: object) -> bytes:

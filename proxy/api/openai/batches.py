@@ -14,7 +14,7 @@ from starlette.routing import Route
 from proxy.access.authentication import Caller
 from proxy.api.http.batches import asked, enter
 from proxy.api.http.requests import read_object, validated
-from proxy.api.http.responses import json_bytes, json_line, json_response
+from proxy.api.http.responses import json_line, json_response
 from proxy.api.openai.encode import completion_body, error_body
 from proxy.api.openai.files import seconds_kept
 from proxy.api.openai.responses.background import Background
@@ -29,6 +29,7 @@ from proxy.batches.records import Batch
 from proxy.errors import FileNotFound, InvalidRequest, ProxyError
 from proxy.inference.request import JsonObject
 from proxy.inference.result import Result
+from proxy.schemas.values import json_bytes
 
 CHAT: Final = "/v1/chat/completions"
 RESPONSES: Final = "/v1/responses"

@@ -21,7 +21,6 @@ from proxy.api.http.responses import (
     RunResponse,
     StreamResponse,
     WholeResponse,
-    json_bytes,
     json_response,
     report_headers,
 )
@@ -38,6 +37,7 @@ from proxy.inference.backend import Report, Run
 from proxy.inference.idempotency import Terms
 from proxy.inference.request import JsonObject
 from proxy.inference.result import Event, Result
+from proxy.schemas.values import json_bytes
 from proxy.settings import ChatSettings
 
 _BEGIN_AFTER_S: Final = 0.5

@@ -23,12 +23,12 @@ import structlog
 from pydantic_core import from_json
 
 from proxy.access.authentication import Caller
-from proxy.api.http.responses import json_bytes
 from proxy.api.openai.responses.encode import ITEM_ID, input_item, without_echo
 from proxy.api.openai.responses.items import Known
 from proxy.batches.files import computed
 from proxy.errors import InvalidRequest, ResponseNotFound, StoreUnavailable
 from proxy.inference.request import JsonObject
+from proxy.schemas.values import json_bytes
 from proxy.settings import ResponsesSettings
 from proxy.storage import Store
 from proxy.storage.cipher import NONCE_BYTES, Cipher, NoSecret, seal, unseal
