@@ -33,7 +33,7 @@ from proxy.console.routes import RECENT_REQUESTS, console_routes
 from proxy.errors import ProxyError
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics, show_metrics
-from proxy.services import Process, State, keys_of, open_services
+from proxy.services import State, keys_of, open_services
 from proxy.settings import Settings
 from proxy.storage import Store
 from proxy.tracing import tracer_of
@@ -54,22 +54,24 @@ _EXPOSED_HEADERS: Final = (
 
 def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     """The proxy as an ASGI application; with `sandbox`, on an embedded one. Raises CatalogError: the model table cannot be used."""
-    process = Process(
-        settings,
-        load_catalog(settings.chat.models_file, default_model=settings.chat.default_model),
-        Metrics(),
+    catalog = load_catalog(settings.chat.models_file, default_model=settings.chat.default_model)
+    options = HttpOptions(
         Lifecycle(settings.server.shutdown_grace_s, resumable=settings.state.url is not None),
-        deque(maxlen=RECENT_REQUESTS),
+        Metrics(),
+        settings.server.cors_origins,
+        _EXPOSED_HEADERS,
+        partial(_render_error, settings.chat.paid_failure_status),
+        deque(maxlen=RECENT_REQUESTS if settings.console.enabled else 0),
+        keys_of(settings),
         tracer_of(settings.tracing),
-        sandbox,
     )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[State]:
         # One thread for what takes long to compute: it shares the interpreter with the event loop, which would wait longer with more.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="worker"))
-        async with open_services(process) as state:
-            app.state.store, app.state.webhooks = state["store"], state["webhooks"]
+        async with open_services(settings, catalog, options, sandbox=sandbox) as state:
+            app.state.store = state["store"]
             yield state
 
     app = Starlette(
@@ -91,19 +93,9 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    options = HttpOptions(
-        process.lifecycle,
-        process.metrics,
-        settings.server.cors_origins,
-        _EXPOSED_HEADERS,
-        partial(_render_error, settings.chat.paid_failure_status),
-        keys_of(settings),
-        process.recent if settings.console.enabled else None,
-        process.tracer,
-    )
     # One middleware, which renders errors too, in place of Starlette's stack: every layer is memory of each request that waits.
     app.middleware_stack = HttpMiddleware(app.router.app, options)
-    app.state.metrics, app.state.lifecycle = process.metrics, process.lifecycle
+    app.state.metrics, app.state.lifecycle = options.metrics, options.lifecycle
     return app
 
 

@@ -2,10 +2,9 @@
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypedDict
 
@@ -24,7 +23,7 @@ from proxy.access.keys import Keys
 from proxy.access.limits import Quota, RateLimits
 from proxy.api.anthropic.batches import MESSAGES, MessagesLines
 from proxy.api.elastic.routes import ElasticServices
-from proxy.api.http.middleware import RequestRecord
+from proxy.api.http.middleware import HttpOptions
 from proxy.api.http.requests import ApiServices, parse_object
 from proxy.api.openai.batches import CHAT, RESPONSES, OpenAILines
 from proxy.api.openai.responses.background import Background
@@ -49,13 +48,11 @@ from proxy.inference.endpoints import Endpoint, Endpoints
 from proxy.inference.idempotency import Idempotency
 from proxy.inference.request import Rules
 from proxy.inference.router import Router
-from proxy.lifecycle import Lifecycle, drain_on_signals
-from proxy.metrics import Metrics
+from proxy.lifecycle import drain_on_signals
 from proxy.schemas import SchemaLimits
 from proxy.settings import NarrativeSettings, Settings
 from proxy.storage import Storage, Store, open_storage
 from proxy.storage.cipher import Cipher
-from proxy.tracing import Tracer
 
 _BATCH_SHARE: Final = 0.9
 """Part of `jobs.max_in_flight` beyond which batches begin nothing: the rest is for requests that somebody waits for."""
@@ -73,23 +70,12 @@ class State(TypedDict):
     console: ConsoleServices
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
-    """What a process has before anything is opened. `sandbox`: jobs run on an embedded one instead of Narrative."""
-
-    settings: Settings
-    catalog: Catalog
-    metrics: Metrics
-    lifecycle: Lifecycle
-    recent: deque[RequestRecord]
-    tracer: Tracer | None
-    sandbox: bool
-
-
 @asynccontextmanager
-async def open_services(process: Process) -> AsyncIterator[State]:
-    """Opened from the storage up, and closed in reverse."""
-    settings, catalog, lifecycle, metrics = process.settings, process.catalog, process.lifecycle, process.metrics
+async def open_services(
+    settings: Settings, catalog: Catalog, options: HttpOptions, *, sandbox: bool
+) -> AsyncIterator[State]:
+    """Opened from the storage up, and closed in reverse. With `sandbox`, jobs run on an embedded one instead of Narrative."""
+    lifecycle, metrics, tracer = options.lifecycle, options.metrics, options.tracer
     access, rules, home = settings.access, _rules(settings), settings.access.home()
     usual = Quota(
         requests=access.requests_per_minute or None,
@@ -105,23 +91,36 @@ async def open_services(process: Process) -> AsyncIterator[State]:
                 metrics.state_errors.inc,
                 response_bytes=settings.responses.memory_bytes,
                 # What a sandbox was asked must not go on at Narrative after a restart.
-                batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory or process.sandbox else None,
+                batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory or sandbox else None,
             )
         )
         store = storage.live
-        await stack.enter_async_context(process.tracer.opened(store) if process.tracer else nullcontext())
-        account = await _open_sandbox(settings, stack) if process.sandbox else settings.narrative
+        await stack.enter_async_context(tracer.opened(store) if tracer else nullcontext())
+        account = await _open_sandbox(settings, stack) if sandbox else settings.narrative
         own_token = _plain(account.api_key) or ""
-        narrative = await _open_narrative(process, account, rules, store, stack)
-        client, jobs, webhooks = narrative.client, narrative.jobs, None
+        client, jobs = await _open_jobs(settings, account, options, store, stack)
+        webhooks = None
         if settings.webhooks.public_url and own_token:
             webhooks = await stack.enter_async_context(
                 Webhooks(jobs, client, webhook_options(settings.webhooks.public_url, own_token), store)
             )
         stack.enter_context(drain_on_signals(lifecycle))
-        anthropic = AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s, process.tracer)
+        narrative = NarrativeBackend(
+            catalog,
+            rules,
+            client,
+            jobs,
+            store,
+            Fallbacks(),
+            lifecycle,
+            metrics,
+            deadline_s=settings.jobs.deadline_s,
+            repair_tries=settings.chat.repair_tries,
+            tracer=tracer,
+        )
+        anthropic = AnthropicBackend(settings.anthropic, rules, settings.jobs.deadline_s, tracer)
         stack.push_async_callback(anthropic.aclose)
-        authenticator = _authenticator(settings, account, Keys(storage.durable, home), client, sandbox=process.sandbox)
+        authenticator = _authenticator(settings, account, Keys(storage.durable, home), client, sandbox=sandbox)
         limits = RateLimits(store, wait_s=access.wait_s, lease_s=settings.jobs.deadline_s + 60.0)
         secret = Cipher(_plain(access.secret_key), home / "secret.key")
         endpoints = Endpoints(storage.durable, secret)
@@ -156,7 +155,7 @@ async def open_services(process: Process) -> AsyncIterator[State]:
             "responses": background,
             "batches": batches,
             "elastic": elastic,
-            "console": ConsoleServices(*common, client, process.recent, operators, limits, usual),
+            "console": ConsoleServices(*common, client, options.records, operators, limits, usual),
         }
 
 
@@ -166,14 +165,14 @@ def keys_of(settings: Settings) -> tuple[str, ...]:
     return (*_client_keys(settings), *filter(None, map(_plain, others)))
 
 
-async def _open_narrative(
-    process: Process, account: NarrativeSettings, rules: Rules, store: Store, stack: AsyncExitStack
-) -> NarrativeBackend:
-    settings, metrics, lifecycle, tracer = process.settings, process.metrics, process.lifecycle, process.tracer
-    options = ClientOptions(account.connect_timeout_s, account.read_timeout_s, max_connections=account.max_connections)
+async def _open_jobs(
+    settings: Settings, account: NarrativeSettings, options: HttpOptions, store: Store, stack: AsyncExitStack
+) -> tuple[NarrativeClient, Jobs]:
+    lifecycle, metrics, tracer = options.lifecycle, options.metrics, options.tracer
+    calls = ClientOptions(account.connect_timeout_s, account.read_timeout_s, max_connections=account.max_connections)
     key, environment = _plain(account.api_key) or "", account.environment
     client = await stack.enter_async_context(
-        NarrativeClient(key, environment=environment, options=options, observe=metrics.observe)
+        NarrativeClient(key, environment=environment, options=calls, observe=metrics.observe)
     )
 
     def observe(event: Event) -> None:
@@ -181,13 +180,8 @@ async def _open_narrative(
         if tracer is not None and isinstance(event, EndedElsewhere):
             tracer.settle(event.job_id, "webhook")
 
-    jobs_options = JobsOptions(
-        max_in_flight=settings.jobs.max_in_flight,
-        queue_timeout=settings.jobs.place_wait_s,
-        max_submissions=settings.jobs.max_submissions,
-        in_doubt=settings.jobs.in_doubt,
-        reads_per_second=settings.jobs.reads_per_second,
-    )
+    limits = settings.jobs.model_dump(exclude={"deadline_s", "place_wait_s"})
+    jobs_options = JobsOptions(queue_timeout=settings.jobs.place_wait_s, **limits)
     observed = observe if tracer else metrics.observe
     jobs = await stack.enter_async_context(Jobs(jobs_options, observe=observed, store=store))
     metrics.watch("proxy_requests_in_flight", "Requests being answered.", lambda: lifecycle.in_flight)
@@ -197,19 +191,7 @@ async def _open_narrative(
     metrics.watch("proxy_accounts_led", led, lambda: sum(membership.leads for membership in jobs.memberships))
     metrics.watch("proxy_state_healthy", "1 unless the shared state is away.", lambda: store.healthy)
     lifecycle.on_drain(jobs.drain)
-    return NarrativeBackend(
-        process.catalog,
-        rules,
-        client,
-        jobs,
-        store,
-        Fallbacks(),
-        lifecycle,
-        metrics,
-        deadline_s=settings.jobs.deadline_s,
-        repair_tries=settings.chat.repair_tries,
-        tracer=tracer,
-    )
+    return client, jobs
 
 
 async def _open_sandbox(settings: Settings, stack: AsyncExitStack) -> NarrativeSettings:

@@ -73,8 +73,8 @@ class HttpOptions:
         origins: from which browsers may call; `*` is all.
         exposed_headers: response headers that their scripts may read.
         render_error: the response to a request that failed before its first byte, in the shape of its API, which its scope tells.
-        keys: of the settings, left out of the bodies of error responses.
         records: gets each request when it arrives, those for pages and probes aside.
+        keys: of the settings, left out of the bodies of error responses.
         tracer: makes a span of each request, probes aside.
     """
 
@@ -83,8 +83,8 @@ class HttpOptions:
     origins: Sequence[str]
     exposed_headers: Sequence[str]
     render_error: Callable[[Scope, ProxyError | HTTPException], Response]
+    records: deque[RequestRecord]
     keys: Sequence[str] = ()
-    records: deque[RequestRecord] | None = None
     tracer: Tracer | None = None
 
 
@@ -126,8 +126,7 @@ class _Exchange:
             request_id = f"req_{uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
         self.record = RequestRecord(time.time(), scope["method"], credentials_digest(headers), request_id)
-        recorded = self.record.method != "OPTIONS" and not scope["path"].startswith(_UNRECORDED)
-        if options.records is not None and recorded:
+        if self.record.method != "OPTIONS" and not scope["path"].startswith(_UNRECORDED):
             options.records.append(self.record)
         self._learnt = begin_request(headers.get("traceparent", ""))
         if options.tracer is not None and not self.operational:

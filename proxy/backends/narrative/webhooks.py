@@ -171,7 +171,7 @@ async def take_delivery(request: Request) -> Response:
 
     Raises UnknownUrl while webhooks are not configured.
     """
-    webhooks: Webhooks | None = request.app.state.webhooks
+    webhooks: Webhooks | None = request.state.webhooks
     if webhooks is None:
         raise UnknownUrl("This server has not subscribed to webhooks.")
     token = request.query_params.get(_TOKEN_PARAM)
