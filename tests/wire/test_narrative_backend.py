@@ -34,12 +34,6 @@ CARD = ModelCard(id="anthropic.claude-haiku-4.5", names=("haiku",), max_tokens=4
 CALLER = Caller(None, SANDBOX_DATA_PLANE, id="me")
 
 
-class NoMetrics:
-    def spent(self, stage: str, seconds: float) -> None: ...
-
-    def further_job(self, why: str) -> None: ...
-
-
 @dataclass
 class Setting:
     sandbox: RunningSandbox
@@ -83,7 +77,8 @@ async def setting(request: pytest.FixtureRequest) -> AsyncIterator[Setting]:
             store=store,
             fallbacks=Fallbacks(),
             lifecycle=Lifecycle(1.0),
-            metrics=NoMetrics(),
+            spent=lambda *_: None,
+            further_job=lambda _: None,
         )
         yield Setting(sandbox, backend, Record("run:1", UUID(int=1), 3600.0))
 

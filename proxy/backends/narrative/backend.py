@@ -13,10 +13,10 @@ slot in that record, from which an equal request takes the job up:
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
-from typing import Final, Protocol, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 import orjson
 import structlog
@@ -52,16 +52,6 @@ _NO_USAGE: Final = Usage()
 _UNTRACED: Final = nullcontext()
 
 
-class BackendMetrics(Protocol):
-    """What the backend counts; see `proxy.metrics.Metrics`."""
-
-    def spent(self, stage: str, seconds: float) -> None:
-        """Part of the time of a request that was answered."""
-
-    def further_job(self, why: str) -> None:
-        """Another job for the same answer: `repair`, `simpler_form` or `retry`."""
-
-
 @dataclass(frozen=True, slots=True)
 class NarrativeBackend:
     """The backend; one per process.
@@ -69,6 +59,8 @@ class NarrativeBackend:
     Attributes:
         client: carries the proxy's own token; requests of callers with tokens of their own use a copy with theirs.
         store: where the submissions of requests are recorded.
+        spent: called with a stage and seconds: part of the time of a request that was answered.
+        further_job: called with `repair`, `simpler_form` or `retry` before another job for the same answer.
         deadline_s: seconds a request may take overall.
         repair_tries: further jobs for one choice when its output does not match.
         tracer: makes a span of each job; None where nobody traces.
@@ -81,7 +73,8 @@ class NarrativeBackend:
     store: Ledger
     fallbacks: Fallbacks
     lifecycle: Lifecycle
-    metrics: BackendMetrics
+    spent: Callable[[str, float], None]
+    further_job: Callable[[str], None]
     deadline_s: float = 600.0
     repair_tries: int = 1
     tracer: Tracer | None = None
@@ -158,7 +151,7 @@ class _Try:
             if outcome.finish_reason != "stop" or not outcome.parsed.errors:
                 break
             try:
-                run.backend.metrics.further_job("repair")
+                run.backend.further_job("repair")
                 self.repaired = True
                 await self._submit(f"{self.slot}.repair{number}", self.prepared, wrong=outcome)
                 outcome = await self._read(await self._wait())
@@ -362,7 +355,7 @@ class NarrativeRun:
         return Started(self.ids[0].replace("-", ""), self._created, fingerprint, self.request.choices)
 
     async def _choices(self) -> AsyncGenerator[tuple[int, Choice], None]:
-        """Each choice with its number when its jobs have ended; at the end the error of the first choice that failed, if one did."""
+        """Each choice with its number when its jobs have ended; at the end the error of the first one that failed, naming every job."""
         tasks = {asyncio.create_task(self._choice(number)): number for number in range(self.request.choices)}
         pending, failed = set(tasks), dict[int, ProxyError]()
         try:
@@ -376,7 +369,11 @@ class NarrativeRun:
                         else:
                             yield tasks[task], task.result()
                 if failed:
-                    raise _failure(failed, self.request.choices, self.ids)
+                    error, jobs = failed[min(failed)], ", ".join(self.ids)
+                    counted = f"{len(failed)} of {self.request.choices} choices failed"
+                    error.message = f"{error.message.removesuffix('.')}. {counted}; jobs: {jobs}."
+                    error.job_id = jobs
+                    raise error
         finally:
             for task in tasks:
                 task.cancel()
@@ -393,7 +390,7 @@ class NarrativeRun:
                     raise
                 if forgotten:
                     self.ids.remove(attempt.job.id)  # another job answers, and gives the answer another id
-                self.backend.metrics.further_job("retry")
+                self.backend.further_job("retry")
                 again = _Try(self, f"{number}.retry", attempt.prepared, [*attempt.slots])
                 attempt = self._tries[number] = await again.begin()
                 outcome = await attempt.outcome()
@@ -423,7 +420,7 @@ class NarrativeRun:
         if (other.messages, other.config) == (prepared.messages, prepared.config):
             self.latest = prepared
             return None
-        self.backend.metrics.further_job("simpler_form")
+        self.backend.further_job("simpler_form")
         return other
 
     def learn(self, prepared: Prepared) -> None:
@@ -456,21 +453,13 @@ class _Waiting:
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        ids, metrics = self._run.ids, self._run.backend.metrics
+        ids, spent = self._run.ids, self._run.backend.spent
         if error is None:
-            metrics.spent("proxy", self._run.seconds)
+            spent("proxy", self._run.seconds)
         elif isinstance(error, Overloaded):
             error.job_id = error.job_id or next(iter(ids), None)
         elif isinstance(error, asyncio.CancelledError):
             log.info("the client left before the answer", jobs=ids)
         seconds = time.perf_counter() - self._started
-        metrics.spent("narrative", seconds)
+        spent("narrative", seconds)
         current_request().narrative += seconds
-
-
-def _failure(failed: Mapping[int, ProxyError], choices: int, job_ids: Sequence[str]) -> ProxyError:
-    """The error of a request for several choices: that of the first one that failed, naming every job."""
-    error, jobs = failed[min(failed)], ", ".join(job_ids)
-    error.message = f"{error.message.removesuffix('.')}. {len(failed)} of {choices} choices failed; jobs: {jobs}."
-    error.job_id = jobs
-    return error

@@ -165,7 +165,8 @@ def make_setting(**options: Any) -> Setting:
         store=store,
         fallbacks=Fallbacks(),
         lifecycle=lifecycle,
-        metrics=metrics,
+        spent=metrics.spent,
+        further_job=metrics.further_job,
         **options,
     )
     return Setting(backend, jobs, metrics, store, lifecycle)
