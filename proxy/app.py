@@ -1,10 +1,6 @@
 """The application: settings in, an ASGI app out. What has a lifetime is opened in the lifespan and handed to the routes as typed state."""
 
-import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 
@@ -33,7 +29,7 @@ from proxy.console.routes import RECENT_REQUESTS, console_routes
 from proxy.errors import ProxyError
 from proxy.lifecycle import Lifecycle
 from proxy.metrics import Metrics, show_metrics
-from proxy.services import State, keys_of, open_services
+from proxy.services import keys_of, open_services
 from proxy.settings import Settings
 from proxy.storage import Store
 from proxy.tracing import tracer_of
@@ -65,15 +61,6 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
         keys_of(settings),
         tracer_of(settings.tracing),
     )
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[State]:
-        # One thread for what takes long to compute: it shares the interpreter with the event loop, which would wait longer with more.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="worker"))
-        async with open_services(settings, catalog, options, sandbox=sandbox) as state:
-            app.state.store = state["store"]
-            yield state
-
     app = Starlette(
         routes=[
             *chat_routes(),
@@ -90,7 +77,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
             Route("/metrics", show_metrics),
             Route(WEBHOOK_PATH, take_delivery, methods=["POST"]),
         ],
-        lifespan=lifespan,
+        lifespan=partial(open_services, settings, catalog, options, sandbox),
     )
     app.router.redirect_slashes = False
     # One middleware, which renders errors too, in place of Starlette's stack: every layer is memory of each request that waits.

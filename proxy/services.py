@@ -3,12 +3,14 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypedDict
 
 from pydantic import SecretStr
+from starlette.applications import Starlette
 
 from proxy.access.authentication import (
     ANONYMOUS,
@@ -61,7 +63,6 @@ _BATCH_SHARE: Final = 0.9
 class State(TypedDict):
     """What the lifespan hands to every request. `webhooks` is None where completions of jobs are only polled."""
 
-    store: Store
     webhooks: Webhooks | None
     api: ApiServices
     responses: Background
@@ -72,9 +73,13 @@ class State(TypedDict):
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, catalog: Catalog, options: HttpOptions, *, sandbox: bool
+    settings: Settings, catalog: Catalog, options: HttpOptions, sandbox: bool, app: Starlette
 ) -> AsyncIterator[State]:
-    """Opened from the storage up, and closed in reverse. With `sandbox`, jobs run on an embedded one instead of Narrative."""
+    """The lifespan of the app: opened from the storage up, and closed in reverse. With `sandbox`, jobs run on an embedded one instead of
+    Narrative.
+    """
+    # One thread for what takes long to compute: it shares the interpreter with the event loop, which would wait longer with more.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="worker"))
     lifecycle, metrics, tracer = options.lifecycle, options.metrics, options.tracer
     access, rules, home = settings.access, _rules(settings), settings.access.home()
     usual = Quota(
@@ -94,7 +99,7 @@ async def open_services(
                 batch_bytes=settings.batches.memory_bytes if settings.batches.in_memory or sandbox else None,
             )
         )
-        store = storage.live
+        store = app.state.store = storage.live
         await stack.enter_async_context(tracer.opened(store) if tracer else nullcontext())
         account = await _open_sandbox(settings, stack) if sandbox else settings.narrative
         own_token = _plain(account.api_key) or ""
@@ -150,7 +155,6 @@ async def open_services(
         # Keys from the settings have full access, including to other keys' requests; as does everyone where no key is needed.
         operators = frozenset({ANONYMOUS, *map(caller_id, _client_keys(settings))})
         yield {
-            "store": store,
             "webhooks": webhooks,
             "api": api,
             "responses": background,
