@@ -81,11 +81,6 @@ class Caller:
         own = self.quota.model_dump(exclude_none=True)
         return Rule(f"caller:{self.id}", usual.model_copy(update=own) if own else usual)
 
-    def check_plane(self, data_plane_id: str) -> None:
-        """Raises PermissionDenied: its key is bound to another data plane."""
-        if self.bound_plane is not None and self.bound_plane != data_plane_id:
-            raise PermissionDenied("This API key has no access to the data plane of that endpoint.")
-
 
 @dataclass(frozen=True, slots=True)
 class Authenticator:

@@ -144,7 +144,8 @@ class Router:
         if isinstance(found, Endpoint):
             key = await self.endpoints.api_key(found)
             if found.data_plane_id is not None:
-                caller.check_plane(found.data_plane_id)
+                if caller.bound_plane not in (None, found.data_plane_id):
+                    raise PermissionDenied("This API key has no access to the data plane of that endpoint.")
                 caller = replace(caller, data_plane_id=found.data_plane_id)
             return Target(
                 name,

@@ -18,7 +18,7 @@ from proxy.access.authentication import (
 )
 from proxy.access.keys import Keys
 from proxy.access.limits import Quota
-from proxy.errors import InvalidApiKey, InvalidRequest, Overloaded, PermissionDenied, UpstreamError
+from proxy.errors import InvalidApiKey, InvalidRequest, Overloaded, UpstreamError
 from proxy.settings import Settings, load_settings
 from proxy.storage import MemoryStore, SqliteStore
 from tests.waiting import suspended, until
@@ -367,9 +367,3 @@ def test_a_caller_uses_only_the_models_its_key_names() -> None:
     assert Caller(None, "p").may_use({"anything"})
     assert Caller(None, "p", models=frozenset({"a"})).may_use({"a", "alias"})
     assert not Caller(None, "p", models=frozenset({"a"})).may_use({"b"})
-
-
-def test_a_key_bound_to_a_data_plane_uses_no_other() -> None:
-    Caller(None, "p", bound_plane="p").check_plane("p")
-    with pytest.raises(PermissionDenied):
-        Caller(None, "p", bound_plane="p").check_plane("q")

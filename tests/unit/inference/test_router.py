@@ -187,8 +187,9 @@ async def test_a_request_overrides_defaults(
 
 
 async def test_an_endpoint_runs_on_its_data_plane_if_the_key_may(routing: Routing) -> None:
-    await routing.start(asking("planed"))
-    assert routing.narrative.started[0][1].data_plane_id == PLANE
+    for caller in (ME, replace(ME, bound_plane=PLANE)):
+        await routing.start(asking("planed"), caller)
+        assert routing.narrative.started[-1][1].data_plane_id == PLANE
     with pytest.raises(PermissionDenied):
         await routing.start(asking("planed"), replace(ME, bound_plane="another"))
 
