@@ -1,6 +1,7 @@
 """Anthropic's Messages API as a backend: requests and events translated, tokens streamed as they come."""
 
 import asyncio
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from proxy.backends.anthropic.client import AnthropicClient
 
 
+@dataclass(slots=True)
 class AnthropicBackend:
     """Serves requests whose caller brings an Anthropic API key; see `proxy.inference.backend.Backend`. Must be closed.
 
@@ -22,11 +24,11 @@ class AnthropicBackend:
     a second and 40 MB, for nothing where no endpoint needs it.
     """
 
-    def __init__(
-        self, settings: AnthropicSettings, rules: Rules, deadline_s: float, tracer: Tracer | None = None
-    ) -> None:
-        self._options = settings, rules, deadline_s, tracer
-        self._client: AnthropicClient | None = None
+    settings: AnthropicSettings
+    rules: Rules
+    deadline_s: float
+    tracer: Tracer | None = None
+    _client: "AnthropicClient | None" = None
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -37,7 +39,7 @@ class AnthropicBackend:
         if self._client is None:
             # In a worker thread, so that the event loop goes on meanwhile.
             module = await asyncio.to_thread(import_module, "proxy.backends.anthropic.client")
-            self._client = self._client or module.AnthropicClient(*self._options)
+            self._client = self._client or module.AnthropicClient(self)
         return await self._client.start(request, caller, options)
 
     async def verify(self, endpoint: Endpoint, api_key: str | None) -> None:

@@ -19,13 +19,13 @@ from anthropic.types import Message, RawContentBlockDeltaEvent, RawMessageStartE
 
 from proxy import errors
 from proxy.access.authentication import Caller
+from proxy.backends.anthropic import AnthropicBackend
 from proxy.backends.anthropic.request import prepare
 from proxy.backends.anthropic.response import MessageReader
 from proxy.inference.backend import Report, RunOptions
-from proxy.inference.request import Request, Rules
+from proxy.inference.request import Request
 from proxy.inference.result import ChoiceEnded, Ended, Event, NativeEvent, Result, Started, Usage, fold
-from proxy.settings import AnthropicSettings
-from proxy.tracing import JobSpan, Tracer, job_span
+from proxy.tracing import JobSpan, job_span
 
 _SDK_ERRORS = (anthropic.AnthropicError, httpx2.HTTPError)
 _TOO_LONG = re.compile(r"prompt is too long|context (window|length|limit)|input length and `?max_tokens", re.IGNORECASE)
@@ -34,12 +34,10 @@ _DEFAULT_PAUSE_S = 1.0
 
 
 class AnthropicClient:
-    """See `proxy.backends.anthropic.AnthropicBackend`. Its SDK client, which must be closed, has no credential: each call brings one."""
+    """Runs the backend's requests. Its SDK client, which must be closed, has no credential: each call brings one."""
 
-    def __init__(
-        self, settings: AnthropicSettings, rules: Rules, deadline_s: float, tracer: Tracer | None = None
-    ) -> None:
-        self._tracer = tracer
+    def __init__(self, backend: AnthropicBackend) -> None:
+        self._backend, settings = backend, backend.settings
         self.sdk = AsyncAnthropic(
             api_key="none",
             base_url=settings.base_url or "https://api.anthropic.com",
@@ -48,8 +46,7 @@ class AnthropicClient:
             default_headers={"anthropic-version": settings.version},
             open_telemetry=False,
         )
-        self._prepare = partial(prepare, rules=rules, default_max_tokens=settings.default_max_tokens)
-        self._deadline_s = deadline_s
+        self._prepare = partial(prepare, rules=backend.rules, default_max_tokens=settings.default_max_tokens)
         self._fingerprint = hashlib.sha256(str(self.sdk.base_url).encode()).hexdigest()[:10]
 
     async def start(self, request: Request, caller: Caller, options: RunOptions) -> "AnthropicRun":
@@ -59,8 +56,9 @@ class AnthropicClient:
         call = await asyncio.to_thread(self._prepare, request) if request.is_heavy else self._prepare(request)
         if options.accepted is not None:
             options.accepted()
-        deadline = asyncio.get_running_loop().time() + min(self._deadline_s, options.timeout_s)
-        span = job_span(self._tracer, str(call.body["model"]), request, "anthropic") if self._tracer else None
+        deadline = asyncio.get_running_loop().time() + min(self._backend.deadline_s, options.timeout_s)
+        tracer = self._backend.tracer
+        span = job_span(tracer, str(call.body["model"]), request, "anthropic") if tracer else None
         with span or nullcontext():
             try:
                 async with asyncio.timeout_at(deadline):

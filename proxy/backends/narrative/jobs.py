@@ -11,8 +11,8 @@ by itself: Narrative cannot cancel it.
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Collection, Coroutine
-from typing import Any, Final, Self
+from collections.abc import Collection
+from typing import Final, Self
 
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.events import JobsOptions, Observer, Queued, Refused, ignore
@@ -124,7 +124,7 @@ class Jobs:
         self._options = options = options or JobsOptions()
         self._observe = observe
         self._watcher = Watcher(options, observe, MemoryStore() if store is None else store)
-        self.deliver = self._watcher.deliver
+        self.deliver, self.wait = self._watcher.deliver, self._watcher.wait
         places, queued = options.max_in_flight, options.max_queued
         self._places = FairQueue("jobs are in flight", places, queued, options.queue_timeout, options.queue_retry_after)
         self._sending = FairQueue("submissions are being sent", options.max_submissions, places, math.inf, 1.0)
@@ -248,16 +248,6 @@ class Jobs:
         self._places.release()
         submission = None if task.cancelled() or task.exception() else task.result()
         self._watcher.abandon(submission.job.id if submission else None)
-
-    def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Coroutine[Any, Any, Job]:
-        """The ended job, whatever its end: completed, failed or cancelled.
-
-        Raises:
-            JobTimeout: the deadline passed; the job may still end, and can be waited for again.
-            UpstreamError, PermissionDenied: the job can no longer be read: it is lost, its record unreadable, or the key not accepted.
-            Overloaded: the engine stops.
-        """
-        return self._watcher.wait(job, client, deadline=deadline)
 
     async def run(self, request: RunRequest, client: NarrativeClient, *, deadline: float) -> Job:
         """Submit and wait. Raises what `submit` and `wait` raise."""

@@ -197,10 +197,6 @@ class ListCursor:
         self._expected = max(new, 0.8 * self._expected)
         self.answered(self._seen, now)
 
-    def failed(self) -> None:
-        """A read failed."""
-        self.failures += 1
-
     def misses(self, ids: Collection[str]) -> bool:
         """Whether a page, or another replica's read, that showed these jobs leaves a gap after what is known here."""
         return bool(self.known and ids) and not any(job_id in self.known for job_id in ids)

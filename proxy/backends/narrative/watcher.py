@@ -221,7 +221,7 @@ class AccountWatcher:
         except ProxyError as error:
             self._budget.failed(error, started, self._loop.time())
             if not isinstance(error, RateLimited):
-                cursor.failed()
+                cursor.failures += 1
             return
         finally:
             cursor.running = False
@@ -394,7 +394,13 @@ class Watcher:
         return watched
 
     async def wait(self, job: Job, client: NarrativeClient, *, deadline: float) -> Job:
-        """See `proxy.backends.narrative.jobs.Jobs.wait`."""
+        """The ended job, whatever its end: completed, failed or cancelled.
+
+        Raises:
+            JobTimeout: the deadline passed; the job may still end, and can be waited for again.
+            UpstreamError, PermissionDenied: the job can no longer be read: it is lost, its record unreadable, or the key not accepted.
+            Overloaded: the engine stops.
+        """
         watched = self.open(job, client, deadline=deadline)
         if watched.expiry is not None:
             watched.expiry.cancel()
