@@ -4,6 +4,7 @@ request while it is served, for the line at its end."""
 import logging
 import re
 import sys
+import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -31,10 +32,16 @@ _EXTRAS = ("job_id", "request", "slot", "attempt", "webhook_id")
 
 
 @dataclass(slots=True)
-class RequestLog:
-    """What is learnt of one request on its way. The middleware creates it, and later stages add to it.
+class RequestRecord:
+    """One request, without its content. The middleware creates it, and later stages add what they learn.
 
     Attributes:
+        at: when it arrived, in seconds since 1970.
+        owner: digest of its credentials.
+        route: as it is written in the code, never what the client wrote; "" until the response begins, as are the three below.
+        model: the backend's id of the model; "" where none is known.
+        jobs: ids of the jobs that were submitted for it.
+        ms: how long it took; None while it is under way.
         trace_id: 32 hexadecimal digits; "" where neither the client nor this server traces.
         key_id: id of the caller's key, which reveals nothing of it.
         code: of the error that it was answered with before its first byte; "" where there is none.
@@ -43,6 +50,15 @@ class RequestLog:
         span: its server span while it has one; see `proxy.tracing`.
     """
 
+    at: float = 0.0
+    method: str = ""
+    owner: str = ""
+    request_id: str = ""
+    route: str = ""
+    status: int = 0
+    model: str = ""
+    jobs: tuple[str, ...] = ()
+    ms: float | None = None
     trace_id: str = ""
     key_id: str = ""
     code: str = ""
@@ -60,8 +76,9 @@ class RequestLog:
 
     def fields(self) -> dict[str, str | int]:
         """What is known, as a log line has it: stages in milliseconds, nothing that is empty."""
-        named = {"trace": self.trace_id, "key": self.key_id, "code": self.code, "repeat": self.repeat}
-        found: dict[str, str | int] = {name: value for name, value in named.items() if value}
+        known: dict[str, str | int] = {"model": self.model, "job": ", ".join(self.jobs), "status": self.status}
+        known |= {"trace": self.trace_id, "key": self.key_id, "code": self.code, "repeat": self.repeat}
+        found = {name: value for name, value in known.items() if value}
         if self.input_tokens or self.output_tokens:
             found["input_tokens"], found["output_tokens"] = self.input_tokens, self.output_tokens
         for stage in STAGES if self.proxy else ():
@@ -78,24 +95,20 @@ class RequestLog:
 
 
 _TRACEPARENT: Final = re.compile(r"\A[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}\Z")
-_current: Final[ContextVar[RequestLog | None]] = ContextVar("request_log", default=None)
+_current: Final[ContextVar[RequestRecord | None]] = ContextVar("request", default=None)
 
 
-def begin_request(traceparent: str = "") -> RequestLog:
-    """That of a request which arrives, for the current context and those that are made of it.
-
-    Args:
-        traceparent: the client's header.
-    """
+def begin_request(traceparent: str = "", method: str = "", owner: str = "", request_id: str = "") -> RequestRecord:
+    """The record of a request that arrives, for the current context and those that are made of it. `traceparent` is the client's header."""
     traced = _TRACEPARENT.match(traceparent)
-    begun = RequestLog(traced[1] if traced else "")
+    begun = RequestRecord(time.time(), method, owner, request_id, trace_id=traced[1] if traced else "")
     _current.set(begun)
     return begun
 
 
-def current_request() -> RequestLog:
+def current_request() -> RequestRecord:
     """That of the current request; one that nobody reads where there is none."""
-    return _current.get() or RequestLog()
+    return _current.get() or RequestRecord()
 
 
 def configure_logging(log_format: Literal["auto", "console", "json"], level: str) -> None:

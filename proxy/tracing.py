@@ -22,7 +22,7 @@ import structlog
 from msgspec import to_builtins
 
 from proxy import __version__
-from proxy.logs import STAGES, RequestLog, current_request
+from proxy.logs import STAGES, RequestRecord, current_request
 from proxy.settings import TracingSettings
 from proxy.storage import Store
 
@@ -179,24 +179,25 @@ class Tracer:
                 task.cancel()
             await asyncio.to_thread(provider.shutdown)
 
-    def start(self, request: RequestLog, method: str, headers: Mapping[str, str], request_id: str) -> None:
+    def start(self, request: RequestRecord, headers: Mapping[str, str]) -> None:
         """Begin the server span of a request; names of headers are in lower case."""
         nothing = self._api.set_span_in_context(self._api.INVALID_SPAN)
-        attributes = {"http.request.method": method, "proxy.request_id": request_id}
+        attributes = {"http.request.method": request.method, "proxy.request_id": request.request_id}
         parent, kind = self._propagator.extract(headers, nothing), self._api.SpanKind.SERVER
-        request.span = span = self._tracer.start_span(method, parent, kind, attributes)
+        request.span = span = self._tracer.start_span(request.method, parent, kind, attributes)
         request.trace_id = f"{span.get_span_context().trace_id:032x}"
 
-    def finish(self, request: RequestLog, method: str, route: str, path: str, status: int) -> None:
+    def finish(self, request: RequestRecord, route: str, path: str) -> None:
         """End it; `route` is as it is written in the code, "" where none matched, and `path` one that may be shown."""
         span: Span = request.span
+        status = request.status or 500
         request.span = None
         known = {"http.route": route, "url.path": path, "proxy.key_id": request.key_id, "proxy.repeat": request.repeat}
         usage = {"proxy.input_tokens": request.input_tokens, "proxy.output_tokens": request.output_tokens}
         stages = {f"proxy.{stage}_ms": round(getattr(request, stage) * 1000, 1) for stage in STAGES}
         span.set_attributes({name: value for name, value in (known | usage | stages).items() if value})
         span.set_attribute("http.response.status_code", status)
-        span.update_name(f"{method} {route}".strip())
+        span.update_name(f"{request.method} {route}".strip())
         self._end(span, str(status) if status >= 500 else "")
 
     def send(

@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Final
@@ -22,7 +22,6 @@ from starlette.types import Scope
 from proxy.access.authentication import Caller
 from proxy.access.limits import Quota, RateLimits
 from proxy.api.anthropic import routes as messages
-from proxy.api.http.middleware import RequestRecord
 from proxy.api.http.requests import ApiServices, credentials_digest, read_object, validated
 from proxy.api.http.responses import json_response
 from proxy.api.openai import routes as chat
@@ -35,6 +34,7 @@ from proxy.errors import InvalidRequest, PermissionDenied
 from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.router import check
+from proxy.logs import RequestRecord
 from proxy.schemas import Budget
 
 RECENT_REQUESTS: Final = 200
@@ -141,7 +141,8 @@ async def recent(request: Request) -> Response:
     """The last requests that this process answered: everyone's to operators, one's own to others."""
     services: ConsoleServices = request.state.console
     owner = _owner(services, await services.authenticator.authenticate(request.headers), request)
-    entries = [{**asdict(entry), "owner": None} for entry in seen_by(services.recent, owner)]
+    names = ("at", "method", "request_id", "route", "status", "model", "jobs", "ms")
+    entries = [{name: getattr(entry, name) for name in names} for entry in seen_by(services.recent, owner)]
     return _json({"everyone": owner is None, "requests": entries})
 
 

@@ -27,7 +27,7 @@ from proxy.api.http.requests import credentials_digest
 from proxy.api.http.responses import CLIENT_CLOSED_REQUEST
 from proxy.errors import InternalError, ProxyError, redact
 from proxy.lifecycle import Lifecycle
-from proxy.logs import begin_request
+from proxy.logs import RequestRecord, begin_request
 from proxy.metrics import Metrics
 from proxy.tracing import Tracer
 
@@ -39,30 +39,6 @@ _ABSOLUTE_FORM: Final = re.compile(rb"\A[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)(.*)\
 _KEY_LENGTH: Final = 12
 
 log = structlog.get_logger("proxy.access")
-
-
-@dataclass(slots=True)
-class RequestRecord:
-    """One request, without its content. The middleware fills it in as the request goes on.
-
-    Attributes:
-        at: when it arrived, in seconds since 1970.
-        owner: digest of its credentials.
-        route: as it is written in the code, never what the client wrote; "" until the response begins, as are the fields below.
-        model: the backend's id of the model; "" where none is known.
-        jobs: ids of the jobs that were submitted for it.
-        ms: how long it took; None while it is under way.
-    """
-
-    at: float
-    method: str
-    owner: str
-    request_id: str
-    route: str = ""
-    status: int = 0
-    model: str = ""
-    jobs: tuple[str, ...] = ()
-    ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +90,7 @@ class _Exchange:
     `operational`: machines ask often for its path.
     """
 
-    __slots__ = ("_held", "_learnt", "_options", "_scope", "_send", "_started", "operational", "record")
+    __slots__ = ("_held", "_options", "_scope", "_send", "_started", "operational", "record")
 
     def __init__(self, options: HttpOptions, scope: Scope, send: Send) -> None:
         self._options, self._scope, self._send = options, scope, send
@@ -125,12 +101,12 @@ class _Exchange:
         if not _VALID_ID.match(request_id):
             request_id = f"req_{uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
-        self.record = RequestRecord(time.time(), scope["method"], credentials_digest(headers), request_id)
+        traceparent, owner = headers.get("traceparent", ""), credentials_digest(headers)
+        self.record = begin_request(traceparent, scope["method"], owner, request_id)
         if self.record.method != "OPTIONS" and not scope["path"].startswith(_UNRECORDED):
             options.records.append(self.record)
-        self._learnt = begin_request(headers.get("traceparent", ""))
         if options.tracer is not None and not self.operational:
-            options.tracer.start(self._learnt, self.record.method, headers, request_id)
+            options.tracer.start(self.record, headers)
         structlog.contextvars.bind_contextvars(request=request_id)
 
     async def send(self, message: Message) -> None:
@@ -140,7 +116,7 @@ class _Exchange:
             sent["x-request-id"] = sent["request-id"] = record.request_id
             seconds = time.perf_counter() - self._started
             sent["openai-processing-ms"] = str(round(seconds * 1000))
-            if timing := self._learnt.server_timing(seconds):
+            if timing := record.server_timing(seconds):
                 sent["server-timing"] = timing
             if self._options.lifecycle.draining and not self.operational:
                 # A client must not be about to send another request when the connection is closed.
@@ -170,28 +146,21 @@ class _Exchange:
             log.error("unforeseen error", exc_info=error)
             error = InternalError("The server had an error while processing the request.")
         if isinstance(error, ProxyError) and not begun:
-            self._learnt.code = error.code or error.type
+            self.record.code = error.code or error.type
         return self._options.render_error(self._scope, error)
 
     def finish(self) -> None:
         """Log and measure the request."""
-        record, learnt, seconds = self.record, self._learnt, time.perf_counter() - self._started
+        record, seconds = self.record, time.perf_counter() - self._started
         record.ms = round(seconds * 1000, 1)
         route = getattr(self._scope.get("route"), "path", "")  # as it is written in the code; empty where none matched
         self._options.metrics.request(
             route.removeprefix("/v1").rstrip("/") or "other", record.model or "none", record.status or 500, seconds
         )
-        fields: dict[str, object] = {"ms": round(record.ms)}
-        if record.model:
-            fields["model"] = record.model
-        if record.jobs:
-            fields["job"] = ", ".join(record.jobs)
-        if record.status:
-            fields["status"] = record.status
         write, path = log.debug if self.operational else log.info, route or shown_path(self._scope["path"])
-        write("request", method=record.method, path=path, **fields, **learnt.fields())
-        if self._options.tracer is not None and learnt.span is not None:
-            self._options.tracer.finish(learnt, record.method, route, path, record.status or 500)
+        write("request", method=record.method, path=path, ms=round(record.ms), **record.fields())
+        if self._options.tracer is not None and record.span is not None:
+            self._options.tracer.finish(record, route, path)
 
 
 class HttpMiddleware:

@@ -3,8 +3,8 @@
 import time
 from collections import deque
 
-from proxy.api.http.middleware import RequestRecord
 from proxy.console.routes import seen_by
+from proxy.logs import RequestRecord
 
 
 def entry(owner: str = "a", jobs: tuple[str, ...] = ()) -> RequestRecord:

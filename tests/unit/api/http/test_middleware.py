@@ -8,10 +8,11 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from proxy.api.http.middleware import HttpMiddleware, HttpOptions, RequestRecord, normalize_target, shown_path
+from proxy.api.http.middleware import HttpMiddleware, HttpOptions, normalize_target, shown_path
 from proxy.console.routes import seen_by
 from proxy.errors import InvalidRequest, ModelNotFound
 from proxy.lifecycle import Lifecycle
+from proxy.logs import RequestRecord
 from proxy.metrics import Metrics
 
 
