@@ -87,7 +87,8 @@ def test_the_job_becomes_the_completion_and_its_chunks_fold_back_to_it(
     assert whole["usage"] == case.get("usage", {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15})
     assert whole["model"] == case["request"]["model"]
     stream = ChatStreamEncoder(reply)
-    chunks = [chunk for event in result_events(result) for chunk in stream.chunks(event)]
+    sent = b"".join(data for event in result_events(result) for data in stream.encode(event))
+    chunks = [json.loads(line.removeprefix(b"data: ")) for line in sent.splitlines() if line]
     assert fold(chunks) == (whole if include_usage else {**whole, "usage": None})
 
 

@@ -61,19 +61,6 @@ class ChatStreamEncoder:
         self._envelope: JsonObject = {}
 
     def encode(self, event: Event) -> Iterator[bytes]:
-        """The chunks of an event."""
-        for chunk in self.chunks(event):
-            yield _event(chunk)
-
-    def heartbeat(self) -> bytes:
-        """A chunk with an empty delta, for watchdogs that count only data; empty before the first chunk."""
-        return _event(self._chunk(0, {})) if self._envelope else b""
-
-    def error(self, error: ProxyError) -> bytes:
-        """An event of the error's JSON; `[DONE]` does not follow."""
-        return _event(_error(error))
-
-    def chunks(self, event: Event) -> Iterator[JsonObject]:
         """The chunks of an event, of OpenAI's type `ChatCompletionChunk`: none or one, and for `Started` one a choice."""
         match event:
             case Started():
@@ -93,14 +80,22 @@ class ChatStreamEncoder:
             case ChoiceEnded():
                 yield self._chunk(event.choice, {}, _finish_reason(event.finish_reason, self._reply))
             case Ended() if self._reply.include_usage:
-                yield {**self._envelope, "choices": [], "usage": _usage(event.usage)}
+                yield _event({**self._envelope, "choices": [], "usage": _usage(event.usage)})
 
-    def _chunk(self, choice: int, delta: JsonObject, finish_reason: str | None = None) -> JsonObject:
+    def heartbeat(self) -> bytes:
+        """A chunk with an empty delta, for watchdogs that count only data; empty before the first chunk."""
+        return self._chunk(0, {}) if self._envelope else b""
+
+    def error(self, error: ProxyError) -> bytes:
+        """An event of the error's JSON; `[DONE]` does not follow."""
+        return _event(_error(error))
+
+    def _chunk(self, choice: int, delta: JsonObject, finish_reason: str | None = None) -> bytes:
         choices = [{"index": choice, "delta": delta, "finish_reason": finish_reason, "logprobs": None}]
         chunk = {**self._envelope, "choices": choices}
         if self._reply.include_usage:
             chunk["usage"] = None
-        return chunk
+        return _event(chunk)
 
 
 def _envelope(kind: str, result: Result | Started, reply: ChatReply) -> JsonObject:

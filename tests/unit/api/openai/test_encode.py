@@ -58,7 +58,11 @@ def message(choice: Choice, reply: ChatReply = REPLY) -> dict[str, Any]:
 
 def chunks(made: Result, reply: ChatReply = REPLY) -> list[Any]:
     stream = ChatStreamEncoder(reply)
-    return [chunk for event in result_events(made) for chunk in stream.chunks(event)]
+    return [chunk for event in result_events(made) for chunk in map(parsed, stream.encode(event))]
+
+
+def parsed(event: bytes) -> Any:
+    return json.loads(event.removeprefix(b"data: "))
 
 
 @given(RESULTS, st.booleans(), st.booleans())
@@ -159,7 +163,7 @@ def test_usage_is_mentioned_only_where_it_is_wanted() -> None:
 def test_a_heartbeat_is_a_chunk_of_the_stream_without_content() -> None:
     stream = ChatStreamEncoder(ChatReply("m"))
     assert stream.heartbeat() == b""
-    first = next(iter(stream.chunks(next(iter(result_events(result(Choice("x"))))))))
-    heartbeat = json.loads(stream.heartbeat().removeprefix(b"data: "))
+    first = parsed(next(stream.encode(next(result_events(result(Choice("x")))))))
+    heartbeat = parsed(stream.heartbeat())
     assert heartbeat["choices"] == [{"index": 0, "delta": {}, "finish_reason": None, "logprobs": None}]
     assert heartbeat["id"] == first["id"]
