@@ -14,6 +14,7 @@ from proxy.inference.request import ToolCall
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 MOST_PIECES: Final = 300
+"""Of a text, about."""
 _SHORTEST: Final = 16
 """Characters of a piece at least: a few words."""
 _WORD_END: Final = regex.compile(r"\S{0,40}\s{0,80}")

@@ -25,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.errors import InternalError, ProxyError
 from proxy.inference.backend import Report, Run
-from proxy.inference.result import ChoiceEnded, Ended, Event, Result, Started
+from proxy.inference.result import MOST_PIECES, ChoiceEnded, Ended, Event, Result, Started
 from proxy.logs import current_request
 from proxy.schemas.values import json_bytes
 from proxy.settings import ChatSettings
@@ -50,8 +50,6 @@ REPORT_HEADERS: Final = (
 )
 _MAX_HEADER: Final = 4_000
 _NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
-_MOST_PIECES: Final = 300
-"""Events that an answer is cut into, about; see `proxy/inference/result.py`."""
 # Raw, these are line breaks to clients that read server-sent events line by line with Unicode rules.
 _LINE_BREAKS: Final = ((b"\xe2\x80\xa8", b"\\u2028"), (b"\xe2\x80\xa9", b"\\u2029"), (b"\xc2\x85", b"\\u0085"))
 
@@ -311,7 +309,7 @@ class StreamResponse(RunResponse):
         self._held: list[bytes] = []
         self._encoder, self._chunk_heartbeats = encoder, chat.heartbeat_style == "chunk"
         self._left_s = chat.stream_pace_ms / 1000
-        self._pause_s = self._left_s / _MOST_PIECES
+        self._pause_s = self._left_s / MOST_PIECES
 
     async def _answer(self, send: Send) -> bool:
         sent = False
