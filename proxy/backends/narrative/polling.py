@@ -45,7 +45,6 @@ class WatchedJob:
         account: whose job it is, as `NarrativeClient.account`.
         on_left: called once, when it is not watched any more.
         outcome: the ended job, or the error that ends the wait; None until then.
-        closed: nobody waits for it any more.
         waiting: one future for each who waits.
         expiry: ends the watch if nobody comes to wait.
         urgent_at: it is read then, outside the budget: it is said to have ended, or was just submitted.
@@ -61,7 +60,6 @@ class WatchedJob:
     model: str = ""
     on_left: Callable[[], None] | None = field(default=None, repr=False)
     outcome: Job | ProxyError | None = None
-    closed: bool = False
     waiting: list[asyncio.Future[Job]] = field(default_factory=list, repr=False)
     expiry: asyncio.TimerHandle | None = field(default=None, repr=False)
     read_at: float = -math.inf
@@ -74,11 +72,6 @@ class WatchedJob:
     refusals: int = 0
     unreadable_since: float | None = None
     incomplete_since: float | None = None
-
-    @property
-    def over(self) -> bool:
-        """There is nothing more to be learnt of it."""
-        return self.closed or self.outcome is not None
 
     def end(self, outcome: Job | ProxyError) -> None:
         """Let everyone who waits, or will wait, have the outcome. Called once."""
@@ -296,12 +289,15 @@ class Table:
         job.urgent_at = at
         heapq.heappush(self.urgent, (at, next(self._numbers), job))
 
-    def drop(self, job: WatchedJob) -> None:
-        """The job is not in flight any more."""
+    def drop(self, job: WatchedJob) -> bool:
+        """The job is not in flight any more: it ended, or nobody waits for it. Returns whether it was."""
+        if self.jobs.get(job.id) is not job:
+            return False
         job.urgent_at = None
-        self.jobs.pop(job.id, None)
+        del self.jobs[job.id]
         if not self.jobs:
             self.urgent.clear()
+        return True
 
     def ended(self, job_id: str, state: JobState, source: str, took: float, now: float) -> None:
         """An end was first noticed by `source`, of a job that took so many seconds."""

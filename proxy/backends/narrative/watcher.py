@@ -110,9 +110,8 @@ class AccountWatcher:
 
     def fail(self, job: WatchedJob, error: ProxyError) -> None:
         """End the wait for a job with an error."""
-        if not job.over:
+        if self.table.drop(job):
             job.end(error)
-        self.table.drop(job)
 
     def _hint(self, job: WatchedJob, source: str) -> None:
         """Something says that a job ended, but not how: read it now; a second time after a pause."""
@@ -123,11 +122,10 @@ class AccountWatcher:
             self._notify()
 
     def _end(self, job: WatchedJob, found: Job, source: str) -> None:
-        if job.over:
+        if not self.table.drop(job):
             return
         how = "poll" if source == "read" else "replica" if job.relayed else source
         job.end(replace(found, noticed_by=how))
-        self.table.drop(job)
         now, ended = self._loop.time(), found.ended_at or found.updated_at
         seconds = now - job.started
         took = (found.ended_at - found.created_at).total_seconds() if found.ended_at and found.created_at else seconds
@@ -342,7 +340,7 @@ class Watcher:
 
     def fail_all(self) -> None:
         """End every wait with `Overloaded`: the jobs may still end, and can be waited for elsewhere."""
-        for job in list(self.jobs.values()):
+        for job in [job for job in self.jobs.values() if job.outcome is None]:
             self._accounts[job.account].fail(job, Overloaded("the server is stopping", job_id=job.id))
 
     async def aclose(self) -> None:
@@ -423,7 +421,6 @@ class Watcher:
         """Watch a job no more."""
         if self.jobs.get(watched.id) is watched:
             del self.jobs[watched.id]
-            watched.closed = True
             if watched.outcome is None:  # else it left the account's table with its end
                 self._accounts[watched.account].table.drop(watched)
                 self.abandon(watched.id)
@@ -446,7 +443,7 @@ class Watcher:
     def _take(self, record: JobRecord, *, relayed: bool = False) -> bool:
         """Whether the job is watched here."""
         watched = self.jobs.get(record.name or "")
-        if watched is not None and not watched.over:
+        if watched is not None and watched.outcome is None:
             self._accounts[watched.account].take(watched, record.job(), "webhook", relayed=relayed)
         elif record.name:
             for account in self._accounts.values():
