@@ -33,7 +33,6 @@ from proxy.schemas.values import json_bytes
 
 CHAT: Final = "/v1/chat/completions"
 RESPONSES: Final = "/v1/responses"
-_WINDOW: Final = "24h"
 _MAX_PAIRS, _MAX_KEY, _MAX_VALUE = 16, 64, 512
 
 
@@ -56,8 +55,8 @@ class BatchRequest(RequestModel):
     """The body of `POST /v1/batches`."""
 
     input_file_id: str = Field(min_length=1)
-    endpoint: str
-    completion_window: str
+    endpoint: Literal["/v1/chat/completions", "/v1/responses"]
+    completion_window: Literal["24h"]
     metadata: dict[str, str] | None = None
     output_expires_after: _ExpiresAfter | None = None
 
@@ -68,10 +67,6 @@ async def create(request: Request) -> Response:
     settings = request.state.api.settings
 
     body = await read_object(request, lambda raw, _: validated(BatchRequest, raw))
-    if body.endpoint not in (CHAT, RESPONSES):
-        raise InvalidRequest(f"Invalid `endpoint`: expected {CHAT!r} or {RESPONSES!r}.", param="endpoint")
-    if body.completion_window != _WINDOW:
-        raise InvalidRequest(f"Invalid `completion_window`: expected {_WINDOW!r}.", param="completion_window")
     pairs = body.metadata or {}
     if len(pairs) > _MAX_PAIRS or any(len(key) > _MAX_KEY or len(pairs[key]) > _MAX_VALUE for key in pairs):
         expected = f"{_MAX_PAIRS} pairs at most, with keys of {_MAX_KEY} and values of {_MAX_VALUE} characters"
@@ -121,7 +116,7 @@ def batch_out(batch: Batch) -> JsonObject:
         "model": None,
         "errors": {"object": "list", "data": list(batch.errors)} if batch.errors else None,
         "input_file_id": batch.input_file_id,
-        "completion_window": _WINDOW,
+        "completion_window": "24h",
         "status": batch.status,
         "output_file_id": batch.output_file_id,
         "error_file_id": batch.error_file_id,
