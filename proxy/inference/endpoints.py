@@ -4,6 +4,7 @@ And what any name means to a caller: a model of the catalog or a named endpoint.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -83,10 +84,7 @@ class Endpoints:
 
     async def add(self, endpoint: Endpoint, api_key: str | None) -> bool:
         """Store a new endpoint with its credential; False, and nothing stored, when there is one of that id."""
-        try:
-            sealed = None if api_key is None else await asyncio.to_thread(self._cipher.encrypt, api_key)
-        except NoSecret as error:
-            raise _no_secret(error) from error
+        sealed = None if api_key is None else await self._in_thread(self._cipher.encrypt, api_key)
         stored = endpoint.model_copy(update={"sealed_key": sealed}).model_dump_json(exclude_none=True)
         return await self._records.compare_and_set(_RECORD, endpoint.id, None, stored)
 
@@ -109,22 +107,20 @@ class Endpoints:
         try:
             if self._cipher.is_quick(endpoint.sealed_key):
                 return self._cipher.decrypt(endpoint.sealed_key)
-            return await asyncio.to_thread(self._cipher.decrypt, endpoint.sealed_key)
-        except NoSecret as error:
-            raise _no_secret(error) from error
+            return await self._in_thread(self._cipher.decrypt, endpoint.sealed_key)
         except CannotDecrypt:
             raise InternalError(
                 f"The credentials of endpoint `{endpoint.id}` cannot be read: they were stored under another PROXY_SECRET_KEY. "
                 "Set that one, or delete the endpoint and create it again.",
             ) from None
 
-
-def _no_secret(error: NoSecret) -> Overloaded:
-    log.error("no secret key", error=str(error))
-    return Overloaded(
-        "Credentials can be neither stored nor read: set PROXY_SECRET_KEY, or make the folder writable.",
-        code="state_unavailable",
-    )
+    async def _in_thread(self, work: Callable[[str], str], text: str) -> str:
+        try:
+            return await asyncio.to_thread(work, text)
+        except NoSecret as error:
+            log.error("no secret key", error=str(error))
+            message = "Credentials can be neither stored nor read: set PROXY_SECRET_KEY, or make the folder writable."
+            raise Overloaded(message, code="state_unavailable") from error
 
 
 async def find_model(name: str, caller: Caller, catalog: Catalog, endpoints: Endpoints) -> Match | Endpoint:
