@@ -40,14 +40,6 @@ COMMENT: Final = b": waiting\n"
 """A heartbeat that every reader of server-sent events skips."""
 CLIENT_CLOSED_REQUEST: Final = 499
 """The status that is logged, and that nobody receives, when the client left before its response."""
-REPORT_HEADERS: Final = (
-    "x-proxy-model",
-    "x-narrative-job-id",
-    "x-proxy-ignored",
-    "x-proxy-adjusted",
-    "x-proxy-unmatched",
-    "x-proxy-served-by",
-)
 _MAX_HEADER: Final = 4_000
 _NOT_PRINTABLE: Final = re.compile(r"[^ -~]")
 # Raw, these are line breaks to clients that read server-sent events line by line with Unicode rules.
@@ -74,22 +66,24 @@ def json_response(value: object, headers: Mapping[str, str] | None = None, statu
     return Response(json_bytes(value), status, headers, "application/json")
 
 
+def _reported(report: Report) -> dict[str, str]:
+    return {
+        "x-proxy-model": report.model,
+        "x-narrative-job-id": ", ".join(report.job_ids),
+        "x-proxy-ignored": ", ".join(report.ignored),
+        "x-proxy-adjusted": ", ".join(report.adjusted),
+        "x-proxy-unmatched": report.unmatched,
+        "x-proxy-served-by": report.served_by,
+    }
+
+
+REPORT_HEADERS: Final = tuple(_reported(Report()))
+
+
 def report_headers(report: Report) -> dict[str, str]:
     """The `x-proxy-*` headers, printable and bounded, and those of rate limits; none that is empty."""
-    values = (
-        report.model,
-        ", ".join(report.job_ids),
-        ", ".join(report.ignored),
-        ", ".join(report.adjusted),
-        report.unmatched,
-        report.served_by,
-    )
-    headers: dict[str, str] = {}
-    for name, value in zip(REPORT_HEADERS, values, strict=True):
-        if value:
-            headers[name] = _NOT_PRINTABLE.sub("?", value[:_MAX_HEADER])
-    headers.update(report.rate_limits)
-    return headers
+    headers = {name: _NOT_PRINTABLE.sub("?", value[:_MAX_HEADER]) for name, value in _reported(report).items() if value}
+    return {**headers, **report.rate_limits}
 
 
 # ---------------------------------------------------------------- runs
