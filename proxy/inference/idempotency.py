@@ -23,7 +23,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Literal, Self
 from uuid import UUID, uuid4
@@ -120,29 +120,22 @@ class _Place:
     in_session: bool = False
 
 
+@dataclass(slots=True, eq=False)
 class Idempotency:
     """The outermost layer in front of all backends. An async context manager that owns the tasks which write records.
 
-    Args:
+    Attributes:
         options: what is kept, and for how long.
         observe: called for every repeat.
         clock: seconds since 1970; replicas compare theirs.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        store: Store,
-        options: StateSettings,
-        observe: Callable[[Repeat], None] = lambda _: None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._backend = backend
-        self._store = store
-        self._options = options
-        self._observe = observe
-        self._clock = clock
-        self._writes: dict[asyncio.Task[None], str] = {}
+    backend: Backend
+    store: Store
+    options: StateSettings
+    observe: Callable[[Repeat], None] = lambda _: None
+    clock: Callable[[], float] = time.time
+    _writes: dict[asyncio.Task[None], str] = field(default_factory=dict, init=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -175,7 +168,7 @@ class Idempotency:
             IdempotencyConflict: the same request is being submitted on another replica, and takes too long.
             ProxyError: that of an equal request whose job failed a moment ago.
         """
-        options = self._options
+        options = self.options
         current_request().key_id = caller.id
         identity = (terms.client, caller.id, caller.data_plane_id or "", api)
         index = f"sent:{_digest(*identity, body)}"
@@ -192,7 +185,7 @@ class Idempotency:
         record = Record(place.record, UUID(place.id), ttl_s, resumable)
         known = None if accepted is None else partial(accepted, place.id)
         try:
-            run = await self._backend.start(request, caller, RunOptions(terms.timeout_s, record, known))
+            run = await self.backend.start(request, caller, RunOptions(terms.timeout_s, record, known))
         except ProxyError as error:
             await self.failed(place, error)
             raise
@@ -207,7 +200,7 @@ class Idempotency:
 
     async def _keyed_place(self, index: str, key: str, body: str, choices: int, terms: Terms) -> _Place:
         mark = f"{body}:{uuid4()}"
-        found = await self._store.add(key, _BODY, mark, ttl_s=terms.derived_ttl_s or self._options.idempotency_ttl_s)
+        found = await self.store.add(key, _BODY, mark, ttl_s=terms.derived_ttl_s or self.options.idempotency_ttl_s)
         known_body, _, id_ = found.rpartition(":")
         if known_body != body:
             self._repeated("mismatch")
@@ -215,14 +208,14 @@ class Idempotency:
                 "This idempotency key was used with another request body.", param="Idempotency-Key"
             )
         place = _Place(id_, index, key, found != mark, choices, f"run:{id_}", terms.derived_ttl_s == 0)
-        if not place.resumed and (failure := self._failure(await self._store.read(index))):
+        if not place.resumed and (failure := self._failure(await self.store.read(index))):
             await self._forget(place)
             raise failure
         return place
 
     async def _replay(self, place: _Place) -> "ReplayedRun | None":
         """The stored result of a keyed request. Raises its error: it failed."""
-        stored = await self._store.read(place.record)
+        stored = await self.store.read(place.record)
         replayed = None
         if _RESULT in stored:
             # Another version of the proxy may have stored it in another shape: then its jobs are read again.
@@ -235,24 +228,24 @@ class Idempotency:
         return replayed
 
     async def _place(self, index: str, choices: int, terms: Terms) -> _Place:
-        adopt, adopted, resumed = self._options.adopt, None, False
+        adopt, adopted, resumed = self.options.adopt, None, False
         if self._writes and (writes := [task for task, written in self._writes.items() if written == index]):
             await asyncio.wait(writes, timeout=_WRITE_TIMEOUT_S)  # an equal request's client left a moment ago
-        if known := await self._store.read(index):
+        if known := await self.store.read(index):
             if adopt == "equal" or (adopt == "sdk_retry" and terms.is_retry):
                 adopted = await self._adopt(index, known, terms.is_retry)
             resumed = adopted is not None and bool(await self._submissions(f"run:{adopted}"))
             if not resumed and (failure := self._failure(known)):
                 if adopted is not None:
-                    await self._store.remove(index, adopted)
+                    await self.store.remove(index, adopted)
                 raise failure
         if terms.in_session and adopted is None and adopt != "off":
-            delivered = await self._store.get(f"{index}:delivered", _DELIVERED)
+            delivered = await self.store.get(f"{index}:delivered", _DELIVERED)
             if delivered is not None and await self._submissions(f"run:{delivered}"):
                 adopted, resumed = delivered, True
         id_ = adopted or str(uuid4())
         if adopt != "off":
-            await self._store.put(index, id_, self._store.replica, ttl_s=self._options.adopt_ttl_s)
+            await self.store.put(index, id_, self.store.replica, ttl_s=self.options.adopt_ttl_s)
         if resumed:
             self._repeated("adopted")
             log.info("jobs of an earlier request are taken up")
@@ -263,7 +256,7 @@ class Idempotency:
 
         Whether a replica was killed is known only some seconds after it was; an SDK's retry waits for that.
         """
-        mine, until = self._store.replica, time.monotonic() + _RETRY_WAIT_S
+        mine, until = self.store.replica, time.monotonic() + _RETRY_WAIT_S
         while True:
             elsewhere = False
             for id_, holder in known.items():
@@ -271,21 +264,21 @@ class Idempotency:
                     continue
                 if holder.startswith(_UNDELIVERED):
                     since = float(holder.removeprefix(_UNDELIVERED))
-                    free = since + self._options.adopt_ttl_s > self._clock()
+                    free = since + self.options.adopt_ttl_s > self.clock()
                 else:
-                    free = not await self._store.alive(holder)
+                    free = not await self.store.alive(holder)
                     elsewhere |= holder != mine
-                if free and await self._store.compare_and_set(index, id_, holder, mine):
+                if free and await self.store.compare_and_set(index, id_, holder, mine):
                     return id_
             if not (is_retry and elsewhere) or time.monotonic() >= until:
                 return None
             await asyncio.sleep(_RECHECK_S)
-            known = await self._store.read(index)
+            known = await self.store.read(index)
 
     def _failure(self, known: Mapping[str, str]) -> ProxyError | None:
         """How an equal request failed within `replay_failures_s`."""
         stored = json.loads(known.get(_FAILURE, "{}"))
-        if not stored or stored["until"] <= self._clock():
+        if not stored or stored["until"] <= self.clock():
             return None
         self._repeated("failed_again")
         link_current(stored.get("trace", ""))
@@ -299,11 +292,11 @@ class Idempotency:
             self._spawn(place, self._close(place, delivered=delivered))
 
     async def _close(self, place: _Place, *, delivered: bool) -> None:
-        if delivered and place.in_session and self._options.adopt != "off":
+        if delivered and place.in_session and self.options.adopt != "off":
             # For a while a repeat in the same session may take up the record; no other request may.
-            await self._store.put(f"{place.index}:delivered", _DELIVERED, place.id, ttl_s=_DELIVERED_TTL_S)
-            await self._store.put(place.record, _DELIVERED, "", ttl_s=_DELIVERED_TTL_S)
-            await self._store.remove(place.index, place.id)
+            await self.store.put(f"{place.index}:delivered", _DELIVERED, place.id, ttl_s=_DELIVERED_TTL_S)
+            await self.store.put(place.record, _DELIVERED, "", ttl_s=_DELIVERED_TTL_S)
+            await self.store.remove(place.index, place.id)
         elif not delivered and await self._submissions(place.record):
             await self._leave(place)
         else:
@@ -316,20 +309,20 @@ class Idempotency:
         if lasting and not (left and place.choices > 1):
             await self._store_failure(place, error)
         elif left:
-            error.advise_with_jobs(resumable=place.key is not None or self._options.adopt == "equal")
+            error.advise_with_jobs(resumable=place.key is not None or self.options.adopt == "equal")
             await self._leave(place)
         elif place.key is None or not place.resumed:
             await self._forget(place)
 
     async def _store_failure(self, place: _Place, error: ProxyError) -> None:
-        options, replay_s = self._options, self._options.replay_failures_s
+        options, replay_s = self.options, self.options.replay_failures_s
         again: dict[str, str | None] = {"type": type(error).__name__, "message": error.message[:_MAX_MESSAGE]}
         again |= {"code": error.code, "param": error.param, "job_id": error.job_id}
         if replay_s > 0:
-            text = json.dumps({"error": again, "until": self._clock() + replay_s, "trace": current_span()})
+            text = json.dumps({"error": again, "until": self.clock() + replay_s, "trace": current_span()})
             # Other requests that the index lists must not be forgotten sooner.
             ttl_s = replay_s if options.adopt == "off" else max(replay_s, options.adopt_ttl_s)
-            await self._store.put(place.index, _FAILURE, text, ttl_s=ttl_s)
+            await self.store.put(place.index, _FAILURE, text, ttl_s=ttl_s)
         if place.keeps_answer:
             await self._keep(place, _FAILURE, json.dumps(again))
         else:
@@ -337,7 +330,7 @@ class Idempotency:
 
     async def store_result(self, place: _Place, result: Result, report: Report) -> None:
         """Keep the result of a keyed request, if it is not too long."""
-        most = self._options.max_answer_bytes
+        most = self.options.max_answer_bytes
         length = sum(len(choice.text or "") + len(choice.reasoning or "") for choice in result.choices)
         if length + _NATIVE_EVENT * len(result.native) > most:
             return
@@ -346,35 +339,35 @@ class Idempotency:
             await self._keep(place, _RESULT, text)
 
     async def _keep(self, place: _Place, field: str, text: str) -> None:
-        ttl_s = self._options.idempotency_ttl_s
+        ttl_s = self.options.idempotency_ttl_s
         if span := current_span():
-            await self._store.put(place.record, _TRACE, span, ttl_s=ttl_s)
-        await self._store.put(place.record, field, text, ttl_s=ttl_s)
+            await self.store.put(place.record, _TRACE, span, ttl_s=ttl_s)
+        await self.store.put(place.record, field, text, ttl_s=ttl_s)
 
     def _repeated(self, how: Repeat) -> None:
-        self._observe(how)
+        self.observe(how)
         current_request().repeat = how
 
     async def _submissions(self, record: str) -> list[str]:
         """Names of a request's jobs that exist or may exist, and may be taken up."""
-        return [field for field in await self._store.read(record) if not field.startswith("@")]
+        return [field for field in await self.store.read(record) if not field.startswith("@")]
 
     async def _leave(self, place: _Place) -> None:
         """Let an equal request take up the record. One with a key finds it anyway."""
         if place.key is not None:
             return
-        if self._options.adopt == "off" or len(await self._store.read(place.index)) > _MAX_EQUAL:
+        if self.options.adopt == "off" or len(await self.store.read(place.index)) > _MAX_EQUAL:
             await self._forget(place)
             return
-        since = f"{_UNDELIVERED}{self._clock():.0f}"
-        await self._store.put(place.index, place.id, since, ttl_s=self._options.adopt_ttl_s)
+        since = f"{_UNDELIVERED}{self.clock():.0f}"
+        await self.store.put(place.index, place.id, since, ttl_s=self.options.adopt_ttl_s)
 
     async def _forget(self, place: _Place) -> None:
         if place.key is not None:
-            await self._store.remove(place.key)
-        elif self._options.adopt != "off":
-            await self._store.remove(place.index, place.id)
-        await self._store.remove(place.record)
+            await self.store.remove(place.key)
+        elif self.options.adopt != "off":
+            await self.store.remove(place.index, place.id)
+        await self.store.remove(place.record)
 
     def _spawn(self, place: _Place, write: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(write)

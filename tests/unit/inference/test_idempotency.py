@@ -232,12 +232,12 @@ async def test_a_client_that_leaves_while_its_job_is_submitted_leaves_the_record
             raise await asyncio.get_running_loop().create_future()
 
     slow = Slow(server.store)
-    server.layer._backend = slow
+    server.layer.backend = slow
     task = asyncio.create_task(server.start())
     await gone.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    server.layer._backend = server.backend
+    server.layer.backend = server.backend
     await server.deliver()
     assert server.jobs == 0, "the job of the one that left is used"
 
@@ -511,7 +511,7 @@ async def test_one_who_joined_and_was_refused_does_not_free_the_key(server: Serv
                 raise await asyncio.get_running_loop().create_future()
             raise RateLimited("no", retry_after=1)
 
-    server.layer._backend = Waiting(server.store)
+    server.layer.backend = Waiting(server.store)
     first = asyncio.create_task(server.start(KEYED))
     await hold.wait()
     with pytest.raises(RateLimited):
