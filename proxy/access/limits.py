@@ -42,7 +42,7 @@ class Rule:
 
 @dataclass(slots=True)
 class Lease:
-    """What a request takes of its limits. Must be released once; may be settled before. Further calls of either do nothing.
+    """What a request takes of its limits. Must be released; further calls do nothing but count the tokens, once.
 
     `headers` are OpenAI's `x-ratelimit-*`, of the tightest rule; empty where nothing is limited.
     """
@@ -52,19 +52,16 @@ class Lease:
     _id: str = ""
     _taken: list[Limit] = field(default_factory=list)
 
-    async def settle(self, tokens: int) -> None:
-        """Count the tokens that were used in place of the estimate."""
-        for limit in self._pop("tokens"):
+    async def release(self, tokens: int = 0) -> None:
+        """End the lease of its jobs, and count the tokens that were used in place of the estimate; 0: that is not known."""
+        for limit in self._pop("jobs"):
+            await self._store.resize(limit.counter, self._id, 0)
+        for limit in self._pop("tokens") if tokens else ():
             if tokens < limit.amount:
                 await self._store.resize(limit.counter, self._id, tokens)
             elif tokens > limit.amount:  # the excess counts from now on: the estimate's minute may have passed
                 excess = tokens - limit.amount
                 await self._store.resize(limit.counter, f"{self._id}:excess", excess, ttl_s=limit.ttl_s)
-
-    async def release(self) -> None:
-        """End the lease of its jobs."""
-        for limit in self._pop("jobs"):
-            await self._store.resize(limit.counter, self._id, 0)
 
     def _pop(self, kind: str) -> list[Limit]:
         popped = [limit for limit in self._taken if _kind(limit) == kind]

@@ -232,9 +232,7 @@ class RoutedRun:
         """
         self._released = True
         for lease in self.leases:
-            if self._tokens:
-                await lease.settle(self._tokens)
-            await lease.release()
+            await lease.release(self._tokens)
 
 
 def check(request: Request, rules: Rules) -> None:

@@ -29,8 +29,7 @@ async def test_without_a_quota_nothing_is_counted_or_told() -> None:
     store = MemoryStore()
     lease = await enter(RateLimits(store), Quota())
     assert lease.headers == {}
-    await lease.settle(1_000)
-    await lease.release()
+    await lease.release(1_000)
     assert not store._counters
 
 
@@ -78,15 +77,15 @@ async def test_tokens_are_estimated_first_and_settled_by_what_was_used(
     limits: RateLimits, used: int, left: str
 ) -> None:
     lease = await enter(limits, Quota(tokens=1000), tokens=300)
-    await lease.settle(used)
-    await lease.settle(used)  # once only
+    await lease.release(used)
+    await lease.release(used)  # once only
     probe = await enter(limits, Quota(tokens=1000), tokens=0)
     assert probe.headers["x-ratelimit-remaining-tokens"] == left
 
 
 async def test_more_tokens_than_are_left_have_to_wait_and_a_settled_overdraft_counts(limits: RateLimits) -> None:
     lease = await enter(limits, Quota(tokens=1000), tokens=300)
-    await lease.settle(5000)
+    await lease.release(5000)
     refusal = await enter(limits, Quota(tokens=1000), tokens=1)
     assert isinstance(refusal, RateLimited)
     assert refusal.retry_after > 1
@@ -147,8 +146,8 @@ async def test_the_excess_of_a_request_that_took_longer_than_a_minute_counts_whe
     limits = RateLimits(MemoryStore(clock=lambda: now), wait_s=0)
     long, short = await enter(limits, Quota(tokens=1000)), await enter(limits, Quota(tokens=1000))
     now = 61.0
-    await long.settle(710)
-    await short.settle(2)
+    await long.release(710)
+    await short.release(2)
     probe = await enter(limits, Quota(tokens=1000), tokens=0)
     assert probe.headers["x-ratelimit-remaining-tokens"] == "300"
 
