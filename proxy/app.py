@@ -21,7 +21,7 @@ from proxy.api.http.responses import REPORT_HEADERS
 from proxy.api.openai.batches import batches_routes
 from proxy.api.openai.files import files_routes
 from proxy.api.openai.responses.routes import responses_routes
-from proxy.api.openai.routes import chat_routes, error_response, model_routes, unrouted
+from proxy.api.openai.routes import chat_routes, model_routes, render_error, unrouted
 from proxy.backends.narrative.webhooks import PATH as WEBHOOK_PATH
 from proxy.backends.narrative.webhooks import take_delivery
 from proxy.catalog import load_catalog
@@ -56,7 +56,7 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
         Metrics(),
         settings.server.cors_origins,
         _EXPOSED_HEADERS,
-        partial(_render_error, settings.chat.paid_failure_status),
+        _render_error,
         deque(maxlen=RECENT_REQUESTS if settings.console.enabled else 0),
         keys_of(settings),
         tracer_of(settings.tracing),
@@ -86,14 +86,14 @@ def create_app(settings: Settings, *, sandbox: bool = False) -> Starlette:
     return app
 
 
-def _render_error(paid_failure_status: int, scope: Scope, error: ProxyError | HTTPException) -> Response:
+def _render_error(scope: Scope, error: ProxyError | HTTPException) -> Response:
     if is_elastic(scope):
         return elastic_error(scope, error)
     if isinstance(error, HTTPException):
         error = unrouted(scope, error)
     if is_messages(scope):
         return messages_error(scope, error)
-    return error_response(error, paid_failure_status=paid_failure_status)
+    return render_error(scope, error)
 
 
 async def healthz(request: Request) -> Response:

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from proxy.access.authentication import Caller
 from proxy.api.anthropic.encode import error_out, message_body
-from proxy.api.anthropic.routes import PAGE, decode_body, find_card, for_model, rfc3339
+from proxy.api.anthropic.routes import PAGE, decode_body, error_response, find_card, for_model, rfc3339
 from proxy.api.http.batches import asked, enter, streamed
 from proxy.api.http.middleware import ApiRoute
 from proxy.api.http.requests import ApiServices, page_of, parse_object
@@ -59,7 +59,9 @@ def message_batches_routes() -> list[Route]:
         ("/{id}/results", results, "GET"),
     ]
     return [
-        ApiRoute(f"{_PATH}{path}{slash}", handler, method) for path, handler, method in calls for slash in ("", "/")
+        ApiRoute(f"{_PATH}{path}{slash}", handler, method, error_response)
+        for path, handler, method in calls
+        for slash in ("", "/")
     ]
 
 

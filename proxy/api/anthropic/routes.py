@@ -55,7 +55,7 @@ class _VersionedRoute(Route):
 def anthropic_routes() -> list[Route]:
     """All of them; they stand before those of other APIs."""
     return [
-        *(ApiRoute(f"{_PATH}{slash}", messages, "POST") for slash in ("", "/")),
+        *(ApiRoute(f"{_PATH}{slash}", messages, "POST", error_response) for slash in ("", "/")),
         *(Route(f"{_PATH}/count_tokens{slash}", count_tokens, methods=["POST"]) for slash in ("", "/")),
         *(_VersionedRoute(f"{_MODELS}{slash}", list_models, methods=["GET"]) for slash in ("", "/")),
         _VersionedRoute(f"{_MODELS}/{{model:path}}", retrieve_model, methods=["GET"]),

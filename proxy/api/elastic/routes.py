@@ -82,16 +82,18 @@ class ElasticServices(ApiServices):
 def elastic_routes() -> list[Route]:
     """All of them."""
     routes: list[Route] = [
-        _ElasticRoute("/_inference", get_endpoints, "GET"),
-        _ElasticRoute("/_inference/chat_completion/{inference_id}/_stream", partial(stream, chat=True), "POST"),
+        _ElasticRoute("/_inference", get_endpoints, "GET", error_response),
+        _ElasticRoute(
+            "/_inference/chat_completion/{inference_id}/_stream", partial(stream, chat=True), "POST", error_response
+        ),
     ]
     for path in ("/_inference/{inference_id}", "/_inference/{task_type}/{inference_id}"):
         routes += [
-            _ElasticRoute(path, get_endpoints, "GET"),
-            _ElasticRoute(path, put_endpoint, "PUT"),
-            _ElasticRoute(path, delete_endpoint, "DELETE"),
-            _ElasticRoute(f"{path}/_stream", stream, "POST"),
-            _ElasticRoute(path, complete, "POST"),
+            _ElasticRoute(path, get_endpoints, "GET", error_response),
+            _ElasticRoute(path, put_endpoint, "PUT", error_response),
+            _ElasticRoute(path, delete_endpoint, "DELETE", error_response),
+            _ElasticRoute(f"{path}/_stream", stream, "POST", error_response),
+            _ElasticRoute(path, complete, "POST", error_response),
         ]
     return routes
 

@@ -65,16 +65,20 @@ class HttpOptions:
 
 
 class ApiRoute(Route):
-    """A route of one method, whose handler makes an ASGI application of a request. Starlette's own keep five frames of each."""
+    """A route of one method, whose handler makes an ASGI application of a request. Starlette's own keep five frames of each.
+
+    `render_error`: the response to a request that failed before its first byte.
+    """
 
     def __init__(
         self,
         path: str,
         handler: Callable[[Request], Awaitable[Callable[[Scope, Receive, Send], Awaitable[None]]]],
         method: str,
+        render_error: Callable[[Scope, ProxyError], Response],
     ) -> None:
         super().__init__(path, handler, methods=[method])
-        self._handler = handler
+        self._handler, self.render_error = handler, render_error
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the request answered. Raises HTTPException, ProxyError."""
@@ -147,6 +151,9 @@ class _Exchange:
             error = InternalError("The server had an error while processing the request.")
         if isinstance(error, ProxyError) and not begun:
             self.record.code = error.code or error.type
+        route = self._scope.get("route")
+        if isinstance(route, ApiRoute) and isinstance(error, ProxyError):
+            return route.render_error(self._scope, error)
         return self._options.render_error(self._scope, error)
 
     def finish(self) -> None:

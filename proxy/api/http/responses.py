@@ -23,6 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from proxy.api.http.server import Client
 from proxy.errors import InternalError, ProxyError
 from proxy.inference.backend import Report, Run
 from proxy.inference.result import MOST_PIECES, ChoiceEnded, Ended, Event, Result, Started
@@ -104,26 +105,6 @@ class StreamEncoder(Protocol):
     @property
     def end(self) -> bytes:
         """The last event of a stream that did not fail."""
-
-
-class Client:
-    """Whether the client of one request is still there; where it has `left`, the task that is `answering` is cancelled.
-
-    Our server has one in each scope, as `proxy.client`: a task that waits for `http.disconnect` takes 2 KB of each request that waits.
-    Under another server requests go on without their clients.
-    """
-
-    __slots__ = ("answering", "left")
-
-    def __init__(self) -> None:
-        self.answering: asyncio.Task[None] | None = None
-        self.left = False
-
-    def leave(self) -> None:
-        """Called by the server."""
-        self.left = True
-        if self.answering is not None:
-            self.answering.cancel()
 
 
 class RunResponse(ABC):

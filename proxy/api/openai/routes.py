@@ -12,7 +12,16 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from proxy.api.http.middleware import ApiRoute, shown_path
-from proxy.api.http.requests import enter, page_of, read_request, request_digest, shown_model, terms_of, validated
+from proxy.api.http.requests import (
+    ApiServices,
+    enter,
+    page_of,
+    read_request,
+    request_digest,
+    shown_model,
+    terms_of,
+    validated,
+)
 from proxy.api.http.responses import RunResponse, StreamResponse, WholeResponse, json_response
 from proxy.api.openai.decode import ChatReply, ReasoningObject, decode
 from proxy.api.openai.encode import ChatStreamEncoder, completion_body, error_body
@@ -44,7 +53,11 @@ def model_routes() -> list[Route]:
 
 def route(path: str, endpoint: Callable[[Request], Awaitable[RunResponse | Response]], method: str) -> list[Route]:
     """The routes of a path that is written without `/v1`."""
-    return [ApiRoute(f"{prefix}{path}{slash}", endpoint, method) for prefix in ("/v1", "") for slash in ("", "/")]
+    return [
+        ApiRoute(f"{prefix}{path}{slash}", endpoint, method, render_error)
+        for prefix in ("/v1", "")
+        for slash in ("", "/")
+    ]
 
 
 # ---------------------------------------------------------------- chat completions
@@ -130,12 +143,14 @@ def page_response(
 
 def error_response(error: ProxyError, *, paid_failure_status: int = PaidFailure.status) -> Response:
     """The whole response to a request that failed before its first byte was sent."""
-    return Response(
-        error_body(error),
-        status_code=paid_failure_status if isinstance(error, PaidFailure) else error.status,
-        headers=error_headers(error),
-        media_type="application/json",
-    )
+    status = paid_failure_status if isinstance(error, PaidFailure) else error.status
+    return Response(error_body(error), status, error_headers(error), "application/json")
+
+
+def render_error(scope: Scope, error: ProxyError) -> Response:
+    """The same with the status that the settings choose for jobs that failed."""
+    services: ApiServices = scope["state"]["api"]
+    return error_response(error, paid_failure_status=services.settings.chat.paid_failure_status)
 
 
 def unrouted(scope: Scope, error: HTTPException) -> ProxyError:

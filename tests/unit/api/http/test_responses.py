@@ -8,7 +8,8 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Scope
 
-from proxy.api.http.responses import COMMENT, Client, StreamResponse, WholeResponse, report_headers
+from proxy.api.http.responses import COMMENT, StreamResponse, WholeResponse, report_headers
+from proxy.api.http.server import Client
 from proxy.errors import JobTimeout, Overloaded, ProxyError
 from proxy.inference.backend import Report, Run
 from proxy.inference.result import Event, Result, Started, TextDelta, Usage
