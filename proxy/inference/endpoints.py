@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from proxy.access.authentication import Caller
 from proxy.catalog import Catalog, Match, ModelCard
@@ -24,10 +24,8 @@ _RECORD = "endpoints"
 log = structlog.get_logger(__name__)
 
 
-class TaskDefaults(BaseModel):
+class TaskDefaults(BaseModel, frozen=True, extra="forbid"):
     """Settings of requests that do not name their own; None leaves a setting to the model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -35,7 +33,7 @@ class TaskDefaults(BaseModel):
     top_p: float | None = None
 
 
-class Endpoint(BaseModel):
+class Endpoint(BaseModel, frozen=True, extra="ignore"):
     """What is stored of an endpoint.
 
     Attributes:
@@ -47,8 +45,6 @@ class Endpoint(BaseModel):
         fallback: a model or endpoint that serves requests while this one's service is down.
         created_at: seconds since 1970 (UTC).
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     id: str
     task_type: TaskType

@@ -7,7 +7,7 @@ Source: contract `heroku-chat.md`; the `openai` SDKs' types where it is silent.
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, Discriminator, Field, Tag
 
 from proxy.api.http.requests import FastList, TaggedBy, Whole
 from proxy.inference.request import JsonObject
@@ -15,10 +15,8 @@ from proxy.inference.request import JsonObject
 MAX_TOKENS: Final = 2**31 - 1
 
 
-class RequestModel(BaseModel):
+class RequestModel(BaseModel, frozen=True, extra="allow", strict=True):
     """Base of all request models."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
 
 # ---------------------------------------------------------------- content
