@@ -48,9 +48,6 @@ def create_sandbox(options: SandboxOptions | None = None) -> Starlette:
 def _routes(options: SandboxOptions, store: JobStore, faults: Faults, webhooks: WebhookDeliveries) -> list[Route]:
     factory = JobFactory(options, store)
 
-    def _get_job(request: Request, _: bytes) -> object:
-        return store.get(request.path_params["id"]).record(store.clock())
-
     def _list_jobs(request: Request, _: bytes) -> object:
         return store.page(parse(JobQuery, dict(request.query_params)), lag=getattr(request.state, "lag_s", 0.0))
 
@@ -91,7 +88,7 @@ def _routes(options: SandboxOptions, store: JobStore, faults: Faults, webhooks: 
     routes = [
         _route("run", "POST", "/model-inference/run", lambda _, body: {options.id_name: factory.submit(body).id}),
         _route("list_jobs", "GET", "/jobs", _list_jobs),
-        _route("get_job", "GET", "/jobs/{id}", _get_job),
+        _route("get_job", "GET", "/jobs/{id}", lambda call, _: store.get(call.path_params["id"]).record(store.clock())),
         _route("webhooks", "POST", "/webhooks", lambda _, body: webhooks.create(body).model_dump(exclude_none=True)),
         _route("webhooks", "GET", "/webhooks", _list_subscriptions),
         _route("webhooks", "GET", "/webhooks/{id}", _get_subscription),
@@ -130,7 +127,6 @@ async def serve_sandbox(
         ws="none",
         timeout_keep_alive=75,
         timeout_graceful_shutdown=1,
-        backlog=2048,
     )
     config.load()
     family, shown = (socket.AF_INET6, f"[{host}]") if ":" in host else (socket.AF_INET, host)

@@ -84,9 +84,6 @@ class Faults:
         self.random = random.Random(seed)  # noqa: S311 - faults, no secrets
         self.fired: Counter[str] = Counter()
 
-    def __bool__(self) -> bool:
-        return bool(self._active)
-
     def add(self, *faults: Fault) -> None:
         """Adds faults after those in force. Raises ValueError when there would be more than 1,000."""
         if len(self._active) + len(faults) > _MAX_FAULTS:
@@ -114,8 +111,7 @@ class Faults:
 
     def pick(self, operation: SandboxOperation, job_id: str | None = None) -> Fault | None:
         """The fault that happens to a call, which is counted by this."""
-        if self._active:
-            self.active()
+        self.active()
         for each in self._active:
             fault = each.fault
             if (operation == "deliveries") != (fault.kind in _DELIVERY_FAULTS):

@@ -54,11 +54,6 @@ class SandboxJob:
         return json.loads(self.input_json)
 
     @property
-    def tags(self) -> list[str]:
-        """The `tags` of the submission; none where it had no such field."""
-        return list(self.body.get("tags", []))
-
-    @property
     def size(self) -> int:
         """Bytes of its input and result."""
         return len(self.input_json) + len(self.result_json or b"")
@@ -183,11 +178,6 @@ class JobStore:
     def jobs(self) -> list[SandboxJob]:
         """All jobs held, in the order of their creation."""
         return list(self._jobs.values())
-
-    def count_by_state(self) -> dict[str, int]:
-        """How many jobs are in each state now."""
-        now = self.clock()
-        return dict(Counter(str(job.state_at(now)) for job in self.jobs()))
 
     def add(self, job: SandboxJob) -> None:
         """Enqueues a job. While a bound is exceeded, the job that ended first is forgotten, or else the oldest."""

@@ -93,7 +93,8 @@ class Site:
 
     @property
     def completed(self) -> int:
-        return self.narrative.store.count_by_state().get("completed", 0)
+        store = self.narrative.store
+        return sum(job.state_at(store.clock()) == "completed" for job in store.jobs())
 
     @property
     def reads(self) -> int:

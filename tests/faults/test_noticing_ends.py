@@ -51,7 +51,7 @@ async def test_a_job_that_was_not_watched_is_read_once_somebody_waits() -> None:
         async with engine(narrative.url) as running, asyncio.timeout(LATE):
             others = [asyncio.create_task(running.run(60.0)) for _ in range(10)]
             job = await running.client.run_model_inference(request())
-            await until(lambda: narrative.store.count_by_state().get("completed"))
+            await until(lambda: any(each.ended_at <= time.time() for each in narrative.store.jobs()))
             await until(lambda: running.jobs.in_flight == len(others))
             assert (await running.jobs.wait(job, running.client, deadline=in_time())).state == "completed"
             for other in others:

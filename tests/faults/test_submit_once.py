@@ -24,7 +24,7 @@ LOST = {
 
 
 def tags(narrative: Served) -> Counter[str]:
-    return Counter(tag for job in narrative.store.jobs() for tag in job.tags)
+    return Counter(tag for job in narrative.store.jobs() for tag in job.body["tags"])
 
 
 async def test_2000_requests_with_a_tenth_of_the_answers_lost_make_2000_jobs() -> None:

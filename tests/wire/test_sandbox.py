@@ -48,7 +48,7 @@ async def test_a_job_is_submitted_and_read(client: httpx.AsyncClient, sandbox: R
     assert (job.state, job.tags) == ("completed", ("rid:1",))
     assert job.result is not None
     assert job.result.structured_output["content"].startswith("Hello!")
-    assert sandbox.store.jobs()[0].tags == ["rid:1"]
+    assert sandbox.store.jobs()[0].body["tags"] == ["rid:1"]
     assert sandbox.store.calls == {"run": 1, "get_job": 1}
 
 
@@ -270,7 +270,7 @@ async def test_it_listens_where_it_is_told() -> None:
 async def test_many_submissions_at_once_make_as_many_jobs(client: httpx.AsyncClient, sandbox: RunningSandbox) -> None:
     made = await asyncio.gather(*(run(client, tags=[f"rid:{number}"]) for number in range(100)))
     assert len(set(made)) == 100
-    assert {job.tags[0] for job in sandbox.store.jobs()} == {f"rid:{number}" for number in range(100)}
+    assert {job.body["tags"][0] for job in sandbox.store.jobs()} == {f"rid:{number}" for number in range(100)}
 
 
 class Listener:

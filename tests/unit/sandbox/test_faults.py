@@ -49,7 +49,7 @@ def test_a_fault_ends_with_its_time() -> None:
     assert hits(faults, 2) == [1, 2]
     now = 5.0
     assert hits(faults, 2) == []
-    assert not faults
+    assert not faults.active()
 
 
 def test_a_fault_selects_by_operation_and_job() -> None:
@@ -103,7 +103,7 @@ def test_what_may_still_happen_can_be_seen_and_ended() -> None:
     faults.add(Fault(kind="slow"))
     cleared = faults.cleared
     faults.clear()
-    assert (cleared.done(), faults.cleared.done(), bool(faults)) == (True, False, False)
+    assert (cleared.done(), faults.cleared.done(), bool(faults.active())) == (True, False, False)
 
 
 def test_there_is_a_bound() -> None:
