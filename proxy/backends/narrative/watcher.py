@@ -38,6 +38,7 @@ _HOPELESS: Final = 10.0
 """Seconds for which a leader whose list reads fail lets another replica lead."""
 _SILENCE: Final = 3.0
 """Seconds without a message of the leader, which sends one a second, until a follower reads the lists itself."""
+_LOST_CODES: Final = frozenset({"narrative_job_lost", "narrative_unauthorized"})
 _LOST_READS: Final = 3
 """Answers in a row that there is no such job for us, before it is given up."""
 _HINT_PAUSE: Final = 0.1
@@ -237,8 +238,18 @@ class AccountWatcher:
             self._budget.failed(error, started, now)
             if error.code == UNREADABLE:
                 self._observe(Unreadable(job.id))
-            if (lasting := _lasting(job, error, now, self._options)) is not None:
-                self.fail(job, lasting)
+                if job.unreadable_since is None:
+                    job.unreadable_since = now
+                    log.warning(
+                        "the record of a job could not be read", extra={"job_id": job.id, "request": job.request}
+                    )
+                if now - job.unreadable_since >= self._options.unreadable_after:
+                    self.fail(job, UpstreamError(error.message, code=UNREADABLE, job_id=job.id))
+            else:  # that there is no such job for us lasts when it is repeated; all else may pass
+                lost = isinstance(error, PermissionDenied) or error.code in _LOST_CODES
+                job.refusals = job.refusals + 1 if lost else 0
+                if job.refusals >= _LOST_READS and now - job.started >= self._options.lost_after:
+                    self.fail(job, error)
         else:
             now = self._loop.time()
             self._budget.failures = 0
@@ -295,22 +306,6 @@ class AccountWatcher:
             cursor.start(now)
             self._budget.take(now)
             self._spawn(self._read_list(cursor))
-
-
-def _lasting(job: WatchedJob, error: ProxyError, now: float, options: JobsOptions) -> ProxyError | None:
-    """The error that ends the wait for a job whose read failed, None while that may pass.
-
-    Repeated answers that there is no such job for us, or that cannot be read, last; all else may pass.
-    """
-    if error.code == UNREADABLE:
-        if job.unreadable_since is None:
-            job.unreadable_since = now
-            log.warning("the record of a job could not be read", extra={"job_id": job.id, "request": job.request})
-        for_too_long = now - job.unreadable_since >= options.unreadable_after
-        return UpstreamError(error.message, code=UNREADABLE, job_id=job.id) if for_too_long else None
-    lost = isinstance(error, PermissionDenied) or error.code in {"narrative_job_lost", "narrative_unauthorized"}
-    job.refusals = job.refusals + 1 if lost else 0
-    return error if job.refusals >= _LOST_READS and now - job.started >= options.lost_after else None
 
 
 class Watcher:
