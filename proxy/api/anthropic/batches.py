@@ -26,10 +26,9 @@ from proxy.api.anthropic.encode import error_out, message_body
 from proxy.api.anthropic.routes import PAGE, decode_body, error_response, find_card, for_model, rfc3339
 from proxy.api.http.batches import asked, enter, streamed
 from proxy.api.http.middleware import ApiRoute
-from proxy.api.http.requests import ApiServices, page_of, parse_object
+from proxy.api.http.requests import ApiServices, computed, page_of, parse_object
 from proxy.api.http.responses import json_line, json_response
 from proxy.batches.engine import NewBatch
-from proxy.batches.files import computed
 from proxy.batches.lines import MAX_ID, Line, LineRequest
 from proxy.batches.records import Batch
 from proxy.errors import BatchConflict, FileNotFound, InvalidRequest, ProxyError, RequestTooLarge

@@ -20,9 +20,17 @@ from proxy.api.anthropic.decode import WIRE, MessagesReply, body_digest, decode
 from proxy.api.anthropic.encode import MessageStream, error_out, error_status, message_body
 from proxy.api.anthropic.types import MessagesRequest
 from proxy.api.http.middleware import ApiRoute
-from proxy.api.http.requests import ApiServices, enter, page_of, read_request, shown_model, terms_of, validated
+from proxy.api.http.requests import (
+    ApiServices,
+    computed,
+    enter,
+    page_of,
+    read_request,
+    shown_model,
+    terms_of,
+    validated,
+)
 from proxy.api.http.responses import RunResponse, StreamResponse, WholeResponse, json_response, report_headers
-from proxy.batches.files import computed
 from proxy.catalog import ModelCard
 from proxy.errors import ModelNotFound, ProxyError, error_headers
 from proxy.inference.backend import Report

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from proxy.access.authentication import Caller
 from proxy.api.http.batches import asked, enter
-from proxy.api.http.requests import read_object, validated
+from proxy.api.http.requests import computed, read_object, validated
 from proxy.api.http.responses import json_line, json_response
 from proxy.api.openai.encode import completion_body, error_body
 from proxy.api.openai.files import seconds_kept
@@ -23,7 +23,6 @@ from proxy.api.openai.responses.store import response_id
 from proxy.api.openai.routes import decode_body, error_response, page_response, route
 from proxy.api.openai.types import RequestModel
 from proxy.batches.engine import NewBatch
-from proxy.batches.files import computed
 from proxy.batches.lines import Line, LineRequest
 from proxy.batches.records import Batch
 from proxy.errors import FileNotFound, InvalidRequest, ProxyError

@@ -14,6 +14,7 @@ from starlette.types import Scope
 from proxy.api.http.middleware import ApiRoute, shown_path
 from proxy.api.http.requests import (
     ApiServices,
+    computed,
     enter,
     page_of,
     read_request,
@@ -26,7 +27,6 @@ from proxy.api.http.responses import RunResponse, StreamResponse, WholeResponse,
 from proxy.api.openai.decode import ChatReply, ReasoningObject, decode
 from proxy.api.openai.encode import ChatStreamEncoder, completion_body, error_body
 from proxy.api.openai.types import ChatRequest
-from proxy.batches.files import computed
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest, MethodNotAllowed, PaidFailure, ProxyError, UnknownUrl, error_headers
 from proxy.inference.endpoints import Endpoint, usable_models

@@ -18,13 +18,12 @@ from uuid import uuid4
 import structlog
 
 from proxy.access.authentication import Caller
-from proxy.api.http.requests import ApiServices, canonical_digest, request_digest, validated
+from proxy.api.http.requests import ApiServices, canonical_digest, computed, request_digest, validated
 from proxy.api.openai.responses.decode import Decoding, ResponseReply, decode
 from proxy.api.openai.responses.encode import FINAL, failed, finished, response_object
 from proxy.api.openai.responses.items import references
 from proxy.api.openai.responses.store import ResponseStore, StoredResponse, response_id
 from proxy.api.openai.responses.types import ResponsesRequest
-from proxy.batches.files import computed
 from proxy.errors import IdempotencyMismatch, InternalError, Overloaded, ProxyError, ResponseNotFound
 from proxy.inference.idempotency import Terms
 from proxy.inference.request import JsonObject, Request

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from proxy.access.authentication import Caller, presented_keys
-from proxy.api.http.requests import enter, query_number, read_request, shown_model, terms_of
+from proxy.api.http.requests import LARGE_BYTES, computed, enter, query_number, read_request, shown_model, terms_of
 from proxy.api.http.responses import (
     COMMENT,
     EVENT_STREAM,
@@ -31,7 +31,6 @@ from proxy.api.openai.responses.encode import FINAL, failed, finished, input_ite
 from proxy.api.openai.responses.store import StoredResponse, response_id
 from proxy.api.openai.responses.stream import ResponseStreamEncoder, begin_events, end_events, event_bytes
 from proxy.api.openai.routes import page_response, route
-from proxy.batches.files import computed
 from proxy.errors import InvalidRequest, Overloaded, PaidFailure, ProxyError, UnknownUrl
 from proxy.inference.backend import Report, Run
 from proxy.inference.idempotency import Terms
@@ -43,7 +42,7 @@ from proxy.settings import ChatSettings
 _BEGIN_AFTER_S: Final = 0.5
 """How long the upstream may take to refuse a request before its stream begins."""
 _BYTES_PER_TOKEN: Final = 4
-_LARGE_BYTES: Final = 64 * 1024
+
 _STORE_AWAY_S: Final = 60.0
 """How long a stream of a background response outlasts an outage of the store."""
 
@@ -300,7 +299,7 @@ async def _events_of(
     background: Background, stored: StoredResponse, caller: Caller, heartbeat_s: float, after: int
 ) -> AsyncIterator[bytes]:
     """Heartbeats are comments, so that every reader finds the same numbers."""
-    number, large = -1, stored.size >= _LARGE_BYTES
+    number, large = -1, stored.size >= LARGE_BYTES
     for event in begin_events(stored.response, large=large):
         number = event["sequence_number"]
         if number > after:

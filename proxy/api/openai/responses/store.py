@@ -23,9 +23,9 @@ import structlog
 from pydantic_core import from_json
 
 from proxy.access.authentication import Caller
+from proxy.api.http.requests import computed
 from proxy.api.openai.responses.encode import ITEM_ID, input_item, without_echo
 from proxy.api.openai.responses.items import Known
-from proxy.batches.files import computed
 from proxy.errors import InvalidRequest, ResponseNotFound, StoreUnavailable
 from proxy.inference.request import JsonObject
 from proxy.schemas.values import json_bytes
