@@ -64,7 +64,6 @@ class WebhookDeliveries:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots = asyncio.Semaphore(64)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._announced: set[str] = set()
         store.on_change = self._job_changed
 
     def create(self, body: bytes) -> Subscription:
@@ -87,10 +86,10 @@ class WebhookDeliveries:
         self._subscriptions[subscription.id] = subscription
         if len(self._subscriptions) > 2 * _MAX_SUBSCRIPTIONS:
             del self._subscriptions[next(each.id for each in self.all() if each.status == "archived")]
-        # It covers jobs that have not ended.
+        # The first covers jobs that have not ended, too; from then on, every job is announced to all.
         now = self._store.clock()
-        for job in self._store.jobs():
-            if job.id not in self._announced and (at := job.next_change(now)) < NEVER:
+        for job in self._store.jobs() if len(self._subscriptions) == 1 else ():
+            if (at := job.next_change(now)) < NEVER:
                 self._start(self._announce(job, at))
         return subscription
 
@@ -136,7 +135,6 @@ class WebhookDeliveries:
 
     async def _announce(self, job: SandboxJob, at: float) -> None:
         """Delivers the change of a job at a time, and those that follow."""
-        self._announced.add(job.id)
         while at < NEVER:
             if (left := at - self._store.clock()) > 0:
                 await sleep(left)
@@ -149,7 +147,6 @@ class WebhookDeliveries:
                     fault = self._faults.pick("deliveries", job.id)
                     self._start(self._deliver(subscription, job, at, fault))
             at = job.next_change(at)
-        self._announced.discard(job.id)
 
     async def _deliver(self, subscription: Subscription, job: SandboxJob, at: float, fault: Fault | None) -> None:
         event = {
