@@ -147,7 +147,7 @@ async def open_services(
         lifecycle.on_drain(batches.drain)
         elastic = ElasticServices(
             *common,
-            decode_chat=partial(decode_streamed, rules=rules, reasoning_object=settings.chat.reasoning_object),
+            decode_chat=partial(decode_streamed, api),
             verify={"narrative": partial(_verify_narrative, client), "anthropic": anthropic.verify},
             own_token=bool(own_token),
             own_plane=account.data_plane_id,

@@ -24,10 +24,11 @@ from proxy.access.limits import Quota, RateLimits
 from proxy.api.anthropic import routes as messages
 from proxy.api.http.requests import ApiServices, credentials_digest, read_object, validated
 from proxy.api.http.responses import json_response
-from proxy.api.openai import routes as chat
+from proxy.api.openai.decode import decode as decode_chat
 from proxy.api.openai.responses.decode import Decoding
 from proxy.api.openai.responses.decode import decode as decode_response
 from proxy.api.openai.responses.types import ResponsesRequest
+from proxy.api.openai.types import ChatRequest
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.prompt import prepare
 from proxy.errors import InvalidRequest, PermissionDenied
@@ -129,7 +130,7 @@ async def plan(request: Request) -> Response:
 
 _CHAT: Final = "/v1/chat/completions"
 _DECODERS: Final[Mapping[str, Callable[[Rules, JsonObject, int], InferenceRequest]]] = {
-    _CHAT: lambda rules, body, size: chat.decode_body(body, size, rules=rules, reasoning_object="never")[0],
+    _CHAT: lambda rules, body, size: decode_chat(validated(ChatRequest, body), rules, size)[0],
     "/v1/messages": lambda rules, body, size: messages.decode_body(body, size, rules=rules)[0],
     "/v1/responses": lambda rules, body, size: decode_response(
         validated(ResponsesRequest, body), body, size, Decoding(rules)

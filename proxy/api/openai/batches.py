@@ -158,9 +158,7 @@ class OpenAILines:
                 raise InvalidRequest(f"Invalid `{name}`: expected false, as the line of a batch.", param=name)
         background, api = self.background, self.background.api
         if self.endpoint == CHAT:
-            how = api.settings.chat.reasoning_object
-            work = partial(decode_body, body, size, rules=api.rules, reasoning_object=how)
-            decoded, reply, _ = await computed(size, work)
+            decoded, reply, _ = await computed(size, partial(decode_body, api, body, size))
 
             async def completion(result: Result) -> bytes:
                 return completion_body(reply, result)

@@ -24,13 +24,13 @@ from proxy.api.http.requests import (
     validated,
 )
 from proxy.api.http.responses import RunResponse, StreamResponse, WholeResponse, json_response
-from proxy.api.openai.decode import ChatReply, ReasoningObject, decode
+from proxy.api.openai.decode import ChatReply, decode
 from proxy.api.openai.encode import ChatStreamEncoder, completion_body, error_body
 from proxy.api.openai.types import ChatRequest
 from proxy.catalog import ModelCard
 from proxy.errors import InvalidRequest, MethodNotAllowed, PaidFailure, ProxyError, UnknownUrl, error_headers
 from proxy.inference.endpoints import Endpoint, usable_models
-from proxy.inference.request import JsonObject, Rules
+from proxy.inference.request import JsonObject
 from proxy.inference.request import Request as InferenceRequest
 
 API: Final = "openai"
@@ -68,8 +68,7 @@ async def chat_completions(request: Request) -> RunResponse:
     services, caller = await enter(request)
     body, size, _ = await read_request(request, partial(services.find, caller=caller))
     chat = services.settings.chat
-    work = partial(decode_body, body, size, rules=services.rules, reasoning_object=chat.reasoning_object)
-    decoded, reply, digest = await computed(size, work)
+    decoded, reply, digest = await computed(size, partial(decode_body, services, body, size))
     reply = replace(reply, model=shown_model(reply.model, request))
     heartbeat_s = chat.heartbeat_s if reply.stream else chat.keepalive_json_s
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
@@ -79,22 +78,18 @@ async def chat_completions(request: Request) -> RunResponse:
     return WholeResponse(start, partial(completion_body, reply), error_body, heartbeat_s)
 
 
-def decode_body(
-    body: JsonObject, body_bytes: int, *, rules: Rules, reasoning_object: ReasoningObject
-) -> tuple[InferenceRequest, ChatReply, str]:
+def decode_body(services: ApiServices, body: JsonObject, size: int) -> tuple[InferenceRequest, ChatReply, str]:
     """A body's request, what its reply looks like, and its digest; done in a thread where it is large. Raises InvalidRequest."""
-    chat_request = validated(ChatRequest, body)
-    decoded, reply = decode(chat_request, rules, body_bytes, reasoning_object=reasoning_object)
+    how = services.settings.chat.reasoning_object
+    decoded, reply = decode(validated(ChatRequest, body), services.rules, size, reasoning_object=how)
     return decoded, reply, request_digest(body)
 
 
 def decode_streamed(
-    body: JsonObject, body_bytes: int, *, rules: Rules, reasoning_object: ReasoningObject
+    services: ApiServices, body: JsonObject, size: int
 ) -> tuple[InferenceRequest, ChatStreamEncoder, str]:
     """The same for another API that streams chat completions as this one's chunks, always with their usage."""
-    decoded, reply, digest = decode_body(
-        {**body, "stream": True}, body_bytes, rules=rules, reasoning_object=reasoning_object
-    )
+    decoded, reply, digest = decode_body(services, {**body, "stream": True}, size)
     return decoded, ChatStreamEncoder(replace(reply, include_usage=True)), digest
 
 
