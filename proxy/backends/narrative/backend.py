@@ -18,7 +18,6 @@ from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Self, TypeVar
 
-import orjson
 import structlog
 
 from proxy.access.authentication import Caller
@@ -234,17 +233,15 @@ class _Try:
 
     async def _read(self, failures: str) -> Outcome:
         """What came of the ended job; see `read_job`. Raises ProxyError."""
-        expected, output = self.prepared.expected, self.job.result.structured_output if self.job.result else None
+        expected, result = self.prepared.expected, self.job.result
+        output = result.structured_output if result else None
         only_text = expected.is_text and isinstance(output, dict) and {*map(type, output.values())} == {str}
-        try:
-            heavy = not only_text and is_heavy(len(orjson.dumps(output)))
-        except TypeError:  # integers beyond 64 bits, lone surrogates
-            heavy = True
+        heavy = result is not None and is_heavy(result.size) and not only_text
         with self.span or _UNTRACED:
             outcome = await self.run.compute(heavy, read_job, expected, self.job, failures)
         if self.span:
             finish = "tool_calls" if outcome.parsed.calls else outcome.finish_reason
-            self.span.end(finish_reason=finish, result=self.job.result)
+            self.span.end(finish_reason=finish, result=result)
         return outcome
 
 

@@ -121,10 +121,11 @@ class JobUsage:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a completed job brought; `structured_output` is None when it is missing."""
+    """What a completed job brought, in `size` bytes of JSON; `structured_output` is None when it is missing."""
 
     structured_output: Any = None
     usage: JobUsage = JobUsage()
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +237,7 @@ class JobRecord(msgspec.Struct, omit_defaults=True):
             id=job_id,
             state=JobState.PENDING if state is None else _normal_state(state),
             tags=self.tags,
-            result=None if result is None else _result(result),
+            result=None if result is None else _result(result, len(self.result)),
             failures=_failures(failures) if failures else (),
             created_at=read_time(self.created_at),
             updated_at=read_time(self.updated_at),
@@ -319,14 +320,14 @@ def _normal_state(state: str) -> str:
     return JobState.CANCELLED.value if state == "canceled" else state
 
 
-def _result(fields: Mapping[str, Any]) -> RunResult:
+def _result(fields: Mapping[str, Any], size: int) -> RunResult:
     """Counts of tokens are rounded; what is missing, negative or no number counts as 0."""
     usage: Any = fields.get("usage")
     counts = [0, 0, 0]
     for number, name in enumerate(("prompt_tokens", "completion_tokens", "total_tokens")):
         with suppress(KeyError, ValueError, TypeError, OverflowError):
             counts[number] = max(round(float(usage[name])), 0)
-    return RunResult(fields.get("structured_output"), JobUsage(*counts))
+    return RunResult(fields.get("structured_output"), JobUsage(*counts), size)
 
 
 def _failures(found: Any) -> tuple[str, ...]:
