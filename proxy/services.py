@@ -243,8 +243,8 @@ def _plain(secret: SecretStr | None) -> str | None:
 
 
 async def _verify_narrative(client: NarrativeClient, endpoint: Endpoint, api_key: str | None) -> None:
-    own = client if api_key is None else client.with_api_key(api_key)
-    await own.list_jobs(type="model_inference", data_plane_id=endpoint.data_plane_id, per_page=1)
+    client = client.with_api_key(api_key)
+    await client.list_jobs(type="model_inference", data_plane_id=endpoint.data_plane_id, per_page=1)
 
 
 def _batch_options(background: Background, storage: Storage, vault: Vault, lines: Router, jobs: Jobs) -> BatchOptions:

@@ -155,8 +155,7 @@ async def job(request: Request) -> Response:
     visible = seen_by(services.recent, _owner(services, caller, request))
     if not any(job_id in record.jobs for record in visible):
         raise InvalidRequest("No recent request of yours had that job submitted.", param="id")
-    own, key = services.client, caller.upstream_key
-    found = await (own if key is None else own.with_api_key(key)).get_job(job_id)
+    found = await services.client.with_api_key(caller.upstream_key).get_job(job_id)
     names = ("id", "state", "created_at", "ended_at")
     return _json({name: getattr(found, name) for name in names})
 

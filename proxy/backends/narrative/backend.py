@@ -259,12 +259,11 @@ class NarrativeRun:
     """
 
     def __init__(self, backend: NarrativeBackend, request: Request, caller: Caller, options: RunOptions) -> None:
-        own, key = backend.client, caller.upstream_key
         now = asyncio.get_running_loop().time()
         self.backend = backend
         self.request = request
         self.caller = caller
-        self.client = own if key is None else own.with_api_key(key)
+        self.client = backend.client.with_api_key(caller.upstream_key)
         self.record = SubmissionRecord(backend.store, options.record)
         self.deadline = now + min(backend.deadline_s, options.timeout_s)
         self.retry_until = now + options.retry_s

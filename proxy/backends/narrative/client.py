@@ -112,8 +112,10 @@ class NarrativeClient:
         self.account = hashlib.sha256(f"{self.base_url}\0{api_key}".encode()).hexdigest()[:32]
         """A digest of base URL and API key: calls with the same account share Narrative's limits."""
 
-    def with_api_key(self, api_key: str) -> Self:
-        """The same client for another caller's token: a light copy that shares the connections and closes nothing."""
+    def with_api_key(self, api_key: str | None) -> Self:
+        """A light copy for another caller's token, which shares the connections and closes nothing; for None, this client itself."""
+        if api_key is None:
+            return self
         light = copy.copy(self)
         light._owner = False
         light._use(api_key)
