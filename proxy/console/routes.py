@@ -31,7 +31,8 @@ from proxy.api.openai.responses.types import ResponsesRequest
 from proxy.api.openai.types import ChatRequest
 from proxy.backends.narrative.client import NarrativeClient
 from proxy.backends.narrative.prompt import prepare
-from proxy.errors import InvalidRequest, PermissionDenied
+from proxy.errors import InvalidRequest
+from proxy.inference.endpoints import Endpoint, find_model
 from proxy.inference.request import JsonObject, Rules
 from proxy.inference.request import Request as InferenceRequest
 from proxy.inference.router import check
@@ -109,9 +110,9 @@ async def plan(request: Request) -> Response:
     if decoded.refusal is not None:
         raise decoded.refusal
     check(decoded, services.rules)
-    found = services.catalog.match(decoded.model)
-    if not caller.may_use({decoded.model, found.card.id, *found.card.names}):
-        raise PermissionDenied("This API key has no access to that model.", param="model")
+    found = await find_model(decoded.model, caller, services.catalog, services.endpoints)
+    if isinstance(found, Endpoint):
+        raise InvalidRequest("Jobs are planned for models, not for named endpoints.", param="model")
     budget = Budget()
 
     def _plan() -> Response:

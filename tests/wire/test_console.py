@@ -111,6 +111,13 @@ def test_a_plan_for_another_path_is_refused(deployment: Deployment) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "path")
 
 
+def test_a_plan_for_a_named_endpoint_is_refused(deployment: Deployment) -> None:
+    settings = {"service": "narrative", "service_settings": {"model_id": "claude-4-5-haiku"}}
+    assert deployment.http.put("/_inference/completion/mine", json=settings).is_success
+    refused = plan(deployment, model="mine")
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
+
+
 def test_a_plan_is_refused_as_the_request_would_be(deployment: Deployment) -> None:
     assert plan(deployment, model="gpt-9").json()["error"]["code"] == "model_not_found"
     refused = plan(deployment, messages=[{"role": "robot", "content": "hi"}])
