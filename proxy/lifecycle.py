@@ -76,14 +76,6 @@ class Lifecycle:
         for callback in self._on_drain:
             callback()
 
-    def unless_over(self) -> "_UnlessOver":
-        """Around work of the current task that is cancelled when the grace period is over.
-
-        Raises:
-            Overloaded: it is.
-        """
-        return _UnlessOver(self)
-
     def _overloaded(self) -> Overloaded:
         return Overloaded("The server is shutting down.", retry_after=_RETRY_AFTER_S if self._resumable else None)
 
@@ -105,8 +97,11 @@ class Lifecycle:
         then()
 
 
-class _UnlessOver:
-    """See `Lifecycle.unless_over`. A class, since thousands wait in it: a generator takes eight times the memory."""
+class UnlessOver:
+    """Around work of the current task that is cancelled when the grace period is over. Raises Overloaded: it is.
+
+    A class, since thousands wait in it: a generator takes eight times the memory.
+    """
 
     __slots__ = ("_cancelled_before", "_lifecycle", "_task")
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from proxy.errors import Overloaded
-from proxy.lifecycle import Lifecycle
+from proxy.lifecycle import Lifecycle, UnlessOver
 
 
 async def test_whoever_waits_in_a_queue_hears_of_draining_at_once_and_the_server_stops_when_all_is_answered() -> None:
@@ -30,7 +30,7 @@ async def test_work_that_outlasts_the_grace_period_is_cancelled_and_a_retry_invi
     begun = asyncio.Event()
 
     async def wait() -> None:
-        with lifecycle.unless_over():
+        with UnlessOver(lifecycle):
             begun.set()
             await asyncio.Event().wait()
 

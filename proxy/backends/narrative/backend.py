@@ -34,7 +34,7 @@ from proxy.errors import InvalidApiKey, Overloaded, PaidFailure, ProxyError
 from proxy.inference.backend import Report, RunOptions
 from proxy.inference.request import Request, Rules
 from proxy.inference.result import Choice, Ended, Event, Result, Started, Usage, choice_events
-from proxy.lifecycle import Lifecycle
+from proxy.lifecycle import Lifecycle, UnlessOver
 from proxy.logs import current_request
 from proxy.schemas import Budget, is_heavy
 from proxy.storage import Ledger
@@ -83,7 +83,7 @@ class NarrativeBackend:
         if request.refusal is not None:
             raise request.refusal
         run = NarrativeRun(self, request, caller, options)
-        with self.lifecycle.unless_over():
+        with UnlessOver(self.lifecycle):
             await run.submit()
         return run
 
@@ -319,7 +319,7 @@ class NarrativeRun:
     async def result(self) -> Result:
         """The whole answer. Raises ProxyError."""
         if self.request.choices == 1:  # without the generator, since thousands wait here
-            with _Waiting(self), self.backend.lifecycle.unless_over():
+            with _Waiting(self), UnlessOver(self.backend.lifecycle):
                 choices = [await self._choice(0)]
         else:
             choices = [choice for _, choice in sorted([each async for each in self._choices()])]
@@ -330,7 +330,7 @@ class NarrativeRun:
         """The events: those of each choice when its own job has ended. Raises ProxyError, after the choices that succeeded."""
         yield (self._started(),)
         if self.request.choices == 1:
-            with _Waiting(self), self.backend.lifecycle.unless_over():
+            with _Waiting(self), UnlessOver(self.backend.lifecycle):
                 choice = await self._choice(0)
             yield choice_events(0, choice)
         else:
@@ -357,7 +357,7 @@ class NarrativeRun:
         try:
             with _Waiting(self):
                 while pending:
-                    with self.backend.lifecycle.unless_over():
+                    with UnlessOver(self.backend.lifecycle):
                         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                     for task in sorted(done, key=tasks.__getitem__):
                         if isinstance(error := task.exception(), ProxyError):
