@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import repeat
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -269,6 +269,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@lru_cache(maxsize=64)
 def _is_local(origin: str) -> bool:
     try:
         host = urlsplit(origin).hostname or ""

@@ -118,11 +118,13 @@ class Router:
 
     async def _enter(self, rules: Sequence[Rule], target: Target, leases: list[Lease]) -> None:
         """Count a request against some rules, unless none of them limits anything. Raises RateLimited."""
-        if any(rule.quota != NO_QUOTA for rule in rules):
-            asked = target.request
-            most = asked.choices * (asked.max_tokens or _USUAL_REPLY_TOKENS)
-            tokens = asked.body_bytes // _BYTES_PER_TOKEN + most
-            leases.append(await self.limits.enter(rules, tokens=tokens, jobs=asked.choices))
+        asked = target.request
+        for rule in rules:
+            if rule.quota != NO_QUOTA:
+                most = asked.choices * (asked.max_tokens or _USUAL_REPLY_TOKENS)
+                tokens = asked.body_bytes // _BYTES_PER_TOKEN + most
+                leases.append(await self.limits.enter(rules, tokens=tokens, jobs=asked.choices))
+                return
 
     async def _fallback(
         self, target: Target, error: ProxyError, tried: set[str], request: Request, caller: Caller

@@ -16,6 +16,7 @@ import asyncio
 import json
 import sys
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import h11
@@ -109,6 +110,7 @@ class _Starts:
             loop.call_soon(self._next_turn, loop)
 
 
+@dataclass(slots=True, eq=False)
 class Client:
     """Whether the client of one request is still there; where it has `left`, the task that is `answering` is cancelled.
 
@@ -116,11 +118,8 @@ class Client:
     Under another server requests go on without their clients.
     """
 
-    __slots__ = ("answering", "left")
-
-    def __init__(self) -> None:
-        self.answering: asyncio.Task[None] | None = None
-        self.left = False
+    answering: asyncio.Task[None] | None = None
+    left: bool = False
 
     def leave(self) -> None:
         """Called by the server."""
