@@ -78,6 +78,7 @@ class AccountWatcher:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
+        self._inline = False
 
     @property
     def idle(self) -> bool:
@@ -136,33 +137,37 @@ class AccountWatcher:
     # ------------------------------------------------------------ the loop
 
     def _notify(self) -> None:
-        """Something may be due."""
-        if self._task is not None and not self._task.done():
+        """Something may be due. A loop that waits for the read of what was the only job is replaced, and ends with that read."""
+        if self._task is not None and not self._task.done() and not self._inline:
             self._wake.set()
         elif not self.idle:
+            self._inline = False
             self._task = self._spawn(self._run())
 
     async def _run(self) -> None:
+        task = asyncio.current_task()
         while not self.idle:
             self._wake.clear()
-            again_at = self._start_reads()
-            timer = None if math.isinf(again_at) else self._loop.call_at(again_at, self._wake.set)
+            now, role = self._loop.time(), self.membership
+            self._budget.share = 1.0 if role.leads else 1 / role.members
+            for source, reliable in self.table.update(role, now, hears=now - self._heard_at < _SILENCE):
+                self._observe(ReliabilityChanged(source, reliable))
+            polls = next_polls(self.table, now, self._budget)
+            for cursor in polls.lists:
+                self._spawn(self._read_list(cursor))
+            if len(polls.jobs) == len(self.table.jobs) == 1 and not polls.lists and math.isinf(polls.again_at):
+                self._inline = True
+                await self._read_job(polls.jobs[0])
+                if self._task is not task:
+                    return
+                self._inline = False
+                continue
+            for job in polls.jobs:
+                self._spawn(self._read_job(job))
+            timer = None if math.isinf(polls.again_at) else self._loop.call_at(polls.again_at, self._wake.set)
             await self._wake.wait()
             if timer is not None:
                 timer.cancel()
-
-    def _start_reads(self) -> float:
-        """Read what is due. Returns the loop time to ask again, unless something happens before."""
-        now, role = self._loop.time(), self.membership
-        self._budget.share = 1.0 if role.leads else 1 / role.members
-        for source, reliable in self.table.update(role, now, hears=now - self._heard_at < _SILENCE):
-            self._observe(ReliabilityChanged(source, reliable))
-        polls = next_polls(self.table, now, self._budget)
-        for cursor in polls.lists:
-            self._spawn(self._read_list(cursor))
-        for job in polls.jobs:
-            self._spawn(self._read_job(job))
-        return polls.again_at
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         # In a context of its own: it goes on for others than the request that happens to start it.
