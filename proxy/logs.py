@@ -76,9 +76,18 @@ class RequestRecord:
 
     def fields(self) -> dict[str, str | int]:
         """What is known, as a log line has it: stages in milliseconds, nothing that is empty."""
-        known: dict[str, str | int] = {"model": self.model, "job": ", ".join(self.jobs), "status": self.status}
-        known |= {"trace": self.trace_id, "key": self.key_id, "code": self.code, "repeat": self.repeat}
-        found = {name: value for name, value in known.items() if value}
+        found: dict[str, str | int] = {}
+        for name, value in (
+            ("model", self.model),
+            ("job", ", ".join(self.jobs)),
+            ("status", self.status),
+            ("trace", self.trace_id),
+            ("key", self.key_id),
+            ("code", self.code),
+            ("repeat", self.repeat),
+        ):
+            if value:
+                found[name] = value
         if self.input_tokens or self.output_tokens:
             found["input_tokens"], found["output_tokens"] = self.input_tokens, self.output_tokens
         for stage in STAGES if self.proxy else ():

@@ -191,13 +191,9 @@ class RunResponse(ABC):
                 headers.append((name.encode(), value.encode()))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    def _complete_now(self) -> None:
-        """What is left is written whatever happens: no heartbeat comes, and a client that leaves cancels nothing."""
-        self._complete, self._client.answering = True, None
-
     async def _finish(self, send: Send, body: bytes = b"") -> None:
         async with self._writing:
-            self._complete_now()
+            self._complete, self._client.answering = True, None  # a client that leaves now cancels nothing
             await send({"type": "http.response.body", "body": body, "more_body": False})
 
     @abstractmethod
@@ -242,7 +238,7 @@ class WholeResponse(RunResponse):
             log.warning("answer failed after its status was sent", code=error.code, job=error.job_id)
             await self._finish(send, self._error(error))
             return False
-        self._complete_now()  # no blank may come between the length and the body
+        self._complete, self._client.answering = True, None  # no blank may come between the length and the body
         if not self._begun:
             await self._begin(send, b"application/json", (b"content-length", b"%d" % len(body)))
         await self._finish(send, body)

@@ -219,7 +219,8 @@ class _Connection(H11Protocol):
         if self._write_timer is not None:
             self._cancel_write_timer()
         super().connection_lost(exc)
-        self._leave()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._client.leave()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than the response is written."""
@@ -272,7 +273,7 @@ class _Connection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            self._leave()
+            self._client.leave()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
             body = json.dumps({"error": error}).encode()
@@ -285,11 +286,6 @@ class _Connection(H11Protocol):
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
-
-    def _leave(self) -> None:
-        """Have the request cancelled whose response is not complete."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._client.leave()
 
     def _watch_writing(self) -> None:
         self._cancel_write_timer()

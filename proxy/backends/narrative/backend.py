@@ -438,24 +438,23 @@ class NarrativeRun:
             current_request().proxy += seconds
 
 
+@dataclass(slots=True)
 class _Waiting:
     """Around the time in which a run waits for its jobs and reads them: counts it, and has errors name a job."""
 
-    __slots__ = ("_run", "_started")
-
-    def __init__(self, run: NarrativeRun) -> None:
-        self._run, self._started = run, time.perf_counter()
+    run: NarrativeRun
+    started: float = field(default_factory=time.perf_counter)
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        ids, spent = self._run.ids, self._run.backend.spent
+        ids, spent = self.run.ids, self.run.backend.spent
         if error is None:
-            spent("proxy", self._run.seconds)
+            spent("proxy", self.run.seconds)
         elif isinstance(error, Overloaded):
             error.job_id = error.job_id or next(iter(ids), None)
         elif isinstance(error, asyncio.CancelledError):
             log.info("the client left before the answer", jobs=ids)
-        seconds = time.perf_counter() - self._started
+        seconds = time.perf_counter() - self.started
         spent("narrative", seconds)
         current_request().narrative += seconds

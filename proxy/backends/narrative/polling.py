@@ -74,19 +74,15 @@ class WatchedJob:
     incomplete_since: float | None = None
 
     def end(self, outcome: Job | ProxyError) -> None:
-        """Let everyone who waits, or will wait, have the outcome. Called once."""
+        """Let everyone who waits, or will wait, have the outcome."""
         self.outcome = outcome
         for future in self.waiting:
-            self.deliver(future)
-
-    def deliver(self, future: asyncio.Future[Job]) -> None:
-        """Give the outcome to one who waits."""
-        if future.done():
-            return
-        if isinstance(self.outcome, ProxyError):
-            future.set_exception(self.outcome)
-        elif self.outcome is not None:
-            future.set_result(self.outcome)
+            if future.done():
+                continue
+            if isinstance(outcome, ProxyError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
 
 
 class ReadBudget:

@@ -402,7 +402,8 @@ class Watcher:
         # Thousands wait here: one future and one timer each.
         future: asyncio.Future[Job] = loop.create_future()
         watched.waiting.append(future)
-        watched.deliver(future)
+        if watched.outcome is not None:
+            watched.end(watched.outcome)
         timer = loop.call_at(deadline, _time_out, future, job.id)
         try:
             return await future
