@@ -186,9 +186,11 @@ class Batches:
         room = options.settings.max_running - len(self._tasks)
         if self._draining or room <= 0 or not self.records.healthy:
             return
+        found = await self.records.free(self._tasks.keys() | self._being_made)
+        if not found:
+            return
         now = time.monotonic()
         self._not_before = {id_: until for id_, until in self._not_before.items() if until > now}
-        found = await self.records.free(self._tasks.keys() | self._being_made)
         waiting = [each for each in found if each.id not in self._not_before]
         while waiting and len(self._tasks) < options.settings.max_running:
             owners = [runner.batch.owner for runner in self._runners.values()]

@@ -246,12 +246,10 @@ def request_digest(body: JsonObject) -> str:
     """Equal for request bodies that ask for the same answer: without how it is sent, and without null fields, those of messages too."""
     asked = {name: value for name, value in body.items() if value is not None and name not in _HOW_IT_IS_SENT}
     if isinstance(messages := asked.get("messages"), list):
-        asked["messages"] = [
-            {name: value for name, value in message.items() if value is not None}
-            if isinstance(message, dict) and None in message.values()
-            else message
-            for message in messages
-        ]
+        asked["messages"] = messages = messages.copy()
+        for index, message in enumerate(messages):
+            if isinstance(message, dict) and None in message.values():
+                messages[index] = {name: value for name, value in message.items() if value is not None}
     return canonical_digest(asked)
 
 

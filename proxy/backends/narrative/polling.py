@@ -318,10 +318,11 @@ class Table:
         self.closely = (self.leads or hears) and self.often
         self.sources["list"].settle(now, followed=self.closely)
         self.sources["webhook"].settle(now)
-        changed = []
+        changed, hopeless = [], False
+        for cursor in self.lists.values():
+            hopeless = hopeless or cursor.hopeless
         for name, source in self.sources.items():
-            hopeless = name == "list" and any(cursor.hopeless for cursor in self.lists.values())
-            reliable = source.reliable and not hopeless
+            reliable = source.reliable and not (name == "list" and hopeless)
             if reliable != self.reliable[name]:
                 self.reliable[name] = reliable
                 changed.append((name, reliable))
