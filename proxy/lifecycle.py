@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
 
@@ -97,24 +98,25 @@ class Lifecycle:
         then()
 
 
+@dataclass(slots=True)
 class UnlessOver:
     """Around work of the current task that is cancelled when the grace period is over. Raises Overloaded: it is.
 
     A class, since thousands wait in it: a generator takes eight times the memory.
     """
 
-    __slots__ = ("_cancelled_before", "_lifecycle", "_task")
+    _lifecycle: Lifecycle
+    _task: asyncio.Task[object] = field(init=False)
+    _cancelled_before: int = field(init=False)
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("only a task can be cancelled")
-        self._lifecycle, self._task, self._cancelled_before = lifecycle, task, task.cancelling()
-
-    def __enter__(self) -> None:
         if self._lifecycle._over:
             raise self._lifecycle._overloaded()
-        self._lifecycle._cancel_when_over.add(self._task)
+        self._task, self._cancelled_before = task, task.cancelling()
+        self._lifecycle._cancel_when_over.add(task)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         lifecycle, task = self._lifecycle, self._task

@@ -192,7 +192,7 @@ class HttpMiddleware:
         if "//" in scope["path"] or not (scope.get("raw_path") or b"/").startswith(b"/"):
             normalize_target(scope)
         # Metrics need no key, so that any page could read them.
-        if scope["path"] == "/metrics" or not any(name == b"origin" for name, _ in scope["headers"]):
+        if scope["path"] == "/metrics" or b"origin" not in dict(scope["headers"]):
             return self._handle(scope, receive, send)
         return self._with_cors(scope, receive, send)
 

@@ -263,7 +263,8 @@ class NarrativeRun:
         self.backend = backend
         self.request = request
         self.caller = caller
-        self.client = backend.client.with_api_key(caller.upstream_key)
+        key = caller.upstream_key
+        self.client = backend.client if key is None else backend.client.with_api_key(key)
         self.record = SubmissionRecord(backend.store, options.record)
         self.deadline = now + min(backend.deadline_s, options.timeout_s)
         self.retry_until = now + options.retry_s
