@@ -19,6 +19,8 @@ from proxy.errors import BatchConflict, FileNotFound, IdempotencyMismatch, Proxy
 from proxy.metrics import Metrics
 
 _SCAN_S: Final = 1.0
+_IDLE_SCAN_S: Final = 5.0
+"""Where this replica works on no batch: how soon it takes over one of another that was killed."""
 _AFTER_BUG_S: Final = 30.0
 _REPEATED_S: Final = 60.0
 """How long an SDK's retry finds the batch that its first try made."""
@@ -168,7 +170,7 @@ class Batches:
                     problem = error.code
                 self._scan_now.clear()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_SCAN_S):
+                    async with asyncio.timeout(_SCAN_S if self._tasks or self._not_before else _IDLE_SCAN_S):
                         await self._scan_now.wait()
         finally:  # stop working, and let other replicas go on
             given_up = [runner.batch for runner in self._runners.values()]

@@ -120,14 +120,14 @@ def is_heavy(size: int) -> bool:
     return size > 4_096
 
 
+@dataclass(slots=True, eq=False)
 class Budget:
     """The work that one request may cause, shared by all its schemas, values and retries. May be used from several threads.
     A step takes about 9 µs, so that the default is some 2 s of CPU time.
     """
 
-    def __init__(self, steps: int = 250_000) -> None:
-        self.left = steps
-        self._abandoned = False
+    left: int = 250_000
+    _abandoned: bool = False
 
     def spend(self, steps: int = 1) -> None:
         """Take steps. Raises SchemaTooComplex: not enough are left, or `abandon` was called."""

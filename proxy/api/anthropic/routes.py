@@ -26,7 +26,6 @@ from proxy.api.http.requests import (
     enter,
     page_of,
     read_request,
-    shown_model,
     terms_of,
     validated,
 )
@@ -137,7 +136,6 @@ async def _read(
     body, size, found = await read_request(request, partial(find_card, services=services, caller=caller))
     work = partial(decode_body, {**body, **fixed}, size, rules=services.rules)
     decoded, reply, digest = await computed(size, work)
-    reply = replace(reply, model=shown_model(reply.model, request))
     return services, caller, for_model(decoded, found, request.headers), reply, digest
 
 

@@ -75,12 +75,6 @@ async def enter(request: Request) -> tuple[ApiServices, Caller]:
     return services, await services.authenticator.authenticate(request.headers)
 
 
-def shown_model(name: str, request: Request) -> str:
-    """A model's name as a reply repeats it: one that is unknown, and served by the default model, could be a key."""
-    services: ApiServices = request.state.api
-    return name if services.catalog.default is None else redact(name, presented_keys(request.headers))
-
-
 # ---------------------------------------------------------------- types of fields
 
 FastList = Annotated[list[T], Field(fail_fast=True)]
@@ -149,7 +143,13 @@ async def read_request(request: Request, find: Callable[[str], Awaitable[F]]) ->
     """
     body, size = await read_body(request)
     name = body.get("model")
-    return body, size, await find(name) if name and isinstance(name, str) else None
+    if not name or not isinstance(name, str):
+        return body, size, None
+    if (
+        request.state.api.catalog.default is not None
+    ):  # the name of an unknown model, which is then echoed, could be a key
+        body["model"] = name = redact(name, presented_keys(request.headers))
+    return body, size, await find(name)
 
 
 async def read_body(request: Request) -> tuple[JsonObject, int]:

@@ -19,7 +19,6 @@ from proxy.api.http.requests import (
     page_of,
     read_request,
     request_digest,
-    shown_model,
     terms_of,
     validated,
 )
@@ -69,7 +68,6 @@ async def chat_completions(request: Request) -> RunResponse:
     body, size, _ = await read_request(request, partial(services.find, caller=caller))
     chat = services.settings.chat
     decoded, reply, digest = await computed(size, partial(decode_body, services, body, size))
-    reply = replace(reply, model=shown_model(reply.model, request))
     heartbeat_s = chat.heartbeat_s if reply.stream else chat.keepalive_json_s
     terms, heartbeat_s = terms_of(request.headers, heartbeat_s)
     start = partial(services.backend.start, decoded, caller, terms, api=API, body=digest)

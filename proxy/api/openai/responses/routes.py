@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Send
 
 from proxy.access.authentication import Caller, presented_keys
-from proxy.api.http.requests import LARGE_BYTES, computed, enter, query_number, read_request, shown_model, terms_of
+from proxy.api.http.requests import LARGE_BYTES, computed, enter, query_number, read_request, terms_of
 from proxy.api.http.responses import (
     COMMENT,
     EVENT_STREAM,
@@ -109,9 +109,7 @@ async def _read(request: Request, *, may_name_no_model: bool = False) -> tuple[B
     raw, size, _ = await read_request(request, partial(api.find, caller=caller))
     if may_name_no_model and raw.get("model") is None:
         raw["model"] = api.catalog.cards[0].id
-    asked = await background.decoded(raw, size, caller)
-    echo = {**asked.reply.echo, "model": shown_model(asked.request.model, request)}
-    return background, caller, replace(asked, reply=replace(asked.reply, echo=echo))
+    return background, caller, await background.decoded(raw, size, caller)
 
 
 class _ResponseRun:
