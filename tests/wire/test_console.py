@@ -111,7 +111,8 @@ def test_a_plan_for_another_path_is_refused(deployment: Deployment) -> None:
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "path")
 
 
-def test_a_plan_for_a_named_endpoint_is_refused(deployment: Deployment) -> None:
+def test_a_plan_for_a_named_endpoint_is_refused(make_deployment: Any) -> None:
+    deployment: Deployment = make_deployment()  # one of its own: others count its models
     settings = {"service": "narrative", "service_settings": {"model_id": "claude-4-5-haiku"}}
     assert deployment.http.put("/_inference/completion/mine", json=settings).is_success
     refused = plan(deployment, model="mine")
