@@ -244,7 +244,10 @@ def canonical_digest(value: object) -> str:
 
 def request_digest(body: JsonObject) -> str:
     """Equal for request bodies that ask for the same answer: without how it is sent, and without null fields, those of messages too."""
-    asked = {name: value for name, value in body.items() if value is not None and name not in _HOW_IT_IS_SENT}
+    asked = body.copy()
+    for name, value in body.items():
+        if value is None or name in _HOW_IT_IS_SENT:
+            del asked[name]
     if isinstance(messages := asked.get("messages"), list):
         asked["messages"] = messages = messages.copy()
         for index, message in enumerate(messages):
