@@ -49,12 +49,7 @@ log = structlog.get_logger(__name__)
 
 
 class BatchRunner:
-    """One batch that this replica owns.
-
-    Attributes:
-        stopping: no line without a job is begun any more.
-        draining: nothing is begun any more.
-    """
+    """One batch that this replica owns. While `stopping` no line without a job is begun any more, while `draining` nothing is."""
 
     def __init__(self, options: BatchOptions, batch: OpenBatch, starting: asyncio.Semaphore, metrics: Metrics) -> None:
         self._metrics = metrics

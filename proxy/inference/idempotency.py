@@ -124,10 +124,7 @@ class _Place:
 class Idempotency:
     """The outermost layer in front of all backends. An async context manager that owns the tasks which write records.
 
-    Attributes:
-        options: what is kept, and for how long.
-        observe: called for every repeat.
-        clock: seconds since 1970; replicas compare theirs.
+    `options` say what is kept, and for how long; `observe` is called for every repeat; `clock` is in seconds since 1970.
     """
 
     backend: Backend

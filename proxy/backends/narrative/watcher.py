@@ -55,24 +55,17 @@ _MOST_UNPUBLISHED: Final = 1_000
 
 
 class AccountWatcher:
-    """One account's jobs in flight.
-
-    Args:
-        client: reads the account's jobs and lists, without retries.
-        store: elects the replica that reads the lists, and carries what it publishes.
-        observe: called when an end is noticed, and when the lists or webhooks become unreliable or reliable again.
+    """One account's jobs in flight. Its `store` elects the replica that reads the lists, and carries what that one publishes; `observe` is
+    called when an end is noticed, and when the lists or webhooks become unreliable or reliable again.
     """
 
     def __init__(self, client: NarrativeClient, store: Store, options: JobsOptions, observe: Observer) -> None:
         self._loop = asyncio.get_running_loop()
-        self._client = client
-        self._store = store
+        self._client, self._store = client, store
         self._group = f"feed:{client.account}"
-        self.membership = ALONE  # this replica's role in reading the lists
-        self.joined = False
+        self.membership, self.joined = ALONE, False  # this replica's role in reading the lists, and whether it has one
         self._heard_at = self._loop.time()
-        self._options = options
-        self._observe = observe
+        self._options, self._observe = options, observe
         self.table = Table()
         self._budget = ReadBudget(options.reads_per_second, self._loop.time())
         self._wake = asyncio.Event()
