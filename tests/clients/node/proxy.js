@@ -68,6 +68,6 @@ export async function until(ask, holds) {
   for (;;) {
     const answer = await ask();
     if (holds(answer)) return answer;
-    await sleep(10, undefined, { signal });
+    await sleep(10, undefined, { signal }); // the proxy is another process, which sets no event of this one
   }
 }

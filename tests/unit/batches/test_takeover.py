@@ -38,6 +38,11 @@ class Shared:
         self.running: set[str] = set()
 
 
+async def others_run() -> None:
+    """What a store or an upstream across a network does before it answers: the other replicas go on."""
+    await asyncio.sleep(0)
+
+
 class Replica:
     """One replica's access to the store. After so many writes it is dead: nothing it does has an effect any more."""
 
@@ -54,7 +59,7 @@ class Replica:
         self._buried.set()
 
     async def _alive(self, *, write: bool = True) -> MemoryStore:
-        await asyncio.sleep(0)
+        await others_run()
         if write and self._left is not None and self.writes >= self._left:
             self.dead.set()
         if self.dead.is_set():
@@ -96,7 +101,7 @@ class Upstream:
         assert options.record is not None
         assert options.record.keep_failed
         self.jobs[options.record.seed] = request.model
-        await asyncio.sleep(0)
+        await others_run()
         return UpstreamRun(request.model)
 
 
@@ -107,7 +112,7 @@ class UpstreamRun:
         self._model = model
 
     async def result(self) -> Result:
-        await asyncio.sleep(0)
+        await others_run()
         if self._model == FAILING:
             raise PaidFailure("It failed.", code="narrative_job_failed")
         return Result("id", 0, "", (Choice(self._model),), Usage(2, 3, 5))
