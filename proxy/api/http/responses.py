@@ -246,6 +246,8 @@ class WholeResponse(RunResponse):
 
     async def _idle(self, send: Send) -> None:
         async with self._writing:
+            if self._complete:  # meanwhile
+                return
             if not self._begun:
                 await self._begin(send, b"application/json", (b"x-accel-buffering", b"no"))
             await send({"type": "http.response.body", "body": b" ", "more_body": True})
