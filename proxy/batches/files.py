@@ -284,8 +284,12 @@ class FileWriter:
         purpose: Purpose = "batch_output" if self._room is None else "batch"
         expires_at = int(now + (self._ttl_s if ttl_s is None else ttl_s))
         file = StoredFile(self.id, name, purpose, self.size, now, expires_at, self._count)
-        await self._files.finish(self._owner, file)
-        self.finished = True
+        self.finished = True  # also if the store does not answer: its owner may know the file then
+        try:
+            await self._files.finish(self._owner, file)
+        except RequestTooLarge:
+            self.finished = False
+            raise
         return file
 
     async def _put(self, piece: bytes) -> None:
