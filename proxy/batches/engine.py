@@ -189,8 +189,6 @@ class Batches:
         if self._draining or room <= 0 or not self.records.healthy:
             return
         found = await self.records.free(self._tasks.keys() | self._being_made)
-        if not found:
-            return
         now = time.monotonic()
         self._not_before = {id_: until for id_, until in self._not_before.items() if until > now}
         waiting = [each for each in found if each.id not in self._not_before]
