@@ -137,19 +137,19 @@ async def read_object(request: Request, work: Callable[[JsonObject, int], T]) ->
 
 
 async def read_request(request: Request, find: Callable[[str], Awaitable[F]]) -> tuple[JsonObject, int, F | None]:
-    """As `read_body`; and what its model's name means, None where it has none. Raises ProxyError: as of `read_body` and `find`.
+    """As `read_body`; and what `find` makes of its model's name, None where it has none. Raises ProxyError: as of both.
 
-    So an unknown model is refused before the body is decoded.
+    An unknown model is thus refused before the body is decoded.
     """
     body, size = await read_body(request)
     name = body.get("model")
     if not name or not isinstance(name, str):
         return body, size, None
-    if (
-        request.state.api.catalog.default is not None
-    ):  # the name of an unknown model, which is then echoed, could be a key
-        body["model"] = name = redact(name, presented_keys(request.headers))
-    return body, size, await find(name)
+    found = await find(name)
+    if request.state.api.catalog.default is not None and not isinstance(found, Endpoint):
+        # An unknown name, which is served by the default model and echoed, could be a key.
+        body["model"] = redact(name, presented_keys(request.headers))
+    return body, size, found
 
 
 async def read_body(request: Request) -> tuple[JsonObject, int]:
