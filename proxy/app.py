@@ -28,6 +28,7 @@ from proxy.catalog import load_catalog
 from proxy.console.routes import RECENT_REQUESTS, console_routes
 from proxy.errors import ProxyError
 from proxy.lifecycle import Lifecycle
+from proxy.logs import current_request
 from proxy.metrics import Metrics, show_metrics
 from proxy.services import keys_of, open_services
 from proxy.settings import Settings
@@ -91,6 +92,7 @@ def _render_error(scope: Scope, error: ProxyError | HTTPException) -> Response:
         return elastic_error(scope, error)
     if isinstance(error, HTTPException):
         error = unrouted(scope, error)
+        current_request().code = error.code or error.type
     if is_messages(scope):
         return messages_error(scope, error)
     return render_error(scope, error)
