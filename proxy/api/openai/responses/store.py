@@ -23,7 +23,7 @@ import structlog
 from pydantic_core import from_json
 
 from proxy.access.authentication import Caller
-from proxy.api.http.requests import computed
+from proxy.api.http.requests import LARGE_BYTES, computed
 from proxy.api.openai.responses.encode import ITEM_ID, input_item, without_echo
 from proxy.api.openai.responses.items import Known
 from proxy.errors import InvalidRequest, ResponseNotFound, StoreUnavailable
@@ -38,8 +38,6 @@ _MAX_ITEMS: Final = 100_000
 """Items that a request continues; its own are bounded by `server.max_body_values`."""
 _SMALL: Final = 2_048
 """Bytes below which a record is stored as it is: compressing it would take longer than all else that is done to store it."""
-_LARGE: Final = 64 * 1024
-"""Bytes from which a record is packed and unpacked in a thread."""
 _MANY: Final = 100
 
 log = structlog.get_logger(__name__)
@@ -107,7 +105,7 @@ class ResponseStore:
     # ------------------------------------------------------------ sealed texts
 
     def seal(self, caller: Caller, text: str) -> str:
-        """A text that the client carries for the server; always sealed to the same. As it is where there is no secret."""
+        """A text that the client carries for the server; always sealed to the same. Empty where there is no secret."""
         if self._secret is None:
             return ""
         key, plain = hmac.digest(self._secret, b"carried", "sha256"), text.encode("utf-8", "surrogatepass")
@@ -211,9 +209,9 @@ class ResponseStore:
 
     async def _unpacked(self, id_: str, caller: Caller, sealed: str) -> tuple[list[Any], int] | None:
         """The response, the items of its input and its request, and how many bytes they have; in a thread where these are many."""
-        if len(sealed) < _LARGE:
+        if len(sealed) < LARGE_BYTES:
             with suppress(OverflowError):  # 8 MiB of the same are a few KiB
-                return self._unpack(id_, caller, sealed, _LARGE)
+                return self._unpack(id_, caller, sealed, LARGE_BYTES)
         return await asyncio.to_thread(self._unpack, id_, caller, sealed)
 
     def _unpack(self, id_: str, caller: Caller, sealed: str, most: int = 0) -> tuple[list[Any], int] | None:
@@ -252,7 +250,7 @@ class ResponseStore:
             if stored is None:
                 continue
             work = partial(_referred, stored, wanted)
-            for reference, item, count in await computed(_LARGE if len(wanted) >= _MANY else stored.size, work):
+            for reference, item, count in await computed(LARGE_BYTES if len(wanted) >= _MANY else stored.size, work):
                 items[reference] = item
                 size += count
             self._check(size, "input")
