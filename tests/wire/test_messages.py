@@ -69,8 +69,7 @@ def test_keys_by_either_header_on_every_api(deployment: Deployment, headers: dic
 
 def test_claude_code_may_ask_whether_the_server_is_there(deployment: Deployment) -> None:
     answer = httpx.head(f"{deployment.url}/", follow_redirects=False)
-    assert answer.status_code < 500
-    assert answer.content == b""
+    assert answer.status_code == 404, "any answer will do for it"
 
 
 def test_both_apis_on_one_base_url(deployment: Deployment) -> None:

@@ -147,8 +147,8 @@ async def test_a_stream_outlasts_an_outage_of_the_store(tmp_path: Path, monkeypa
             data += more
         assert response_events(data)[-1]["type"] == "response.completed"
 
-        stored = await here.start(terms=replace(KEYED, key="order-2"))
         here.backend.hold.clear()
+        stored = await here.start(terms=replace(KEYED, key="order-2"))
         monkeypatch.setattr(routes, "_STORE_AWAY_S", 0.0)
         here.memory.away = True
         lasting = [data async for data in _events_of(here.background, stored, ME, 0.01, -1)]
