@@ -174,7 +174,7 @@ class Overloaded(ProxyError, status=503, type="overloaded_error"):
 
 
 class StoreUnavailable(Overloaded, code="state_unavailable"):
-    """The store of keys, named endpoints, files and batches cannot be reached."""
+    """The store of keys, named endpoints, responses, files and batches cannot be reached."""
 
 
 class JobTimeout(ProxyError, status=504, type="timeout_error", code="job_timeout"):

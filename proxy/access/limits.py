@@ -42,7 +42,7 @@ class Rule:
 
 @dataclass(slots=True)
 class Lease:
-    """What a request takes of its limits. Must be released; further calls do nothing but count the tokens, once.
+    """What a request takes of its limits. Must be released. Only the first call that knows the tokens counts them.
 
     `headers` are OpenAI's `x-ratelimit-*`, of the tightest rule; empty where nothing is limited.
     """

@@ -96,7 +96,8 @@ class Cipher:
 def seal(key: bytes, plain: bytes, context: bytes, nonce: bytes | None = None) -> str:
     """Encrypt what is stored or carried by clients: AES in GCM mode, as base64.
 
-    The key has 32 bytes, as derive from `Cipher.secret`; `context` must be the same when it is opened; None is a random nonce.
+    The key has 32 bytes, as derive from `Cipher.secret`; `context` must be the same when it is opened. No other text may have the
+    same `nonce` of 12 bytes under this key; without one it is random.
     """
     nonce = nonce or secrets.token_bytes(NONCE_BYTES)
     return base64.b64encode(nonce + _aes(key).encrypt(nonce, plain, context)).decode()

@@ -339,7 +339,7 @@ def _parse_webhook(body: bytes) -> wire.Webhook:
 def read_answer(call: Call[T], status: int, headers: Mapping[str, str], body: bytes | None, secret: str) -> T:
     """The body of a 2xx answer, parsed; `body` is None when it broke off or was too long.
 
-    Raises ProxyError: with Narrative's words, without the `secret` API key; as `failures.refused` where the answer is another one.
+    Raises ProxyError: that of `failures.refused` for another answer, without the API key `secret`; else the body cannot be read.
     """
     if not 200 <= status < 300:
         refusal = Refusal(

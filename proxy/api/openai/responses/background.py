@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DecodedRequest:
-    """A decoded request, with its body and the digest of that, which equal requests have, too."""
+    """A decoded request, its body as it came (`raw`), and the digest of the body, which is the same for equal requests."""
 
     request: Request
     reply: ResponseReply
@@ -88,7 +88,7 @@ class Background:
         return await computed(size + known.bytes, work)
 
     async def stored(self, id_: str, response: JsonObject, asked: DecodedRequest, caller: Caller) -> JsonObject:
-        """Store a whole response, given with the hexadecimal part of its id, if its request wants that; as it is then to be sent."""
+        """Store a whole response, `id_` being the hexadecimal part of its id, if its request wants that. Returns it as it is to be sent."""
         if not asked.reply.store:
             return response
         record = StoredResponse(id_, response, asked.reply.input, size=asked.request.body_bytes)

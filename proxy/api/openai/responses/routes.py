@@ -148,7 +148,7 @@ class _ResponseRun:
         return self._background.store.seal(self._caller, text)
 
     async def stored(self, response: JsonObject) -> JsonObject:
-        """Store a whole response; as it is then to be sent."""
+        """Store a whole response; returns it as it is to be sent."""
         self._response = await self._background.stored(self.id, response, self.asked, self._caller)
         return self._response
 
