@@ -63,11 +63,15 @@ def test_a_log_line_tells_what_happened_without_content() -> None:
         traced = {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
         httpx.post(f"{url}/v1/chat/completions", json=body, headers={"x-request-id": "mine", **traced}, timeout=30)
         httpx.post(f"{url}/v1/chat/completions", json={**body, "model": "nope"}, timeout=30)
+        httpx.get(f"{url}/v2/chat/completions")
         httpx.get(f"{url}/healthz")
         process.terminate()
         _, err = process.communicate(timeout=60)
-    line, refused = (json.loads(line) for line in err.splitlines() if '"event": "request"' in line)  # no probes
+    line, refused, unknown = (
+        json.loads(line) for line in err.splitlines() if '"event": "request"' in line
+    )  # no probes
     assert (refused["status"], refused["code"]) == (404, "model_not_found")
+    assert (unknown["status"], unknown["code"]) == (404, "unknown_url")
     assert "code" not in line
     assert (line["request"], line["status"], line["model"]) == ("mine", 200, "anthropic.claude-haiku-4.5")
     assert line["ms"] >= 0

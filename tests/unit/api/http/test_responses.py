@@ -203,6 +203,19 @@ async def test_a_request_that_is_being_accepted_is_cancelled_when_its_client_lea
     assert ended.is_set()
 
 
+async def test_a_blank_that_is_due_as_the_answer_begins_is_not_sent() -> None:
+    """It would be one byte more than the length that was announced."""
+    client = Reader(reads=0)  # the head waits for the client to read
+    response = whole(NumberedRun(), keep_alive_s=0.001)
+    task = asyncio.create_task(response(client.scope, client.receive, client.send))
+    await until(lambda: response._complete)
+    idle = asyncio.create_task(response._idle(client.send))
+    for _ in range(10):
+        client._reads.release()
+    await asyncio.gather(task, idle)
+    assert client.body() == b"r"
+
+
 async def test_a_whole_answer_takes_no_more_task_and_is_delivered_with_its_report() -> None:
     run, client = NumberedRun(), Reader()
     before = asyncio.all_tasks()
